@@ -1,0 +1,1 @@
+"""The embedded provider: real Kubernetes in Linux namespaces, built from package registries."""

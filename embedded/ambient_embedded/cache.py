@@ -1,0 +1,146 @@
+"""The content-addressed cache: parts that are built once for the same ingredients, in two lanes at a time.
+
+A part lives in ``<cache>/<name>-<key>``; the key is a hash over its recipe, its ingredients and the keys of the
+parts it stands on. It is built beside its place and renamed into it when complete, so a part that is there is
+whole, an interrupted build goes on with the next one, and an unchanged part is never built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import inspect
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import LabError
+
+Progress = Callable[[str], None]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to build.
+
+    :param make: ``make(target folder, report)``; ``report`` says in a few words how far it is.
+    :param ingredients: whatever decides the result besides the recipe: versions, file contents.
+    :param needs: parts whose folders ``make`` reads.
+    :param lane: parts of one lane run one after the other.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Path, Report], None]
+    ingredients: Sequence[str] = ()
+    needs: Sequence[Part] = ()
+    lane: str = "packages"
+
+    @property
+    def key(self) -> str:
+        digest = hashlib.sha256(inspect.getsource(self.make).encode())
+        for ingredient in (os.uname().machine, *self.ingredients, *(part.key for part in self.needs)):
+            digest.update(b"\0" + ingredient.encode())
+        return digest.hexdigest()[:12]
+
+    def folder(self, cache: Path) -> Path:
+        return cache / f"{self.name}-{self.key}"
+
+
+@contextlib.contextmanager
+def locked(cache: Path, progress: Progress) -> Iterator[None]:
+    """Only one build at a time works in a cache; a second one says so and waits."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"another build works in {cache}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass
+class _Ticker:
+    """Says every few seconds how far the parts under way are."""
+
+    progress: Progress
+    seconds: float = 15.0
+    states: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> _Ticker:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.seconds):
+            for label, (started, words) in sorted(self.states.items()):
+                self.progress(f"{label} ... {time.monotonic() - started:.0f} s{', ' + words if words else ''}")
+
+
+def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
+    """Build what is missing of the parts. Returns those that were built.
+
+    Raises whatever a recipe raises, once the part of the other lane that is under way has ended.
+    """
+    missing = [part for part in parts if not part.folder(cache).is_dir()]
+    if not missing:
+        return []
+    progress(f"{len(parts) - len(missing)} of {len(parts)} parts are in {cache}, {len(missing)} to build")
+    waiting, built = list(missing), list[Part]()
+    lanes = {lane: ThreadPoolExecutor(1) for lane in sorted({part.lane for part in missing})}
+    running: dict[Future[None], Part] = {}
+    with _Ticker(progress) as ticker:
+
+        def run(part: Part) -> None:
+            label = f"[{parts.index(part) + 1:2}/{len(parts)}] {part.title}"
+            started = time.monotonic()
+            ticker.states[label] = (started, "")
+            try:
+                _make(cache, part, lambda words: ticker.states.update({label: (started, words)}))
+                progress(f"{label}: built in {time.monotonic() - started:.0f} s")
+            finally:
+                del ticker.states[label]
+
+        try:
+            while waiting or running:
+                for part in [part for part in waiting if not any(need in missing and need not in built for need in part.needs)]:
+                    waiting.remove(part)
+                    running[lanes[part.lane].submit(run, part)] = part
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    built.append(running.pop(future))
+                    future.result()
+        finally:
+            for lane in lanes.values():
+                lane.shutdown(wait=True, cancel_futures=True)
+    return built
+
+
+def _make(cache: Path, part: Part, report: Report) -> None:
+    target = part.folder(cache)
+    draft = cache / f".{target.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        part.make(draft, report)
+        draft.rename(target)
+    except LabError:
+        raise
+    except (OSError, ValueError) as error:
+        raise LabError(f"{part.title} could not be built: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,259 @@
+"""What runs on a node: the command line and configuration of every component.
+
+Flags and fields are those of Kubernetes v1.36 (`<program> --help`, KubeletConfiguration v1beta1,
+KubeProxyConfiguration v1alpha1) and containerd 2 (`containerd config default`, version 3).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+BIN = "/opt/ambient-lab/bin"
+KUBERNETES = "/etc/kubernetes"
+PKI = f"{KUBERNETES}/pki"
+API_PORT = 6443
+SERVICE_CIDR, SERVICE_IP, DNS_IP = "10.96.0.0/16", "10.96.0.1", "10.96.0.10"
+CLUSTER_CIDR, POD_CIDR = "10.244.0.0/16", "10.244.0.0/24"
+NODE_PORTS = "30000-32767"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's identity: its name, its address on the veth to the host, the host's end, its cgroup."""
+
+    name: str
+    address: str
+    gateway: str
+    prefix: int
+    cgroup: str
+    pause_image: str
+
+
+def etcd() -> list[str]:
+    return [
+        f"{BIN}/etcd", "--name=default", "--data-dir=/var/lib/etcd", "--log-level=warn",
+        "--listen-client-urls=https://127.0.0.1:2379", "--advertise-client-urls=https://127.0.0.1:2379",
+        "--listen-peer-urls=https://127.0.0.1:2380", "--initial-advertise-peer-urls=https://127.0.0.1:2380",
+        "--initial-cluster=default=https://127.0.0.1:2380", "--client-cert-auth", "--peer-client-cert-auth",
+        f"--cert-file={PKI}/etcd.crt", f"--key-file={PKI}/etcd.key", f"--trusted-ca-file={PKI}/ca.crt",
+        f"--peer-cert-file={PKI}/etcd.crt", f"--peer-key-file={PKI}/etcd.key", f"--peer-trusted-ca-file={PKI}/ca.crt",
+    ]  # fmt: skip
+
+
+def apiserver(node: Node) -> list[str]:
+    return [
+        f"{BIN}/kube-apiserver", f"--advertise-address={node.address}", f"--secure-port={API_PORT}",
+        "--etcd-servers=https://127.0.0.1:2379", f"--etcd-cafile={PKI}/ca.crt",
+        f"--etcd-certfile={PKI}/apiserver-etcd-client.crt", f"--etcd-keyfile={PKI}/apiserver-etcd-client.key",
+        f"--tls-cert-file={PKI}/apiserver.crt", f"--tls-private-key-file={PKI}/apiserver.key",
+        f"--client-ca-file={PKI}/ca.crt", "--anonymous-auth=false", "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+        f"--kubelet-certificate-authority={PKI}/ca.crt", "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={PKI}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={PKI}/apiserver-kubelet-client.key",
+        f"--requestheader-client-ca-file={PKI}/front-proxy-ca.crt",
+        "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={PKI}/front-proxy-client.crt",
+        f"--proxy-client-key-file={PKI}/front-proxy-client.key",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={PKI}/service-account.pub",
+        f"--service-account-signing-key-file={PKI}/service-account.key",
+        f"--service-cluster-ip-range={SERVICE_CIDR}", f"--service-node-port-range={NODE_PORTS}",
+    ]  # fmt: skip
+
+
+def controller_manager() -> list[str]:
+    kubeconfig = f"{KUBERNETES}/controller-manager.conf"
+    return [
+        f"{BIN}/kube-controller-manager", f"--kubeconfig={kubeconfig}", "--leader-elect=false",
+        f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}",
+        "--bind-address=127.0.0.1", f"--root-ca-file={PKI}/ca.crt", f"--client-ca-file={PKI}/ca.crt",
+        f"--requestheader-client-ca-file={PKI}/front-proxy-ca.crt", "--use-service-account-credentials",
+        f"--service-account-private-key-file={PKI}/service-account.key",
+        f"--cluster-signing-cert-file={PKI}/ca.crt", f"--cluster-signing-key-file={PKI}/ca.key",
+        "--allocate-node-cidrs", f"--cluster-cidr={CLUSTER_CIDR}", f"--service-cluster-ip-range={SERVICE_CIDR}",
+    ]  # fmt: skip
+
+
+def scheduler() -> list[str]:
+    kubeconfig = f"{KUBERNETES}/scheduler.conf"
+    return [
+        f"{BIN}/kube-scheduler", f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1",
+        f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}",
+    ]  # fmt: skip
+
+
+def kubelet(node: Node) -> list[str]:
+    return [
+        f"{BIN}/kubelet", f"--config={KUBERNETES}/kubelet.yaml", f"--kubeconfig={KUBERNETES}/kubelet.conf",
+        f"--hostname-override={node.name}", f"--node-ip={node.address}",
+    ]  # fmt: skip
+
+
+def containerd() -> list[str]:
+    return [f"{BIN}/containerd", "--config=/etc/containerd/config.toml"]
+
+
+def kube_proxy() -> list[str]:
+    return [f"{BIN}/kube-proxy", f"--config={KUBERNETES}/kube-proxy.yaml"]
+
+
+def import_images() -> list[str]:
+    """A one-time job: hand the OCI layout to containerd, unless it holds these images already."""
+    images, mark = "/opt/ambient-lab/images", "/var/lib/containerd/ambient-lab-images"
+    script = (
+        f"cmp -s {images}/index.json {mark} || "
+        f"{{ tar -C {images} -cf - . | {BIN}/ctr -a {CONTAINERD_SOCKET} -n k8s.io images import --local - "
+        f"&& cp {images}/index.json {mark}; }}"
+    )
+    return ["/bin/bash", "-o", "pipefail", "-c", script]
+
+
+def control_plane(node: Node) -> list[dict[str, Any]]:
+    """The supervisor's list of components for a node that is control plane and worker in one."""
+    api, runtime = f"tcp:{API_PORT}", f"unix:{CONTAINERD_SOCKET}"
+    return [
+        {"name": "etcd", "argv": etcd()},
+        {"name": "containerd", "argv": containerd()},
+        {"name": "kube-apiserver", "argv": apiserver(node), "after": ["tcp:2379"]},
+        {"name": "import-images", "argv": import_images(), "after": [runtime], "once": True},
+        {"name": "kube-controller-manager", "argv": controller_manager(), "after": [api]},
+        {"name": "kube-scheduler", "argv": scheduler(), "after": [api]},
+        {"name": "kube-proxy", "argv": kube_proxy(), "after": [api]},
+        {"name": "kubelet", "argv": kubelet(node), "after": [api, "done:import-images"]},
+    ]
+
+
+def kubelet_configuration(node: Node) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{PKI}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": f"{PKI}/kubelet-server.crt",
+        "tlsPrivateKeyFile": f"{PKI}/kubelet-server.key",
+        "address": node.address,
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": node.cgroup,
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "clusterDNS": [DNS_IP],
+        "clusterDomain": "cluster.local",
+        "resolvConf": f"{KUBERNETES}/resolv.conf",
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        # The images cannot be pulled again and the disk is the user's: never evict, never collect them.
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
+        "imageGCHighThresholdPercent": 100,
+        "serializeImagePulls": False,
+        "registryPullQPS": 0,
+        "eventRecordQPS": 0,
+        "syncFrequency": "10s",
+        "nodeStatusUpdateFrequency": "5s",
+    }
+
+
+def kube_proxy_configuration(node: Node) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "bindAddress": "0.0.0.0",
+        "healthzBindAddress": "127.0.0.1:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+        "clientConnection": {"kubeconfig": f"{KUBERNETES}/kube-proxy.conf"},
+        "clusterCIDR": CLUSTER_CIDR,
+        "hostnameOverride": node.name,
+        "mode": "iptables",
+        "iptables": {"minSyncPeriod": "0s", "syncPeriod": "30s"},
+        # The connection-tracking limits are the whole machine's: leave them as they are.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
+    }
+
+
+def containerd_configuration(node: Node) -> str:
+    return f"""version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "{node.pause_image}"
+[plugins.'io.containerd.cri.v1.runtime']
+  # Without CAP_SYS_RESOURCE a process cannot lower its OOM score.
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = "runc"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+        BinaryName = "/usr/sbin/runc"
+        SystemdCgroup = false
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["/opt/cni/bin"]
+    conf_dir = "/etc/cni/net.d"
+"""
+
+
+def cni_configuration() -> dict[str, Any]:
+    """Pods are routed, not bridged (ptp): traffic to a Service then always crosses the node's conntrack."""
+    return {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": False,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": "/run/cni-ipam",
+                    "ranges": [[{"subnet": POD_CIDR}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }
+
+
+def supervisor_specification(node: Node) -> dict[str, Any]:
+    return {
+        "hostname": node.name,
+        "address": f"{node.address}/{node.prefix}",
+        # Services need a route before they are translated; anything outside the lab is refused at once.
+        "routes": [
+            ["route", "add", SERVICE_CIDR, "dev", "eth0", "src", node.address],
+            ["route", "add", "unreachable", "default"],
+        ],
+        "components": control_plane(node),
+    }
+
+
+def files(node: Node) -> dict[str, str]:
+    """Files to lay into the node's root, by path."""
+    return {
+        "etc/ambient-lab/node.json": json.dumps(supervisor_specification(node), indent=1),
+        "etc/containerd/config.toml": containerd_configuration(node),
+        "etc/cni/net.d/10-pods.conflist": json.dumps(cni_configuration(), indent=1),
+        "etc/hosts": f"127.0.0.1 localhost\n{node.address} {node.name}\n",
+        "etc/resolv.conf": f"nameserver {DNS_IP}\n",
+        "etc/hostname": f"{node.name}\n",
+    }
+
+
+def kubernetes_files(node: Node) -> dict[str, str]:
+    """Configuration below ``/etc/kubernetes``, by name (JSON is YAML)."""
+    return {
+        "kubelet.yaml": json.dumps(kubelet_configuration(node), indent=1),
+        "kube-proxy.yaml": json.dumps(kube_proxy_configuration(node), indent=1),
+        "resolv.conf": "# The lab has no name server outside the cluster.\n",
+    }

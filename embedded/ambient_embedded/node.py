@@ -1,0 +1,313 @@
+"""A lab's node seen from the host: start it, find out how it is, take it away without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import components, pki
+from .errors import LabError
+from .launcher import cgroup_hierarchies, start_time
+
+SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and node only
+PREFIX_LENGTH = 24
+POLL_SECONDS = 0.1
+STOP_SECONDS = 20.0
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a lab is asked to be.
+
+    :param tree: the node image's files; ``programs`` and ``images``: folders the builder made.
+    :param forwards: host ports: ``(listen host, listen port, NodePort)``.
+    :param timeout: seconds until the node must be Ready.
+    """
+
+    name: str
+    state_dir: Path
+    tree: Path
+    programs: Path
+    images: Path
+    pause_image: str
+    forwards: tuple[tuple[str, int, int], ...]
+    timeout: float = 180.0
+
+    @property
+    def folder(self) -> Path:
+        return self.state_dir / self.name
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """One process at a time hands out subnets and starts or ends labs below this folder."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _alive(file: Path) -> int | None:
+    """The process that a pid file names, if it still is that process."""
+    try:
+        pid, started = file.read_text().split()
+        return int(pid) if start_time(int(pid)) == started else None
+    except (OSError, ValueError):
+        return None
+
+
+def is_running(folder: Path) -> bool:
+    return _alive(folder / "launcher.pid") is not None
+
+
+def _await_end(file: Path, deadline: float) -> bool:
+    while _alive(file) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def stop(folder: Path) -> None:
+    """End the launcher and with it the node. Objects and images stay in the node's folder."""
+    for name, number in (("launcher.pid", signal.SIGTERM), ("launcher.pid", signal.SIGKILL)):
+        if (pid := _alive(folder / name)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            _await_end(folder / name, time.monotonic() + STOP_SECONDS)
+    # A launcher that was killed takes the node along, a moment later.
+    if not _await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
+        raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
+
+
+def _addresses_in_use(settings: Settings) -> set[str]:
+    listing = subprocess.run(["ip", "-json", "address"], check=True, capture_output=True, text=True).stdout
+    used = {info.get("local", "") for link in json.loads(listing) for info in link.get("addr_info", [])}
+    for file in settings.state_dir.glob("*/launcher.json"):
+        if file.parent != settings.folder:
+            used.add(json.loads(file.read_text())["address"].partition("/")[0])
+    return used
+
+
+def _subnet_number(settings: Settings) -> int:
+    """The lab's own number if it has one, else the first that neither a lab nor the host uses."""
+    existing = settings.folder / "launcher.json"
+    if existing.exists():
+        return int(json.loads(existing.read_text())["address"].split(".")[2])
+    used = {address.rpartition(".")[0] for address in _addresses_in_use(settings)}
+    for number in range(1, 255):
+        if f"{SUBNET_PREFIX}.{number}" not in used:
+            return number
+    raise LabError(f"No free subnet in {SUBNET_PREFIX}.0.0/16: remove a lab with playbooks/cleanup.yml")
+
+
+def _launcher_settings(settings: Settings, node: components.Node, number: int) -> dict[str, Any]:
+    # The interpreter behind a virtual environment outlives the checkout it stands in.
+    python = getattr(sys, "_base_executable", sys.executable)
+    # The copy beside the state keeps working when the checkout goes away.
+    enter = [
+        "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child",
+        python, "-I", str(settings.folder / "runtime/enter.py"), str(settings.folder),
+        str(settings.tree), str(settings.programs), str(settings.images),
+    ]  # fmt: skip
+    return {
+        "enter": enter,
+        "interface": f"ambient{number}",
+        "address": f"{node.gateway}/{node.prefix}",
+        "cgroup": node.cgroup,
+        "forwards": [[host, port, node.address, node_port] for host, port, node_port in settings.forwards],
+    }
+
+
+def _desired_files(settings: Settings, number: int) -> tuple[components.Node, dict[Path, str]]:
+    node = components.Node(
+        name=f"{settings.name}-control-plane",
+        address=f"{SUBNET_PREFIX}.{number}.2",
+        gateway=f"{SUBNET_PREFIX}.{number}.1",
+        prefix=PREFIX_LENGTH,
+        cgroup=f"/ambient-lab/{settings.name}/control-plane",
+        pause_image=settings.pause_image,
+    )
+    here = Path(__file__).parent
+    wanted = {
+        Path("launcher.json"): json.dumps(_launcher_settings(settings, node, number), indent=1),
+        **{Path("files") / name: text for name, text in components.files(node).items()},
+        **{Path("kubernetes") / name: text for name, text in components.kubernetes_files(node).items()},
+        **{Path("runtime") / name: (here / name).read_text() for name in ("enter.py", "launcher.py", "supervisor.py")},
+    }
+    return node, wanted
+
+
+def _differs(folder: Path, wanted: dict[Path, str]) -> bool:
+    return any(not (folder / name).is_file() or (folder / name).read_text() != text for name, text in wanted.items())
+
+
+def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str]) -> None:
+    folder = settings.folder
+    for name in ("data", "log", "files", "kubernetes"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for name, text in wanted.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    keys = folder / "kubernetes/pki"
+    pki.ensure(keys, node.name, node.address, components.SERVICE_IP)
+    server = f"https://127.0.0.1:{components.API_PORT}"
+    for user, leaf in (
+        ("controller-manager", "controller-manager"),
+        ("scheduler", "scheduler"),
+        ("kube-proxy", "kube-proxy"),
+        ("kubelet", "kubelet"),
+    ):
+        text = pki.kubeconfig(keys, leaf, server, settings.name)
+        pki.write_kubeconfig(folder / f"kubernetes/{user}.conf", text)
+
+
+def _launch(folder: Path) -> None:
+    python = getattr(sys, "_base_executable", sys.executable)
+    with (folder / "launcher.log").open("ab") as output:
+        subprocess.Popen(
+            [python, "-I", str(folder / "runtime/launcher.py"), str(folder)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
+        )  # fmt: skip
+
+
+class Api:
+    """The cluster's API with the administrator's certificate; one GET is all that is needed here."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        keys = folder / "kubernetes/pki"
+        self.address = address
+        self.context = ssl.create_default_context(cafile=str(keys / "ca.crt"))
+        self.context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and body (JSON where it is) of a GET; status 0 when nothing answers."""
+        connection = http.client.HTTPSConnection(self.address, components.API_PORT, timeout=5, context=self.context)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+            is_json = "json" in response.headers.get_content_type()
+            return response.status, json.loads(body) if is_json else body.decode()
+        except (OSError, http.client.HTTPException):
+            return 0, None
+        finally:
+            connection.close()
+
+
+def _node_is_ready(api: Api, name: str, since: str) -> bool:
+    """Ready, and said so by a kubelet that runs now: after a restart the old word still stands."""
+    status, lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
+    if status != 200 or lease["spec"].get("renewTime", "") < since:
+        return False
+    status, node = api.get(f"/api/v1/nodes/{name}")
+    conditions = node.get("status", {}).get("conditions", []) if status == 200 else []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _last_words(folder: Path) -> str:
+    """What the logs say last, one line each, for a node that does not come up."""
+    logs = [folder / "launcher.log", *sorted((folder / "log/ambient-lab").glob("*.log"))]
+    lines = []
+    for log in logs:
+        if log.exists() and (words := log.read_text(errors="replace").strip().splitlines()):
+            lines.append(f"  {log.stem}: {words[-1][:200]}")
+    return "\n".join(lines)
+
+
+def _wait(settings: Settings, node: components.Node, since: str, progress: Progress) -> None:
+    folder, started = settings.folder, time.monotonic()
+    api = Api(folder, node.address)
+    steps: list[tuple[str, Callable[[], bool]]] = [
+        ("API answers", lambda: api.get("/readyz")[0] == 200),
+        ("node Ready", lambda: _node_is_ready(api, node.name, since)),
+    ]
+    for what, holds in steps:
+        while not holds():
+            late = time.monotonic() - started > settings.timeout
+            if late or not is_running(folder):
+                reason = f"not after {settings.timeout:.0f} s" if late else "its process ended"
+                raise LabError(f"{what}: {reason}. Logs in {folder}/log/ambient-lab:\n{_last_words(folder)}")
+            time.sleep(POLL_SECONDS)
+        progress(f"{what} after {time.monotonic() - started:.1f} s")
+
+
+def present(settings: Settings, progress: Progress, *, check: bool = False) -> dict[str, Any]:
+    """Bring the lab up as described; nothing happens when it already is.
+
+    Returns ``{"changed": bool, "server": str, "node": str, "kubeconfig": str}`` (``kubeconfig``: its text).
+    Raises :class:`LabError` when the node does not become Ready in time.
+    """
+    with locked(settings.state_dir):
+        number = _subnet_number(settings)
+        node, wanted = _desired_files(settings, number)
+        server = f"https://{node.address}:{components.API_PORT}"
+        changed = not is_running(settings.folder) or _differs(settings.folder, wanted)
+        if check and changed:
+            return {"changed": True, "server": server, "node": node.name, "kubeconfig": ""}
+        if changed:
+            stop(settings.folder)
+            _prepare(settings, node, wanted)
+            since = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+            _launch(settings.folder)
+            _await_start(settings.folder)
+    if changed:
+        _wait(settings, node, since, progress)
+    text = pki.kubeconfig(settings.folder / "kubernetes/pki", "admin", server, settings.name)
+    return {"changed": changed, "server": server, "node": node.name, "kubeconfig": text}
+
+
+def _await_start(folder: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not is_running(folder):
+        if time.monotonic() > deadline:
+            raise LabError(f"The node's launcher did not start:\n{_last_words(folder)}")
+        time.sleep(0.02)
+
+
+def absent(state_dir: Path, name: str, *, check: bool = False) -> bool:
+    """Take the lab away: processes, cgroups, files. Returns whether there was anything."""
+    folder = state_dir / name
+    cgroups = [root / "ambient-lab" / name for root in cgroup_hierarchies()]
+    if not folder.exists() and not any(group.exists() for group in cgroups):
+        return False
+    if check:
+        return True
+    with locked(state_dir):
+        stop(folder)
+        for group in cgroups:
+            _remove_cgroup(group)
+        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+        if {entry.name for entry in state_dir.iterdir()} <= {".lock"}:
+            shutil.rmtree(state_dir)
+    return True
+
+
+def _remove_cgroup(group: Path) -> None:
+    """Remove a cgroup with its children, and its parent when that is empty then."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while group.exists():
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):  # busy until the last process has been reaped
+                os.rmdir(folder)
+        if time.monotonic() > deadline:
+            raise LabError(f"The cgroup {group} is still in use: see {group}/cgroup.procs")
+        if group.exists():
+            time.sleep(POLL_SECONDS)
+    with contextlib.suppress(OSError):
+        group.parent.rmdir()

@@ -1,0 +1,206 @@
+"""The cluster's certificates: one CA, short-named leaf certificates, kubeconfigs that carry them.
+
+Names and organisations follow the Kubernetes document "PKI certificates and requirements": the CN is the
+user, the O the group that RBAC binds (``system:masters``, ``system:nodes``).
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import ipaddress
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+VALIDITY = datetime.timedelta(days=3650)
+# A clock that is a little behind must not reject a certificate made a second ago.
+BACKDATE = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A certificate to issue: file name, subject, and for servers the names it answers to."""
+
+    name: str
+    common_name: str
+    organization: str = ""
+    sans: tuple[str, ...] = ()
+
+    @property
+    def is_server(self) -> bool:
+        return bool(self.sans)
+
+
+def leaves(node_name: str, node_ip: str, service_ip: str) -> list[Leaf]:
+    """Every leaf certificate of a one-node control plane.
+
+    :param service_ip: ClusterIP of the Service ``kubernetes``, the first address of the service range.
+    """
+    api_names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    api_names += ("kubernetes.default.svc.cluster.local", "127.0.0.1", node_ip, service_ip)
+    return [
+        Leaf("apiserver", "kube-apiserver", sans=api_names),
+        Leaf("etcd", "etcd", sans=("localhost", "127.0.0.1")),
+        Leaf("apiserver-etcd-client", "kube-apiserver-etcd-client"),
+        Leaf("apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
+        Leaf("front-proxy-client", "front-proxy-client"),
+        Leaf("controller-manager", "system:kube-controller-manager"),
+        Leaf("scheduler", "system:kube-scheduler"),
+        Leaf("kube-proxy", "system:kube-proxy"),
+        Leaf("admin", "kubernetes-admin", "system:masters"),
+        Leaf("kubelet", f"system:node:{node_name}", "system:nodes"),
+        Leaf("kubelet-server", f"system:node:{node_name}", "system:nodes", sans=(node_name, node_ip)),
+    ]
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)  # a file that was already there keeps its mode otherwise
+        file.write(data)
+
+
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + VALIDITY)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True, key_cert_sign=signs, crl_sign=signs, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _alternative_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+class Authority:
+    """A CA whose key and certificate are ``<name>.key`` and ``<name>.crt`` in a folder; made when absent."""
+
+    def __init__(self, folder: Path, name: str, common_name: str) -> None:
+        self.folder = folder
+        self.certificate_path = folder / f"{name}.crt"
+        key_path = folder / f"{name}.key"
+        if self.certificate_path.exists() and key_path.exists():
+            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            self.key = key
+            self.certificate = x509.load_pem_x509_certificate(self.certificate_path.read_bytes())
+            return
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        self.certificate = (
+            _builder(subject, subject, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+        _write_private(key_path, _pem_key(self.key))
+        self.certificate_path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, leaf: Leaf) -> None:
+        """Write ``<leaf.name>.crt`` and ``.key``, unless they are there."""
+        certificate_path, key_path = (self.folder / f"{leaf.name}{end}" for end in (".crt", ".key"))
+        if certificate_path.exists() and key_path.exists():
+            return
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.NameAttribute(NameOID.COMMON_NAME, leaf.common_name)]
+        if leaf.organization:
+            names.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, leaf.organization))
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if leaf.is_server:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        builder = (
+            _builder(x509.Name(names), self.certificate.subject, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        )
+        if leaf.is_server:
+            alternatives = x509.SubjectAlternativeName([_alternative_name(name) for name in leaf.sans])
+            builder = builder.add_extension(alternatives, critical=False)
+        certificate = builder.sign(self.key, hashes.SHA256())
+        _write_private(key_path, _pem_key(key))
+        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def ensure(folder: Path, node_name: str, node_ip: str, service_ip: str) -> None:
+    """Make what is missing of the cluster's keys and certificates; keys are readable by root alone."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cluster = Authority(folder, "ca", "ambient-lab-ca")
+    front_proxy = Authority(folder, "front-proxy-ca", "ambient-lab-front-proxy-ca")
+    for leaf in leaves(node_name, node_ip, service_ip):
+        (front_proxy if leaf.name == "front-proxy-client" else cluster).issue(leaf)
+    tokens = folder / "service-account.key"
+    if not tokens.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (folder / "service-account.pub").write_bytes(public)
+        _write_private(tokens, _pem_key(key))
+
+
+def kubeconfig(folder: Path, leaf_name: str, server: str, cluster_name: str) -> str:
+    """A self-contained kubeconfig (JSON, which is YAML) for one of the client certificates."""
+
+    def embed(path: str) -> str:
+        return base64.b64encode((folder / path).read_bytes()).decode()
+
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": cluster_name,
+            "clusters": [
+                {"name": cluster_name, "cluster": {"server": server, "certificate-authority-data": embed("ca.crt")}}
+            ],
+            "users": [
+                {
+                    "name": leaf_name,
+                    "user": {
+                        "client-certificate-data": embed(f"{leaf_name}.crt"),
+                        "client-key-data": embed(f"{leaf_name}.key"),
+                    },
+                }
+            ],
+            "contexts": [{"name": cluster_name, "context": {"cluster": cluster_name, "user": leaf_name}}],
+        },
+        indent=2,
+    )
+
+
+def write_kubeconfig(path: Path, text: str) -> bool:
+    """Write a kubeconfig with mode 0600. Returns whether the file changed."""
+    if path.exists() and path.read_text() == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_private(path, text.encode())
+    return True
