@@ -1,0 +1,11 @@
+# For the embedded provider alone: lets upstream Envoy run as a waypoint under an unmodified pilot-agent.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What pilot-agent starts as `/usr/local/bin/envoy`: it starts the xDS relay and then the real Envoy.
+
+```
+istiod <-- TLS --> pilot-agent <-- ConfigPath/XDS --> relay <-- ConfigPath/XDS-relay --> Envoy
+```
+`launcher` starts and ends Envoy, `relay` moves the messages, `rewrite` changes Listeners,
+`extensions` says what this Envoy has.
+Where everything lies in the image is in `../image.json`.
+"""
