@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A filter that this Envoy lacks is dropped if it only observes, and otherwise the whole Listener is refused.
 
-Dropping an authorization filter would open what a policy closes, and nobody could tell from outside. So the
-list of what may be dropped is short and explicit, and everything else that is unknown counts as authorization.
+Dropping an authorization filter would open what a policy closes, and nobody could tell from outside. So what
+may be dropped is a short, explicit list, and everything else that is unknown counts as authorization.
 """
 
 from __future__ import annotations
