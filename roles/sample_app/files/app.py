@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 # Headers a proxy on the way adds or changes; the rest of a request says nothing about the mesh.
 HEADERS_OF_INTEREST = ("host", "user-agent", "traceparent", "via", "forwarded")
 HEADER_PREFIXES_OF_INTEREST = ("x-",)
-PORT = 8080
+PORT = int(os.environ.get("PORT", "8080"))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def describe(self, received: int) -> bytes:
-        """Return the JSON answer: method, path, headers of interest, size of the body in bytes, and this pod."""
+        """Return the JSON answer: method, path, headers of interest, body size in bytes, this pod."""
         headers = {
             name.lower(): value
             for name, value in self.headers.items()
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         return json.dumps(answer).encode() + b"\n"
 
     def read_body(self) -> int:
-        """Consume the body, whichever way it is framed (RFC 9112, section 6), and return its size in bytes."""
+        """Consume the body, however it is framed (RFC 9112, section 6), and return its size in bytes."""
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             total = 0
             while size := int(self.rfile.readline().split(b";")[0], 16):
