@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from project import ROLES, ROOT, load
 
-SKELETON = [*(f"tasks/{n}.yml" for n in ("main", "verify", "cleanup")), "defaults/main.yml", "meta/argument_specs.yml"]
+TASKS = ("tasks/main.yml", "tasks/verify.yml", "tasks/cleanup.yml")
+SKELETON = ("defaults/main.yml", "meta/argument_specs.yml", *TASKS)
 FORBIDDEN = re.compile(r"\b(set_fact|ignore_errors|noqa|ansible\.builtin\.(shell|command|pause))\b")
 READ_ONLY = {
     "ambient.lab.curl_outcomes",
