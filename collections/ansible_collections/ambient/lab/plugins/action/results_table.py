@@ -1,0 +1,43 @@
+# Prints the table of proven claims at the end of a run.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, results_table
+
+SPEC = {"results_file": {"type": "path", "required": True}}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
+    """Action plugin of ambient.lab.results_table."""
+
+    _supports_check_mode = True
+    _supports_diff = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Print the table and return its lines."""
+        super().run(tmp, task_vars)
+        _validation, arguments = self.validate_argument_spec(argument_spec=SPEC)
+        path = os.path.expanduser(arguments["results_file"])
+        try:
+            results = read_results(path)
+        except LabError as error:
+            return {"changed": False, "failed": True, "msg": error.message}
+        if not results:
+            # Check mode writes no results, so there may be nothing to show.
+            failed = not self._task.check_mode
+            return {
+                "changed": False,
+                "failed": failed,
+                "msg": f"No results in {path}: nothing was checked yet",
+            }
+        lines = results_table(results)
+        Display().display("\n" + "\n".join(lines) + "\n")
+        return {"changed": False, "table": lines}

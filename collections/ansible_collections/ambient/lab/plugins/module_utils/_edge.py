@@ -1,0 +1,57 @@
+# What the check needs of a real cluster.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims import PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Pod, Target, pod_ready
+
+POLICIES = "/apis/security.istio.io/v1/namespaces/{}/authorizationpolicies"
+
+
+class KubeEdge:
+    """The Edge of _check.py on a cluster."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    def pods(self, namespace: str) -> list[Pod]:
+        """All pods of a namespace."""
+        return self._kube.items(f"/api/v1/namespaces/{namespace}/pods")
+
+    def policy(self, ref: PolicyRef) -> dict[str, t.Any] | None:
+        """An AuthorizationPolicy, None where there is none."""
+        return self._kube.get(f"{POLICIES.format(ref.namespace)}/{ref.name}")
+
+    def endpoint_ready(self, destination: Destination) -> bool:
+        """Whether a ready pod stands behind a Service or an address."""
+        if destination.address:
+            pods = self._kube.items("/api/v1/pods", fieldSelector=f"status.podIP={destination.host}")
+            return any(pod_ready(pod) for pod in pods)
+        if destination.service is None:
+            return False
+        slices = self._kube.items(
+            f"/apis/discovery.k8s.io/v1/namespaces/{destination.namespace}/endpointslices",
+            labelSelector=f"kubernetes.io/service-name={destination.service}",
+        )
+        endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
+        return any((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
+
+    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+        """Run a shell script in a container; its output, and what went wrong with the exec."""
+        return self._kube.run(target.namespace, target.pod, target.container, script, timeout)
+
+    def now(self) -> float:
+        """Seconds of the monotonic clock."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between two rounds."""
+        time.sleep(seconds)

@@ -1,0 +1,22 @@
+# The one exception that modules of this collection turn into fail_json.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+
+class LabError(Exception):
+    """A failure that the user can act on.
+
+    Args:
+        message: what is wrong and what to do about it; shown as it is.
+        result: further return values of the module.
+    """
+
+    def __init__(self, message: str, **result: t.Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.result = result

@@ -1,0 +1,77 @@
+# What the module curl_outcomes does: parse, check, explain, write down.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import shlex
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Edge, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._report import (
+    as_result,
+    failure,
+    merge,
+    read_results,
+    write_results,
+)
+
+MAX_CONCURRENCY = 64
+
+
+def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Check the claims in the module's parameters on a cluster.
+
+    Args:
+        params: of the module curl_outcomes.
+        check_mode: probe, but write no results file.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer, and claims that do not hold.
+    """
+    settings = _settings(params)
+    claims = parse_claims(params["claims"], params["namespace"])
+    path, section = params["results_file"], params["section"]
+    if path and not section:
+        raise LabError("results_file needs section, the name under which the results are kept")
+    results = read_results(path) if path else {}
+    kube = Kube(params["kubeconfig"], params["context"])
+    edge = KubeEdge(kube)
+    result = check(claims, settings, edge)
+    causes = explain(result, settings, edge)
+    if path and not check_mode:
+        write_results(path, merge(results, section, settings.phase, result, causes))
+    returned = as_result(result, settings.phase, causes)
+    if result.verdict != "pass":
+        raise LabError(failure(result, settings, section or "", causes, _kubectl(params)), **returned)
+    return returned
+
+
+def explain(result: CheckResult, settings: Settings, edge: Edge) -> list[str]:
+    """Likely cause per claim, "" where it holds or none is known."""
+    return ["" for _item in result.claims]
+
+
+def _settings(params: t.Mapping[str, t.Any]) -> Settings:
+    if params["stable"] < 1:
+        raise LabError(f"stable must be at least 1, not {params['stable']}")
+    if not 1 <= params["concurrency"] <= MAX_CONCURRENCY:
+        raise LabError(f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {params['concurrency']}")
+    for key, least in (("timeout", 0.0), ("interval", 0.0), ("probe_timeout", 0.1)):
+        if not least <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    keys = ("phase", "stable", "timeout", "interval", "probe_timeout", "concurrency")
+    return Settings(**{key: params[key] for key in keys})
+
+
+def _kubectl(params: t.Mapping[str, t.Any]) -> str:
+    command = ["kubectl"]
+    for option in ("kubeconfig", "context"):
+        if params[option]:
+            command += [f"--{option}", str(params[option])]
+    return shlex.join(command)

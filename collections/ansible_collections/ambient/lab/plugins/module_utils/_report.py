@@ -1,0 +1,221 @@
+# Writes a check's result down: the return values, the failure table, the results file.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import tempfile
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, ClaimResult, Settings
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._text import WIDTH, table
+
+MAX_SHOWN = 6
+# Who decides which denial (design: claims.md, outcomes).
+DECIDED_BY = {"denied_l4": "ztunnel", "denied_l7": "waypoint", "denied_upstream": "ztunnel"}
+
+Causes = t.Sequence[str]
+
+
+def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.Any]:
+    """The module's return values."""
+    return {
+        "changed": False,
+        "verdict": result.verdict,
+        "rounds": result.rounds,
+        "elapsed": round(result.elapsed, 2),
+        "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
+        "claims": [_claim(item, phase, cause) for item, cause in zip(result.claims, causes)],
+    }
+
+
+def _claim(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
+    return {
+        "name": item.claim.name,
+        "from": str(item.target) if item.target else str(item.claim.source),
+        "to": str(item.claim.request),
+        "expected": str(item.claim.expected(phase)),
+        "by": str(item.claim.by) if item.claim.by else None,
+        "seen": item.observation.seen.as_dict(),
+        "verdict": item.observation.verdict.verdict,
+        "reason": item.observation.verdict.reason,
+        "control": item.observation.control,
+        "likely_cause": cause,
+        "flapped": item.flapped,
+        "history": item.history,
+    }
+
+
+def failure(result: CheckResult, settings: Settings, section: str, causes: Causes, kubectl: str) -> str:
+    """One screen that says which claims failed, what was seen, why probably, and where to look further.
+
+    Args:
+        causes: likely cause per claim, "" where none is known.
+        kubectl: command with which the user reaches the cluster.
+    """
+    bad = [pair for pair in zip(result.claims, causes) if pair[0].observation.verdict.verdict != "pass"]
+    where = f" of {section}" if section else ""
+    if not bad:
+        bad = [pair for pair in zip(result.claims, causes) if pair[0].flapped] or list(
+            zip(result.claims, causes)
+        )
+        head = f"The claims{where} did not hold {settings.stable} rounds in a row"
+    else:
+        head = f"{len(bad)} of {len(result.claims)} claims{where} did not hold"
+    when = (
+        f" ({settings.phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s)"
+        if result.rounds
+        else ""
+    )
+    lines = [head + (when or ", nothing was probed")]
+    shown = bad[:MAX_SHOWN]
+    rows = [
+        [item.claim.name, str(item.claim.expected(settings.phase)), _seen(item), _caller(item)]
+        for item, _cause in shown
+    ]
+    lines += ["", *table(["CLAIM", "EXPECTED", "SEEN", "FROM"], rows), ""]
+    for reason in dict.fromkeys(_why(item, cause) for item, cause in shown):
+        lines.append(f"why:  {reason}")
+    for command in list(dict.fromkeys(_look(item, kubectl) for item, _cause in shown))[:2]:
+        lines.append(f"look: {command}")
+    if len(bad) > len(shown):
+        lines.append(f"({len(bad) - len(shown)} more: see `claims` of the result)")
+    return "\n".join(lines)
+
+
+def _seen(item: ClaimResult) -> str:
+    seen = item.observation.seen
+    if seen.outcome == "probe_error" and seen.exit_code is None:
+        text = "probe_error"
+    elif seen.outcome == "probe_error":
+        text = f"probe_error {seen.http_code:03d}/{seen.exit_code}"
+    else:
+        text = str(seen)
+    return f"{text} (flapping)" if item.flapped else text
+
+
+def _caller(item: ClaimResult) -> str:
+    return str(item.target) if item.target else str(item.claim.source)
+
+
+def _why(item: ClaimResult, cause: str) -> str:
+    verdict = item.observation.verdict
+    text = cause or verdict.reason or "the answer changed before it was stable"
+    if item.flapped:
+        changes = [f"{change['outcome']} at {change['at']:g} s" for change in item.history[-4:]]
+        text += f"; it flapped: {', '.join(changes)}"
+    return text if len(text) <= 4 * WIDTH else text[: 4 * WIDTH] + "..."
+
+
+def _look(item: ClaimResult, kubectl: str) -> str:
+    claim = item.claim
+    if item.target is None:
+        return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
+    if claim.by:
+        return f"{kubectl} -n {claim.by.namespace} get authorizationpolicy {claim.by.name} -o yaml"
+    request = claim.request
+    curl = ["curl", "-sv", "-X", request.method, request.url]
+    return f"{kubectl} -n {item.target.namespace} exec {item.target.pod} -c {item.target.container} -- {shlex.join(curl)}"
+
+
+def read_results(path: str) -> dict[str, t.Any]:
+    """What earlier checks wrote; empty where the file does not exist yet.
+
+    Raises:
+        LabError: when it is there but no results file, or its folder is missing.
+    """
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise LabError(f"results_file: the folder of {path} does not exist")
+    try:
+        with open(path, encoding="utf-8") as file:
+            results = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise LabError(f"results_file: {path} can't be read ({error}); remove it and run again") from error
+    if not isinstance(results, dict):
+        raise LabError(f"results_file: {path} is no results file; remove it and run again")
+    return results
+
+
+def merge(
+    results: dict[str, t.Any], section: str, phase: str, result: CheckResult, causes: Causes
+) -> dict[str, t.Any]:
+    """Put a check's outcome into the results, by the claims' names.
+
+    A check before the policy starts the section anew: what was seen after an older policy says nothing of the next.
+    """
+    old = {claim["name"]: claim for claim in (results.get(section) or {}).get("claims") or []}
+    checked = as_result(result, phase, causes)
+    rows = []
+    for item, claim in zip(result.claims, checked["claims"]):
+        entry = {key: claim[key] for key in ("expected", "verdict", "reason", "likely_cause", "history")}
+        entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
+        proven = phase == "after" and claim["verdict"] == "pass"
+        rows.append(
+            {
+                "name": claim["name"],
+                "from": claim["from"],
+                "to": claim["to"],
+                "expected": str(item.claim.after),
+                "by": claim["by"],
+                "decided_by": DECIDED_BY.get(entry["outcome"], "-") if proven else "-",
+                "before": entry if phase == "before" else old.get(claim["name"], {}).get("before"),
+                "after": entry if phase == "after" else None,
+            }
+        )
+    summary = {key: checked[key] for key in ("verdict", "converged_after", "rounds", "elapsed")}
+    at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": at}}
+
+
+def write_results(path: str, results: dict[str, t.Any]) -> None:
+    """Replace the results file at once, readable by its owner only.
+
+    Raises:
+        LabError: when it can't be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".results-", dir=os.path.dirname(path) or ".")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(results, file, indent=2)
+                file.write("\n")
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise LabError(f"results_file: {path} can't be written ({error})") from error
+
+
+def results_table(results: dict[str, t.Any]) -> list[str]:
+    """Lines of the closing table: claim, before, after, decided by, converged after."""
+    rows = []
+    for section in results.values():
+        after = section["converged_after"] if section["phase"] == "after" else None
+        for claim in section["claims"]:
+            rows.append(
+                [
+                    claim["name"],
+                    _short(claim["before"]),
+                    _short(claim["after"]),
+                    claim["decided_by"],
+                    "-" if after is None else f"{after:.1f} s",
+                ]
+            )
+    return table(["CLAIM", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
+
+
+def _short(entry: dict[str, t.Any] | None) -> str:
+    if entry is None:
+        return "-"
+    code = "" if entry["exit_code"] is None else f" {entry['http_code']:03d}/{entry['exit_code']}"
+    verdict = "" if entry["verdict"] == "pass" else f" {entry['verdict'].upper()}"
+    return f"{entry['outcome']}{code}{verdict}"

@@ -1,0 +1,40 @@
+# Lays out tables for a terminal.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import textwrap
+import typing as t
+
+WIDTH = 100
+_GAP = "  "
+
+
+def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int = WIDTH) -> list[str]:
+    """Lines of a table; the first column takes what the others leave, and long cells are wrapped.
+
+    Args:
+        header: column titles.
+        rows: cells, as many as titles.
+        width: characters a line may have at most, as far as the columns after the first allow.
+    """
+    columns = range(len(header))
+    widths = [max(len(line[column]) for line in (header, *rows)) for column in columns]
+    spare = width - len(_GAP) * (len(header) - 1)
+    # The last columns give way too where they are very long, so that the first one stays readable.
+    limit = max(16, (spare - 30) // max(1, len(header) - 1))
+    widths[1:] = [min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:])]
+    widths[0] = min(widths[0], max(20, spare - sum(widths[1:])))
+    lines: list[str] = []
+    for row in (header, *rows):
+        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths)]
+        for number in range(max(len(cell) for cell in cells)):
+            parts = [
+                (cell[number] if number < len(cell) else "").ljust(size) for cell, size in zip(cells, widths)
+            ]
+            lines.append(_GAP.join(parts).rstrip())
+        if row is header:
+            lines.append(_GAP.join("-" * size for size in widths))
+    return lines

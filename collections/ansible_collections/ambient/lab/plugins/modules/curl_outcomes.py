@@ -1,0 +1,255 @@
+#!/usr/bin/python
+# Checks claims (who may call whom) with real curl in the pods.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: curl_outcomes
+short_description: Checks by real traffic who may call whom in an ambient mesh
+version_added: 0.1.0
+description:
+  - Runs C(curl) in the pods that the claims name, one exec per pod and round with all of its requests, the pods in
+    parallel and a fresh connection for each request.
+  - Says what was seen in the words of the mesh, and compares it with what each claim expects.
+  - All claims are checked together in rounds, until all of them hold O(stable) rounds in a row or O(timeout) ends.
+  - A denial counts only if the same round shows the path alive. Either the destination answers another request, or
+    the source reaches something else while the destination has a ready endpoint. Where no claim gives such a control,
+    the module makes its own. It asks the same URL from up to three of the claims' other sources, and the Kubernetes
+    API from the same source. Without a control the verdict is V(error).
+  - Wrong input, and a source that does not exist, fail before any request is sent.
+author:
+  - The ambient lab's authors (@ambient-lab)
+extends_documentation_fragment:
+  - ambient.lab._attributes
+  - ambient.lab._attributes.probes
+  - ambient.lab._kube
+notes:
+  - The container needs C(sh) with the usual small tools (C(cat), C(head), C(tr)) and curl 7.83 or newer.
+  - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources.
+options:
+  namespace:
+    description: Namespace of the sources that name none.
+    type: str
+    default: default
+  claims:
+    description:
+      - Who calls whom, how, and what must happen.
+      - Unknown keys and unknown outcomes are an error, and so is an empty list.
+      - Outcomes are V(allowed) (the application answered), V(denied_l4) (connected, request sent, then cut off without
+        a byte of answer), V(denied_l7) (refused by a proxy's own 403), V(denied_upstream) (the destination refused the
+        waypoint, HTTP 503), V(refused), V(timeout), V(dns), V(unroutable) and V(tls).
+        A V(probe_error) can be seen, but not expected.
+      - Each claim is a dict. C(name) is unique in the list.
+      - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or C(service_account)
+        (name), and optionally C(namespace) and C(container).
+      - C(to) is a URL, or a dict of C(url), C(method), C(headers) (dict) and C(body).
+      - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list) and C(exit_code) (of curl).
+        Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 and V(denied_upstream) 503.
+      - C(before) is what is expected in its place with O(phase=before), V(allowed) when left out.
+      - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. The claim is an error when the
+        policy does not exist, or when istiod says that it is not fully enforced.
+    type: list
+    elements: raw
+    required: true
+  phase:
+    description: Whether the claims' policy is not yet there, or is.
+    type: str
+    choices: [before, after]
+    default: after
+  stable:
+    description: Rounds in a row in which all claims must hold.
+    type: int
+    default: 3
+  timeout:
+    description:
+      - Seconds to wait for the claims to hold. A row of good rounds that has begun by then is followed to its end.
+    type: float
+    default: 30
+  interval:
+    description: Seconds between two rounds.
+    type: float
+    default: 0.2
+  probe_timeout:
+    description: Seconds that one request may take.
+    type: float
+    default: 5
+  concurrency:
+    description: Pods in which requests are made at the same time, at most 64.
+    type: int
+    default: 8
+  results_file:
+    description:
+      - JSON file in which the results are kept under O(section), before and after side by side by the claims' names.
+      - A check that fails is kept too. Not written in check mode. Its folder must exist.
+    type: path
+  section:
+    description: Name under which the results are kept, for example a role's name.
+    type: str
+seealso:
+  - module: ambient.lab.results_table
+"""
+
+EXAMPLES = r"""
+- name: The L4 policy cuts off curl-deny, and nobody else
+  ambient.lab.curl_outcomes:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    claims:
+      - name: curl-allow reaches sample-app
+        from: {pod: curl-allow}
+        to: http://sample-app:8080/
+        expect: allowed
+      - name: curl-deny is cut off by ztunnel
+        from: {pod: curl-deny}
+        to: http://sample-app:8080/
+        expect: denied_l4
+        by: default/layer4-authz
+
+- name: Before the policy both get through
+  ambient.lab.curl_outcomes:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    phase: before
+    claims: "{{ l4_authz_claims }}"
+    results_file: "{{ lab_dir }}/results.json"
+    section: l4_authz
+
+- name: The waypoint lets only GET pass
+  ambient.lab.curl_outcomes:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    namespace: layer7
+    claims:
+      - name: GET passes
+        from: {service_account: curl}
+        to: http://sample-app:8080/
+        expect: allowed
+      - name: POST is refused
+        from: {service_account: curl}
+        to: {url: "http://sample-app:8080/", method: POST, headers: {x-team: blue}, body: hello}
+        expect: {outcome: denied_l7, http_code: 403}
+"""
+
+RETURN = r"""
+verdict:
+  description: V(pass) when all claims held; else the worst of them, V(fail) or V(error).
+  returned: when something was checked
+  type: str
+  sample: pass
+rounds:
+  description: How often everything was asked.
+  returned: when something was checked
+  type: int
+  sample: 4
+elapsed:
+  description: Seconds that the check took.
+  returned: when something was checked
+  type: float
+  sample: 1.42
+converged_after:
+  description: Seconds until the first of the rounds in which all claims held; null when they did not.
+  returned: when something was checked
+  type: float
+  sample: 0.51
+claims:
+  description: What was seen, per claim, in the last round.
+  returned: when something was checked
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the claim.
+      type: str
+      returned: always
+    from:
+      description: Pod that called (namespace/name), or what was looked for when there is none.
+      type: str
+      returned: always
+      sample: default/curl-deny
+    to:
+      description: Method and URL.
+      type: str
+      returned: always
+      sample: GET http://sample-app:8080/
+    expected:
+      description: What the claim expects in this phase.
+      type: str
+      returned: always
+      sample: denied_l4
+    by:
+      description: The policy that the claim names.
+      type: str
+      returned: always
+      sample: default/layer4-authz
+    seen:
+      description:
+        - The outcome, and curl's own report beside it (C(http_code), C(exit_code), C(errormsg), C(elapsed) in seconds,
+          some C(headers), the first bytes of the C(body)).
+      type: dict
+      returned: always
+      sample: {"outcome": "denied_l4", "http_code": 0, "exit_code": 56, "errormsg": "Recv failure: Connection reset by peer"}
+    verdict:
+      description: V(pass), V(fail) or V(error).
+      type: str
+      returned: always
+      sample: pass
+    reason:
+      description: Why the claim does not hold.
+      type: str
+      returned: always
+    control:
+      description: For a denial, how the same round showed the path alive.
+      type: str
+      returned: always
+    likely_cause:
+      description: What in the cluster's objects probably explains it.
+      type: str
+      returned: always
+    flapped:
+      description: Whether the claim held once and then did not.
+      type: bool
+      returned: always
+    history:
+      description: Every change of the answer, C(at) in seconds.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{"at": 0.11, "outcome": "allowed", "http_code": 200, "verdict": "fail"}]
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+    HAS_KUBERNETES,
+    KUBE_SPEC,
+    KUBERNETES_IMPORT_ERROR,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
+
+SPEC = {
+    **KUBE_SPEC,
+    "namespace": {"type": "str", "default": "default"},
+    "claims": {"type": "list", "elements": "raw", "required": True},
+    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
+    "stable": {"type": "int", "default": 3},
+    "timeout": {"type": "float", "default": 30},
+    "interval": {"type": "float", "default": 0.2},
+    "probe_timeout": {"type": "float", "default": 5},
+    "concurrency": {"type": "int", "default": 8},
+    "results_file": {"type": "path"},
+    "section": {"type": "str"},
+}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    if not HAS_KUBERNETES:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
+    try:
+        module.exit_json(changed=False, **prove(module.params, module.check_mode))
+    except LabError as error:
+        module.fail_json(msg=error.message, **error.result)
+
+
+if __name__ == "__main__":
+    main()

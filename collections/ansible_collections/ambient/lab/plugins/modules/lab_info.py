@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Hands over the facts of a lab, or says what to run first.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lab_info
+short_description: Facts of a lab, and a check that what must be there is there
+version_added: 0.1.0
+description:
+  - Reads C(lab.json) of a lab, checks that its cluster answers and that the required objects exist.
+  - Fails with one line that says what to run first.
+author:
+  - The ambient lab's authors (@ambient-lab)
+extends_documentation_fragment:
+  - ambient.lab._attributes
+requirements:
+  - kubernetes >= 24.2.0 (Python client)
+options:
+  lab_dir:
+    description: Folder of the lab, as the role C(cluster) made it.
+    type: path
+    required: true
+  requires:
+    description: Objects that must exist in the cluster.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      kind:
+        description: Kind of the object.
+        type: str
+        required: true
+      api_version:
+        description: API version of the object, with its group.
+        type: str
+        required: true
+      name:
+        description: Name of the object.
+        type: str
+        required: true
+      namespace:
+        description: Namespace of the object, where its kind has one.
+        type: str
+      made_by:
+        description: Tag of C(site.yml) that makes the object.
+        type: str
+        required: true
+"""
+
+EXAMPLES = r"""
+- name: Find the lab
+  ambient.lab.lab_info:
+    lab_dir: "{{ playbook_dir }}/.lab/istio-ambient"
+
+- name: Find the lab, with a mesh in it
+  ambient.lab.lab_info:
+    lab_dir: "{{ lab_dir }}"
+    requires:
+      - {kind: Namespace, api_version: v1, name: istio-system, made_by: istio_ambient}
+
+- name: Find the lab, with the sample app in it
+  ambient.lab.lab_info:
+    lab_dir: "{{ lab_dir }}"
+    requires:
+      - {kind: Service, api_version: v1, name: sample-app, namespace: default, made_by: sample_app}
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The lab's facts, as the role C(cluster) wrote them.
+  returned: success
+  type: dict
+  contains:
+    lab:
+      description: Provider, kubeconfig, charts, images and addresses of the lab.
+      returned: success
+      type: dict
+      sample: {"provider": "embedded", "cluster_name": "istio-ambient"}
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import HAS_KUBERNETES, KUBERNETES_IMPORT_ERROR
+from ansible_collections.ambient.lab.plugins.module_utils._lab import read_lab, require
+
+OBJECT_SPEC = {
+    "kind": {"type": "str", "required": True},
+    "api_version": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True},
+    "namespace": {"type": "str"},
+    "made_by": {"type": "str", "required": True},
+}
+SPEC = {
+    "lab_dir": {"type": "path", "required": True},
+    "requires": {"type": "list", "elements": "dict", "default": [], "options": OBJECT_SPEC},
+}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    try:
+        lab = read_lab(module.params["lab_dir"])
+        if not HAS_KUBERNETES:
+            module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
+        require(lab, module.params["requires"])
+        module.exit_json(changed=False, ansible_facts={"lab": lab})
+    except LabError as error:
+        module.fail_json(msg=error.message, **error.result)
+
+
+if __name__ == "__main__":
+    main()
