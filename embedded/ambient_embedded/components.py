@@ -6,6 +6,7 @@ KubeProxyConfiguration v1alpha1) and containerd 2 (`containerd config default`, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -246,6 +247,7 @@ def files(node: Node) -> dict[str, str]:
         "etc/cni/net.d/10-pods.conflist": json.dumps(cni_configuration(), indent=1),
         "etc/hosts": f"127.0.0.1 localhost\n{node.address} {node.name}\n",
         "etc/resolv.conf": f"nameserver {DNS_IP}\n",
+        "etc/machine-id": hashlib.md5(node.cgroup.encode(), usedforsecurity=False).hexdigest() + "\n",
         "etc/hostname": f"{node.name}\n",
     }
 

