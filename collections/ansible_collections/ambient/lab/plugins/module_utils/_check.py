@@ -54,7 +54,7 @@ class Edge(t.Protocol):
         """Whether a ready pod stands behind a Service or an address."""
 
     def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
-        """Run a shell script in a container; its output, and what went wrong with the exec. Raises nothing."""
+        """Run a shell script in a container: its output, and what went wrong. Raises nothing."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -153,7 +153,7 @@ def _round(
     edge: Edge,
     pool: concurrent.futures.Executor,
 ) -> list[Observation]:
-    """Probe everything once and judge it. Witnesses of a denial (proxy logs and metrics) are to be asked here."""
+    """Probe everything once and judge it; the place to ask further witnesses, once per round."""
     seen = _probe(probes, targets, settings, edge, pool)
     # In `before` the policy is not there yet.
     refs = {claim.by for claim in claims if claim.by and settings.phase == "after"}

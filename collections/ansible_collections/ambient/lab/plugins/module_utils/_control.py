@@ -12,7 +12,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
 
-# Every pod can resolve and reach it, through ztunnel too; any HTTP answer (401 without a token) shows the source alive.
+# Every pod can reach it, through ztunnel too; any HTTP answer (401 without a token) shows the source alive.
 CONTROL_REQUEST = Request("https://kubernetes.default.svc/version", insecure=True)
 MAX_OTHER_SOURCES = 3
 
@@ -66,22 +66,23 @@ def destination(request: Request, namespace: str) -> Destination:
 
 
 def plan(claims: t.Sequence[Claim], phase: str) -> list[Probe]:
-    """All probes of a round: the claims' own in their order, then controls for denials that no claim gives one.
-
-    Raises nothing; a denial for which no control answers is judged an error later.
-    """
+    """The claims' own probes in their order, and then controls for denials that no claim gives one."""
     probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(claims)]
-    answering = [probe for probe, claim in zip(probes, claims) if claim.expected(phase).outcome == "allowed"]
+    answering = [
+        probe
+        for probe, claim in zip(probes, claims, strict=False)
+        if claim.expected(phase).outcome == "allowed"
+    ]
     sources = list(dict.fromkeys(claim.source for claim in claims))
     controls: dict[Probe, None] = {}
-    for probe, claim in zip(probes, claims):
+    for probe, claim in zip(probes, claims, strict=False):
         if claim.expected(phase).outcome not in DENIALS:
             continue
         if any(other.destination == probe.destination or other.source == probe.source for other in answering):
             continue
         controls[Probe(claim.source, CONTROL_REQUEST)] = None
         for source in [source for source in sources if source != claim.source][:MAX_OTHER_SOURCES]:
-            # The host as the other source has to write it, when it lives in another namespace.
+            # A short host name means another Service in another namespace.
             if destination(claim.request, source.namespace) == probe.destination:
                 controls[Probe(source, Request(claim.request.url, insecure=True))] = None
     return probes + list(controls)
@@ -92,8 +93,8 @@ def evidence(
 ) -> str | None:
     """How the round shows the path of the claim's probe alive; None where it does not.
 
-    Either the destination answers another request, or the source reaches something else while the API says that
-    the destination has a ready endpoint: a dead destination looks like a denial, too.
+    Either the destination answers another request, or the source reaches something else while the API says
+    that the destination has a ready endpoint: a dead destination looks like a denial, too.
 
     Args:
         index: of the claim, and of its probe.
@@ -104,7 +105,7 @@ def evidence(
     probe = probes[index]
     others = [
         (other, answer)
-        for number, (other, answer) in enumerate(zip(probes, seen))
+        for number, (other, answer) in enumerate(zip(probes, seen, strict=True))
         if number != index and answer.outcome == "allowed"
     ]
     for other, answer in others:

@@ -29,7 +29,7 @@ class Convergence:
     Args:
         claims: how many there are.
         stable: rounds in a row in which every claim must pass.
-        timeout: seconds after which no further change is waited for. A streak that has begun is followed to its end.
+        timeout: seconds to wait for a change; a streak that has begun by then is followed to its end.
     """
 
     def __init__(self, claims: int, stable: int, timeout: float) -> None:

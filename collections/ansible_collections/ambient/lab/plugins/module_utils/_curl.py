@@ -1,4 +1,4 @@
-# Builds the one shell script that runs a source's whole row of probes with real curl, and reads what it printed.
+# Builds the shell script that runs a source's whole row of probes with real curl, and reads what it printed.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -20,7 +20,7 @@ MAX_SCRIPT = 100_000
 KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
 
 # One curl process per probe: no connection is shared, and a probe that hangs or dies takes no other with it.
-# `row` starts all of its probes at once and prints them one after the other: each one's output waits in its own pipe.
+# `row` starts its probes at once and prints them one after the other: each output waits in its own pipe.
 # The body is drained to the end, else curl would report a write error instead of what the peer did.
 _SCRIPT = r"""N={nonce}
 config() {{
@@ -139,7 +139,8 @@ def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int,
     """
     found: dict[int, Record | str] = {}
     pattern = re.compile(
-        rf"^{nonce} begin (\d+)\n(.*?)^{nonce} meta (.*?)^{nonce} head (.*?)^{nonce} body ([^\n]*)\n{nonce} end \1$",
+        rf"^{nonce} begin (\d+)\n(.*?)^{nonce} meta (.*?)^{nonce} head (.*?)"
+        rf"^{nonce} body ([^\n]*)\n{nonce} end \1$",
         re.DOTALL | re.MULTILINE,
     )
     blocks = re.split(rf"^(?={nonce} begin )", stdout, flags=re.MULTILINE)

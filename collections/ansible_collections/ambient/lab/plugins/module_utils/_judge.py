@@ -40,7 +40,7 @@ def judge(expect: Expectation, seen: Seen, control: str | None, policy: PolicySt
         control: how the same round shows the path alive, None where it does not.
         policy: state of the policy in `by`; empty where the claim names none.
     """
-    # The traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
+    # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = _traffic(expect, seen)
     if traffic.verdict == "pass" and expect.outcome in DENIALS and control is None:
         return Verdict("error", "looks denied, but nothing in the same round shows the path alive")
@@ -72,8 +72,8 @@ def _list(codes: t.Iterable[int]) -> str:
 def policy_state(name: str, policy: dict[str, t.Any] | None) -> PolicyState:
     """What istiod says of an AuthorizationPolicy: missing, not fully enforceable, or nothing against it.
 
-    The conditions are ZtunnelAccepted and WaypointAccepted (istio pilot/pkg/model/service.go). One that is True with
-    a reason other than Accepted (UnsupportedValue, PartiallyInvalid) is only partly enforced.
+    The conditions are ZtunnelAccepted and WaypointAccepted (istio pilot/pkg/model/service.go). One that is True
+    with a reason other than Accepted (UnsupportedValue, PartiallyInvalid) is only partly enforced.
     """
     if policy is None:
         return PolicyState(f"AuthorizationPolicy {name} (the claim's `by`) does not exist", hopeless=True)
@@ -86,9 +86,9 @@ def policy_state(name: str, policy: dict[str, t.Any] | None) -> PolicyState:
         # A status of an older generation says nothing of this policy; istiod is about to write the next one.
         observed = condition.get("observedGeneration")
         hopeless = observed is not None and int(observed) == generation
-        text = f"{condition.get('reason')}: {condition.get('message')}"
+        said = f"{condition['type']}={condition.get('status')}, {condition.get('reason')}"
         return PolicyState(
-            f"AuthorizationPolicy {name} is not fully enforced, {condition['type']}={condition.get('status')} {text}",
+            f"AuthorizationPolicy {name} is not fully enforced ({said}): {condition.get('message')}",
             hopeless and condition.get("reason") == "UnsupportedValue",
         )
     return PolicyState()

@@ -51,7 +51,8 @@ class Kube:
         # One retry: an idle connection that the server has closed meanwhile is no failure.
         self._configuration.retries = urllib3.Retry(total=1, redirect=0)
         try:
-            kubernetes.config.load_kube_config(
+            load: t.Any = kubernetes.config.load_kube_config
+            load(
                 config_file=kubeconfig,
                 context=context,
                 client_configuration=self._configuration,
@@ -73,7 +74,8 @@ class Kube:
             LabError: when the API does not answer, or refuses.
         """
         headers: dict[str, str] = {"Accept": "application/json"}
-        for setting in self._configuration.auth_settings().values():
+        settings: t.Any = self._configuration.auth_settings()
+        for setting in settings.values():
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
         url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
@@ -100,7 +102,7 @@ class Kube:
     def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Run a script with sh in a container.
 
-        The exit status that the websocket carries is not used: it is unreliable (kubernetes-client/python#2328).
+        The exit status that the websocket carries is not used: kubernetes-client/python#2328.
 
         Args:
             timeout: seconds for all of it.
@@ -108,7 +110,7 @@ class Kube:
         Returns:
             Standard output, and what went wrong ("" where nothing did). Raises nothing.
         """
-        # kubernetes.stream replaces a method of the client while it connects, so each exec has a client of its own.
+        # kubernetes.stream swaps a method of the client while it connects: each exec has a client of its own.
         api = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(self._configuration))
         deadline = time.monotonic() + timeout
         try:
@@ -157,7 +159,7 @@ def _drain(channel: t.Any, deadline: float) -> tuple[str, str]:
 
 
 def _failure(status: str) -> str:
-    """Message of the exec's own status, where it is one; used to explain missing output, never for a verdict."""
+    """Message of the exec's own status; used to explain missing output, never for a verdict."""
     try:
         parsed = json.loads(status)
     except ValueError:

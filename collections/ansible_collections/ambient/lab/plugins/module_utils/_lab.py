@@ -59,7 +59,8 @@ def read_lab(lab_dir: str) -> dict[str, t.Any]:
         )
     if not os.path.isfile(lab["kubeconfig"]):
         raise LabError(
-            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: run `ansible-playbook site.yml --tags cluster`"
+            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: "
+            "run `ansible-playbook site.yml --tags cluster`"
         )
     return t.cast("dict[str, t.Any]", lab)
 
@@ -79,11 +80,13 @@ def require(lab: t.Mapping[str, t.Any], objects: t.Sequence[t.Mapping[str, t.Any
         kube.get("/version")
         versions = {item["api_version"] for item in objects}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            resources = dict(zip(versions, pool.map(lambda version: _resources(kube, version), versions)))
+            resources = dict(
+                zip(versions, pool.map(lambda version: _resources(kube, version), versions), strict=True)
+            )
             found = list(pool.map(lambda item: _exists(kube, item, resources[item["api_version"]]), objects))
     except LabError as error:
         raise LabError(f"{error.message}: run `ansible-playbook site.yml --tags cluster`") from error
-    for item, there in zip(objects, found):
+    for item, there in zip(objects, found, strict=True):
         if not there:
             raise LabError(_advice(item))
 
@@ -110,4 +113,5 @@ def _advice(item: t.Mapping[str, t.Any]) -> str:
     tag = item["made_by"]
     place = f" in namespace {item['namespace']}" if item.get("namespace") else ""
     meaning = MISSING.get(tag, f"What the tag {tag} makes is not there")
-    return f"{meaning} ({item['kind']} {item['name']}{place} is missing): run `ansible-playbook site.yml --tags {tag}` first"
+    missing = f"{item['kind']} {item['name']}{place} is missing"
+    return f"{meaning} ({missing}): run `ansible-playbook site.yml --tags {tag}` first"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Edge, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._causes import likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
@@ -20,6 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._report import (
     read_results,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Reader, take
 
 MAX_CONCURRENCY = 64
 
@@ -43,7 +45,7 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)
     result = check(claims, settings, edge)
-    causes = explain(result, settings, edge)
+    causes = explain(result, settings, kube)
     if path and not check_mode:
         write_results(path, merge(results, section, settings.phase, result, causes))
     returned = as_result(result, settings.phase, causes)
@@ -52,9 +54,20 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     return returned
 
 
-def explain(result: CheckResult, settings: Settings, edge: Edge) -> list[str]:
-    """Likely cause per claim, "" where it holds or none is known."""
-    return ["" for _item in result.claims]
+def explain(result: CheckResult, settings: Settings, reader: Reader) -> list[str]:
+    """Likely cause per claim, "" where it holds or none is known. Asks the API only where one fails."""
+    failed = [item for item in result.claims if item.observation.verdict.verdict != "pass" and item.target]
+    if not failed:
+        return [""] * len(result.claims)
+    try:
+        cluster = take(reader, needed_namespaces(failed))
+    except LabError:
+        # The user may lack the right to read; the verdict stands without a cause.
+        return [""] * len(result.claims)
+    return [
+        likely_cause(item, item.claim.expected(settings.phase), settings.phase, cluster)
+        for item in result.claims
+    ]
 
 
 def _settings(params: t.Mapping[str, t.Any]) -> Settings:

@@ -31,7 +31,7 @@ def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.An
         "rounds": result.rounds,
         "elapsed": round(result.elapsed, 2),
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
-        "claims": [_claim(item, phase, cause) for item, cause in zip(result.claims, causes)],
+        "claims": [_claim(item, phase, cause) for item, cause in zip(result.claims, causes, strict=True)],
     }
 
 
@@ -59,11 +59,15 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
         causes: likely cause per claim, "" where none is known.
         kubectl: command with which the user reaches the cluster.
     """
-    bad = [pair for pair in zip(result.claims, causes) if pair[0].observation.verdict.verdict != "pass"]
+    bad = [
+        pair
+        for pair in zip(result.claims, causes, strict=True)
+        if pair[0].observation.verdict.verdict != "pass"
+    ]
     where = f" of {section}" if section else ""
     if not bad:
-        bad = [pair for pair in zip(result.claims, causes) if pair[0].flapped] or list(
-            zip(result.claims, causes)
+        bad = [pair for pair in zip(result.claims, causes, strict=True) if pair[0].flapped] or list(
+            zip(result.claims, causes, strict=True)
         )
         head = f"The claims{where} did not hold {settings.stable} rounds in a row"
     else:
@@ -121,7 +125,8 @@ def _look(item: ClaimResult, kubectl: str) -> str:
         return f"{kubectl} -n {claim.by.namespace} get authorizationpolicy {claim.by.name} -o yaml"
     request = claim.request
     curl = ["curl", "-sv", "-X", request.method, request.url]
-    return f"{kubectl} -n {item.target.namespace} exec {item.target.pod} -c {item.target.container} -- {shlex.join(curl)}"
+    where = f"-n {item.target.namespace} exec {item.target.pod} -c {item.target.container}"
+    return f"{kubectl} {where} -- {shlex.join(curl)}"
 
 
 def read_results(path: str) -> dict[str, t.Any]:
@@ -149,12 +154,12 @@ def merge(
 ) -> dict[str, t.Any]:
     """Put a check's outcome into the results, by the claims' names.
 
-    A check before the policy starts the section anew: what was seen after an older policy says nothing of the next.
+    A check before the policy starts the section anew: what an older policy did says nothing of the next.
     """
     old = {claim["name"]: claim for claim in (results.get(section) or {}).get("claims") or []}
     checked = as_result(result, phase, causes)
     rows = []
-    for item, claim in zip(result.claims, checked["claims"]):
+    for item, claim in zip(result.claims, checked["claims"], strict=True):
         entry = {key: claim[key] for key in ("expected", "verdict", "reason", "likely_cause", "history")}
         entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
         proven = phase == "after" and claim["verdict"] == "pass"
@@ -171,7 +176,7 @@ def merge(
             }
         )
     summary = {key: checked[key] for key in ("verdict", "converged_after", "rounds", "elapsed")}
-    at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {**results, section: {"claims": rows, "phase": phase, **summary, "at": at}}
 
 

@@ -25,16 +25,17 @@ def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int
     spare = width - len(_GAP) * (len(header) - 1)
     # The last columns give way too where they are very long, so that the first one stays readable.
     limit = max(16, (spare - 30) // max(1, len(header) - 1))
-    widths[1:] = [min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:])]
+    widths[1:] = [
+        min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:], strict=True)
+    ]
     widths[0] = min(widths[0], max(20, spare - sum(widths[1:])))
     lines: list[str] = []
     for row in (header, *rows):
-        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths)]
+        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
         for number in range(max(len(cell) for cell in cells)):
-            parts = [
-                (cell[number] if number < len(cell) else "").ljust(size) for cell, size in zip(cells, widths)
-            ]
-            lines.append(_GAP.join(parts).rstrip())
+            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+            padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
+            lines.append(_GAP.join(padded).rstrip())
         if row is header:
             lines.append(_GAP.join("-" * size for size in widths))
     return lines

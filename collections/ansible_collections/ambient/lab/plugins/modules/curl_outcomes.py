@@ -10,14 +10,15 @@ module: curl_outcomes
 short_description: Checks by real traffic who may call whom in an ambient mesh
 version_added: 0.1.0
 description:
-  - Runs C(curl) in the pods that the claims name, one exec per pod and round with all of its requests, the pods in
-    parallel and a fresh connection for each request.
+  - Runs C(curl) in the pods that the claims name, one exec per pod and round with all of its requests, the
+    pods in parallel and a fresh connection for each request.
   - Says what was seen in the words of the mesh, and compares it with what each claim expects.
-  - All claims are checked together in rounds, until all of them hold O(stable) rounds in a row or O(timeout) ends.
-  - A denial counts only if the same round shows the path alive. Either the destination answers another request, or
-    the source reaches something else while the destination has a ready endpoint. Where no claim gives such a control,
-    the module makes its own. It asks the same URL from up to three of the claims' other sources, and the Kubernetes
-    API from the same source. Without a control the verdict is V(error).
+  - All claims are checked together in rounds, until all of them hold O(stable) rounds in a row or
+    O(timeout) ends.
+  - A denial counts only if the same round shows the path alive. Either the destination answers another
+    request, or the source reaches something else while the destination has a ready endpoint. Where no claim
+    gives such a control, the module makes its own. It asks the same URL from up to three of the claims'
+    other sources, and the Kubernetes API from the same source. Without a control the verdict is V(error).
   - Wrong input, and a source that does not exist, fail before any request is sent.
 author:
   - The ambient lab's authors (@ambient-lab)
@@ -37,19 +38,20 @@ options:
     description:
       - Who calls whom, how, and what must happen.
       - Unknown keys and unknown outcomes are an error, and so is an empty list.
-      - Outcomes are V(allowed) (the application answered), V(denied_l4) (connected, request sent, then cut off without
-        a byte of answer), V(denied_l7) (refused by a proxy's own 403), V(denied_upstream) (the destination refused the
-        waypoint, HTTP 503), V(refused), V(timeout), V(dns), V(unroutable) and V(tls).
-        A V(probe_error) can be seen, but not expected.
+      - Outcomes are V(allowed) (the application answered), V(denied_l4) (connected, request sent, then cut
+        off without a byte of answer), V(denied_l7) (refused by a proxy's own 403), V(denied_upstream) (the
+        destination refused the waypoint, HTTP 503), V(refused), V(timeout), V(dns), V(unroutable) and
+        V(tls). A V(probe_error) can be seen, but not expected.
       - Each claim is a dict. C(name) is unique in the list.
-      - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or C(service_account)
-        (name), and optionally C(namespace) and C(container).
+      - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or
+        C(service_account) (name), and optionally C(namespace) and C(container).
       - C(to) is a URL, or a dict of C(url), C(method), C(headers) (dict) and C(body).
-      - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list) and C(exit_code) (of curl).
-        Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 and V(denied_upstream) 503.
+      - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list) and C(exit_code)
+        (of curl). Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 and V(denied_upstream)
+        503.
       - C(before) is what is expected in its place with O(phase=before), V(allowed) when left out.
-      - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. The claim is an error when the
-        policy does not exist, or when istiod says that it is not fully enforced.
+      - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. The claim is an error
+        when the policy does not exist, or when istiod says that it is not fully enforced.
     type: list
     elements: raw
     required: true
@@ -64,7 +66,8 @@ options:
     default: 3
   timeout:
     description:
-      - Seconds to wait for the claims to hold. A row of good rounds that has begun by then is followed to its end.
+      - Seconds to wait for the claims to hold. A row of good rounds that has begun by then is followed to
+        its end.
     type: float
     default: 30
   interval:
@@ -81,7 +84,8 @@ options:
     default: 8
   results_file:
     description:
-      - JSON file in which the results are kept under O(section), before and after side by side by the claims' names.
+      - JSON file in which the results are kept under O(section), before and after side by side by the
+        claims' names.
       - A check that fails is kept too. Not written in check mode. Its folder must exist.
     type: path
   section:
@@ -182,11 +186,11 @@ claims:
       sample: default/layer4-authz
     seen:
       description:
-        - The outcome, and curl's own report beside it (C(http_code), C(exit_code), C(errormsg), C(elapsed) in seconds,
-          some C(headers), the first bytes of the C(body)).
+        - The outcome, and curl's own report beside it (C(http_code), C(exit_code), C(errormsg), C(elapsed)
+          in seconds, some C(headers), the first bytes of the C(body)).
       type: dict
       returned: always
-      sample: {"outcome": "denied_l4", "http_code": 0, "exit_code": 56, "errormsg": "Recv failure: Connection reset by peer"}
+      sample: {"outcome": "denied_l4", "http_code": 0, "exit_code": 56, "errormsg": "Recv failure: ..."}
     verdict:
       description: V(pass), V(fail) or V(error).
       type: str

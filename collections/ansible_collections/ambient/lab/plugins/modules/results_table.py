@@ -10,8 +10,8 @@ module: results_table
 short_description: Prints what was proven, before and after
 version_added: 0.1.0
 description:
-  - Prints one table with a row per claim. What was seen before the policy and after it (HTTP code and exit code of
-    curl), which proxy decided, and how long it took until all claims of the section held.
+  - Prints one table with a row per claim. What was seen before the policy and after it (HTTP code and exit
+    code of curl), which proxy decided, and how long it took until all claims of the section held.
   - Runs on the controller.
 author:
   - The ambient lab's authors (@ambient-lab)

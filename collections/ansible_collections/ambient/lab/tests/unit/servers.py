@@ -25,7 +25,7 @@ def response(status: str, body: bytes = b"", **headers: str) -> bytes:
 class ScriptedServer:
     """Listens on a port of the loopback; the path of the request chooses what happens.
 
-    What is to happen before the request is read (reset_at_once, reset_after_a_byte) is chosen by `behaviour` instead.
+    What happens before the request is read (reset_at_once, reset_after_a_byte) is chosen by `behaviour`.
     """
 
     def __init__(self, behaviour: str = "") -> None:
