@@ -1,0 +1,194 @@
+# Likely causes: which objects explain which answer.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._causes import likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check import ClaimResult
+from ansible_collections.ambient.lab.plugins.module_utils._converge import Observation
+from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict
+from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import LISTS, take
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
+from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, claims, condition, pod, policy
+
+CLIENT = "cluster.local/ns/default/sa/curl"
+DENY_CLIENT = [{"from": [{"source": {"principals": [CLIENT]}}]}]
+GET_ONLY = [{"to": [{"operation": {"methods": ["GET"]}}]}]
+TO_SERVICE = [{"kind": "Service", "name": "sample-app"}]
+APP = {"matchLabels": {"app": "sample-app"}}
+ENROLLED = {"istio.io/use-waypoint": "waypoint"}
+PROGRAMMED = {
+    "metadata": {"name": "waypoint"},
+    "status": {"conditions": [{"type": "Programmed", "status": "True"}]},
+}
+
+
+def service(labels: dict[str, str] | None = None, *, port: int = 8080, target: int = 8080) -> Object:
+    """The Service of the sample app."""
+    return {
+        "metadata": {"name": "sample-app", "namespace": "default", "labels": labels or {}},
+        "spec": {"selector": {"app": "sample-app"}, "ports": [{"port": port, "targetPort": target}]},
+    }
+
+
+class World:
+    """A Reader over one namespace, a healthy one unless told otherwise."""
+
+    def __init__(self, **lists: t.Any) -> None:
+        self.labels = lists.pop("labels", {"istio.io/dataplane-mode": "ambient"})
+        self.lists: dict[str, list[Object]] = {
+            "pods": [pod("curl"), pod("sample-app")],
+            "services": [service()],
+            "policies": [],
+            "gateways": [],
+            **lists,
+        }
+
+    def get(self, path: str) -> Object | None:
+        """The namespace."""
+        return {"metadata": {"name": "default", "labels": self.labels}} if path.endswith("/default") else None
+
+    def items(self, path: str) -> list[Object]:
+        """One of its lists; the root namespace has none."""
+        kinds = [kind for kind, template in LISTS.items() if path == template.format("default")]
+        return self.lists[kinds[0]] if kinds else []
+
+
+def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: t.Any) -> str:
+    """Likely cause of a claim that expects one thing and sees another."""
+    (parsed,) = claims(claim(expect=expect, **fields))
+    observation = Observation(Seen(seen, http_code, 0), Verdict("fail", "not as expected"))
+    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
+    return likely_cause(result, parsed.after, "after", take(world, needed_namespaces([result])))
+
+
+@pytest.mark.parametrize(
+    ("expect", "seen", "world", "words"),
+    [
+        ("denied_l4", "allowed", World(), "no AuthorizationPolicy selects the pods behind sample-app.default:8080"),
+        (
+            "denied_l4", "allowed",
+            World(policies=[policy("p", action="DENY", rules=DENY_CLIENT, selector={"matchLabels": {"app": "other"}})]),
+            "the selector of AuthorizationPolicy default/p (app=other) matches no pod",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(policies=[policy("p", action="DENY", rules=GET_ONLY, selector=APP)]),
+            "default/p has methods, which ztunnel can't match: its DENY rule is not enforced as written",
+        ),
+        (
+            "allowed", "denied_l4",
+            World(policies=[policy("p", rules=GET_ONLY, selector=APP)]),
+            "default/p has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all is denied",
+        ),
+        (
+            "allowed", "denied_l4",
+            World(policies=[policy("p", action="DENY", rules=[{**DENY_CLIENT[0], **GET_ONLY[0]}], selector=APP)]),
+            "only the rest of its DENY rule is enforced",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(policies=[policy("p", action="DENY", rules=[{"when": [{"key": "request.headers[x]", "values": ["y"]}]}])]),
+            "has request.headers[x], which ztunnel can't match",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(policies=[policy("p", rules=[{"from": [{"source": {"principals": [f"spiffe://{CLIENT}"]}}]}])]),
+            "write it without spiffe://",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(
+                services=[service(port=8080, target=9090)],
+                policies=[policy("p", action="DENY", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])],
+            ),
+            "names the Service's port 8080; ztunnel sees the workload's port, 9090",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[policy("p", rules=DENY_CLIENT)]),
+            "the destination pod default/sample-app is not in the mesh",
+        ),
+        (
+            "denied_l4", "allowed",
+            World(pods=[pod("curl", mesh=False), pod("sample-app")], labels={}, policies=[policy("p", rules=DENY_CLIENT)]),
+            "namespace default of the source is not in the mesh: it lacks istio.io/dataplane-mode=ambient",
+        ),
+        (
+            "denied_l7", "allowed",
+            World(policies=[policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)]),
+            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint is missing)",
+        ),
+        (
+            "denied_l7", "allowed",
+            World(services=[service(ENROLLED)], policies=[policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)]),
+            "enrolled with the waypoint default/waypoint, which does not exist",
+        ),
+        (
+            "denied_l7", "allowed",
+            World(services=[service(ENROLLED)], gateways=[{"metadata": {"name": "waypoint"}}]),
+            "the waypoint default/waypoint is not programmed",
+        ),
+        (
+            "denied_l7", "allowed",
+            World(services=[service(ENROLLED)], gateways=[PROGRAMMED]),
+            "no AuthorizationPolicy has Service default/sample-app or its waypoint in its targetRefs",
+        ),
+        (
+            "denied_l7", "denied_upstream",
+            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[policy("p", rules=DENY_CLIENT)]),
+            "default/p of the destination does not let the waypoint's own identity (cluster.local/ns/default/sa/waypoint)",
+        ),
+        (
+            "allowed", "denied_l4", World(policies=[policy("p", action="DENY", rules=DENY_CLIENT)]),
+            "AuthorizationPolicies in force for sample-app.default:8080: default/p (DENY)",
+        ),
+        ("allowed", "denied_l4", World(), "no AuthorizationPolicy explains the denial"),
+        ("allowed", "dns", World(services=[]), "there is no Service sample-app in namespace default"),
+        ("allowed", "refused", World(services=[service(port=80)]), "has no port 8080, it has 80"),
+        (
+            "allowed", "denied_l4", World(pods=[pod("curl"), pod("sample-app", ready=False)]),
+            "no ready pod is behind sample-app.default:8080",
+        ),
+    ],
+)  # fmt: skip
+def test_cause(expect: str, seen: str, world: World, words: str) -> None:
+    assert words in cause(expect, seen, world)
+
+
+def test_an_address_goes_around_the_waypoint() -> None:
+    world = World(pods=[pod("curl"), pod("sample-app", ip="10.1.2.3")])
+    assert "goes around the Service's waypoint" in cause(
+        "denied_l7", "allowed", world, to="http://10.1.2.3:8080/"
+    )
+
+
+def test_the_application_refused() -> None:
+    assert "the application itself answered HTTP 403" in cause("denied_l7", "allowed", _enforced(), 403)
+
+
+def _enforced() -> World:
+    bound = policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)
+    return World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[bound])
+
+
+@pytest.mark.parametrize(
+    ("policies", "words"),
+    [
+        ([], "AuthorizationPolicy default/p (the claim's `by`) does not exist"),
+        ([policy("p", conditions=[condition("UnsupportedValue")])], "ZtunnelAccepted=True, UnsupportedValue"),
+    ],
+)
+def test_the_declared_policy_comes_first(policies: list[Object], words: str) -> None:
+    assert words in cause("denied_l4", "allowed", World(policies=policies), by="default/p")
+
+
+def test_nothing_is_said_of_a_claim_that_holds() -> None:
+    (parsed,) = claims(claim())
+    result = ClaimResult(parsed, Observation(Seen("allowed", 200, 0), Verdict("pass")), None, [])
+    assert likely_cause(result, parsed.after, "after", take(World(), ["default"])) == ""

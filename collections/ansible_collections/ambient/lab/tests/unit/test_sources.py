@@ -1,0 +1,69 @@
+# Sources: which pod is meant, and what is said of one that can't probe.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Source
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.tests.unit.fakes import Object, pod
+
+BY_LABEL = Source("default", labels=(("app", "curl"),))
+CURL = {"labels": {"app": "curl"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "pods", "expected"),
+    [
+        (Source("default", pod="curl"), [pod("curl")], Target("default", "curl", "main")),
+        (
+            Source("default", service_account="sa"),
+            [pod("x", service_account="sa")],
+            Target("default", "x", "main"),
+        ),
+        (BY_LABEL, [pod("c", **CURL), pod("b", **CURL), pod("a")], Target("default", "b", "main")),
+        (BY_LABEL, [pod("a", ready=False, **CURL), pod("b", **CURL)], Target("default", "b", "main")),
+        (BY_LABEL, [pod("a", phase="Failed", **CURL), pod("b", **CURL)], Target("default", "b", "main")),
+        (
+            Source("default", pod="curl", container="two"),
+            [pod("curl", containers=["one", "two"])],
+            Target("default", "curl", "two"),
+        ),
+        (
+            Source("default", pod="curl", container="three"),
+            [pod("curl", containers=["one", "two"])],
+            Unusable("pod default/curl has no container 'three', it has one, two", missing=True),
+        ),
+        (
+            Source("default", pod="curl"),
+            [pod("other")],
+            Unusable("pod default/curl does not exist", missing=True),
+        ),
+        (
+            Source("default", service_account="sa"),
+            [],
+            Unusable("a pod with ServiceAccount default/sa does not exist", missing=True),
+        ),
+        (
+            BY_LABEL,
+            [],
+            Unusable("a pod with labels app=curl in namespace default does not exist", missing=True),
+        ),
+        (
+            BY_LABEL,
+            [pod("a", phase="Succeeded", ready=False, **CURL)],
+            Unusable("pod default/a is Succeeded and won't come back", missing=True),
+        ),
+        (BY_LABEL, [pod("a", phase="Pending", ready=False, **CURL)], Unusable("pod default/a is Pending")),
+        (BY_LABEL, [pod("a", ready=False, **CURL)], Unusable("pod default/a is Running, but not ready")),
+        (BY_LABEL, [pod("a", deleting=True, **CURL)], Unusable("pod default/a is being deleted")),
+        (
+            BY_LABEL,
+            [pod("a", ready=False, waiting="CrashLoopBackOff", **CURL)],
+            Unusable("pod default/a is not ready: container main is waiting, CrashLoopBackOff"),
+        ),
+    ],
+)
+def test_find_target(source: Source, pods: list[Object], expected: Target | Unusable) -> None:
+    assert find_target(source, pods) == expected
