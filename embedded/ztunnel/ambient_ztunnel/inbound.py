@@ -1,0 +1,246 @@
+"""Connections that enter a pod, tunnelled (15008) or plain (15006) (embedded provider alone)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+from .accesslog import ConnectionRecord, log_early_deny
+from .certs import CertificateError, peer_identity
+from .connections import Drained, Tracked
+from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
+from .hbone import Connection, Stream
+from .identity import Identity
+from .inbound_request import Refused, Request, guess_service, parse_baggage, resolve
+from .metrics import DerivedSource, Flag
+from .model import IP, NetworkAddress, Workload
+from .netns import close_unread, local_address, original_destination, peer_address
+from .rbac import Connection as RbacConnection
+from .relay import Relay, TcpEnd, proxy_header
+from .routing import show
+
+log = logging.getLogger("inbound")
+Address = tuple[IP, int]
+# Takes the connection to the application, answers the client, returns the client's end; raises OSError.
+Accept = Callable[[TcpEnd], Awaitable[Stream | TcpEnd]]
+
+
+class Rejected(Exception):
+    """Denied by policy."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"connection closed due to policy rejection: {reason}")
+
+
+class Inbound:
+    """Ports 15008 and 15006 of one pod."""
+
+    def __init__(self, context: Context, pod: Pod) -> None:
+        self._context = context
+        self._pod = pod
+        self.open: set[Tracked] = set()
+        self.tunnels: set[Connection] = set()
+        self._requests: set[asyncio.Task[None]] = set()
+
+    # -- HBONE -------------------------------------------------------------------------------------------------------
+
+    async def handle_tunnel(self, sock: socket.socket) -> None:
+        """Serve one HBONE connection until it ends; owns `sock`."""
+        try:
+            src, dst = peer_address(sock), local_address(sock)
+        except OSError:
+            sock.close()
+            return
+        workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
+        try:
+            if workload is None:
+                raise CertificateError(f"unknown destination: {self._pod.info}")
+            certificate = await self._context.certs.fetch(workload.identity)
+        except CertificateError as error:
+            log_early_deny(src, dst, "inbound", f"identity error: {error}")
+            sock.close()
+            return
+        trust_domain = workload.trust_domain
+
+        def check(tls: ssl.SSLObject) -> Identity:
+            peer = peer_identity(tls)
+            if peer.trust_domain != trust_domain:
+                raise ValueError(
+                    f"identity verification error: peer did not present the expected trustdomain ({trust_domain}), "
+                    f"got {peer}"
+                )
+            return peer
+
+        def on_request(stream: Stream) -> None:
+            task = asyncio.create_task(self._serve(stream, src, dst))
+            self._requests.add(task)
+            task.add_done_callback(self._requests.discard)
+
+        conn = Connection(check, on_request)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: conn,
+                sock,
+                ssl=certificate.server,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            )
+        except (OSError, ssl.SSLError) as error:
+            sock.close()
+            log_early_deny(src, dst, "inbound", f"tls handshake error: {error}")
+            return
+        if conn.refused:
+            log_early_deny(src, dst, "inbound", f"tls handshake error: {conn.refused}")
+            return
+        self.tunnels.add(conn)
+        try:
+            await asyncio.shield(conn.closed)
+        except asyncio.CancelledError:
+            conn.abort("connection drain")
+            raise
+        finally:
+            self.tunnels.discard(conn)
+
+    async def _serve(self, stream: Stream, src: Address, dst: Address) -> None:
+        """One CONNECT request."""
+        conn = stream.conn
+        try:
+            if stream.headers.get(":method") != "CONNECT":
+                raise Refused(400, f"expected method CONNECT, got {stream.headers.get(':method')}")
+            workload = self._context.state.workload_by_info(self._pod.info)
+            if workload is None:
+                raise Refused(503, f"unknown destination: {dst[0]}")
+            request = resolve(self._context.state, workload, dst[0], stream.headers)
+        except Refused as error:
+            log_early_deny(src, dst, "inbound", error)
+            conn.respond(stream, error.status)
+            return
+        rbac = RbacConnection(src[0], src[1], dst[0], request.port, conn.peer)
+        record = self._record(src, dst, workload, request, rbac, stream.headers)
+        tracked = Tracked(show(*src), show(*dst), show(dst[0], request.port), "HBONE", rbac, workload.uid)
+
+        async def accept(server: TcpEnd) -> Stream:
+            if request.proxy_target is not None:
+                target = (str(request.proxy_target[0]), request.proxy_target[1])
+                server.send(proxy_header((str(src[0]), src[1]), target, str(conn.peer)))
+            if not conn.respond(stream, 200):
+                raise ConnectionResetError("client disconnected")
+            return stream
+
+        status = await self._carry(workload, rbac, tracked, record, request.port, accept)
+        if status:
+            conn.respond(stream, status)
+
+    # -- plain text --------------------------------------------------------------------------------------------------
+
+    async def handle_plain(self, sock: socket.socket) -> None:
+        """Pass one plain connection on, if the policies allow it; owns `sock`."""
+        try:
+            src, dst = peer_address(sock), original_destination(sock)
+        except OSError:
+            sock.close()
+            return
+        workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
+        if workload is None or dst[1] in ILLEGAL_PORTS:
+            error = "attempted recursive call to ourselves" if workload else f"unknown destination: {dst[0]}"
+            log_early_deny(src, dst, "inbound", error)
+            await close_unread(sock)
+            return
+        rbac = RbacConnection(src[0], src[1], dst[0], dst[1])
+        record = self._record(src, dst, workload, None, rbac, {})
+        tracked = Tracked(show(*src), show(*dst), show(*dst), "TCP", rbac, workload.uid)
+
+        async def accept(_server: TcpEnd) -> TcpEnd:
+            return await TcpEnd.open(sock)
+
+        if await self._carry(workload, rbac, tracked, record, dst[1], accept):
+            await close_unread(sock)
+
+    # -- both --------------------------------------------------------------------------------------------------------
+
+    async def _carry(
+        self,
+        workload: Workload,
+        rbac: RbacConnection,
+        tracked: Tracked,
+        record: ConnectionRecord,
+        port: int,
+        accept: Accept,
+    ) -> int:
+        """Authorize, connect to the application, copy. Returns the HTTP status of a refusal, or 0."""
+        state = self._context.state
+        verdict = state.authorize(workload, rbac)
+        if not verdict.allowed:
+            record.finish(Rejected(verdict.reason), Flag.DENY)
+            return 401
+        self._context.connections.add(tracked)
+        self.open.add(tracked)
+        relay: Relay | None = None
+        try:
+            source = rbac.src_ip if self._context.config.original_source else None
+            try:
+                server = await TcpEnd.open(await self._pod.netns.connect(rbac.dst_ip, port, source=source))
+            except OSError as error:
+                text = "deadline has elapsed" if isinstance(error, TimeoutError) else error.strerror or error
+                record.finish(f"connection failed: {text}", Flag.CONNECT)
+                return 503
+            try:
+                client = await accept(server)
+            except OSError as error:
+                server.reset()
+                record.finish(error)
+                return 0
+            relay = Relay(client, server, record)
+            await tracked.copy(relay)
+        except asyncio.CancelledError:
+            if relay is not None:
+                relay.abort(Drained())
+            record.finish(Drained())
+            raise
+        except Exception as error:
+            record.finish(error)
+        else:
+            record.finish()
+        finally:
+            self._context.connections.discard(tracked)
+            self.open.discard(tracked)
+        return 0
+
+    def _record(
+        self,
+        src: Address,
+        dst: Address,
+        workload: Workload,
+        request: Request | None,
+        rbac: RbacConnection,
+        headers: dict[str, str],
+    ) -> ConnectionRecord:
+        state = self._context.state
+        # The source cannot be looked up behind a gateway, which asks by hostname.
+        source = None
+        if request is None or not request.by_hostname:
+            source = state.workload_by_address(NetworkAddress(state.network, src[0]))
+        services = request.services if request else state.services_of(workload)
+        return ConnectionRecord(
+            self._context.metrics,
+            reporter="destination",
+            src=src,
+            dst=dst,
+            hbone_target=request.authority if request else None,
+            mutual_tls=request is not None,
+            source=source,
+            derived=DerivedSource(rbac.identity, parse_baggage(headers.get("baggage", ""))),
+            destination=workload,
+            service=guess_service(workload, services, rbac.dst_port, headers.get("forwarded", "")),
+        )
+
+    async def cancel_requests(self) -> None:
+        """End what still runs."""
+        for task in list(self._requests):
+            task.cancel()
+        for task in list(self._requests):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

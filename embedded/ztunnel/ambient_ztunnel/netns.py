@@ -1,0 +1,225 @@
+"""Sockets inside the network namespaces of pods (embedded provider alone).
+
+One thread of its own visits the namespaces, so that no other thread ever stands in the wrong one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeVar
+
+from .model import IP
+
+log = logging.getLogger("inpod")
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+MARK = 0x539  # istio-cni's rules leave packets with this mark alone (cni/pkg/config, InpodMark)
+SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; the same number is IP6T_SO_ORIGINAL_DST
+IP_TRANSPARENT = 19  # linux/in.h
+IPV6_TRANSPARENT = 75  # linux/in6.h
+BACKLOG = 1024
+KEEPALIVE = 60  # seconds of silence before a probe
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_visitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"setns: {os.strerror(code)}")
+
+
+def _visit(fd: int, action: Callable[[], T]) -> T:
+    """Run `action` in the namespace behind `fd` and come back; only ever called in the visitor's thread."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+        try:
+            return action()
+        finally:
+            try:
+                _setns(home)
+            except OSError:
+                # A thread that is lost in a pod would open sockets with that pod's identity.
+                log.critical("cannot return to the own network namespace")
+                os._exit(70)
+    finally:
+        os.close(home)
+
+
+class Netns:
+    """A pod's network namespace; owns the file descriptor that istio-cni sent."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    async def run(self, action: Callable[[], T]) -> T:
+        """Run a short action inside the namespace."""
+        if self.fd < 0:
+            raise OSError("network namespace is gone")
+        return await asyncio.get_running_loop().run_in_executor(_visitor, _visit, self.fd, action)
+
+    async def listen(self, ip: IP, port: int, *, transparent: bool) -> socket.socket:
+        """A listening TCP socket inside the namespace; raises OSError."""
+        return await self.run(lambda: _listen(ip, port, transparent))
+
+    async def bind_udp(self, ip: IP, port: int) -> socket.socket:
+        """A bound UDP socket inside the namespace; raises OSError."""
+        return await self.run(lambda: _bind_udp(ip, port))
+
+    async def connect(
+        self, ip: IP, port: int, *, source: IP | None = None, timeout: float = 10.0
+    ) -> socket.socket:
+        """A TCP connection from inside the namespace, from the address `source` if given.
+
+        Raises OSError, or TimeoutError after `timeout` seconds.
+        """
+        # Connecting to oneself from one's own address needs no spoofing, and would confuse the application.
+        spoof = source if source != ip else None
+        sock = await self.run(lambda: _client(ip, spoof))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().sock_connect(sock, (str(ip), port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _family(ip: IP) -> socket.AddressFamily:
+    return socket.AF_INET if ip.version == 4 else socket.AF_INET6
+
+
+def _new(ip: IP, kind: socket.SocketKind) -> socket.socket:
+    """A marked, non-blocking socket of the namespace the thread stands in."""
+    sock = socket.socket(_family(ip), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        if ip.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_transparent(sock: socket.socket, ip: IP) -> None:
+    if ip.version == 4:
+        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+
+
+def _listen(ip: IP, port: int, transparent: bool) -> socket.socket:
+    sock = _new(ip, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # During an upgrade the old and the new ztunnel listen side by side.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if transparent:
+            _set_transparent(sock, ip)
+        sock.bind((str(ip), port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_udp(ip: IP, port: int) -> socket.socket:
+    sock = _new(ip, socket.SOCK_DGRAM)
+    try:
+        if port:  # sharing an ephemeral port would mix up the answers
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((str(ip), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _client(ip: IP, source: IP | None) -> socket.socket:
+    sock = _new(ip, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE)
+        if source is not None and source.version == ip.version:
+            _set_transparent(sock, ip)
+            sock.bind((str(source), 0))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_address(sock: socket.socket) -> tuple[IP, int]:
+    """The other end of a TCP connection; raises OSError if it is gone already."""
+    name = sock.getpeername()
+    return ip_address(name[0].partition("%")[0]), name[1]
+
+
+def local_address(sock: socket.socket) -> tuple[IP, int]:
+    """The own end of a TCP connection."""
+    name = sock.getsockname()
+    return ip_address(name[0].partition("%")[0]), name[1]
+
+
+def original_destination(sock: socket.socket) -> tuple[IP, int]:
+    """Where the client wanted to go before netfilter redirected it; the local address if it was not redirected."""
+    with contextlib.suppress(OSError):
+        if sock.family == socket.AF_INET:
+            # struct sockaddr_in: family, port, address (netinet/in.h)
+            port, raw = struct.unpack_from("!2xH4s", sock.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16))
+            return IPv4Address(raw), port
+        # struct sockaddr_in6: family, port, flow info, address
+        port, raw = struct.unpack_from("!2xH4x16s", sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28))
+        return IPv6Address(raw), port
+    return local_address(sock)
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make close() send RST, so that the other end sees an error and not a normal end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def close_unread(sock: socket.socket, patience: float = 0.1) -> None:
+    """Close an accepted connection that gets no answer, with the client's request still unread.
+
+    The kernel then sends RST instead of FIN and curl ends with 56. A client that has not sent anything yet gets
+    up to `patience` seconds to do so.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(sock, readable.set)
+        try:
+            async with asyncio.timeout(patience):
+                await readable.wait()
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(sock)
+    finally:
+        sock.close()

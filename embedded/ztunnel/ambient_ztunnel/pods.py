@@ -1,0 +1,230 @@
+"""The proxies of the pods on this node (embedded provider alone)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from .connections import Drained
+from .context import ANY_ADDRESS, DNS_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, Context, Pod
+from .dns import DnsServer
+from .identity import Identity
+from .inbound import Inbound
+from .model import DEFAULT_TRUST_DOMAIN, HBONE_PORT
+from .netns import Netns
+from .outbound import Outbound
+from .state import WorkloadInfo
+
+log = logging.getLogger("inpod")
+
+NO_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+RETRY = 5.0  # seconds between attempts to start a proxy that failed to start
+ACCEPT_BURST = 64
+Handler = Callable[[socket.socket], Awaitable[None]]
+
+
+class PodProxy:
+    """All listeners and connections of one pod."""
+
+    def __init__(self, context: Context, pod: Pod) -> None:
+        self.pod = pod
+        self.inbound = Inbound(context, pod)
+        self.outbound = Outbound(context, pod)
+        self.draining = False
+        self._context = context
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dns: DnsServer | None = None
+        self.identity: Identity | None = None
+
+    async def start(self) -> None:
+        """Open every listener; raises OSError, with none left open."""
+        transparent = self._context.config.original_source
+        try:
+            for port, handler in (
+                (HBONE_PORT, self.inbound.handle_tunnel),
+                (PLAINTEXT_PORT, self.inbound.handle_plain),
+                (OUTBOUND_PORT, self.outbound.handle),
+            ):
+                await self._listen(port, handler, transparent)
+            if self._context.config.dns_proxy:
+                self._dns = DnsServer(self._context, self.pod)
+                await self._dns.start(DNS_PORT)
+        except OSError:
+            self._close_listeners()
+            raise
+        # The first connection should not have to wait for a certificate.
+        known = self._context.state.workload_by_info(self.pod.info)
+        info = self.pod.info
+        trust_domain = known.trust_domain if known else DEFAULT_TRUST_DOMAIN
+        self.identity = Identity(trust_domain, info.namespace, info.service_account)
+        self._context.certs.acquire(self.identity)
+
+    async def _listen(self, port: int, handler: Handler, transparent: bool) -> None:
+        loop = asyncio.get_running_loop()
+        for ip in ANY_ADDRESS:
+            try:
+                listener = await self.pod.netns.listen(ip, port, transparent=transparent)
+            except OSError as error:
+                if ip.version == 6 and error.errno in NO_FAMILY:
+                    continue  # the pod has no IPv6
+                raise
+            self._listeners.append(listener)
+            loop.add_reader(listener, self._accept, listener, handler)
+
+    def _accept(self, listener: socket.socket, handler: Handler) -> None:
+        for _ in range(ACCEPT_BURST):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.error("failed TCP handshake: %s", error)
+                return
+            sock.setblocking(False)
+            task = asyncio.ensure_future(handler(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("connection failed unexpectedly", exc_info=error)
+
+    def _close_listeners(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
+        if self._dns is not None:
+            self._dns.close()
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, let connections end for up to `grace` seconds, then cut them."""
+        self.draining = True
+        self._close_listeners()
+        for tunnel in list(self.inbound.tunnels):
+            tunnel.drain()
+        if grace > 0 and self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=grace)
+        for tracked in [*self.inbound.open, *self.outbound.open]:
+            tracked.close(Drained())
+        await asyncio.sleep(0)  # lets the relays write their last frames
+        await self.inbound.cancel_requests()
+        for task in list(self._tasks):
+            task.cancel()
+        for task in list(self._tasks):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.outbound.pool.close()
+        if grace <= 0:
+            self.outbound.pool.abort()
+        self.pod.netns.close()
+        if self.identity is not None:
+            self._context.certs.release(self.identity)
+
+
+class PodManager:
+    """Starts, keeps and stops pods as istio-cni says."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.proxies: dict[str, PodProxy] = {}
+        self._pending: dict[str, tuple[WorkloadInfo, Netns]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._have_snapshot = False
+
+    @property
+    def ready(self) -> bool:
+        """True once istio-cni's snapshot is there and every pod of it is served."""
+        return self._have_snapshot and not self._pending
+
+    def snapshot_received(self) -> None:
+        """The node's pods are complete."""
+        self._have_snapshot = True
+
+    async def add(self, uid: str, info: WorkloadInfo, netns_fd: int) -> None:
+        """Start a pod's proxy, unless it runs in that namespace already; raises OSError."""
+        netns = Netns(netns_fd)
+        existing = self.proxies.get(uid)
+        if existing is not None:
+            if existing.pod.netns.inode == netns.inode:
+                netns.close()
+                return
+            # The sandbox was made anew: the old namespace is dead.
+            self._stop(uid, grace=0)
+        self._forget_pending(uid)
+        try:
+            await self._start(uid, info, netns)
+        except OSError:
+            self._pending[uid] = (info, netns)
+            self._count()
+            raise
+
+    async def delete(self, uid: str) -> None:
+        """Stop a pod's proxy; its connections are cut, as the pod is gone."""
+        self._forget_pending(uid)
+        if uid in self.proxies:
+            self._stop(uid, grace=0)
+        self._count()
+
+    async def reconcile(self, keep: set[str]) -> None:
+        """Stop the pods that istio-cni no longer has."""
+        for uid in [uid for uid in self.proxies if uid not in keep]:
+            self._stop(uid, grace=0)
+        for uid in [uid for uid in self._pending if uid not in keep]:
+            self._forget_pending(uid)
+        self._count()
+
+    async def retry_pending(self) -> None:
+        """Keep trying to start what failed to start."""
+        while True:
+            await asyncio.sleep(RETRY)
+            for uid, (info, netns) in list(self._pending.items()):
+                log.info("retrying workload %s", uid)
+                try:
+                    await self._start(uid, info, netns)
+                except OSError as error:
+                    log.warning("retrying workload %s failed: %s", uid, error)
+                else:
+                    self._pending.pop(uid, None)
+            self._count()
+
+    async def shutdown(self, grace: float) -> None:
+        """Stop everything within `grace` seconds."""
+        for uid in list(self.proxies):
+            self._stop(uid, grace)
+        if self._stopping:
+            await asyncio.wait(set(self._stopping), timeout=grace + 1)
+
+    async def _start(self, uid: str, info: WorkloadInfo, netns: Netns) -> None:
+        proxy = PodProxy(self._context, Pod(uid, info, netns))
+        await proxy.start()
+        self.proxies[uid] = proxy
+        self._context.metrics.proxies_started.inc()
+        self._count()
+
+    def _stop(self, uid: str, grace: float) -> None:
+        task = asyncio.create_task(self.proxies.pop(uid).stop(grace))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopped)
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        self._stopping.discard(task)
+        self._context.metrics.proxies_stopped.inc()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("proxy did not stop cleanly", exc_info=error)
+
+    def _forget_pending(self, uid: str) -> None:
+        pending = self._pending.pop(uid, None)
+        if pending is not None:
+            pending[1].close()
+
+    def _count(self) -> None:
+        self._context.metrics.active_proxies.set(len(self.proxies))
+        self._context.metrics.pending_proxies.set(len(self._pending))

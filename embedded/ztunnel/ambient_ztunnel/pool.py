@@ -1,0 +1,181 @@
+"""Pooled HBONE connections of one pod (embedded provider alone)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from dataclasses import dataclass
+
+from .certs import CertificateError, CertificateManager, peer_identity
+from .context import HANDSHAKE_TIMEOUT
+from .hbone import Connection, Headers, Stream, TunnelError
+from .identity import Identity
+from .metrics import Flag
+from .model import IP
+from .netns import Netns
+
+log = logging.getLogger("pool")
+
+STREAMS_PER_CONNECTION = 100
+IDLE_TIMEOUT = 300.0  # seconds without a stream before a connection is closed
+ATTEMPTS = 3  # a pooled connection may die just when it is picked
+
+
+class OpenError(Exception):
+    """No tunnel; `flag` is the metric's response flag."""
+
+    def __init__(self, message: str, flag: str = Flag.NONE) -> None:
+        super().__init__(message)
+        self.flag = flag
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a pooled connection must agree in; the network namespace is the pool's own."""
+
+    source: Identity
+    sans: tuple[Identity, ...]
+    ip: IP
+    port: int
+
+
+class Pool:
+    """Connections by key; a connection carries many streams."""
+
+    def __init__(self, netns: Netns, certs: CertificateManager) -> None:
+        self._netns = netns
+        self._certs = certs
+        self._connections: dict[Key, list[Connection]] = {}
+        self._locks: dict[Key, asyncio.Lock] = {}
+        self._reapers: set[asyncio.Task[None]] = set()
+
+    async def open(self, key: Key, headers: Headers) -> Stream:
+        """A CONNECT stream that the peer has accepted. Raises OpenError."""
+        for attempt in range(1, ATTEMPTS + 1):
+            conn, fresh = await self._reserve(key)
+            try:
+                stream = conn.connect(headers)
+                status = await stream.response
+            except TunnelError as error:
+                # Nothing of the application has been sent, so another connection may be tried.
+                if fresh or attempt == ATTEMPTS:
+                    raise OpenError(f"h2 failed: {error}", Flag.H2) from error
+                continue
+            except asyncio.CancelledError:
+                conn.reset_stream(stream)
+                raise
+            finally:
+                conn.reserved -= 1
+            if status == 200:
+                return stream
+            raise OpenError(f"http status: {_status_text(status)}")
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Let every connection end with its last stream."""
+        for task in self._reapers:
+            task.cancel()
+        for connections in self._connections.values():
+            for conn in connections:
+                conn.drain()
+
+    def abort(self) -> None:
+        """Tear every connection down."""
+        for connections in list(self._connections.values()):
+            for conn in list(connections):
+                conn.abort("connection closed")
+
+    async def _reserve(self, key: Key) -> tuple[Connection, bool]:
+        """A connection with room for one more stream, and whether it is new."""
+        conn = self._pick(key)
+        if conn is not None:
+            return conn, False
+        # One at a time: those who wait will find room in the connection that the first one makes.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            conn = self._pick(key)
+            if conn is not None:
+                return conn, False
+            conn = await self._connect(key)
+            self._connections.setdefault(key, []).append(conn)
+            conn.reserved += 1
+            reaper = asyncio.create_task(self._reap(key, conn))
+            self._reapers.add(reaper)
+            reaper.add_done_callback(self._reapers.discard)
+            return conn, True
+
+    def _pick(self, key: Key) -> Connection | None:
+        for conn in self._connections.get(key, ()):
+            used = len(conn.streams) + conn.reserved
+            if conn.alive and used < STREAMS_PER_CONNECTION and conn.capacity() > 0:
+                conn.reserved += 1
+                return conn
+        return None
+
+    async def _connect(self, key: Key) -> Connection:
+        """TCP, TLS, identity check, HTTP/2 preface. Raises OpenError."""
+
+        def check(tls: ssl.SSLObject) -> Identity:
+            peer = peer_identity(tls)
+            if peer not in key.sans:
+                expected = ", ".join(map(str, key.sans))
+                raise ValueError(
+                    f"identity verification error: peer did not present the expected SAN ({expected})"
+                )
+            if tls.selected_alpn_protocol() != "h2":
+                raise ValueError("peer does not speak HTTP/2")
+            return peer
+
+        try:
+            certificate = await self._certs.fetch(key.source)
+        except CertificateError as error:
+            raise OpenError(f"identity error: {error}", Flag.IDENTITY) from error
+        try:
+            sock = await self._netns.connect(key.ip, key.port)
+        except TimeoutError as error:
+            raise OpenError("connection failed: deadline has elapsed", Flag.CONNECT) from error
+        except OSError as error:
+            raise OpenError(f"connection failed: {error.strerror or error}", Flag.CONNECT) from error
+        conn = Connection(check)
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: conn,
+                sock=sock,
+                ssl=certificate.client,
+                server_hostname="",
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            )
+        except (OSError, ssl.SSLError) as error:
+            sock.close()
+            raise OpenError(f"tls error: {error}", Flag.TLS) from error
+        if conn.refused:
+            raise OpenError(f"tls error: {conn.refused}", Flag.TLS)
+        return conn
+
+    async def _reap(self, key: Key, conn: Connection) -> None:
+        """Forget a connection that has ended, end one that is idle."""
+        loop = asyncio.get_running_loop()
+        while not conn.closed.done():
+            wait = conn.idle_since + IDLE_TIMEOUT - loop.time()
+            if conn.streams or conn.reserved:
+                wait = IDLE_TIMEOUT
+            elif wait <= 0:
+                conn.drain()
+                wait = IDLE_TIMEOUT
+            await asyncio.wait([conn.closed], timeout=wait)
+        self._connections[key].remove(conn)
+        if not self._connections[key]:
+            del self._connections[key]
+            self._locks.pop(key, None)
+
+
+def _status_text(status: int) -> str:
+    """A status as Rust's `http` crate prints it."""
+    names = {
+        400: "Bad Request",
+        401: "Unauthorized",
+        403: "Forbidden",
+        404: "Not Found",
+        503: "Service Unavailable",
+    }
+    return f"{status} {names.get(status, '')}".rstrip()
