@@ -8,6 +8,8 @@ from pathlib import Path
 
 # istiod's short name is resolved by the search path of resolv.conf, which only the system's resolver knows well.
 os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
+# grpc would write its own lines between ztunnel's.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 import grpc.aio
