@@ -57,6 +57,20 @@ def make_cgroup(path: str) -> None:
             _delegate_v2(path)
 
 
+def remove_cgroup(group: Path, patience: float) -> bool:
+    """Remove a cgroup and its children; ``patience``: seconds for the last process to be gone. Says if it is."""
+    deadline = time.monotonic() + patience
+    while group.exists():
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):  # busy until the last process has been reaped
+                os.rmdir(folder)
+        if group.exists():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+    return True
+
+
 def _delegate_v2(path: str) -> None:
     """v2: a controller works in a cgroup only where every ancestor hands it down."""
     folder = CGROUPS
@@ -121,6 +135,9 @@ async def run(node: Path) -> int:
     """Hold the node until it ends or SIGTERM comes. Returns the node's exit status."""
     settings = json.loads((node / "launcher.json").read_text())
     (node / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+    # What an earlier run of the node left would keep kubelet's first look at its cgroups busy for minutes.
+    for hierarchy in cgroup_hierarchies():
+        remove_cgroup(hierarchy / settings["cgroup"].strip("/"), patience=5.0)
     make_cgroup(settings["cgroup"])
     await _serve(settings["forwards"])
     process = await asyncio.create_subprocess_exec(

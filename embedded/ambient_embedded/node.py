@@ -20,7 +20,7 @@ from typing import Any
 
 from . import components, pki
 from .errors import LabError
-from .launcher import cgroup_hierarchies, start_time
+from .launcher import cgroup_hierarchies, remove_cgroup, start_time
 
 SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and node only
 PREFIX_LENGTH = 24
@@ -294,23 +294,12 @@ def absent(state_dir: Path, name: str, *, check: bool = False) -> bool:
     with locked(state_dir):
         stop(folder)
         for group in cgroups:
-            _remove_cgroup(group)
-        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
-        if {entry.name for entry in state_dir.iterdir()} <= {".lock"}:
+            if not remove_cgroup(group, STOP_SECONDS):
+                raise LabError(f"The cgroup {group} is still in use: see {group}/cgroup.procs")
+            with contextlib.suppress(OSError):  # shared with the machine's other labs
+                group.parent.rmdir()
+        if folder.exists():
+            shutil.rmtree(folder)
+        if [entry.name for entry in state_dir.iterdir()] == [".lock"]:
             shutil.rmtree(state_dir)
     return True
-
-
-def _remove_cgroup(group: Path) -> None:
-    """Remove a cgroup with its children, and its parent when that is empty then."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while group.exists():
-        for folder, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(OSError):  # busy until the last process has been reaped
-                os.rmdir(folder)
-        if time.monotonic() > deadline:
-            raise LabError(f"The cgroup {group} is still in use: see {group}/cgroup.procs")
-        if group.exists():
-            time.sleep(POLL_SECONDS)
-    with contextlib.suppress(OSError):
-        group.parent.rmdir()

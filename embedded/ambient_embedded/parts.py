@@ -32,7 +32,7 @@ LINKER_FLAGS = (
     f" -X istio.io/istio/pkg/version.buildVersion={ISTIO_VERSION}"
 )
 NODE_PACKAGES = (
-    "bash,ca-certificates,containernetworking-plugins,curl,iproute2,iptables,libstdc++6,netbase,nftables,python3,runc"
+    "bash,ca-certificates,containernetworking-plugins,curl,iproute2,iptables,libstdc++6,mount,netbase,nftables,python3,runc"
 )
 CHARTS = {
     "base": "base",
