@@ -1,0 +1,420 @@
+"""Routing, inbound requests and DNS names as tables (embedded provider alone)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from ambient_ztunnel.dnslookup import lookup
+from ambient_ztunnel.inbound_request import Refused, guess_service, parse_authority, parse_baggage, resolve
+from ambient_ztunnel.model import (
+    AppTunnel,
+    CidrAddress,
+    Gateway,
+    HostAddress,
+    LbMode,
+    LbScope,
+    Locality,
+    NetworkAddress,
+    Service,
+    Tunnel,
+    Workload,
+)
+from ambient_ztunnel.routing import RoutingError, route
+from ambient_ztunnel.state import State, WorkloadInfo
+
+DOMAIN = "cluster.local"
+
+
+def host(name: str, namespace: str = "ns") -> HostAddress:
+    return HostAddress(namespace, f"{name}.{namespace}.svc.{DOMAIN}")
+
+
+def pod(name: str, ip: str, *services: str, ports: dict[int, int] | None = None, **fields: object) -> Workload:
+    base = Workload(
+        uid=f"cluster//Pod/ns/{name}",
+        name=name,
+        namespace="ns",
+        addresses=(ip_address(ip),),
+        protocol=Tunnel.HBONE,
+        service_account=name,
+        services={host(service): ports or {80: 8080} for service in services},
+    )
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def svc(name: str, vip: str | None, ports: dict[int, int] | None = None, **fields: object) -> Service:
+    vips = (NetworkAddress("", ip_address(vip)),) if vip else ()
+    base = Service(name, "ns", host(name).hostname, vips=vips, ports={80: 8080} if ports is None else ports)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+CLIENT = pod("client", "10.0.0.1")
+APP = pod("app", "10.0.0.2", "app")
+WAYPOINT = pod("waypoint", "10.0.0.3", "waypoint", ports={15008: 15008})
+WAYPOINT_SVC = svc("waypoint", "10.1.0.3", {15008: 15008})
+TO_WAYPOINT = Gateway(host("waypoint"))
+
+
+def world(*things: Workload | Service) -> State:
+    state = State()
+    for thing in (CLIENT, *things):
+        if isinstance(thing, Service):
+            state.put_service(thing)
+        else:
+            state.put_workload(thing)
+    return state
+
+
+def go(state: State, ip: str, port: int, source: Workload = CLIENT) -> tuple[str, str, str]:
+    """Protocol, next hop and authority."""
+    decided = route(state, source, (ip_address(ip), port))
+    authority = f"{decided.target}:{decided.target_port}" if decided.target is not None else ""
+    return decided.protocol.value, f"{decided.ip}:{decided.port}", authority
+
+
+UNWEIGHTED = svc("app", "10.1.0.2", waypoints=((TO_WAYPOINT, 1),))
+BY_ADDRESS = Gateway(NetworkAddress("", ip_address("10.1.0.3")))
+POD_GATEWAY = Gateway(NetworkAddress("", ip_address("10.0.0.3")))
+
+
+@pytest.mark.parametrize(
+    ("things", "ip", "port", "want"),
+    [
+        # nobody the mesh knows
+        ([], "8.8.8.8", 443, ("TCP", "8.8.8.8:443", "")),
+        # a pod, tunnelled and not
+        ([APP], "10.0.0.2", 9999, ("HBONE", "10.0.0.2:15008", "10.0.0.2:9999")),
+        ([replace(APP, protocol=Tunnel.TCP)], "10.0.0.2", 8080, ("TCP", "10.0.0.2:8080", "")),
+        # a service, with target port mapping
+        ([APP, svc("app", "10.1.0.2")], "10.1.0.2", 80, ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080")),
+        (
+            [replace(APP, protocol=Tunnel.TCP), svc("app", "10.1.0.2")],
+            "10.1.0.2",
+            80,
+            ("TCP", "10.0.0.2:8080", ""),
+        ),
+        # a named port: only the pod knows it
+        (
+            [pod("app", "10.0.0.2", "app", ports={80: 9090}), svc("app", "10.1.0.2", {80: 0})],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:9090"),
+        ),
+        # the service has a waypoint: the authority is the virtual IP
+        ([APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC], "10.1.0.2", 80, ("HBONE", "10.0.0.3:15008", "10.1.0.2:80")),
+        (
+            [APP, svc("app", "10.1.0.2", waypoints=((BY_ADDRESS, 1),)), WAYPOINT, WAYPOINT_SVC],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.3:15008", "10.1.0.2:80"),
+        ),
+        (
+            [APP, svc("app", "10.1.0.2", waypoints=((POD_GATEWAY, 1),)), WAYPOINT],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.3:15008", "10.1.0.2:80"),
+        ),
+        # the pod's own address goes around the service's waypoint
+        ([APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC], "10.0.0.2", 8080, ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080")),
+        # ... unless the pod has one itself
+        (
+            [replace(APP, waypoint=TO_WAYPOINT), WAYPOINT, WAYPOINT_SVC],
+            "10.0.0.2",
+            8080,
+            ("HBONE", "10.0.0.3:15008", "10.0.0.2:8080"),
+        ),
+        # the service's traffic ignores the pod's waypoint
+        (
+            [replace(APP, waypoint=TO_WAYPOINT), svc("app", "10.1.0.2"), WAYPOINT, WAYPOINT_SVC],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
+        ),
+        # a service that asks for no load balancing
+        ([APP, svc("app", "10.1.0.2", lb_mode=LbMode.PASSTHROUGH)], "10.1.0.2", 80, ("TCP", "10.1.0.2:80", "")),
+        # an address range
+        (
+            [APP, replace(svc("app", None), cidr_vips=(CidrAddress("", ip_network("10.2.0.0/16")),))],
+            "10.2.3.4",
+            80,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
+        ),
+        # an endpoint without readiness beside a ready one
+        (
+            [APP, pod("sick", "10.0.0.9", "app", healthy=False), svc("app", "10.1.0.2")],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
+        ),
+        # all endpoints sick, and the service wants them anyway
+        (
+            [replace(APP, healthy=False), svc("app", "10.1.0.2", lb_allow_unhealthy=True)],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
+        ),
+        # IPv6
+        (
+            [replace(APP, addresses=(ip_address("fd00::2"),))],
+            "fd00::2",
+            80,
+            ("HBONE", "fd00::2:15008", "fd00::2:80"),
+        ),
+    ],
+)
+def test_route(things: list[Workload | Service], ip: str, port: int, want: tuple[str, str, str]) -> None:
+    assert go(world(*things), ip, port) == want
+
+
+@pytest.mark.parametrize(
+    ("things", "message"),
+    [
+        ([svc("app", "10.1.0.2")], "no healthy upstream: 10.1.0.2:80"),
+        ([replace(APP, healthy=False), svc("app", "10.1.0.2")], "no healthy upstream: 10.1.0.2:80"),
+        ([APP, svc("app", "10.1.0.2", {81: 8080})], "no healthy upstream: 10.1.0.2:80"),
+        # a waypoint that is named but absent must never be skipped
+        ([APP, UNWEIGHTED], f"unknown waypoint: waypoint {host('waypoint').hostname} not found"),
+        ([APP, UNWEIGHTED, WAYPOINT_SVC], f"unknown waypoint: waypoint {host('waypoint').hostname} not found"),
+        (
+            [replace(APP, network="far"), svc("app", "10.1.0.2")],
+            "no valid routing destination for workload: app (another network)",
+        ),
+        (
+            [APP, svc("app", "10.1.0.2", lb_mode=LbMode.STRICT, lb_scopes=(LbScope.NODE,)), replace(APP, node="n2")],
+            "no healthy upstream: 10.1.0.2:80",
+        ),
+    ],
+)
+def test_no_route(things: list[Workload | Service], message: str) -> None:
+    with pytest.raises(RoutingError, match=f"^{message.replace('(', '.').replace(')', '.')}$"):
+        go(world(*things), "10.1.0.2", 80)
+
+
+def test_a_waypoint_does_not_go_through_itself() -> None:
+    state = world(APP, UNWEIGHTED, replace(APP, waypoint=TO_WAYPOINT), WAYPOINT, WAYPOINT_SVC)
+    assert go(state, "10.1.0.2", 80, WAYPOINT) == ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080")
+    assert go(state, "10.0.0.2", 8080, WAYPOINT) == ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080")
+
+
+def test_identities_that_the_next_hop_may_show() -> None:
+    state = world(APP, svc("app", "10.1.0.2", sans=("spiffe://td/ns/x/sa/y", "not-spiffe")))
+    decided = route(state, CLIENT, (ip_address("10.1.0.2"), 80))
+    assert [str(san) for san in decided.sans] == ["spiffe://cluster.local/ns/ns/sa/app", "spiffe://td/ns/x/sa/y"]
+
+
+def spread(state: State, rounds: int = 400) -> Counter[str]:
+    """How often each next hop is chosen."""
+    return Counter(go(state, "10.1.0.2", 80)[1].partition(":")[0] for _ in range(rounds))
+
+
+def test_load_is_spread_over_ready_endpoints() -> None:
+    state = world(APP, pod("b", "10.0.0.4", "app"), pod("c", "10.0.0.5", "app", healthy=False), svc("app", "10.1.0.2"))
+    seen = spread(state)
+    assert set(seen) == {"10.0.0.2", "10.0.0.4"}
+    assert min(seen.values()) > 100
+
+
+def test_capacity_weighs() -> None:
+    state = world(replace(APP, capacity=0), pod("b", "10.0.0.4", "app"), svc("app", "10.1.0.2"))
+    assert set(spread(state)) == {"10.0.0.4"}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "mode", "want"),
+    [
+        ((LbScope.NODE,), LbMode.STRICT, {"10.0.0.2"}),
+        ((LbScope.REGION,), LbMode.STRICT, {"10.0.0.2", "10.0.0.4"}),
+        ((LbScope.REGION, LbScope.ZONE), LbMode.FAILOVER, {"10.0.0.2"}),
+        ((LbScope.ZONE, LbScope.REGION), LbMode.FAILOVER, {"10.0.0.2"}),
+        ((LbScope.SUBZONE,), LbMode.FAILOVER, {"10.0.0.2", "10.0.0.4", "10.0.0.5"}),
+        ((), LbMode.STANDARD, {"10.0.0.2", "10.0.0.4", "10.0.0.5"}),
+    ],
+)
+def test_locality(scopes: tuple[LbScope, ...], mode: LbMode, want: set[str]) -> None:
+    state = world(
+        replace(CLIENT, node="n1", locality=Locality("r1", "z1")),
+        replace(APP, node="n1", locality=Locality("r1", "z1")),
+        pod("b", "10.0.0.4", "app", node="n2", locality=Locality("r1", "z2")),
+        pod("c", "10.0.0.5", "app", node="n3", locality=Locality("r2", "z3")),
+        svc("app", "10.1.0.2", lb_scopes=scopes, lb_mode=mode),
+    )
+    source = state.workloads[CLIENT.uid]
+    seen = {str(route(state, source, (ip_address("10.1.0.2"), 80)).ip) for _ in range(200)}
+    assert seen == want
+
+
+def test_weighted_waypoints() -> None:
+    other = pod("second", "10.0.0.6", "second", ports={15008: 15008})
+    both = ((TO_WAYPOINT, 1), (Gateway(host("second")), 3), (Gateway(host("absent")), 0))
+    state = world(
+        APP, svc("app", "10.1.0.2", waypoints=both), WAYPOINT, WAYPOINT_SVC, other, svc("second", None, {15008: 15008})
+    )
+    seen = spread(state)
+    assert set(seen) == {"10.0.0.3", "10.0.0.6"}
+    assert seen["10.0.0.6"] > 2 * seen["10.0.0.3"]
+
+
+# -- state -----------------------------------------------------------------------------------------------------------
+
+
+def test_removal_leaves_no_index_behind() -> None:
+    state = world(APP, svc("app", "10.1.0.2"))
+    state.remove_address(APP.uid)
+    state.remove_address(str(host("app")))
+    assert go(state, "10.0.0.2", 80) == ("TCP", "10.0.0.2:80", "")
+    assert go(state, "10.1.0.2", 80) == ("TCP", "10.1.0.2:80", "")
+    assert state.workload_by_info(WorkloadInfo("app", "ns", "app")) is None
+    assert state.services_by_host(host("app").hostname) == []
+
+
+def test_host_network_pods_are_not_found_by_address() -> None:
+    assert go(world(replace(APP, host_network=True)), "10.0.0.2", 80) == ("TCP", "10.0.0.2:80", "")
+
+
+def test_a_pod_is_known_by_name_namespace_and_account() -> None:
+    state = world(APP)
+    assert state.workload_by_info(WorkloadInfo("app", "ns", "app")) == APP
+    assert state.workload_by_info(WorkloadInfo("app", "ns", "other")) is None
+    assert state.workload_by_info(WorkloadInfo("app", "other", "app")) is None
+
+
+# -- inbound requests ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("10.0.0.2:80", (ip_address("10.0.0.2"), 80)),
+        ("[fd00::2]:80", (ip_address("fd00::2"), 80)),
+        ("app.ns.svc.cluster.local:80", ("app.ns.svc.cluster.local", 80)),
+        ("10.0.0.2", None),
+        ("10.0.0.2:", None),
+        (":80", None),
+        ("10.0.0.2:0", None),
+        ("10.0.0.2:65536", None),
+        ("10.0.0.2:8 0", None),
+        ("[fd00::2:80", None),
+        ("user@host:80", None),
+        ("", None),
+    ],
+)
+def test_authority(text: str, want: tuple[object, int] | None) -> None:
+    if want is None:
+        with pytest.raises(ValueError, match=r"invalid CONNECT address|does not appear to be"):
+            parse_authority(text)
+    else:
+        assert parse_authority(text) == want
+
+
+APP_SVC = svc("app", "10.1.0.2")
+PROXY_WAYPOINT = replace(WAYPOINT, app_tunnel=AppTunnel(proxy_protocol=True, port=15088))
+
+
+@pytest.mark.parametrize(
+    ("local", "authority", "want"),
+    [
+        (APP, "10.0.0.2:8080", 8080),
+        (APP, "10.0.0.4:8080", (400, "ip mismatch: 10.0.0.2 != 10.0.0.4")),
+        (APP, "10.1.0.2:80", (400, "ip mismatch: 10.0.0.2 != 10.1.0.2")),
+        (APP, "10.0.0.2:15008", (503, "attempted recursive call to ourselves")),
+        (APP, "10.0.0.2:15001", (503, "attempted recursive call to ourselves")),
+        (APP, "10.0.0.2:15006", (503, "attempted recursive call to ourselves")),
+        (APP, "nonsense", (400, "invalid CONNECT address nonsense")),
+        (APP, "app.ns.svc.cluster.local:80", 8080),
+        (APP, "app.ns.svc.cluster.local:81", (503, "no port 81 for service app.ns.svc.cluster.local")),
+        (APP, "absent.ns.svc.cluster.local:80", (503, "unknown hostname: absent.ns.svc.cluster.local")),
+        # a waypoint gets what is for those behind it
+        (WAYPOINT, "10.1.0.9:80", 80),
+        (WAYPOINT, "10.1.0.2:80", (400, "ip mismatch: 10.0.0.3 != 10.1.0.2")),
+        (PROXY_WAYPOINT, "10.1.0.2:80", 15088),
+    ],
+)
+def test_resolve(local: Workload, authority: str, want: int | tuple[int, str]) -> None:
+    behind = svc("behind", "10.1.0.9", waypoints=((TO_WAYPOINT, 1),))
+    state = world(APP, APP_SVC, behind, WAYPOINT_SVC, local)
+    ask = {":authority": authority}
+    if isinstance(want, int):
+        assert resolve(state, local, local.addresses[0], ask).port == want
+    else:
+        with pytest.raises(Refused) as refused:
+            resolve(state, local, local.addresses[0], ask)
+        assert (refused.value.status, str(refused.value)) == want
+
+
+def test_proxy_header_target() -> None:
+    state = world(APP, APP_SVC, PROXY_WAYPOINT)
+    request = resolve(state, PROXY_WAYPOINT, PROXY_WAYPOINT.addresses[0], {":authority": "10.1.0.2:80"})
+    assert request.proxy_target == (ip_address("10.1.0.2"), 80)
+
+
+@pytest.mark.parametrize(
+    ("port", "forwarded", "want"),
+    [
+        (8080, "", "app"),
+        (9090, "", "second"),
+        (1, "", None),
+        (8080, 'for="10.0.0.1:1";host=second.ns.svc.cluster.local', "second"),
+        (8080, "for=10.0.0.1;host=elsewhere", "app"),
+    ],
+)
+def test_guess_service(port: int, forwarded: str, want: str | None) -> None:
+    local = replace(APP, services={host("app"): {80: 8080}, host("second"): {81: 9090}})
+    services = [svc("app", None, {80: 8080}), svc("second", None, {81: 0})]
+    found = guess_service(local, services, port, forwarded)
+    assert (found.name if found else None) == want
+
+
+def test_baggage() -> None:
+    text = "k8s.cluster.name=c,k8s.namespace.name=n,k8s.deployment.name=d,service.name=s,service.version=,x"
+    assert parse_baggage(text) == {
+        "k8s.cluster.name": "c",
+        "k8s.namespace.name": "n",
+        "k8s.deployment.name": "d",
+        "workload": "d",
+        "service.name": "s",
+    }
+
+
+# -- DNS names -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "want", "alias"),
+    [
+        ("app", ["10.1.0.2"], ""),
+        ("app.ns", ["10.1.0.2"], ""),
+        ("app.ns.svc", ["10.1.0.2"], ""),
+        ("APP.ns.svc.cluster.local.", ["10.1.0.2"], ""),
+        ("app.other", None, ""),
+        ("headless.ns.svc.cluster.local", ["10.0.0.7"], ""),
+        ("db-0.headless.ns.svc.cluster.local", ["10.0.0.7"], ""),
+        ("db-1.headless.ns.svc.cluster.local", None, ""),
+        ("www.example.com", ["192.0.2.1"], ""),
+        ("www.example.com.ns.svc.cluster.local", ["192.0.2.1"], "www.example.com"),
+        ("a.b.wild.io", ["192.0.2.2"], ""),
+        ("wild.io", None, ""),
+        ("google.com", None, ""),
+        ("google.com.ns.svc.cluster.local", None, ""),
+        ("private.io", None, ""),
+        ("", None, ""),
+    ],
+)
+def test_dns(name: str, want: list[str] | None, alias: str) -> None:
+    state = world(APP, APP_SVC, svc("headless", None), pod("db-0", "10.0.0.7", "headless"))
+    for hostname, ip, hidden in (
+        ("www.example.com", "192.0.2.1", False),
+        ("*.wild.io", "192.0.2.2", False),
+        ("private.io", "192.0.2.3", True),
+    ):
+        vips = (NetworkAddress("", ip_address(ip)),)
+        state.put_service(Service(hostname, "elsewhere", hostname, vips=vips, namespace_only=hidden))
+    found = lookup(state, CLIENT, name, DOMAIN)
+    if want is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert ([str(ip) for ip in found.addresses], found.alias) == (want, alias)
