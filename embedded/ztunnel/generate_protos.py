@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-# Paths as the .proto files import each other: relative to the `pkg` folder of istio.io/istio, and to istio.io/api.
+# Paths as the .proto files import each other: relative to the `pkg` folder of istio.io/istio, and to
+# istio.io/api.
 ISTIO_PROTOS = ("workloadapi/workload.proto", "workloadapi/security/authorization.proto", "zdsapi/zds.proto")
 API_PROTOS = ("security/v1alpha1/ca.proto",)
 OWN_PROTOS = ("ads.proto",)

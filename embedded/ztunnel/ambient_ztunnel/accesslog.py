@@ -1,7 +1,7 @@
 """Log lines as ztunnel writes them, and the record of one connection (embedded provider alone).
 
-Text: `time<TAB>level<TAB>target<TAB>message<TAB>key=value ...`; with LOG_FORMAT=json one object per line with the keys
-level, time, scope, message and the fields. Access lines have the target `access`.
+Text: `time<TAB>level<TAB>target<TAB>message<TAB>key=value ...`; with LOG_FORMAT=json one object per line
+with the keys level, time, scope, message and the fields. Access lines have the target `access`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _show(key: str, value: object) -> str:
 
 
 def setup_logging(level: str, as_json: bool) -> None:
-    """Log to stdout, as upstream does. `level` is RUST_LOG: a level, and `target=level` pairs, separated by commas."""
+    """Log to stdout, as upstream does. `level` is RUST_LOG: `level` or `target=level`, with commas."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(Formatter(as_json))
     root = logging.getLogger()

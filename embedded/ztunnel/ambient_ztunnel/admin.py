@@ -119,9 +119,7 @@ def _workload(workload: Workload) -> dict[str, object]:
             "network": workload.network,
             "waypoint": _gateway(workload.waypoint),
             "networkGateway": _gateway(workload.network_gateway),
-            "locality": _compact(
-                {"region": locality.region, "zone": locality.zone, "subzone": locality.subzone}
-            ),
+            "locality": _compact({"region": locality.region, "zone": locality.zone, "subzone": locality.subzone}),
             "authorizationPolicies": list(workload.policies),
             "services": [str(key) for key in workload.services],
             "applicationTunnel": _compact(

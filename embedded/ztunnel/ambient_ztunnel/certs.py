@@ -1,7 +1,7 @@
 """Certificates of the workloads on this node, one per ServiceAccount (embedded provider alone).
 
-istiod's CA signs for another identity when the caller is a trusted node proxy and a pod with that identity runs on
-its node (istio.io/istio security/pkg/server/ca, metadata key `ImpersonatedIdentity`).
+istiod's CA signs for another identity when the caller is a trusted node proxy and a pod with that identity
+runs on its node (istio.io/istio security/pkg/server/ca, metadata key `ImpersonatedIdentity`).
 """
 
 from __future__ import annotations
@@ -63,14 +63,10 @@ def new_key_and_request(identity: Identity) -> tuple[str, str]:
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem.decode(), request.public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -90,9 +86,7 @@ def build(identity: Identity, key: str, chain: list[str]) -> Certificate:
         context.set_alpn_protocols(["h2"])
         _load_chain(context, key + "".join(chain[:-1]))
         contexts.append(context)
-    contexts[
-        0
-    ].num_tickets = 0  # sessions are long-lived and pooled; resumption would skip the peer's certificate
+    contexts[0].num_tickets = 0  # sessions are long-lived and pooled; resumption would skip the peer's certificate
     return Certificate(identity, own, roots, server=contexts[0], client=contexts[1])
 
 
@@ -108,11 +102,17 @@ def _load_chain(context: ssl.SSLContext, pem: str) -> None:
 
 def peer_identity(tls: ssl.SSLObject) -> Identity:
     """The SPIFFE identity of the verified peer; raises ValueError if its certificate has none."""
-    names = (tls.getpeercert() or {}).get("subjectAltName", ())
-    uris = [value for kind, value in names if kind == "URI"]  # type: ignore[misc]
+    raw = tls.getpeercert(binary_form=True)
+    if raw is None:
+        raise ValueError("the peer has no certificate")
+    try:
+        names = x509.load_der_x509_certificate(raw).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound as error:
+        raise ValueError("the peer's certificate names nobody") from error
+    uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise ValueError(f"expected one URI in the peer's certificate, got {len(uris)}")
-    return Identity.parse(str(uris[0]))
+    return Identity.parse(uris[0])
 
 
 @dataclass
@@ -194,9 +194,7 @@ class CertificateManager:
                 raise
             except Exception as error:  # the CA, the network or the answer: all of them are tried again
                 entry.error = str(error)
-                log.warning(
-                    "failed to fetch certificate for %s: %s, retrying in %.1fs", identity, error, pause
-                )
+                log.warning("failed to fetch certificate for %s: %s, retrying in %.1fs", identity, error, pause)
                 entry.ready.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MAX)

@@ -81,7 +81,7 @@ class ConnectionManager:
             asyncio.get_running_loop().call_soon(self._check)
 
     def _check(self) -> None:
-        """Close what is no longer allowed. The destination is looked up again: its list of policies may be new."""
+        """Close what is no longer allowed; the destination's list of policies may be new, too."""
         self._check_scheduled = False
         for tracked in list(self._inbound):
             workload = self._state.workloads.get(tracked.workload)

@@ -1,6 +1,7 @@
 """From istiod's protobuf messages to plain data (embedded provider alone).
 
-This is the one module that knows the generated classes of WDS and authorization (istio.io/istio pkg/workloadapi).
+This is the one module that knows the generated classes of WDS and authorization (istio.io/istio
+pkg/workloadapi).
 """
 
 from __future__ import annotations
@@ -86,9 +87,7 @@ def workload(message: wds.Workload) -> Workload:
     services = {}
     for name, ports in message.services.items():
         namespace, _, hostname = name.partition("/")
-        services[HostAddress(namespace, hostname)] = {
-            port.service_port: port.target_port for port in ports.ports
-        }
+        services[HostAddress(namespace, hostname)] = {port.service_port: port.target_port for port in ports.ports}
     locality = message.locality
     return Workload(
         uid=message.uid,
@@ -125,9 +124,7 @@ def service(message: wds.Service) -> Service:
     cidrs = []
     for address in message.addresses:
         if address.HasField("length"):
-            cidrs.append(
-                CidrAddress(address.network, ip_network((address.address, address.length), strict=False))
-            )
+            cidrs.append(CidrAddress(address.network, ip_network((address.address, address.length), strict=False)))
         else:
             vips.append(NetworkAddress(address.network, _ip(address.address)))
     waypoints: tuple[tuple[Gateway, int], ...] = ()
@@ -206,8 +203,7 @@ def policy(message: authz.Authorization) -> Policy:
         scope=_SCOPES[message.scope],
         action=_ACTIONS[message.action],
         groups=tuple(
-            tuple(tuple(_match(match) for match in rule.matches) for rule in group.rules)
-            for group in message.groups
+            tuple(tuple(_match(match) for match in rule.matches) for rule in group.rules) for group in message.groups
         ),
         dry_run=message.dry_run,
     )

@@ -89,11 +89,11 @@ class DnsServer:
                 return
             self._spawn(self._answer_udp(sock, packet, client))
 
-    async def _answer_udp(self, sock: socket.socket, packet: bytes, client: object) -> None:
+    async def _answer_udp(self, sock: socket.socket, packet: bytes, client: tuple[str, int]) -> None:
         reply = await self.resolve(packet, tcp=False)
         if reply and sock.fileno() >= 0:
             with contextlib.suppress(OSError):
-                sock.sendto(reply, client)  # type: ignore[arg-type]
+                sock.sendto(reply, client)
 
     def _accept_tcp(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):

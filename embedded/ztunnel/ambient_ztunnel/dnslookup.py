@@ -51,7 +51,7 @@ def _wildcards(name: str) -> Iterator[str]:
 
 
 def lookup(state: State, client: Workload, name: str, domain: str) -> Found | None:
-    """The addresses of a service or of a pod of a headless service; None if the mesh does not know the name."""
+    """The addresses of a service or of a headless service's pod; None for a name outside the mesh."""
     wanted = name.rstrip(".").lower()
     for candidate, alias in _candidates(wanted, client.namespace, domain):
         for pattern in _wildcards(candidate):
@@ -74,9 +74,7 @@ def _best(state: State, client: Workload, hostname: str, kube_suffix: str) -> Se
         if (service.vips or service.hostname.endswith(kube_suffix))
         and (not service.namespace_only or service.namespace == client.namespace)
     ]
-    return max(
-        usable, key=lambda service: (service.namespace == client.namespace, service.canonical), default=None
-    )
+    return max(usable, key=lambda service: (service.namespace == client.namespace, service.canonical), default=None)
 
 
 def _addresses(state: State, client: Workload, service: Service) -> tuple[IP, ...]:

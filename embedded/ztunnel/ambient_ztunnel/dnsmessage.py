@@ -1,4 +1,4 @@
-"""The few parts of DNS messages that the proxy reads and writes (embedded provider alone; RFC 1035, section 4)."""
+"""The parts of DNS messages that the proxy needs (embedded provider alone; RFC 1035, section 4)."""
 
 from __future__ import annotations
 

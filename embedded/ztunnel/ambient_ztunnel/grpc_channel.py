@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-# istiod's short name is resolved by the search path of resolv.conf, which only the system's resolver knows well.
+# istiod's short name needs the search path of resolv.conf, which the system's resolver knows best.
 os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 # grpc would write its own lines between ztunnel's.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -26,7 +26,7 @@ MAX_MESSAGE = 200 * 1024 * 1024  # bytes; the first push holds the whole mesh
 
 
 def open_channel(address: str, root: Path) -> grpc.aio.Channel:
-    """A TLS channel that trusts the root in the file `root` as it is now; raises OSError if it cannot be read."""
+    """A TLS channel that trusts the root in the file `root` as it is now; raises OSError."""
     credentials = grpc.ssl_channel_credentials(root_certificates=root.read_bytes())
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE),

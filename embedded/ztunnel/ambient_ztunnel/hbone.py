@@ -1,6 +1,7 @@
 """HTTP/2 CONNECT tunnels over one TLS connection, client and server side (embedded provider alone).
 
-HBONE is described in istio.io/istio architecture/ambient/ztunnel.md: mTLS, HTTP/2, one CONNECT stream per TCP connection.
+HBONE is described in istio.io/istio architecture/ambient/ztunnel.md: mTLS, HTTP/2, one CONNECT stream per
+TCP connection.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -21,11 +21,11 @@ import h2.settings
 import hyperframe.frame
 
 from .identity import Identity
-from .relay import HIGH_WATER, LOW_WATER, Relay
+from .relay import HIGH_WATER, LOW_WATER
+from .stream import STREAM_WINDOW, Stream, TunnelError
 
 log = logging.getLogger("hbone")
 
-STREAM_WINDOW = 1024 * 1024
 CONNECTION_WINDOW = 64 * 1024 * 1024
 FRAME_SIZE = 256 * 1024
 MAX_STREAMS = 100_000  # what this side offers; a client opens far fewer per connection
@@ -36,12 +36,8 @@ Setting = h2.settings.SettingCodes
 Headers = list[tuple[str, str]]
 
 
-class TunnelError(Exception):
-    """The tunnel's connection broke or its peer misbehaved."""
-
-
 class _Http2(h2.connection.H2Connection):
-    """h2 takes a GOAWAY for the end of the connection; here the open streams go on (RFC 9113, section 6.8)."""
+    """h2 ends everything at a GOAWAY; here the open streams go on (RFC 9113, section 6.8)."""
 
     def _receive_goaway_frame(
         self, frame: hyperframe.frame.GoAwayFrame
@@ -52,150 +48,11 @@ class _Http2(h2.connection.H2Connection):
         return [], [event]
 
 
-class Stream:
-    """One CONNECT stream as an end of a relay."""
-
-    def __init__(self, conn: Connection, stream_id: int) -> None:
-        self.conn = conn
-        self.id = stream_id
-        self.headers: dict[str, str] = {}
-        self.response: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._relay: Relay | None = None
-        self._early: list[bytes] = []
-        self._out: deque[memoryview] = deque()
-        self._out_size = 0
-        self._out_eof = False
-        self._sent_eof = False
-        self._full = False
-        self._got_eof = False
-        self._paused = True
-        self._unacked = 0
-        self._lost: str | None = None
-
-    # -- from the connection -----------------------------------------------------------------------------------------
-
-    def on_data(self, data: bytes, flow: int) -> None:
-        """Bytes from the peer; they count against its window until they are passed on."""
-        self._unacked += flow
-        if self._relay is None:
-            self._early.append(data)
-        else:
-            self._relay.on_data(self, data)
-            if not self._paused:
-                self._acknowledge()
-
-    def on_eof(self) -> None:
-        """The peer has finished sending."""
-        self._got_eof = True
-        if self._relay is not None:
-            self._relay.on_eof(self)
-
-    def on_lost(self, error: str) -> None:
-        """The stream or its connection is gone."""
-        self._lost = error
-        if not self.response.done():
-            self.response.set_exception(TunnelError(error))
-            self.response.exception()  # nobody may be waiting
-        if self._relay is not None:
-            self._relay.on_lost(self, error)
-
-    # -- End ---------------------------------------------------------------------------------------------------------
-
-    def attach(self, relay: Relay) -> None:
-        """Deliver what has come early, then everything."""
-        self._relay = relay
-        self._paused = False
-        early, self._early = self._early, []
-        for data in early:
-            relay.on_data(self, data)
-        if not self._paused:
-            self._acknowledge()
-        if self._got_eof:
-            relay.on_eof(self)
-        elif self._lost is not None:
-            relay.on_lost(self, self._lost)
-
-    def send(self, data: bytes) -> bool:
-        """Queue bytes and send what the peer's window allows; False when the queue is full."""
-        if self._lost is None:
-            self._out.append(memoryview(data))
-            self._out_size += len(data)
-            self.flush()
-            if self._out_size > HIGH_WATER or (self._out_size and not self.conn.writable):
-                self._full = True
-        return not self._full
-
-    def send_eof(self) -> None:
-        """Half-close after what is queued."""
-        self._out_eof = True
-        if self._lost is None:
-            self.flush()
-
-    def pause(self) -> None:
-        """Let the peer's window run dry."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Open the peer's window again."""
-        self._paused = False
-        if self._lost is None:
-            self._acknowledge()
-
-    def reset(self) -> None:
-        """RST_STREAM, unless both directions have ended."""
-        self.conn.reset_stream(self)
-
-    def close(self) -> None:
-        """Both directions have ended; the connection forgets the stream once the queue is empty."""
-        self.conn.forget_if_finished(self)
-
-    @property
-    def finished(self) -> bool:
-        """True when nothing more can happen on this stream."""
-        return self._lost is not None or (self._got_eof and self._sent_eof)
-
-    def flush(self) -> None:
-        """Send from the queue as far as the windows and the transport allow."""
-        conn = self.conn
-        while self._out and conn.writable:
-            room = conn.room(self.id)
-            if room <= 0:
-                conn.blocked.add(self)
-                break
-            chunk = self._out[0]
-            if len(chunk) > room:
-                self._out[0] = chunk[room:]
-                chunk = chunk[:room]
-            else:
-                self._out.popleft()
-            self._out_size -= len(chunk)
-            last = self._out_eof and not self._out
-            conn.send_data(self.id, chunk, last)
-            self._sent_eof |= last
-        if self._out and not conn.writable:
-            conn.blocked.add(self)
-        if self._out_eof and not self._out and not self._sent_eof:
-            self._sent_eof = True
-            conn.send_data(self.id, b"", True)
-        conn.schedule_write()
-        if self._full and self._out_size < LOW_WATER and conn.writable:
-            self._full = False
-            if self._relay is not None:
-                self._relay.on_writable(self)
-        if self._sent_eof:
-            conn.forget_if_finished(self)
-
-    def _acknowledge(self) -> None:
-        """Give window back to the peer, in portions of a quarter."""
-        if self._unacked >= STREAM_WINDOW // 4 and not self._got_eof:
-            self.conn.open_window(self._unacked, self.id)
-            self._unacked = 0
-
-
 class Connection(asyncio.Protocol):
     """One HTTP/2 connection. With `on_request` it is a server.
 
-    `check` gets the TLS object after the handshake and returns the peer's identity, or raises ValueError to refuse it.
+    `check` gets the TLS object after the handshake and returns the peer's identity, or raises ValueError to
+    refuse it.
     """
 
     def __init__(
@@ -219,18 +76,17 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_since = asyncio.get_running_loop().time()
 
-    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         try:
             self.peer = self._check(transport.get_extra_info("ssl_object"))
         except ValueError as error:
             self.refused = str(error)
-            transport.abort()
+            cast(asyncio.Transport, transport).abort()
             return
-        transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
-        self._transport = transport
-        transport.set_write_buffer_limits(high=2 * HIGH_WATER, low=LOW_WATER)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self._transport.set_write_buffer_limits(high=2 * HIGH_WATER, low=LOW_WATER)
         settings = {
             Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
             Setting.MAX_FRAME_SIZE: FRAME_SIZE,
@@ -241,9 +97,7 @@ class Connection(asyncio.Protocol):
             del settings[Setting.ENABLE_PUSH]
             # RFC 8441; Envoy asks for it although a plain CONNECT does not need it.
             settings[Setting.ENABLE_CONNECT_PROTOCOL] = 1
-        self._h2.local_settings = h2.settings.Settings(
-            client=self._on_request is None, initial_values=settings
-        )
+        self._h2.local_settings = h2.settings.Settings(client=self._on_request is None, initial_values=settings)
         self._h2.max_inbound_frame_size = FRAME_SIZE
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65535)
@@ -277,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._end(str(exc) if exc else "connection closed")
 
-    # -- for streams -------------------------------------------------------------------------------------------------
+    # -- for streams ---------------------------------------------------------------------------------------
 
     def room(self, stream_id: int) -> int:
         """How many bytes may be sent on a stream in one frame now."""
@@ -323,7 +177,7 @@ class Connection(asyncio.Protocol):
             self._write_scheduled = True
             asyncio.get_running_loop().call_soon(self._write)
 
-    # -- for owners --------------------------------------------------------------------------------------------------
+    # -- for owners ----------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
@@ -348,7 +202,7 @@ class Connection(asyncio.Protocol):
         return stream
 
     def respond(self, stream: Stream, status: int) -> bool:
-        """Answer a CONNECT: 200 opens the tunnel, anything else ends the stream. False if the stream is gone."""
+        """Answer a CONNECT: 200 opens the tunnel, all else ends the stream. False if it is gone."""
         if stream.id not in self.streams or self._transport is None:
             return False
         try:
@@ -378,7 +232,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._end(error)
 
-    # -- internal ----------------------------------------------------------------------------------------------------
+    # -- internal ------------------------------------------------------------------------------------------
 
     def _handle(self, event: h2.events.Event) -> None:
         match event:
@@ -415,9 +269,7 @@ class Connection(asyncio.Protocol):
             case h2.events.ConnectionTerminated():
                 self.draining = True
                 last = event.last_stream_id or 0
-                for stream_id in [
-                    known for known in self.streams if known > last and self._on_request is None
-                ]:
+                for stream_id in [known for known in self.streams if known > last and self._on_request is None]:
                     self._lose(stream_id, "connection is going away")
                 self._close_if_idle()
 

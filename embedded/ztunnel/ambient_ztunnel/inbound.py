@@ -13,7 +13,7 @@ from .accesslog import ConnectionRecord, log_early_deny
 from .certs import CertificateError, peer_identity
 from .connections import Drained, Tracked
 from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
-from .hbone import Connection, Stream
+from .hbone import Connection
 from .identity import Identity
 from .inbound_request import Refused, Request, guess_service, parse_baggage, resolve
 from .metrics import DerivedSource, Flag
@@ -22,6 +22,7 @@ from .netns import close_unread, local_address, original_destination, peer_addre
 from .rbac import Connection as RbacConnection
 from .relay import Relay, TcpEnd, proxy_header
 from .routing import show
+from .stream import Stream
 
 log = logging.getLogger("inbound")
 Address = tuple[IP, int]
@@ -46,7 +47,7 @@ class Inbound:
         self.tunnels: set[Connection] = set()
         self._requests: set[asyncio.Task[None]] = set()
 
-    # -- HBONE -------------------------------------------------------------------------------------------------------
+    # -- HBONE ---------------------------------------------------------------------------------------------
 
     async def handle_tunnel(self, sock: socket.socket) -> None:
         """Serve one HBONE connection until it ends; owns `sock`."""
@@ -70,8 +71,8 @@ class Inbound:
             peer = peer_identity(tls)
             if peer.trust_domain != trust_domain:
                 raise ValueError(
-                    f"identity verification error: peer did not present the expected trustdomain ({trust_domain}), "
-                    f"got {peer}"
+                    "identity verification error: peer did not present the expected trustdomain "
+                    f"({trust_domain}), got {peer}"
                 )
             return peer
 
@@ -134,7 +135,7 @@ class Inbound:
         if status:
             conn.respond(stream, status)
 
-    # -- plain text --------------------------------------------------------------------------------------------------
+    # -- plain text ----------------------------------------------------------------------------------------
 
     async def handle_plain(self, sock: socket.socket) -> None:
         """Pass one plain connection on, if the policies allow it; owns `sock`."""
@@ -159,7 +160,7 @@ class Inbound:
         if await self._carry(workload, rbac, tracked, record, dst[1], accept):
             await close_unread(sock)
 
-    # -- both --------------------------------------------------------------------------------------------------------
+    # -- both ----------------------------------------------------------------------------------------------
 
     async def _carry(
         self,

@@ -1,4 +1,4 @@
-"""What an inbound CONNECT asks for, and whether it may ask this pod (embedded provider alone). Pure decisions."""
+"""What an inbound CONNECT asks for, and whether this pod may be asked (embedded provider alone)."""
 
 from __future__ import annotations
 
@@ -63,11 +63,7 @@ def resolve(state: State, workload: Workload, local_ip: IP, headers: dict[str, s
         if not target:
             raise Refused(503, f"no port {port} for service {host}")
     else:
-        if (
-            host != local_ip
-            and workload.app_tunnel is None
-            and not _is_waypoint_of(state, workload, local_ip, host)
-        ):
+        if host != local_ip and workload.app_tunnel is None and not _is_waypoint_of(state, workload, local_ip, host):
             raise Refused(400, f"ip mismatch: {local_ip} != {host}")
         services = state.services_of(workload)
         target = port
@@ -113,7 +109,7 @@ def _is_waypoint_of(state: State, workload: Workload, local_ip: IP, asked: IP) -
 
 
 def guess_service(workload: Workload, services: list[Service], port: int, forwarded: str) -> Service | None:
-    """The service a connection was most likely for: the one the client names, else one with this target port."""
+    """The service a connection was for: the one the client names, else one with this target port."""
     asked = re.search(r"host=\"?([^\";,]+)", forwarded)
     if asked:
         for service in services:

@@ -140,12 +140,8 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
             return Gauge(name, text, labels, registry=self.registry)
 
-        self.opened = counter(
-            "tcp_connections_opened", "The total number of TCP connections opened", TRAFFIC_LABELS
-        )
-        self.closed = counter(
-            "tcp_connections_closed", "The total number of TCP connections closed", TRAFFIC_LABELS
-        )
+        self.opened = counter("tcp_connections_opened", "The total number of TCP connections opened", TRAFFIC_LABELS)
+        self.closed = counter("tcp_connections_closed", "The total number of TCP connections closed", TRAFFIC_LABELS)
         self.failed = counter(
             "tcp_connections_failed",
             "The total number of TCP connections that failed to establish (unstable)",

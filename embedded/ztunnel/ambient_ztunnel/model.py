@@ -1,6 +1,7 @@
 """Plain data: workloads, services and policies as ztunnel needs them (embedded provider alone).
 
-Source of every field: pkg/workloadapi/workload.proto and pkg/workloadapi/security/authorization.proto of istio.io/istio.
+Source of every field: pkg/workloadapi/workload.proto and pkg/workloadapi/security/authorization.proto of
+istio.io/istio.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ class Netns:
         """A bound UDP socket inside the namespace; raises OSError."""
         return await self.run(lambda: _bind_udp(ip, port))
 
-    async def connect(
-        self, ip: IP, port: int, *, source: IP | None = None, timeout: float = 10.0
-    ) -> socket.socket:
+    async def connect(self, ip: IP, port: int, *, source: IP | None = None, timeout: float = 10.0) -> socket.socket:
         """A TCP connection from inside the namespace, from the address `source` if given.
 
         Raises OSError, or TimeoutError after `timeout` seconds.
@@ -186,7 +184,7 @@ def local_address(sock: socket.socket) -> tuple[IP, int]:
 
 
 def original_destination(sock: socket.socket) -> tuple[IP, int]:
-    """Where the client wanted to go before netfilter redirected it; the local address if it was not redirected."""
+    """Where the client wanted to go before netfilter redirected it, if it did."""
     with contextlib.suppress(OSError):
         if sock.family == socket.AF_INET:
             # struct sockaddr_in: family, port, address (netinet/in.h)
@@ -207,8 +205,8 @@ def reset_on_close(sock: socket.socket) -> None:
 async def close_unread(sock: socket.socket, patience: float = 0.1) -> None:
     """Close an accepted connection that gets no answer, with the client's request still unread.
 
-    The kernel then sends RST instead of FIN and curl ends with 56. A client that has not sent anything yet gets
-    up to `patience` seconds to do so.
+    The kernel then sends RST instead of FIN and curl ends with 56. A client that has not sent anything yet
+    gets up to `patience` seconds to do so.
     """
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()

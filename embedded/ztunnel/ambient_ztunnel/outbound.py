@@ -10,13 +10,14 @@ from ipaddress import ip_address
 from .accesslog import ConnectionRecord, log_early_deny
 from .connections import Drained, Tracked
 from .context import ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
-from .hbone import Headers, Stream
+from .hbone import Headers
 from .metrics import DerivedSource, Flag
 from .model import IP, Tunnel, Workload
 from .netns import close_unread, local_address, original_destination, peer_address
 from .pool import Key, OpenError, Pool
 from .relay import Relay, TcpEnd
 from .routing import Route, RoutingError, route, show
+from .stream import Stream
 
 
 class Outbound:
@@ -81,9 +82,7 @@ class Outbound:
             return source, decided, decided.ip
         hostname = decided.workload.hostname if decided.workload else ""
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                hostname, decided.port, type=socket.SOCK_STREAM
-            )
+            found = await asyncio.get_running_loop().getaddrinfo(hostname, decided.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise RoutingError(f"no ip addresses were resolved for workload: {hostname}") from error
         addresses = [ip_address(entry[4][0]) for entry in found]
@@ -139,7 +138,7 @@ class Outbound:
             record.finish()
 
     def _headers(self, target: str, src: tuple[IP, int], source: Workload, decided: Route) -> Headers:
-        """The CONNECT request, with who asks in `baggage` and `forwarded` (istio ztunnel architecture document)."""
+        """The CONNECT request, with who asks in `baggage` and `forwarded`."""
         forwarded = f'for="{show(*src)}"'
         if decided.service is not None:
             forwarded += f";host={decided.service.hostname}"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from .certs import CertificateError, CertificateManager, peer_identity
 from .context import HANDSHAKE_TIMEOUT
-from .hbone import Connection, Headers, Stream, TunnelError
+from .hbone import Connection, Headers
 from .identity import Identity
 from .metrics import Flag
 from .model import IP
 from .netns import Netns
+from .stream import Stream, TunnelError
 
 log = logging.getLogger("pool")
 
@@ -119,9 +120,7 @@ class Pool:
             peer = peer_identity(tls)
             if peer not in key.sans:
                 expected = ", ".join(map(str, key.sans))
-                raise ValueError(
-                    f"identity verification error: peer did not present the expected SAN ({expected})"
-                )
+                raise ValueError(f"identity verification error: peer did not present the expected SAN ({expected})")
             if tls.selected_alpn_protocol() != "h2":
                 raise ValueError("peer does not speak HTTP/2")
             return peer

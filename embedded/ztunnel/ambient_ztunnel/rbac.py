@@ -1,7 +1,8 @@
 """Authorization of one connection (embedded provider alone).
 
-Semantics: pkg/workloadapi/security/authorization.proto and Istio's AuthorizationPolicy reference ("DENY first, then
-ALLOW if any exists"); a policy that a workload names and that has not arrived is skipped, as upstream ztunnel does.
+Semantics: pkg/workloadapi/security/authorization.proto and Istio's AuthorizationPolicy reference ("DENY
+first, then ALLOW if any exists"); a policy that a workload names and that has not arrived is skipped, as
+upstream ztunnel does.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision, the policy behind it (`namespace/name`, empty if none), and the dry-run policies that matched."""
+    """The decision, the policy behind it (`namespace/name` or empty), and the dry runs that matched."""
 
     allowed: bool
     policy: str = ""
@@ -41,11 +42,7 @@ class Verdict:
         """The reason in ztunnel's words; empty when allowed."""
         if self.allowed:
             return ""
-        return (
-            f"explicitly denied by: {self.policy}"
-            if self.policy
-            else "allow policies exist, but none allowed"
-        )
+        return f"explicitly denied by: {self.policy}" if self.policy else "allow policies exist, but none allowed"
 
 
 def matches_string(pattern: StringMatch, value: str) -> bool:
@@ -67,7 +64,7 @@ def _field(positive: tuple[T, ...], negative: tuple[T, ...], holds: Callable[[T]
 
 
 def matches(match: Match, conn: Connection) -> bool:
-    """True if every field of the match holds; a match without fields (all L7, dropped by istiod) never holds."""
+    """True if every field holds; a match without fields (istiod drops those for L7) never holds."""
     if match == EMPTY_MATCH:
         return False
     identity = conn.identity
@@ -96,10 +93,9 @@ def matches(match: Match, conn: Connection) -> bool:
 
 
 def policy_matches(policy: Policy, conn: Connection) -> bool:
-    """True if some group holds: in it every rule, in each rule some match; a rule without matches holds always."""
+    """True if in some group every rule holds: by one of its matches, or because it has none."""
     return any(
-        all(not rule or any(matches(match, conn) for match in rule) for rule in group)
-        for group in policy.groups
+        all(not rule or any(matches(match, conn) for match in rule) for rule in group) for group in policy.groups
     )
 
 

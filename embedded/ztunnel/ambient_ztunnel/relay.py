@@ -141,7 +141,7 @@ class TcpEnd(asyncio.Protocol):
         await loop.connect_accepted_socket(lambda: end, sock)
         return end
 
-    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
@@ -176,7 +176,7 @@ class TcpEnd(asyncio.Protocol):
         if self._relay is not None:
             self._relay.on_lost(self, self._lost)
 
-    # -- End ---------------------------------------------------------------------------------------------------------
+    # -- End -----------------------------------------------------------------------------------------------
 
     def attach(self, relay: Relay) -> None:
         """Start to deliver."""
@@ -227,7 +227,7 @@ class TcpEnd(asyncio.Protocol):
 
 
 def proxy_header(source: tuple[str, int], target: tuple[str, int], identity: str) -> bytes:
-    """A PROXY protocol v2 header for a TCP connection, with the source's identity in TLV 0xD0 (workload.proto).
+    """A PROXY protocol v2 header with the source's identity in TLV 0xD0 (workload.proto).
 
     Format: haproxy's proxy-protocol.txt, section 2.2.
     """

@@ -1,4 +1,4 @@
-"""Where an outbound connection goes (embedded provider alone). Pure decisions over `State`; nothing is opened here."""
+"""Where an outbound connection goes: pure decisions over `State` (embedded provider alone)."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def route(state: State, source: Workload, target: Address) -> Route:
     workload = state.workload_by_address(address)
     service = None if workload else state.service_by_vip(address)
     if service is not None:
-        if service.waypoints and not _is_own_waypoint(
-            state, source, [gateway for gateway, _ in service.waypoints]
-        ):
+        if service.waypoints and not _is_own_waypoint(state, source, [gateway for gateway, _ in service.waypoints]):
             waypoint = _find_waypoint(state, source, _pick_waypoint(service))
             return _through_waypoint(source, waypoint, target, service)
         if service.lb_mode is LbMode.PASSTHROUGH:
@@ -117,9 +115,7 @@ def _direct(upstream: Upstream, wanted: IP) -> Route:
     )
 
 
-def _through_waypoint(
-    source: Workload, waypoint: Upstream, target: Address, service: Service | None
-) -> Route:
+def _through_waypoint(source: Workload, waypoint: Upstream, target: Address, service: Service | None) -> Route:
     """To a waypoint, which reads the original destination from the authority."""
     _same_network(source, waypoint.workload)
     ip = pick_address(waypoint.workload, target[0], None)
@@ -166,11 +162,10 @@ def _is_own_waypoint(state: State, source: Workload, gateways: list[Gateway]) ->
     """True if `source` is itself a pod of one of the waypoints: its traffic has passed it already."""
     for gateway in gateways:
         found = state.find(gateway.destination)
-        if isinstance(found, Service):
-            members = state.endpoints(found)
-        else:
-            members = [found] if found else []
-        if any(member.identity == source.identity and member.uid == source.uid for member in members):
+        if isinstance(found, Workload):
+            if found.uid == source.uid:
+                return True
+        elif found is not None and found.key in source.services:
             return True
     return False
 
@@ -178,7 +173,7 @@ def _is_own_waypoint(state: State, source: Workload, gateways: list[Gateway]) ->
 def pick_endpoint(
     state: State, source: Workload, service: Service, port: int, *, waypoint: bool = False
 ) -> Upstream | None:
-    """Choose a ready endpoint of `service` for its port, by routing preference and capacity; None if there is none."""
+    """A ready endpoint of `service` for its port, by routing preference and capacity; None without one."""
     service_port = service.ports.get(port)
     if service_port is None and not waypoint:
         return None
@@ -224,7 +219,7 @@ def _rank(scopes: tuple[LbScope, ...], source: Workload, endpoint: Workload) -> 
 
 
 def pick_address(workload: Workload, wanted: IP, service: Service | None) -> IP | None:
-    """The address to use: the one asked for, else one of the service's families, preferring the asker's family.
+    """The address to use: the one asked for, else one that the service allows, of the same family if any.
 
     None means that the workload has a hostname only, to be resolved. Raises RoutingError if it has neither.
     """

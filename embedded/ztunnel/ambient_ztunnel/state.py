@@ -48,7 +48,7 @@ class State:
         self._changed: asyncio.Event = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
-    # -- changes -----------------------------------------------------------------------------------------------------
+    # -- changes -------------------------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every batch of changes."""
@@ -67,9 +67,7 @@ class State:
         self.workloads[workload.uid] = workload
         # Host-network workloads share their node's address, so it does not identify them.
         for address in () if workload.host_network else workload.addresses:
-            self._by_address.setdefault(NetworkAddress(workload.network, address), {})[workload.uid] = (
-                workload
-            )
+            self._by_address.setdefault(NetworkAddress(workload.network, address), {})[workload.uid] = workload
         self._by_name.setdefault((workload.namespace, workload.name), {})[workload.uid] = workload
         for key in workload.services:
             self._endpoints.setdefault(key, {})[workload.uid] = workload
@@ -130,7 +128,7 @@ class State:
             self._global.pop(key, None)
             _drop(self._by_namespace, policy.namespace, key)
 
-    # -- questions ---------------------------------------------------------------------------------------------------
+    # -- questions -----------------------------------------------------------------------------------------
 
     def workload_by_address(self, address: NetworkAddress) -> Workload | None:
         """The workload that has this address; a healthy one first if several claim it."""
@@ -188,7 +186,7 @@ class State:
         return [self.services[key] for key in workload.services if key in self.services]
 
     def find(self, where: NetworkAddress | HostAddress) -> Workload | Service | None:
-        """Whatever is at an address or hostname: for addresses a workload first, for hostnames a service first."""
+        """What is there: at an address rather a workload, at a hostname rather a service."""
         if isinstance(where, NetworkAddress):
             return self.workload_by_address(where) or self.service_by_vip(where)
         service = self.services.get(where)

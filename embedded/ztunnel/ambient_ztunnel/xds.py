@@ -1,7 +1,7 @@
 """The delta xDS client: workloads, services and policies from istiod (embedded provider alone).
 
-Protocol: Envoy's xds-protocol document (incremental xDS) as pilot/pkg/xds/delta.go and workload.go of istio.io/istio
-speak it; wildcard subscription to the two types.
+Protocol: Envoy's xds-protocol document (incremental xDS) as pilot/pkg/xds/delta.go and workload.go of
+istio.io/istio speak it; wildcard subscription to the two types.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import ads_pb2 as ads
 import grpc
@@ -33,6 +34,8 @@ AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
 TYPES = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
 BACKOFF_FIRST = 0.01  # seconds
 BACKOFF_MAX = 15.0
+# Nobody listens yet (istiod starts): asking again costs nothing, and the whole node waits for the answer.
+BACKOFF_UNAVAILABLE = 0.5
 INVALID_ARGUMENT = 3  # google.rpc.Code
 
 
@@ -42,7 +45,7 @@ def node() -> ads.Node:
     name = os.environ.get("POD_NAME", "")
     namespace = os.environ.get("POD_NAMESPACE", "")
     message = ads.Node(id=f"ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local")
-    metadata: dict[str, object] = {
+    metadata: dict[str, Any] = {
         "NAME": name,
         "NAMESPACE": namespace,
         "INSTANCE_IPS": ip,
@@ -60,12 +63,14 @@ def node() -> ads.Node:
     return message
 
 
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+
+
 class XdsClient:
     """Keeps `state` in step with istiod, for ever."""
 
-    def __init__(
-        self, state: State, address: str, root: Path, token: Path, cluster_id: str, metrics: Metrics
-    ) -> None:
+    def __init__(self, state: State, address: str, root: Path, token: Path, cluster_id: str, metrics: Metrics) -> None:
         self._state = state
         self._address = address
         self._root = root
@@ -87,14 +92,11 @@ class XdsClient:
                 await self._session()
                 log.warning("XDS client complete")
             except (grpc.aio.AioRpcError, OSError) as error:
-                text = (
-                    f"{error.code().name}: {error.details()}"
-                    if isinstance(error, grpc.aio.AioRpcError)
-                    else error
-                )
+                text = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
                 reason = "Error" if self._answered else "ConnectionError"
                 # istiod ends streams now and then; only a stream that brought nothing makes the pause grow.
-                backoff = BACKOFF_FIRST if self._answered else min(backoff * 2, BACKOFF_MAX)
+                limit = BACKOFF_UNAVAILABLE if _is_unavailable(error) else BACKOFF_MAX
+                backoff = BACKOFF_FIRST if self._answered else min(backoff * 2, limit)
                 log.warning("XDS client connection error: %s, retrying in %.2fs", text, backoff)
             self._metrics.xds_terminations.labels(reason).inc()
             await asyncio.sleep(backoff)
@@ -105,9 +107,7 @@ class XdsClient:
         for kind in TYPES:
             # Naming what is known makes istiod say what has gone meanwhile.
             outgoing.put_nowait(
-                ads.DeltaDiscoveryRequest(
-                    node=node(), type_url=kind, initial_resource_versions=self._known[kind]
-                )
+                ads.DeltaDiscoveryRequest(node=node(), type_url=kind, initial_resource_versions=self._known[kind])
             )
 
         async def requests() -> AsyncIterator[ads.DeltaDiscoveryRequest]:
@@ -121,9 +121,10 @@ class XdsClient:
                 response_deserializer=ads.DeltaDiscoveryResponse.FromString,
             )
             stream = open_stream(requests(), metadata=call_metadata(self._token, self._cluster_id))
-            log.info("Stream established")
             async for response in stream:
-                self._answered = True
+                if not self._answered:
+                    log.info("Stream established")
+                    self._answered = True
                 outgoing.put_nowait(self.handle(response))
 
     def handle(self, response: ads.DeltaDiscoveryResponse) -> ads.DeltaDiscoveryRequest:
@@ -160,9 +161,7 @@ class XdsClient:
         self._state.notify()
         if rejected:
             text = "; ".join(rejected)
-            log.error(
-                "sending NACK", extra={"fields": {"type_url": kind, "nonce": response.nonce, "error": text}}
-            )
+            log.error("sending NACK", extra={"fields": {"type_url": kind, "nonce": response.nonce, "error": text}})
             answer.error_detail.code = INVALID_ARGUMENT
             answer.error_detail.message = text
         else:

@@ -1,7 +1,7 @@
 """ZDS: istio-cni hands over the pods of this node and their network namespaces (embedded provider alone).
 
-Protocol: pkg/zdsapi/zds.proto and cni/pkg/nodeagent/ztunnelserver*.go of istio.io/istio. One message per SEQPACKET
-packet, a file descriptor beside AddWorkload, one Ack per message.
+Protocol: pkg/zdsapi/zds.proto and cni/pkg/nodeagent/ztunnelserver*.go of istio.io/istio. One message per
+SEQPACKET packet, a file descriptor beside AddWorkload, one Ack per message.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ZdsClient:
                 loop.remove_reader(sock)
 
     async def _process(self, packet: bytes, fds: list[int]) -> str:
-        """Handle one message; the text for its Ack, empty if all went well. Raises DecodeError, ProtocolError."""
+        """Handle one message; returns the error for its Ack. Raises DecodeError, ProtocolError."""
         try:
             request = zds.WorkloadRequest.FromString(packet)
             kind = request.WhichOneof("payload")
@@ -133,9 +133,7 @@ class ZdsClient:
             return "workload info is missing"
         who = message.workload_info
         info = WorkloadInfo(who.name, who.namespace, who.service_account)
-        log.info(
-            "pod received, starting proxy", extra={"fields": {"uid": message.uid, "workload": str(info)}}
-        )
+        log.info("pod received, starting proxy", extra={"fields": {"uid": message.uid, "workload": str(info)}})
         if self._snapshot is not None:
             self._snapshot.add(message.uid)
         try:

@@ -11,10 +11,9 @@ from collections.abc import Coroutine
 
 import pytest
 import uvloop
-from lab import APP_PORT, CLIENT_IP, SERVER_IP, VIP, Mesh, captured, mesh
-
 from ambient_ztunnel import outbound
 from ambient_ztunnel.model import Action, Match, MatchKind, Policy, Scope, StringMatch
+from zt_lab import APP_PORT, CLIENT_IP, SERVER_IP, VIP, Mesh, captured, mesh
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 MIB = 1024 * 1024

@@ -1,4 +1,6 @@
-"""The whole process against a small istiod and istio-cni: gRPC, ZDS, readiness, dump, drain (embedded provider alone)."""
+"""The whole process against a small istiod and istio-cni: gRPC, ZDS, readiness, dump, drain (embedded
+provider alone).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ import pytest
 pytest.importorskip("ads_pb2", reason="generated classes are missing: set AMBIENT_ZTUNNEL_PROTOS, see conftest.py")
 
 import uvloop
-from istiod import ADDRESS_TYPE, AUTHORIZATION_TYPE, Cni, Istiod, resource
-from lab import CLIENT_IP, SERVER_IP, Ca, two_namespaces
 from workloadapi import workload_pb2 as wds
 from workloadapi.security import authorization_pb2 as authz
 from zdsapi import zds_pb2 as zds
+from zt_istiod import ADDRESS_TYPE, AUTHORIZATION_TYPE, Cni, Istiod, resource
+from zt_lab import CLIENT_IP, SERVER_IP, Ca, two_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +89,14 @@ class Ztunnel:
         """Run it."""
         with self.log.open("wb") as out:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ambient_ztunnel", "proxy", "ztunnel", env=self.env, stdout=out, stderr=out
+                sys.executable,
+                "-m",
+                "ambient_ztunnel",
+                "proxy",
+                "ztunnel",
+                env=self.env,
+                stdout=out,
+                stderr=out,
             )
 
     def lines(self) -> list[dict[str, object]]:
@@ -100,7 +109,7 @@ async def get(url: str) -> tuple[int, str]:
 
     def fetch() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -145,9 +154,7 @@ def test_life_of_a_ztunnel(tmp_path: Path) -> None:
     go(body())
 
 
-async def scenario(
-    istiod: Istiod, cni: Cni, ztunnel: Ztunnel, client: int, server: int, folder: Path
-) -> None:
+async def scenario(istiod: Istiod, cni: Cni, ztunnel: Ztunnel, client: int, server: int, folder: Path) -> None:
     """Readiness, pods, certificates, policies, reconnection."""
     ready = "http://127.0.0.1:15021/healthz/ready"
     hello = await asyncio.wait_for(cni.accept(), 20)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import (
     Action,
@@ -131,8 +130,16 @@ def policy(name: str, action: Action, match: Match, *, dry_run: bool = False) ->
         ([policy("a", Action.ALLOW, NO), policy("b", Action.ALLOW, YES)], True, ""),
         ([policy("d", Action.DENY, YES)], False, "explicitly denied by: ns/d"),
         ([policy("d", Action.DENY, NO)], True, ""),
-        ([policy("a", Action.ALLOW, YES), policy("d", Action.DENY, YES)], False, "explicitly denied by: ns/d"),
-        ([policy("d", Action.DENY, NO), policy("a", Action.ALLOW, NO)], False, "allow policies exist, but none allowed"),
+        (
+            [policy("a", Action.ALLOW, YES), policy("d", Action.DENY, YES)],
+            False,
+            "explicitly denied by: ns/d",
+        ),
+        (
+            [policy("d", Action.DENY, NO), policy("a", Action.ALLOW, NO)],
+            False,
+            "allow policies exist, but none allowed",
+        ),
         ([policy("a", Action.ALLOW, Match())], False, "allow policies exist, but none allowed"),
         ([policy("d", Action.DENY, Match())], True, ""),
         ([policy("d", Action.DENY, YES, dry_run=True)], True, ""),
@@ -188,7 +195,8 @@ def test_unknown_policy_fails_open_with_a_warning(caplog: pytest.LogCaptureFixtu
     assert "skipping unknown policy here/late" in caplog.messages
 
 
-# What istiod makes of PeerAuthentication mode STRICT (pilot/pkg/serviceregistry/kube/controller/ambient/policies.go).
+# What istiod makes of PeerAuthentication mode STRICT
+# (pilot/pkg/serviceregistry/kube/controller/ambient/policies.go).
 STRICT = Policy(
     "istio_converted_static_strict",
     "istio-system",
@@ -218,7 +226,14 @@ def test_strict_peer_authentication(given: Policy, conn: Connection, allowed: bo
 
 @pytest.mark.parametrize(
     "text",
-    ["", "td/ns/a/sa/b", "spiffe://td/ns/a/sa", "spiffe://td/xx/a/sa/b", "spiffe://td/ns/a/sa/b/c", "http://td/ns/a/sa/b"],
+    [
+        "",
+        "td/ns/a/sa/b",
+        "spiffe://td/ns/a/sa",
+        "spiffe://td/xx/a/sa/b",
+        "spiffe://td/ns/a/sa/b/c",
+        "http://td/ns/a/sa/b",
+    ],
 )
 def test_malformed_identity(text: str) -> None:
     with pytest.raises(ValueError, match="invalid spiffe identity"):

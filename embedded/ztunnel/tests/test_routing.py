@@ -7,7 +7,6 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-
 from ambient_ztunnel.dnslookup import lookup
 from ambient_ztunnel.inbound_request import Refused, guess_service, parse_authority, parse_baggage, resolve
 from ambient_ztunnel.model import (
@@ -105,7 +104,12 @@ POD_GATEWAY = Gateway(NetworkAddress("", ip_address("10.0.0.3")))
             ("HBONE", "10.0.0.2:15008", "10.0.0.2:9090"),
         ),
         # the service has a waypoint: the authority is the virtual IP
-        ([APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC], "10.1.0.2", 80, ("HBONE", "10.0.0.3:15008", "10.1.0.2:80")),
+        (
+            [APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC],
+            "10.1.0.2",
+            80,
+            ("HBONE", "10.0.0.3:15008", "10.1.0.2:80"),
+        ),
         (
             [APP, svc("app", "10.1.0.2", waypoints=((BY_ADDRESS, 1),)), WAYPOINT, WAYPOINT_SVC],
             "10.1.0.2",
@@ -119,7 +123,12 @@ POD_GATEWAY = Gateway(NetworkAddress("", ip_address("10.0.0.3")))
             ("HBONE", "10.0.0.3:15008", "10.1.0.2:80"),
         ),
         # the pod's own address goes around the service's waypoint
-        ([APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC], "10.0.0.2", 8080, ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080")),
+        (
+            [APP, UNWEIGHTED, WAYPOINT, WAYPOINT_SVC],
+            "10.0.0.2",
+            8080,
+            ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
+        ),
         # ... unless the pod has one itself
         (
             [replace(APP, waypoint=TO_WAYPOINT), WAYPOINT, WAYPOINT_SVC],
@@ -135,7 +144,12 @@ POD_GATEWAY = Gateway(NetworkAddress("", ip_address("10.0.0.3")))
             ("HBONE", "10.0.0.2:15008", "10.0.0.2:8080"),
         ),
         # a service that asks for no load balancing
-        ([APP, svc("app", "10.1.0.2", lb_mode=LbMode.PASSTHROUGH)], "10.1.0.2", 80, ("TCP", "10.1.0.2:80", "")),
+        (
+            [APP, svc("app", "10.1.0.2", lb_mode=LbMode.PASSTHROUGH)],
+            "10.1.0.2",
+            80,
+            ("TCP", "10.1.0.2:80", ""),
+        ),
         # an address range
         (
             [APP, replace(svc("app", None), cidr_vips=(CidrAddress("", ip_network("10.2.0.0/16")),))],
@@ -178,13 +192,20 @@ def test_route(things: list[Workload | Service], ip: str, port: int, want: tuple
         ([APP, svc("app", "10.1.0.2", {81: 8080})], "no healthy upstream: 10.1.0.2:80"),
         # a waypoint that is named but absent must never be skipped
         ([APP, UNWEIGHTED], f"unknown waypoint: waypoint {host('waypoint').hostname} not found"),
-        ([APP, UNWEIGHTED, WAYPOINT_SVC], f"unknown waypoint: waypoint {host('waypoint').hostname} not found"),
+        (
+            [APP, UNWEIGHTED, WAYPOINT_SVC],
+            f"unknown waypoint: waypoint {host('waypoint').hostname} not found",
+        ),
         (
             [replace(APP, network="far"), svc("app", "10.1.0.2")],
             "no valid routing destination for workload: app (another network)",
         ),
         (
-            [APP, svc("app", "10.1.0.2", lb_mode=LbMode.STRICT, lb_scopes=(LbScope.NODE,)), replace(APP, node="n2")],
+            [
+                APP,
+                svc("app", "10.1.0.2", lb_mode=LbMode.STRICT, lb_scopes=(LbScope.NODE,)),
+                replace(APP, node="n2"),
+            ],
             "no healthy upstream: 10.1.0.2:80",
         ),
     ],
@@ -203,7 +224,10 @@ def test_a_waypoint_does_not_go_through_itself() -> None:
 def test_identities_that_the_next_hop_may_show() -> None:
     state = world(APP, svc("app", "10.1.0.2", sans=("spiffe://td/ns/x/sa/y", "not-spiffe")))
     decided = route(state, CLIENT, (ip_address("10.1.0.2"), 80))
-    assert [str(san) for san in decided.sans] == ["spiffe://cluster.local/ns/ns/sa/app", "spiffe://td/ns/x/sa/y"]
+    assert [str(san) for san in decided.sans] == [
+        "spiffe://cluster.local/ns/ns/sa/app",
+        "spiffe://td/ns/x/sa/y",
+    ]
 
 
 def spread(state: State, rounds: int = 400) -> Counter[str]:
@@ -251,14 +275,19 @@ def test_weighted_waypoints() -> None:
     other = pod("second", "10.0.0.6", "second", ports={15008: 15008})
     both = ((TO_WAYPOINT, 1), (Gateway(host("second")), 3), (Gateway(host("absent")), 0))
     state = world(
-        APP, svc("app", "10.1.0.2", waypoints=both), WAYPOINT, WAYPOINT_SVC, other, svc("second", None, {15008: 15008})
+        APP,
+        svc("app", "10.1.0.2", waypoints=both),
+        WAYPOINT,
+        WAYPOINT_SVC,
+        other,
+        svc("second", None, {15008: 15008}),
     )
     seen = spread(state)
     assert set(seen) == {"10.0.0.3", "10.0.0.6"}
     assert seen["10.0.0.6"] > 2 * seen["10.0.0.3"]
 
 
-# -- state -----------------------------------------------------------------------------------------------------------
+# -- state -------------------------------------------------------------------------------------------------
 
 
 def test_removal_leaves_no_index_behind() -> None:
@@ -282,7 +311,7 @@ def test_a_pod_is_known_by_name_namespace_and_account() -> None:
     assert state.workload_by_info(WorkloadInfo("app", "other", "app")) is None
 
 
-# -- inbound requests ------------------------------------------------------------------------------------------------
+# -- inbound requests --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -379,7 +408,7 @@ def test_baggage() -> None:
     }
 
 
-# -- DNS names -------------------------------------------------------------------------------------------------------
+# -- DNS names ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

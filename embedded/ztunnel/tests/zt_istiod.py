@@ -1,4 +1,6 @@
-"""A small istiod and istio-cni for tests of the control side (embedded provider alone). Needs the generated classes."""
+"""A small istiod and istio-cni for tests of the control side (embedded provider alone). Needs the
+generated classes.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,18 @@ from pathlib import Path
 import ads_pb2 as ads
 import grpc
 import grpc.aio
+from ambient_ztunnel.identity import Identity
+from ambient_ztunnel.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography import x509
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
-from lab import Ca
 from security.v1alpha1 import ca_pb2
 from workloadapi import workload_pb2 as wds
 from workloadapi.security import authorization_pb2 as authz
 from zdsapi import zds_pb2 as zds
-
-from ambient_ztunnel.identity import Identity
-from ambient_ztunnel.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from zt_lab import Ca
 
 CERTIFICATES = "istio.v1.auth.IstioCertificateService"
 DISCOVERY = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -74,7 +75,9 @@ class Istiod:
             self._stream, ads.DeltaDiscoveryRequest.FromString, ads.DeltaDiscoveryResponse.SerializeToString
         )
         signing = grpc.unary_unary_rpc_method_handler(
-            self._sign, ca_pb2.IstioCertificateRequest.FromString, ca_pb2.IstioCertificateResponse.SerializeToString
+            self._sign,
+            ca_pb2.IstioCertificateRequest.FromString,
+            ca_pb2.IstioCertificateResponse.SerializeToString,
         )
         self._server.add_generic_rpc_handlers(
             (
@@ -107,9 +110,7 @@ class Istiod:
         self.metadata.append(dict(context.invocation_metadata()))
         identity = request.metadata["ImpersonatedIdentity"]
         self.impersonated.append(identity)
-        return ca_pb2.IstioCertificateResponse(
-            cert_chain=await self.ca.sign(Identity.parse(identity), request.csr)
-        )
+        return ca_pb2.IstioCertificateResponse(cert_chain=await self.ca.sign(Identity.parse(identity), request.csr))
 
     async def _stream(
         self, requests: AsyncIterator[ads.DeltaDiscoveryRequest], context: grpc.aio.ServicerContext

@@ -12,10 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from ambient_ztunnel.certs import CertificateManager
 from ambient_ztunnel.config import load
 from ambient_ztunnel.connections import ConnectionManager
@@ -25,6 +21,9 @@ from ambient_ztunnel.metrics import Metrics
 from ambient_ztunnel.model import HostAddress, NetworkAddress, Service, Tunnel, Workload
 from ambient_ztunnel.pods import PodManager
 from ambient_ztunnel.state import State, WorkloadInfo
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 CLIENT_IP = ip_address("10.77.0.1")
 SERVER_IP = ip_address("10.77.0.2")
@@ -90,7 +89,8 @@ def namespace() -> object:
         stdout=subprocess.PIPE,
     )
     try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"up\n"
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"up\n"
         yield holder.pid
     finally:
         holder.kill()

@@ -1,0 +1,158 @@
+"""One HTTP/2 CONNECT stream as an end of a relay (embedded provider alone)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .relay import HIGH_WATER, LOW_WATER, Relay
+
+if TYPE_CHECKING:
+    from .hbone import Connection
+
+STREAM_WINDOW = 1024 * 1024  # bytes a peer may send on one stream before they are passed on
+
+
+class TunnelError(Exception):
+    """The tunnel's connection broke or its peer misbehaved."""
+
+
+class Stream:
+    """One CONNECT stream as an end of a relay."""
+
+    def __init__(self, conn: Connection, stream_id: int) -> None:
+        self.conn = conn
+        self.id = stream_id
+        self.headers: dict[str, str] = {}
+        self.response: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._relay: Relay | None = None
+        self._early: list[bytes] = []
+        self._out: deque[memoryview] = deque()
+        self._out_size = 0
+        self._out_eof = False
+        self._sent_eof = False
+        self._full = False
+        self._got_eof = False
+        self._paused = True
+        self._unacked = 0
+        self._lost: str | None = None
+
+    # -- from the connection -------------------------------------------------------------------------------
+
+    def on_data(self, data: bytes, flow: int) -> None:
+        """Bytes from the peer; they count against its window until they are passed on."""
+        self._unacked += flow
+        if self._relay is None:
+            self._early.append(data)
+        else:
+            self._relay.on_data(self, data)
+            if not self._paused:
+                self._acknowledge()
+
+    def on_eof(self) -> None:
+        """The peer has finished sending."""
+        self._got_eof = True
+        if self._relay is not None:
+            self._relay.on_eof(self)
+
+    def on_lost(self, error: str) -> None:
+        """The stream or its connection is gone."""
+        self._lost = error
+        if not self.response.done():
+            self.response.set_exception(TunnelError(error))
+            self.response.exception()  # nobody may be waiting
+        if self._relay is not None:
+            self._relay.on_lost(self, error)
+
+    # -- End -----------------------------------------------------------------------------------------------
+
+    def attach(self, relay: Relay) -> None:
+        """Deliver what has come early, then everything."""
+        self._relay = relay
+        self._paused = False
+        early, self._early = self._early, []
+        for data in early:
+            relay.on_data(self, data)
+        if not self._paused:
+            self._acknowledge()
+        if self._got_eof:
+            relay.on_eof(self)
+        elif self._lost is not None:
+            relay.on_lost(self, self._lost)
+
+    def send(self, data: bytes) -> bool:
+        """Queue bytes and send what the peer's window allows; False when the queue is full."""
+        if self._lost is None:
+            self._out.append(memoryview(data))
+            self._out_size += len(data)
+            self.flush()
+            if self._out_size > HIGH_WATER or (self._out_size and not self.conn.writable):
+                self._full = True
+        return not self._full
+
+    def send_eof(self) -> None:
+        """Half-close after what is queued."""
+        self._out_eof = True
+        if self._lost is None:
+            self.flush()
+
+    def pause(self) -> None:
+        """Let the peer's window run dry."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Open the peer's window again."""
+        self._paused = False
+        if self._lost is None:
+            self._acknowledge()
+
+    def reset(self) -> None:
+        """RST_STREAM, unless both directions have ended."""
+        self.conn.reset_stream(self)
+
+    def close(self) -> None:
+        """Both directions have ended; the connection forgets the stream once the queue is empty."""
+        self.conn.forget_if_finished(self)
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing more can happen on this stream."""
+        return self._lost is not None or (self._got_eof and self._sent_eof)
+
+    def flush(self) -> None:
+        """Send from the queue as far as the windows and the transport allow."""
+        conn = self.conn
+        while self._out and conn.writable:
+            room = conn.room(self.id)
+            if room <= 0:
+                conn.blocked.add(self)
+                break
+            chunk = self._out[0]
+            if len(chunk) > room:
+                self._out[0] = chunk[room:]
+                chunk = chunk[:room]
+            else:
+                self._out.popleft()
+            self._out_size -= len(chunk)
+            last = self._out_eof and not self._out
+            conn.send_data(self.id, chunk, last)
+            self._sent_eof |= last
+        if self._out and not conn.writable:
+            conn.blocked.add(self)
+        if self._out_eof and not self._out and not self._sent_eof:
+            self._sent_eof = True
+            conn.send_data(self.id, b"", True)
+        conn.schedule_write()
+        if self._full and self._out_size < LOW_WATER and conn.writable:
+            self._full = False
+            if self._relay is not None:
+                self._relay.on_writable(self)
+        if self._sent_eof:
+            conn.forget_if_finished(self)
+
+    def _acknowledge(self) -> None:
+        """Give window back to the peer, in portions of a quarter."""
+        if self._unacked >= STREAM_WINDOW // 4 and not self._got_eof:
+            self.conn.open_window(self._unacked, self.id)
+            self._unacked = 0
