@@ -54,7 +54,7 @@ class Extensions:
         return cls(*[frozenset[str]()] * 4)
 
     def factory_for(self, object_key: str, factory_key: str) -> str:
-        """Return the factory for a filter state: the configured one, or that of strings for Istio's own keys."""
+        """Return the factory for a filter state: as configured, or that of strings for Istio's own keys."""
         if (factory_key or object_key) in self.filter_state or not object_key.startswith(ISTIO_KEYS):
             return factory_key
         return next((name for name in STRING_FACTORIES if name in self.filter_state), factory_key)

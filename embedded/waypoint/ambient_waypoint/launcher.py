@@ -80,8 +80,9 @@ def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> Non
 
 
 def _explain(reason: str) -> None:
-    """Leave the reason where `kubectl describe pod` shows it, if this runs in a pod at all."""
+    """Leave the reason where `kubectl describe pod` shows it; the file is kubelet's, so only a pod has one."""
     try:
-        Path(TERMINATION_LOG).write_text(f"{reason}\n")
+        with Path(TERMINATION_LOG).open("r+", encoding="utf-8") as log:
+            log.write(f"{reason}\n")
     except OSError as error:
-        LOG.warning("cannot write %s: %s", TERMINATION_LOG, error)
+        LOG.info("no reason left for kubelet: %s", error)

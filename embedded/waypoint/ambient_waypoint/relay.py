@@ -129,12 +129,12 @@ class _Stream:
             request = self.dialect.request.FromString(raw)
             if self.known is None:
                 self.known = Extensions.of(request.node)
-                LOG.info(
-                    "Envoy has %d HTTP and %d network filters", len(self.known.http), len(self.known.network)
-                )
+                sizes = (len(self.known.http), len(self.known.network))
+                LOG.info("Envoy knows %d types of HTTP filters and %d of network filters", *sizes)
             await self.agent.write(raw)
             if request.type_url == LISTENER_TYPE and request.HasField("error_detail"):
-                self.relay.fail(f"Envoy rejected a Listener: {request.error_detail.message}")
+                words = " ".join(request.error_detail.message.split())
+                self.relay.fail(f"Envoy rejected a Listener: {words}")
 
     async def to_envoy(self) -> None:
         """pilot-agent's responses go on with their Listeners rewritten, or not at all."""

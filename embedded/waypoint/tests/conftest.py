@@ -1,4 +1,4 @@
-# For the embedded provider alone: gives the waypoint tests their generated message classes, like the image build.
+# For the embedded provider alone: gives the waypoint tests their generated message classes.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The classes are generated into a folder of this test run, before a test module imports them."""
 

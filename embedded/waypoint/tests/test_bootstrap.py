@@ -1,6 +1,6 @@
 # For the embedded provider alone: the bootstrap template is changed as far as it must be, or the build fails.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A small template of our own with the shapes of Istio's; the real one is checked where its module is downloaded."""
+"""A small template of our own with the shapes of Istio's; the image build checks the real one."""
 
 from __future__ import annotations
 

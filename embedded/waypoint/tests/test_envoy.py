@@ -1,6 +1,6 @@
-# For the embedded provider alone: the real Envoy as a waypoint behind the launcher and the relay, on 127.0.0.1.
+# For the embedded provider alone: the real Envoy as a waypoint behind launcher and relay, on 127.0.0.1.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Listeners are like istiod's: connect_terminate ends HBONE, main_internal holds the policy on method and principal."""
+"""Listeners are like istiod's: connect_terminate ends HBONE, main_internal checks method and principal."""
 
 from __future__ import annotations
 

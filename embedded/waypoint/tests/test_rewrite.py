@@ -186,7 +186,7 @@ def test_a_filter_that_guards_is_kept_or_refused_but_never_dropped(
 def test_unknown_listener_filters_are_refused() -> None:
     message = wr.listener("l", {"c": [wr.rbac_network()]})
     message.listener_filters.append(wr.listener_filter("future", wr.raw_any("io.istio.Future")))
-    with pytest.raises(Refused, match="filter='future' type=io.istio.Future"):
+    with pytest.raises(Refused, match=r"filter='future' type=io\.istio\.Future"):
         rewrite_listener(message.SerializeToString(), KNOWN)
 
 

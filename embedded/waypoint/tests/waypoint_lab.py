@@ -1,6 +1,6 @@
-# For the embedded provider alone: what stands around the waypoint's Envoy in the integration test, on 127.0.0.1.
+# For the embedded provider alone: what stands around the waypoint's Envoy in the integration test.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A CA, an application, an xDS server in the place of pilot-agent, and an HBONE client in the place of ztunnel."""
+"""A CA, an application, an xDS server in the place of pilot-agent, an HBONE client in that of ztunnel."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Application(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"app")
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_GET
 
     def log_message(self, *_: Any) -> None:
         """Keep the test's output clean."""
@@ -108,7 +108,7 @@ class Agent:
             stream.put(answer)
 
     def answer_to(self, nonce: str, timeout: float = 10) -> DeltaDiscoveryRequest:
-        """Return the request that acknowledges or rejects the push with this nonce (seconds; raises queue.Empty)."""
+        """Return the answer to the push with this nonce (timeout in seconds; raises queue.Empty)."""
         while True:
             request = self.requests.get(timeout=timeout)
             if request.response_nonce == nonce:
@@ -142,7 +142,7 @@ def request_over_hbone(
 ) -> tuple[int, dict[str, str], bytes]:
     """Send one HTTP/1.1 request inside an HTTP/2 CONNECT over mutual TLS; returns code, headers, body.
 
-    Raises OSError when the waypoint does not answer. Source of the tunnel: Istio's HBONE, HTTP/2 CONNECT on 15008.
+    Raises OSError when the waypoint does not answer. The tunnel is Istio's HBONE: HTTP/2 CONNECT on 15008.
     """
     context = ssl.create_default_context(cafile=str(authority.root))
     context.check_hostname = False

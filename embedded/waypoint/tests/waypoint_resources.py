@@ -1,4 +1,4 @@
-# For the embedded provider alone: waypoint-like Listeners and Clusters for the tests, from Envoy's own message classes.
+# For the embedded provider alone: waypoint-like Listeners and Clusters for the tests.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Written as dictionaries in protobuf's JSON form; types that no class exists for are added as raw Any."""
 
