@@ -18,9 +18,7 @@ from ambient_waypoint.paths import AGENT_SOCKET, RELAY_SOCKET
 
 TEMPLATE = Path("tools/packaging/common/envoy_bootstrap.json")
 # The workload discovery extension and its statistics; a block without another template action inside.
-METADATA_DISCOVERY = re.compile(
-    r"[ \t]*\{\{-? if \.metadata_discovery \}\}(?:(?!\{\{).)*\{\{-? end \}\}\n?", re.DOTALL
-)
+METADATA_DISCOVERY = re.compile(r"[ \t]*\{\{-? if \.metadata_discovery \}\}(?:(?!\{\{).)*\{\{-? end \}\}\n?", re.DOTALL)
 SOCKET_PATH = re.compile(r'("path"\s*:\s*"\{\{ \.config\.ConfigPath \}\}/)' + re.escape(AGENT_SOCKET) + '"')
 # No upstream Envoy has a type of this package, so one that is left would stop Envoy at its start.
 ISTIO_TYPE = re.compile(r"type\.googleapis\.com/((?:io\.)?istio\.[\w.]+|stats\.PluginConfig)")

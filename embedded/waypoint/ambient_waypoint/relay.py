@@ -52,15 +52,11 @@ class Relay:
         self._agent = f"unix:{agent_socket.absolute()}"
         self._reported: set[Place] = set()
         handlers = {
-            dialect.method.removeprefix(SERVICE): grpc.stream_stream_rpc_method_handler(
-                self._handler(dialect)
-            )
+            dialect.method.removeprefix(SERVICE): grpc.stream_stream_rpc_method_handler(self._handler(dialect))
             for dialect in DIALECTS
         }
         self._server = grpc.aio.server(options=OPTIONS)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE.strip("/"), handlers),)
-        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.strip("/"), handlers),))
         self._server.add_insecure_port(f"unix:{envoy_socket.absolute()}")
 
     async def start(self) -> None:
@@ -107,16 +103,18 @@ class _Stream:
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Move messages both ways until either side ends; Envoy then gets pilot-agent's status."""
         pumps = [asyncio.create_task(self.to_agent(requests)), asyncio.create_task(self.to_envoy())]
+        agent_ended = False
         try:
-            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            agent_ended = self.agent.done()
         finally:
             for pump in pumps:
                 pump.cancel()
             ends = await asyncio.gather(*pumps, return_exceptions=True)
         for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, grpc.aio.AioRpcError):
+            if isinstance(end, Exception) and not isinstance(end, (grpc.RpcError, grpc.aio.BaseError)):
                 self.relay.fail(f"the relay broke: {type(end).__name__}: {end}")
-        if pumps[1] in done:
+        if agent_ended:
             code, details = await self.agent.code(), await self.agent.details()
             LOG.info("pilot-agent ended the stream: %s %s", code.name, details)
             if code is not grpc.StatusCode.OK:
@@ -154,8 +152,6 @@ class _Stream:
     async def refuse(self, response: DeltaResponse | StateResponse, refusal: Refused) -> None:
         """Tell istiod (it logs a rejected push, `istioctl proxy-status` shows it), then stop."""
         detail = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=str(refusal))
-        answer = self.dialect.request(
-            type_url=response.type_url, response_nonce=response.nonce, error_detail=detail
-        )
+        answer = self.dialect.request(type_url=response.type_url, response_nonce=response.nonce, error_detail=detail)
         await self.agent.write(answer.SerializeToString())
         self.relay.fail(str(refusal))

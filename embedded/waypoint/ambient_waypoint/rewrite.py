@@ -29,9 +29,7 @@ from waypoint_xds_pb2 import (
 from ambient_waypoint.extensions import DROPPABLE, Extensions
 
 LISTENER_TYPE: Final = "type.googleapis.com/envoy.config.listener.v3.Listener"
-CONNECTION_MANAGER: Final = (
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-)
+CONNECTION_MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 SET_FILTER_STATE: Final = frozenset(
     {
         "envoy.extensions.filters.http.set_filter_state.v3.Config",
@@ -61,9 +59,7 @@ class Refused(Exception):
     @classmethod
     def at(cls, places: list[Place]) -> Refused:
         """Name every filter in the way."""
-        return cls(
-            "; ".join(f"this Envoy lacks a filter that may guard traffic: {place}" for place in places)
-        )
+        return cls("; ".join(f"this Envoy lacks a filter that may guard traffic: {place}" for place in places))
 
 
 @dataclass

@@ -9,9 +9,7 @@ import json
 import pytest
 from bootstrap import TemplateError, derive
 
-DISCOVERY = (
-    '{{- if .metadata_discovery }}\n{"name": "m", "typed_config": {"value": {"ads": {}}}},\n{{- end }}\n'
-)
+DISCOVERY = '{{- if .metadata_discovery }}\n{"name": "m", "typed_config": {"value": {"ads": {}}}},\n{{- end }}\n'
 PATH = '"path": "{{ .config.ConfigPath }}/XDS"'
 TEMPLATE = f'{{"extensions": [\n{DISCOVERY} 1 ], "other": "{{{{ .kept }}}}", {PATH} }}'
 

@@ -23,6 +23,9 @@ from typing import Any
 import pytest
 import waypoint_resources as wr
 from ambient_waypoint.paths import AGENT_SOCKET, RELAY_SOCKET
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from google.protobuf.json_format import ParseDict
 from waypoint_lab import Agent, Application, Authority, request_over_hbone
 
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -56,9 +59,7 @@ def bootstrap(folder: Path) -> dict[str, Any]:
     internal = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
     return {
         "node": {"id": "waypoint", "cluster": "waypoint"},
-        "bootstrap_extensions": [
-            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": internal}}
-        ],
+        "bootstrap_extensions": [{"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": internal}}],
         "dynamic_resources": {
             "lds_config": ads,
             "cds_config": ads,
@@ -93,9 +94,7 @@ def policy(method: str) -> dict[str, Any]:
         "policies": {
             "ns[layer7]-policy[layer7-authz]-rule[0]": {
                 "permissions": [{"header": {"name": ":method", "string_match": {"exact": method}}}],
-                "principals": [
-                    {"filter_state": {"key": wr.PRINCIPAL_KEY, "string_match": {"exact": ALLOWED}}}
-                ],
+                "principals": [{"filter_state": {"key": wr.PRINCIPAL_KEY, "string_match": {"exact": ALLOWED}}}],
             }
         },
     }
@@ -182,11 +181,9 @@ class Waypoint:
             route({"prefix": "/"}, {"cluster": "app"}),
         )
         outside = wr.listener("connect_terminate", {"default": [terminate]}, {"address": self.address()})
-        wr.ParseDict(self.tls(), outside.filter_chains[0].transport_socket)
+        ParseDict(self.tls(), outside.filter_chains[0].transport_socket)
         inside = wr.listener("main_internal", {"inbound-vip": [exchange, inner]}, {"internal_listener": {}})
-        inside.listener_filters.append(
-            wr.listener_filter("original_dst", wr.any_of(wr.original_dst_pb2.OriginalDst()))
-        )
+        inside.listener_filters.append(wr.listener_filter("original_dst", wr.any_of(original_dst_pb2.OriginalDst())))
         return [("connect_terminate", outside), ("main_internal", inside)]
 
     def address(self) -> dict[str, Any]:
@@ -293,15 +290,13 @@ def test_a_new_policy_takes_effect_and_survives_a_new_stream(waypoint: Waypoint)
     [
         (wr.http_filter("future.authz", wr.raw_any("io.istio.FutureAuthz")), "type=io.istio.FutureAuthz"),
         (
-            wr.http_filter("broken", wr.raw_any(wr.http_rbac_pb2.RBAC.DESCRIPTOR.full_name, b"\xff")),
+            wr.http_filter("broken", wr.raw_any(rbac_pb2.RBAC.DESCRIPTOR.full_name, b"\xff")),
             "rejected a Listener",
         ),
     ],
     ids=["refused by the relay", "rejected by Envoy"],
 )
-def test_a_listener_that_cannot_be_enforced_closes_the_waypoint(
-    waypoint: Waypoint, culprit: Any, reason: str
-) -> None:
+def test_a_listener_that_cannot_be_enforced_closes_the_waypoint(waypoint: Waypoint, culprit: Any, reason: str) -> None:
     envoy = waypoint.envoy_pid()
     waypoint.agent.resources[LISTENER] = waypoint.listeners("GET", culprit)
     waypoint.agent.push(LISTENER, "bad")
@@ -335,9 +330,7 @@ def test_the_launcher_killed_takes_envoy_along(waypoint: Waypoint) -> None:
 def test_a_call_without_configuration_goes_to_envoy() -> None:
     command = [sys.executable, "-c", LAUNCH, str(ENVOY), "--version"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=True
-    )
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     assert "version:" in result.stdout
 
 

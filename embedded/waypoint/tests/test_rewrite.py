@@ -36,9 +36,7 @@ KNOWN = Extensions(
         }
     ),
     listener=frozenset({"envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}),
-    filter_state=frozenset(
-        {"envoy.string", "envoy.hashable_string", "envoy.filters.listener.original_dst.local_ip"}
-    ),
+    filter_state=frozenset({"envoy.string", "envoy.hashable_string", "envoy.filters.listener.original_dst.local_ip"}),
 )
 PEER_METADATA = "io.istio.http.peer_metadata.Config"
 METADATA_EXCHANGE = "envoy.tcp.metadataexchange.config.MetadataExchange"
@@ -59,9 +57,7 @@ def http_filters(message: listener_pb2.Listener, chain: int = 0) -> list[str]:
 @pytest.mark.parametrize("type_name", sorted(DROPPABLE))
 def test_observing_http_filters_are_dropped_and_the_rest_stays_in_order(type_name: str, wrap: Any) -> None:
     gone = wr.http_filter("observer", wrap(type_name))
-    message = wr.listener(
-        "main_internal", {"inbound": [wr.manager([gone, wr.rbac_http(), gone, wr.router()])]}
-    )
+    message = wr.listener("main_internal", {"inbound": [wr.manager([gone, wr.rbac_http(), gone, wr.router()])]})
     value, dropped = rewrite_listener(message.SerializeToString(), KNOWN)
     assert http_filters(listener_pb2.Listener.FromString(value)) == [
         "envoy.filters.http.rbac",
@@ -88,28 +84,18 @@ def test_what_envoy_has_is_never_dropped() -> None:
         listener=KNOWN.listener,
         filter_state=KNOWN.filter_state,
     )
-    message = wr.listener(
-        "l", {"c": [wr.manager([wr.http_filter("m", wr.struct_any(PEER_METADATA)), wr.router()])]}
-    )
+    message = wr.listener("l", {"c": [wr.manager([wr.http_filter("m", wr.struct_any(PEER_METADATA)), wr.router()])]})
     assert rewrite_listener(message.SerializeToString(), known) == (message.SerializeToString(), [])
 
 
 UNKNOWN_FILTERS = {
     "http": {"c": [wr.manager([wr.http_filter("future", wr.raw_any("io.istio.Future")), wr.router()])]},
-    "http, optional": {
-        "c": [wr.manager([wr.http_filter("future", wr.raw_any("io.istio.Future"), is_optional=True)])]
-    },
-    "http, disabled": {
-        "c": [wr.manager([wr.http_filter("future", wr.raw_any("io.istio.Future"), disabled=True)])]
-    },
+    "http, optional": {"c": [wr.manager([wr.http_filter("future", wr.raw_any("io.istio.Future"), is_optional=True)])]},
+    "http, disabled": {"c": [wr.manager([wr.http_filter("future", wr.raw_any("io.istio.Future"), disabled=True)])]},
     "http, typed struct": {"c": [wr.manager([wr.http_filter("future", wr.struct_any("io.istio.Future"))])]},
-    "http, named like an observer": {
-        "c": [wr.manager([wr.http_filter("istio.stats", wr.raw_any("io.istio.Future"))])]
-    },
+    "http, named like an observer": {"c": [wr.manager([wr.http_filter("istio.stats", wr.raw_any("io.istio.Future"))])]},
     "http, no type": {"c": [wr.manager([http_connection_manager_pb2.HttpFilter(name="future")])]},
-    "http, a network filter's type": {
-        "c": [wr.manager([wr.http_filter("future", wr.rbac_network().typed_config)])]
-    },
+    "http, a network filter's type": {"c": [wr.manager([wr.http_filter("future", wr.rbac_network().typed_config)])]},
     "network": {"c": [wr.network_filter("future", wr.raw_any("io.istio.Future"))]},
     "second chain": {
         "a": [wr.rbac_network()],
@@ -118,11 +104,7 @@ UNKNOWN_FILTERS = {
     "istio_authn": {
         "c": [
             wr.manager(
-                [
-                    wr.http_filter(
-                        "future", wr.raw_any("istio.envoy.config.filter.http.authn.v2alpha2.FilterConfig")
-                    )
-                ]
+                [wr.http_filter("future", wr.raw_any("istio.envoy.config.filter.http.authn.v2alpha2.FilterConfig"))]
             )
         ]
     },
@@ -160,9 +142,7 @@ AUTHORIZATION = [
 @pytest.mark.parametrize("type_name", AUTHORIZATION)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("layer", ["http", "network"])
-def test_a_filter_that_guards_is_kept_or_refused_but_never_dropped(
-    type_name: str, layer: str, known: bool
-) -> None:
+def test_a_filter_that_guards_is_kept_or_refused_but_never_dropped(type_name: str, layer: str, known: bool) -> None:
     assert type_name not in DROPPABLE
     types = frozenset({type_name}) if known else frozenset[str]()
     extensions = Extensions(
@@ -229,17 +209,13 @@ def test_filters_whose_configuration_comes_later(types: list[str], outcome: str)
 )
 def test_filter_state_of_istio_gets_a_factory_that_envoy_has(key: str, factory: str, expected: str) -> None:
     value = wr.state_value(key, factory)
-    message = wr.listener(
-        "l", {"c": [wr.state_network(value), wr.manager([wr.state_http(value), wr.router()])]}
-    )
+    message = wr.listener("l", {"c": [wr.state_network(value), wr.manager([wr.state_http(value), wr.router()])]})
     result = rewritten(message).filter_chains[0]
     wanted = value_pb2.FilterStateValue.FromString(value.SerializeToString())
     wanted.factory_key = expected
     network = network_state_pb2.Config.FromString(result.filters[0].typed_config.value)
     assert list(network.on_new_connection) == [wanted]
-    config = http_connection_manager_pb2.HttpConnectionManager.FromString(
-        result.filters[1].typed_config.value
-    )
+    config = http_connection_manager_pb2.HttpConnectionManager.FromString(result.filters[1].typed_config.value)
     http = http_state_pb2.Config.FromString(config.http_filters[0].typed_config.value)
     assert list(http.on_request_headers) == [wanted]
 
@@ -274,22 +250,12 @@ def test_nothing_but_the_dropped_filter_changes() -> None:
 def test_fields_of_a_future_envoy_survive_byte_for_byte() -> None:
     gone = wr.http_filter("observer", wr.struct_any(PEER_METADATA)).SerializeToString()
     router = wr.router().SerializeToString() + field(200, b"router")
-    manager = (
-        b"\x2a" + bytes([len(gone)]) + gone + b"\x2a" + bytes([len(router)]) + router + field(201, b"manager")
-    )
-    config = wr.raw_any(
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager
-    )
-    chain = listener_components_pb2.FilterChain(
-        filters=[wr.network_filter("hcm", config)]
-    ).SerializeToString()
+    manager = b"\x2a" + bytes([len(gone)]) + gone + b"\x2a" + bytes([len(router)]) + router + field(201, b"manager")
+    config = wr.raw_any("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", manager)
+    chain = listener_components_pb2.FilterChain(filters=[wr.network_filter("hcm", config)]).SerializeToString()
     chain += field(202, b"chain")
     message = (
-        b"\x0a\x01l"
-        + b"\x1a"
-        + bytes([len(chain) & 0x7F | 0x80, len(chain) >> 7])
-        + chain
-        + field(203, b"listener")
+        b"\x0a\x01l" + b"\x1a" + bytes([len(chain) & 0x7F | 0x80, len(chain) >> 7]) + chain + field(203, b"listener")
     )
     value, dropped = rewrite_listener(message, KNOWN)
     assert len(dropped) == 1
@@ -338,9 +304,7 @@ def test_delta_and_state_of_the_world_responses_are_rewritten() -> None:
     official.resources[0].resource.value = after
     assert discovery_pb2.DeltaDiscoveryResponse.FromString(delta.SerializeToString()) == official
 
-    whole = discovery_pb2.DiscoveryResponse(
-        version_info="v1", type_url=LISTENER_TYPE, nonce="n", resources=[resource]
-    )
+    whole = discovery_pb2.DiscoveryResponse(version_info="v1", type_url=LISTENER_TYPE, nonce="n", resources=[resource])
     state = StateResponse.FromString(whole.SerializeToString())
     assert rewrite_response(state, KNOWN)[0]
     whole.resources[0].value = after
@@ -400,7 +364,5 @@ def test_our_messages_are_a_subset_of_envoys(name: str) -> None:
 
 @pytest.mark.parametrize("official", [http_state_pb2.Config, network_state_pb2.Config])
 def test_both_kinds_of_set_filter_state_hold_their_values_in_field_1(official: Any) -> None:
-    (theirs,) = [
-        f for f in official.DESCRIPTOR.fields if f.message_type is value_pb2.FilterStateValue.DESCRIPTOR
-    ]
+    (theirs,) = [f for f in official.DESCRIPTOR.fields if f.message_type is value_pb2.FilterStateValue.DESCRIPTOR]
     assert theirs.number == DESCRIPTOR.message_types_by_name["SetFilterState"].fields_by_name["values"].number

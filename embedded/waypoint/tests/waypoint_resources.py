@@ -123,9 +123,7 @@ def manager(filters: list[HttpFilter], document: dict[str, Any] | None = None) -
 def listener(name: str, chains: dict[str, list[Filter]], document: dict[str, Any] | None = None) -> Listener:
     """Return a Listener with these filter chains; the document holds its other fields."""
     message = ParseDict({"name": name, **(document or {})}, Listener())
-    message.filter_chains.extend(
-        FilterChain(name=chain, filters=filters) for chain, filters in chains.items()
-    )
+    message.filter_chains.extend(FilterChain(name=chain, filters=filters) for chain, filters in chains.items())
     return message
 
 
