@@ -17,7 +17,8 @@ from typing import Any
 from . import cache, node, oci, pki, preflight
 from .cache import Progress
 from .errors import LabError
-from .parts import IMAGE_REGISTRY, Bill, run
+from .parts import IMAGE_REGISTRY, Bill
+from .tools import run
 
 
 def _progress(line: str) -> None:
@@ -100,6 +101,34 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
+def built(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Only build what is missing."""
+    preflight.check_basics()
+    bill = Bill(Path(request["cache_dir"]).expanduser())
+    if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
+        return {"changed": False}
+    preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)
+    if not request["check"]:
+        _install_tools(progress)
+        _build(bill, progress, keep=request["keep_build_files"])
+    return {"changed": True}
+
+
+def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Empty the cache. Raises :class:`LabError` while a lab runs on programs that are in it."""
+    folder = Path(request["cache_dir"]).expanduser()
+    for launcher in Path(request["state_dir"]).glob("*/launcher.json"):
+        if node.is_running(launcher.parent) and str(folder) in launcher.read_text():
+            raise LabError(
+                f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
+            )
+    changed = folder.exists()
+    if changed and not request["check"]:
+        with cache.locked(folder, progress):
+            shutil.rmtree(folder)
+    return {"changed": changed}
+
+
 def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove the lab: its processes, cgroups and files. The cache stays."""
     if os.geteuid() != 0:
@@ -108,10 +137,13 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"changed": changed}
 
 
+STATES = {"built": built, "clean": clean, "present": present, "absent": absent}
+
+
 def main() -> int:
     request = json.load(sys.stdin)
     try:
-        result = {"present": present, "absent": absent}[request["state"]](request, _progress)
+        result = STATES[request["state"]](request, _progress)
     except LabError as error:
         print(json.dumps({"failed": True, "msg": str(error)}))
         return 1

@@ -117,7 +117,9 @@ def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
 
         try:
             while waiting or running:
-                for part in [part for part in waiting if not any(need in missing and need not in built for need in part.needs)]:
+                for part in [
+                    part for part in waiting if not any(need in missing and need not in built for need in part.needs)
+                ]:
                     waiting.remove(part)
                     running[lanes[part.lane].submit(run, part)] = part
                 done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -50,9 +51,8 @@ def make_cgroup(path: str) -> None:
             parent, folder = folder, folder / part
             folder.mkdir(exist_ok=True)
             for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty means that no process may enter
-                if (folder / setting).exists() and hierarchy.name == "cpuset":
-                    if not (folder / setting).read_text().strip():
-                        (folder / setting).write_text((parent / setting).read_text())
+                if (folder / setting).exists() and not (folder / setting).read_text().strip():
+                    (folder / setting).write_text((parent / setting).read_text())
         if hierarchy == CGROUPS:
             _delegate_v2(path)
 
@@ -127,7 +127,7 @@ async def _forward(target: tuple[str, int], reader: asyncio.StreamReader, writer
 async def _serve(forwards: list[list[Any]]) -> None:
     for host, port, target_host, target_port in forwards:
         target = (str(target_host), int(target_port))
-        await asyncio.start_server(lambda r, w, target=target: _forward(target, r, w), host, port)
+        await asyncio.start_server(functools.partial(_forward, target), host, port)
         log(f"forwarding {host}:{port} to {target_host}:{target_port}")
 
 

@@ -169,19 +169,14 @@ def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str])
     for name in ("data", "log", "files", "kubernetes"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name, text in wanted.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+    for path, text in wanted.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
     keys = folder / "kubernetes/pki"
     pki.ensure(keys, node.name, node.address, components.SERVICE_IP)
     server = f"https://127.0.0.1:{components.API_PORT}"
-    for user, leaf in (
-        ("controller-manager", "controller-manager"),
-        ("scheduler", "scheduler"),
-        ("kube-proxy", "kube-proxy"),
-        ("kubelet", "kubelet"),
-    ):
-        text = pki.kubeconfig(keys, leaf, server, settings.name)
+    for user in ("controller-manager", "scheduler", "kube-proxy", "kubelet"):
+        text = pki.kubeconfig(keys, user, server, settings.name)
         pki.write_kubeconfig(folder / f"kubernetes/{user}.conf", text)
 
 

@@ -119,5 +119,5 @@ def verify_layout(layout: Path) -> None:
         if file_digest(blob) != blob.name:
             raise LabError(
                 f"The cached image data {blob} is damaged (its SHA-256 differs). "
-                "Build the images again with: make clean-images up"
+                "Build the images again with: make down clean-images up"
             )

@@ -43,8 +43,8 @@ def leaves(node_name: str, node_ip: str, service_ip: str) -> list[Leaf]:
 
     :param service_ip: ClusterIP of the Service ``kubernetes``, the first address of the service range.
     """
-    api_names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-    api_names += ("kubernetes.default.svc.cluster.local", "127.0.0.1", node_ip, service_ip)
+    internal = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    api_names = (*internal, "localhost", "127.0.0.1", node_ip, service_ip)
     return [
         Leaf("apiserver", "kube-apiserver", sans=api_names),
         Leaf("etcd", "etcd", sans=("localhost", "127.0.0.1")),
@@ -74,7 +74,7 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -180,7 +180,10 @@ def kubeconfig(folder: Path, leaf_name: str, server: str, cluster_name: str) -> 
             "kind": "Config",
             "current-context": cluster_name,
             "clusters": [
-                {"name": cluster_name, "cluster": {"server": server, "certificate-authority-data": embed("ca.crt")}}
+                {
+                    "name": cluster_name,
+                    "cluster": {"server": server, "certificate-authority-data": embed("ca.crt")},
+                }
             ],
             "users": [
                 {

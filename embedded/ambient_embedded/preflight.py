@@ -95,7 +95,10 @@ def _kernel(state: Path) -> Iterator[str]:
             script = str(Path(__file__).with_name("probe.py"))
             namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork"]
             result = subprocess.run(
-                [*namespaces, sys.executable, "-I", script, scratch], capture_output=True, text=True, timeout=30
+                [*namespaces, sys.executable, "-I", script, scratch],
+                capture_output=True,
+                text=True,
+                timeout=30,
             )
             if result.returncode == 0:
                 yield from json.loads(result.stdout)

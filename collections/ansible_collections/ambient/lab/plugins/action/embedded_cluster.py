@@ -30,8 +30,12 @@ class ActionModule(ActionBase):
         _, options = self.validate_argument_spec(
             argument_spec={
                 "source": {"type": "path", "required": True},
-                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-                "name": {"type": "str", "required": True},
+                "state": {
+                    "type": "str",
+                    "choices": ["built", "clean", "present", "absent"],
+                    "default": "present",
+                },
+                "name": {"type": "str"},
                 "state_dir": {"type": "path", "required": True},
                 "cache_dir": {"type": "path"},
                 "lab_dir": {"type": "path"},
@@ -47,7 +51,12 @@ class ActionModule(ActionBase):
                 },
                 "keep_build_files": {"type": "bool", "default": False},
             },
-            required_if=[("state", "present", ("cache_dir", "lab_dir"))],
+            required_if=[
+                ("state", "built", ("cache_dir",)),
+                ("state", "clean", ("cache_dir",)),
+                ("state", "present", ("name", "cache_dir", "lab_dir")),
+                ("state", "absent", ("name",)),
+            ],
         )
         request = {key: value for key, value in options.items() if key != "source"}
         request["check"] = self._task.check_mode
@@ -63,7 +72,9 @@ def _command(source: str, request: dict[str, t.Any]) -> dict[str, t.Any]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=environment, start_new_session=True,
     )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     trouble: list[str] = []
     try:
         with process:

