@@ -74,9 +74,7 @@ def _declared_policy(case: Case) -> str | None:
     ref = case.result.claim.by
     if ref is None or case.phase != "after":
         return None
-    found = [
-        item for item in case.cluster.policies.get(ref.namespace, []) if item["metadata"]["name"] == ref.name
-    ]
+    found = [item for item in case.cluster.policies.get(ref.namespace, []) if item["metadata"]["name"] == ref.name]
     return policy_state(str(ref), found[0] if found else None).problem or None
 
 
@@ -176,9 +174,7 @@ def _waypoint_not_in_the_path(case: Case) -> str | None:
     if case.expect.outcome not in ("denied_l7", "denied_upstream") or case.seen != "allowed":
         return None
     if case.destination.address:
-        return (
-            f"{case.destination.host} is an address: traffic to a pod's IP goes around the Service's waypoint"
-        )
+        return f"{case.destination.host} is an address: traffic to a pod's IP goes around the Service's waypoint"
     if case.service is None:
         return None
     service = name_of(case.service)

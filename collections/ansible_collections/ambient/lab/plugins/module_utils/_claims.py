@@ -158,9 +158,7 @@ def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
         try:
             claim = _claim(item, number, namespace)
             if claim.name in names:
-                raise _Problem(
-                    _label(item, number), "name", f"{claim.name!r} is used twice; results are kept by name"
-                )
+                raise _Problem(_label(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
             names.add(claim.name)
             claims.append(claim)
         except _Problem as problem:
@@ -216,9 +214,7 @@ def _text(value: object, label: str, key: str) -> str:
 def _dns_name(value: object, label: str, key: str) -> str:
     text = _text(value, label, key)
     if len(text) > 253 or not _DNS_NAME.fullmatch(text):
-        raise _Problem(
-            label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')"
-        )
+        raise _Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
     return text
 
 
@@ -260,9 +256,7 @@ def _request(value: object, label: str) -> Request:
     body = fields.get("body")
     if body is not None and (not isinstance(body, str) or "\x00" in body or len(body.encode()) > MAX_BODY):
         raise _Problem(label, "to.body", f"must be a text of at most {MAX_BODY} bytes")
-    return Request(
-        url=_url(fields["url"], label, "to.url"), method=method, headers=_headers(fields, label), body=body
-    )
+    return Request(url=_url(fields["url"], label, "to.url"), method=method, headers=_headers(fields, label), body=body)
 
 
 def _headers(fields: dict[str, t.Any], label: str) -> tuple[tuple[str, str], ...]:
@@ -315,9 +309,7 @@ def _expectation(value: object, label: str, key: str) -> Expectation:
     return Expectation(outcome, http_codes, _codes(fields, "exit_code", range(256), label, key))
 
 
-def _codes(
-    fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str
-) -> frozenset[int] | None:
+def _codes(fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str) -> frozenset[int] | None:
     if name not in fields:
         return None
     raw = fields[name] if isinstance(fields[name], list) else [fields[name]]
@@ -326,9 +318,7 @@ def _codes(
         # Ansible templating may hand a number over as text.
         number = int(item) if isinstance(item, str) and item.isdecimal() else item
         if isinstance(number, bool) or not isinstance(number, int) or number not in allowed:
-            raise _Problem(
-                label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}"
-            )
+            raise _Problem(label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}")
         codes.add(number)
     if not codes:
         raise _Problem(label, f"{key}.{name}", "is an empty list")

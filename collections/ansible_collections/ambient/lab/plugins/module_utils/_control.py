@@ -69,9 +69,7 @@ def plan(claims: t.Sequence[Claim], phase: str) -> list[Probe]:
     """The claims' own probes in their order, and then controls for denials that no claim gives one."""
     probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(claims)]
     answering = [
-        probe
-        for probe, claim in zip(probes, claims, strict=False)
-        if claim.expected(phase).outcome == "allowed"
+        probe for probe, claim in zip(probes, claims, strict=False) if claim.expected(phase).outcome == "allowed"
     ]
     sources = list(dict.fromkeys(claim.source for claim in claims))
     controls: dict[Probe, None] = {}
@@ -113,7 +111,5 @@ def evidence(
             return f"{other.destination} answered {other.source} with HTTP {answer.http_code}"
     for other, answer in others:
         if other.source == probe.source and ready(probe.destination):
-            return (
-                f"{other.source} got HTTP {answer.http_code} from {other.destination}, the endpoint is ready"
-            )
+            return f"{other.source} got HTTP {answer.http_code} from {other.destination}, the endpoint is ready"
     return None

@@ -76,9 +76,7 @@ def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: flo
         "row " + " ".join(str(number) for number in numbers[start : start + PARALLEL]) + "\n"
         for start in range(0, len(numbers), PARALLEL)
     )
-    return _SCRIPT.format(
-        nonce=nonce, configs=configs, timeout=f"{probe_timeout:g}", body=BODY_BYTES, rows=rows
-    )
+    return _SCRIPT.format(nonce=nonce, configs=configs, timeout=f"{probe_timeout:g}", body=BODY_BYTES, rows=rows)
 
 
 def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
@@ -106,9 +104,7 @@ def _config(request: Request) -> str:
     # curl would wait for a body after `request = HEAD`.
     lines.append("head" if request.method == "HEAD" else f"request = {_quote(request.method)}")
     # A header without a value is sent only when it is written with a semicolon.
-    lines += [
-        f"header = {_quote(f'{key}: {value}' if value else f'{key};')}" for key, value in request.headers
-    ]
+    lines += [f"header = {_quote(f'{key}: {value}' if value else f'{key};')}" for key, value in request.headers]
     if request.body is not None:
         lines.append(f"data-raw = {_quote(request.body)}")
     if request.insecure:

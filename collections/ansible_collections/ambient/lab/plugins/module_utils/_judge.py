@@ -59,9 +59,7 @@ def _traffic(expect: Expectation, seen: Seen) -> Verdict:
         wanted = "2xx" if expect.http_codes is None and expect.outcome == "allowed" else _list(codes)
         return Verdict("fail", f"HTTP {seen.http_code}, the claim accepts {wanted}")
     if expect.exit_codes is not None and seen.exit_code not in expect.exit_codes:
-        return Verdict(
-            "fail", f"curl ended with {seen.exit_code}, the claim accepts {_list(expect.exit_codes)}"
-        )
+        return Verdict("fail", f"curl ended with {seen.exit_code}, the claim accepts {_list(expect.exit_codes)}")
     return Verdict("pass")
 
 
@@ -72,8 +70,8 @@ def _list(codes: t.Iterable[int]) -> str:
 def policy_state(name: str, policy: dict[str, t.Any] | None) -> PolicyState:
     """What istiod says of an AuthorizationPolicy: missing, not fully enforceable, or nothing against it.
 
-    The conditions are ZtunnelAccepted and WaypointAccepted (istio pilot/pkg/model/service.go). One that is True
-    with a reason other than Accepted (UnsupportedValue, PartiallyInvalid) is only partly enforced.
+    The conditions are ZtunnelAccepted and WaypointAccepted (istiod, pilot/pkg/model/service.go). One that is
+    True with a reason other than Accepted (UnsupportedValue, PartiallyInvalid) is only partly enforced.
     """
     if policy is None:
         return PolicyState(f"AuthorizationPolicy {name} (the claim's `by`) does not exist", hopeless=True)

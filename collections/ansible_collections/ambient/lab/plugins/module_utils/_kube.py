@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 import traceback
 import typing as t
@@ -17,9 +18,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._errors import LabErro
 try:
     import kubernetes.client
     import kubernetes.config
-    import kubernetes.stream
     import urllib3.exceptions
     import websocket
+    import yaml
 except ImportError:
     HAS_KUBERNETES = False
     KUBERNETES_IMPORT_ERROR: str | None = traceback.format_exc()
@@ -32,7 +33,7 @@ KUBE_SPEC: dict[str, dict[str, t.Any]] = {"kubeconfig": {"type": "path"}, "conte
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 MAX_OUTPUT = 4_194_304
-_STDOUT, _STDERR, _ERROR = 1, 2, 3
+_STDOUT, _STDERR, _STATUS = 1, 2, 3
 
 
 class Kube:
@@ -58,14 +59,12 @@ class Kube:
                 client_configuration=self._configuration,
                 persist_config=False,
             )
-        except (kubernetes.config.ConfigException, OSError, ValueError, TypeError) as error:
+        except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
             where += f", context {context}" if context else ""
             raise LabError(f"Can't use {where}: {_one_line(error)}") from error
         self.host = str(self._configuration.host)
         self._client = kubernetes.client.ApiClient(self._configuration)
-        # websocket-client has no other way to bound the time of a connect that kubernetes.stream makes.
-        websocket.setdefaulttimeout(READ_SECONDS)
 
     def get(self, path: str, **query: str) -> dict[str, t.Any] | None:
         """GET one path of the API; None where the answer is 404.
@@ -73,11 +72,7 @@ class Kube:
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        headers: dict[str, str] = {"Accept": "application/json"}
-        settings: t.Any = self._configuration.auth_settings()
-        for setting in settings.values():
-            if setting["in"] == "header" and setting["value"]:
-                headers[setting["key"]] = setting["value"]
+        headers = {"Accept": "application/json", **self._headers()}
         url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
         try:
             response = self._client.rest_client.pool_manager.request(
@@ -110,52 +105,94 @@ class Kube:
         Returns:
             Standard output, and what went wrong ("" where nothing did). Raises nothing.
         """
-        # kubernetes.stream swaps a method of the client while it connects: each exec has a client of its own.
-        api = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(self._configuration))
         deadline = time.monotonic() + timeout
+        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", part) for part in ("sh", "-c", script)]
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urllib.parse.urlencode(query)}"
         try:
-            channel = kubernetes.stream.stream(
-                api.connect_get_namespaced_pod_exec,
-                pod,
-                namespace,
-                container=container,
-                command=["sh", "-c", script],
-                stdout=True,
-                stderr=True,
-                stdin=False,
-                tty=False,
-                _preload_content=False,
+            # kubernetes.stream would do this without any timeout, and not from several threads.
+            channel: t.Any = websocket.create_connection(
+                re.sub("^http", "ws", self.host) + path,
+                timeout=min(timeout, READ_SECONDS),
+                header=self._headers(),
+                subprotocols=["v4.channel.k8s.io"],
+                sslopt=self._tls(),
+                **self._proxy(),
             )
-        except (kubernetes.client.ApiException, websocket.WebSocketException, OSError) as error:
+        except websocket.WebSocketBadStatusException as error:
+            return "", _refusal(error)
+        except (websocket.WebSocketException, OSError) as error:
             return "", _one_line(error)
         try:
             return _drain(channel, deadline)
-        except (websocket.WebSocketException, OSError, ValueError) as error:
+        except (websocket.WebSocketException, OSError) as error:
             return "", _one_line(error)
         finally:
-            channel.close()
+            channel.shutdown()
+
+    def _headers(self) -> dict[str, str]:
+        """What proves the user to the API; the client refreshes tokens while it is asked."""
+        settings: t.Any = self._configuration.auth_settings()
+        return {
+            str(setting["key"]): str(setting["value"])
+            for setting in settings.values()
+            if setting["in"] == "header" and setting["value"]
+        }
+
+    def _tls(self) -> dict[str, t.Any]:
+        configuration = self._configuration
+        if not configuration.verify_ssl:
+            options: dict[str, t.Any] = {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
+        else:
+            options = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": configuration.ssl_ca_cert}
+            if configuration.assert_hostname is not None:
+                options["check_hostname"] = configuration.assert_hostname
+        options["certfile"] = configuration.cert_file
+        options["keyfile"] = configuration.key_file
+        options["server_hostname"] = getattr(configuration, "tls_server_name", None)
+        return {key: value for key, value in options.items() if value is not None}
+
+    def _proxy(self) -> dict[str, t.Any]:
+        if not self._configuration.proxy:
+            return {}
+        parts = urllib.parse.urlsplit(self._configuration.proxy)
+        return {"http_proxy_host": parts.hostname, "http_proxy_port": parts.port, "proxy_type": parts.scheme}
 
 
 def _drain(channel: t.Any, deadline: float) -> tuple[str, str]:
-    stdout: list[str] = []
-    size = 0
-    errors = ""
+    """Read an exec's channels to their end (subprotocol v4.channel.k8s.io: a frame's first byte is its channel)."""
+    read = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            return "".join(stdout), "it did not end in time"
-        is_open = channel.is_open()
-        if is_open:
-            channel.update(timeout=min(remaining, 1.0))
-        stdout.append(channel.read_channel(_STDOUT))
-        errors += channel.read_channel(_STDERR)
-        size += len(stdout[-1])
-        if size + len(errors) > MAX_OUTPUT:
-            return "", f"more than {MAX_OUTPUT} characters of output"
-        if not is_open:
+            return _text(read[_STDOUT]), "it did not end in time"
+        channel.settimeout(remaining)
+        try:
+            opcode, frame = channel.recv_data()
+        except websocket.WebSocketTimeoutException:
+            continue
+        except websocket.WebSocketConnectionClosedException:
+            return _text(read[_STDOUT]), "the connection was cut"
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
             break
-    status = channel.read_channel(_ERROR)
-    return "".join(stdout), errors.strip()[:300] or _failure(status)
+        if frame and frame[0] in read:
+            read[frame[0]] += frame[1:]
+        if sum(len(data) for data in read.values()) > MAX_OUTPUT:
+            return "", f"more than {MAX_OUTPUT} bytes of output"
+    return _text(read[_STDOUT]), _text(read[_STDERR]).strip()[:300] or _failure(_text(read[_STATUS]))
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _refusal(error: t.Any) -> str:
+    """Why the API refused an exec: its own message where it gives one."""
+    try:
+        message = str(json.loads(error.resp_body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "no reason given"
+    return f"HTTP {error.status_code}: {' '.join(message.split())[:300]}"
 
 
 def _failure(status: str) -> str:

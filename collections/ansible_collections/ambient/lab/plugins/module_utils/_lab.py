@@ -54,13 +54,10 @@ def read_lab(lab_dir: str) -> dict[str, t.Any]:
         ) from error
     missing = [key for key in FACTS if key not in lab] if isinstance(lab, dict) else list(FACTS)
     if missing:
-        raise LabError(
-            f"{path} lacks {', '.join(missing)}: run `ansible-playbook site.yml --tags cluster` again"
-        )
+        raise LabError(f"{path} lacks {', '.join(missing)}: run `ansible-playbook site.yml --tags cluster` again")
     if not os.path.isfile(lab["kubeconfig"]):
         raise LabError(
-            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: "
-            "run `ansible-playbook site.yml --tags cluster`"
+            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: run `ansible-playbook site.yml --tags cluster`"
         )
     return t.cast("dict[str, t.Any]", lab)
 
@@ -80,9 +77,7 @@ def require(lab: t.Mapping[str, t.Any], objects: t.Sequence[t.Mapping[str, t.Any
         kube.get("/version")
         versions = {item["api_version"] for item in objects}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            resources = dict(
-                zip(versions, pool.map(lambda version: _resources(kube, version), versions), strict=True)
-            )
+            resources = dict(zip(versions, pool.map(lambda version: _resources(kube, version), versions), strict=True))
             found = list(pool.map(lambda item: _exists(kube, item, resources[item["api_version"]]), objects))
     except LabError as error:
         raise LabError(f"{error.message}: run `ansible-playbook site.yml --tags cluster`") from error

@@ -58,9 +58,7 @@ def classify(record: Record | str) -> Seen:
     message = record.errormsg
     if outcome == "probe_error" and not message:
         message = f"curl ended with {record.exit_code} and HTTP {record.http_code:03d}"
-    return Seen(
-        outcome, record.http_code, record.exit_code, message, record.elapsed, record.headers, record.body
-    )
+    return Seen(outcome, record.http_code, record.exit_code, message, record.elapsed, record.headers, record.body)
 
 
 def _outcome(record: Record) -> str:

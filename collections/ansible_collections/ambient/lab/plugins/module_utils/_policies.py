@@ -70,9 +70,7 @@ def l7_attributes(rule: Object) -> list[str]:
 
 def only_l7(rule: Object) -> bool:
     """Whether nothing is left of the rule for ztunnel to match."""
-    operations = any(
-        operation.get(key) for operation in _parts(rule, "to", "operation") for key in _L4_OPERATION
-    )
+    operations = any(operation.get(key) for operation in _parts(rule, "to", "operation") for key in _L4_OPERATION)
     sources = any(set(source) - set(_L7_SOURCE) for source in _parts(rule, "from", "source"))
     conditions = any(when.get("key") in _L4_WHEN for when in rule.get("when") or [])
     return bool(l7_attributes(rule)) and not (operations or sources or conditions)
@@ -81,10 +79,7 @@ def only_l7(rule: Object) -> bool:
 def ports(policy: Object) -> set[int]:
     """Ports that the policy's rules name."""
     found = {
-        text
-        for rule in rules(policy)
-        for part in _parts(rule, "to", "operation")
-        for text in part.get("ports") or []
+        text for rule in rules(policy) for part in _parts(rule, "to", "operation") for text in part.get("ports") or []
     }
     return {int(text) for text in found if str(text).isdecimal()}
 

@@ -64,10 +64,7 @@ def explain(result: CheckResult, settings: Settings, reader: Reader) -> list[str
     except LabError:
         # The user may lack the right to read; the verdict stands without a cause.
         return [""] * len(result.claims)
-    return [
-        likely_cause(item, item.claim.expected(settings.phase), settings.phase, cluster)
-        for item in result.claims
-    ]
+    return [likely_cause(item, item.claim.expected(settings.phase), settings.phase, cluster) for item in result.claims]
 
 
 def _settings(params: t.Mapping[str, t.Any]) -> Settings:

@@ -59,11 +59,7 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
         causes: likely cause per claim, "" where none is known.
         kubectl: command with which the user reaches the cluster.
     """
-    bad = [
-        pair
-        for pair in zip(result.claims, causes, strict=True)
-        if pair[0].observation.verdict.verdict != "pass"
-    ]
+    bad = [pair for pair in zip(result.claims, causes, strict=True) if pair[0].observation.verdict.verdict != "pass"]
     where = f" of {section}" if section else ""
     if not bad:
         bad = [pair for pair in zip(result.claims, causes, strict=True) if pair[0].flapped] or list(
@@ -72,11 +68,7 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
         head = f"The claims{where} did not hold {settings.stable} rounds in a row"
     else:
         head = f"{len(bad)} of {len(result.claims)} claims{where} did not hold"
-    when = (
-        f" ({settings.phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s)"
-        if result.rounds
-        else ""
-    )
+    when = f" ({settings.phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s)" if result.rounds else ""
     lines = [head + (when or ", nothing was probed")]
     shown = bad[:MAX_SHOWN]
     rows = [
@@ -149,9 +141,7 @@ def read_results(path: str) -> dict[str, t.Any]:
     return results
 
 
-def merge(
-    results: dict[str, t.Any], section: str, phase: str, result: CheckResult, causes: Causes
-) -> dict[str, t.Any]:
+def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResult, causes: Causes) -> dict[str, t.Any]:
     """Put a check's outcome into the results, by the claims' names.
 
     A check before the policy starts the section anew: what an older policy did says nothing of the next.

@@ -66,27 +66,17 @@ class Snapshot:
         """Pods that a Service selects."""
         wanted = service.get("spec", {}).get("selector") or {}
         pods = self.pods.get(service["metadata"]["namespace"], [])
-        return [
-            pod for pod in pods if wanted and wanted.items() <= (pod["metadata"].get("labels") or {}).items()
-        ]
+        return [pod for pod in pods if wanted and wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def at_address(self, address: str) -> list[Object]:
         """Pods with an IP address."""
-        return [
-            pod
-            for pods in self.pods.values()
-            for pod in pods
-            if pod.get("status", {}).get("podIP") == address
-        ]
+        return [pod for pods in self.pods.values() for pod in pods if pod.get("status", {}).get("podIP") == address]
 
     def ztunnel_policies(self, pod: Object) -> list[Object]:
         """Policies that the ztunnel of the pod's node enforces for it."""
         namespaces = dict.fromkeys([pod["metadata"]["namespace"], ROOT_NAMESPACE])
         return [
-            policy
-            for namespace in namespaces
-            for policy in self.policies.get(namespace, [])
-            if selects(policy, pod)
+            policy for namespace in namespaces for policy in self.policies.get(namespace, []) if selects(policy, pod)
         ]
 
     def waypoint(self, service: Object) -> tuple[str, str] | None:
@@ -134,9 +124,7 @@ def take(reader: Reader, namespaces: t.Iterable[str]) -> Snapshot:
     wanted = {(kind, name): path.format(name) for kind, path in LISTS.items() for name in names}
     wanted["policies", ROOT_NAMESPACE] = LISTS["policies"].format(ROOT_NAMESPACE)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = dict(
-            zip(names, pool.map(reader.get, [NAMESPACE.format(name) for name in names]), strict=True)
-        )
+        found = dict(zip(names, pool.map(reader.get, [NAMESPACE.format(name) for name in names]), strict=True))
         lists = dict(zip(wanted, pool.map(reader.items, wanted.values()), strict=True))
     by_kind: dict[str, dict[str, list[Object]]] = {kind: {} for kind in LISTS}
     for (kind, name), items in lists.items():

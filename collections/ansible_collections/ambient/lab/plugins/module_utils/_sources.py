@@ -41,9 +41,7 @@ def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
 
     Of several that fit, the first ready one in the order of names is taken, so that rounds stay comparable.
     """
-    fitting = sorted(
-        (pod for pod in pods if _fits(source, pod)), key=lambda pod: str(pod["metadata"]["name"])
-    )
+    fitting = sorted((pod for pod in pods if _fits(source, pod)), key=lambda pod: str(pod["metadata"]["name"]))
     if not fitting:
         return Unusable(f"{source} does not exist", missing=True)
     alive = [pod for pod in fitting if pod.get("status", {}).get("phase") not in _ENDED]

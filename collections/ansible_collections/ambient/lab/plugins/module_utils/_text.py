@@ -25,9 +25,7 @@ def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int
     spare = width - len(_GAP) * (len(header) - 1)
     # The last columns give way too where they are very long, so that the first one stays readable.
     limit = max(16, (spare - 30) // max(1, len(header) - 1))
-    widths[1:] = [
-        min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:], strict=True)
-    ]
+    widths[1:] = [min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:], strict=True)]
     widths[0] = min(widths[0], max(20, spare - sum(widths[1:])))
     lines: list[str] = []
     for row in (header, *rows):

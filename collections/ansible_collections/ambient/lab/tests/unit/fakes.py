@@ -36,9 +36,7 @@ def claims(*raw: Object) -> tuple[Claim, ...]:
     return parse_claims(list(raw), "default")
 
 
-def pod(
-    name: str, namespace: str = "default", *, ready: bool = True, mesh: bool = True, **fields: t.Any
-) -> Object:
+def pod(name: str, namespace: str = "default", *, ready: bool = True, mesh: bool = True, **fields: t.Any) -> Object:
     """A pod; fields: labels, phase, service_account, containers, ip, deleting, waiting."""
     metadata: Object = {"name": name, "namespace": namespace, "labels": fields.get("labels", {"app": name})}
     metadata["annotations"] = {"ambient.istio.io/redirection": "enabled"} if mesh else {}
@@ -152,9 +150,14 @@ def record(nonce: str, number: str, answer: Answer) -> str:
     """What the script prints for one probe."""
     http_code, exit_code, headers, body = answer
     meta = {
-        "http_code": http_code, "exitcode": exit_code, "errormsg": None if exit_code == 0 else f"curl {exit_code}",
-        "num_connects": 1, "size_header": 10 if http_code else 0, "size_download": len(body), "time_total": 0.001,
-    }  # fmt: skip
+        "http_code": http_code,
+        "exitcode": exit_code,
+        "errormsg": f"curl {exit_code}" if exit_code else None,
+        "num_connects": 1,
+        "size_header": 10 if http_code else 0,
+        "size_download": len(body),
+        "time_total": 0.001,
+    }
     head = json.dumps({key: [value] for key, value in headers.items()})
     return (
         f"\n{nonce} begin {number}\n\n{nonce} meta {json.dumps(meta)}\n{nonce} head {head}\n"

@@ -10,9 +10,7 @@ import threading
 import types
 import typing as t
 
-UPSTREAM_RESET = (
-    b"upstream connect error or disconnect/reset before headers. reset reason: connection termination"
-)
+UPSTREAM_RESET = b"upstream connect error or disconnect/reset before headers. reset reason: connection termination"
 
 
 def response(status: str, body: bytes = b"", **headers: str) -> bytes:
@@ -108,9 +106,7 @@ RESPONSES = {
     "proxy_403": response("403 Forbidden", b"RBAC: access denied", Server="istio-envoy"),
     "proxy_403_nameless": response("403 Forbidden", b"RBAC: access denied"),
     "proxy_503_upstream": response("503 Service Unavailable", UPSTREAM_RESET, Server="istio-envoy"),
-    "proxy_503_no_endpoint": response(
-        "503 Service Unavailable", b"no healthy upstream", Server="istio-envoy"
-    ),
+    "proxy_503_no_endpoint": response("503 Service Unavailable", b"no healthy upstream", Server="istio-envoy"),
     "app_503": response("503 Service Unavailable", b"busy", Server="SimpleHTTP/0.6"),
     "garbage": b"\x00\x01\x02 this is no HTTP\r\n\r\n",
     "odd_headers": response("200 OK", b"ok", Server='quo"te\\back\x01\xff', X_Other="\tq"),

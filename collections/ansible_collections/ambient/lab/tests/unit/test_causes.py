@@ -20,6 +20,11 @@ CLIENT = "cluster.local/ns/default/sa/curl"
 DENY_CLIENT = [{"from": [{"source": {"principals": [CLIENT]}}]}]
 GET_ONLY = [{"to": [{"operation": {"methods": ["GET"]}}]}]
 TO_SERVICE = [{"kind": "Service", "name": "sample-app"}]
+HEADER = [{"when": [{"key": "request.headers[x]", "values": ["y"]}]}]
+WITH_SCHEME = [{"from": [{"source": {"principals": [f"spiffe://{CLIENT}"]}}]}]
+SERVICE_PORT = [{"to": [{"operation": {"ports": ["8080"]}}]}]
+DENYING = policy("p", action="DENY", rules=DENY_CLIENT)
+BOUND = policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)
 APP = {"matchLabels": {"app": "sample-app"}}
 ENROLLED = {"istio.io/use-waypoint": "waypoint"}
 PROGRAMMED = {
@@ -73,60 +78,60 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
         ("denied_l4", "allowed", World(), "no AuthorizationPolicy selects the pods behind sample-app.default:8080"),
         (
             "denied_l4", "allowed",
-            World(policies=[policy("p", action="DENY", rules=DENY_CLIENT, selector={"matchLabels": {"app": "other"}})]),
+            World(policies=[policy("p", rules=DENY_CLIENT, selector={"matchLabels": {"app": "other"}})]),
             "the selector of AuthorizationPolicy default/p (app=other) matches no pod",
         ),
         (
             "denied_l4", "allowed",
             World(policies=[policy("p", action="DENY", rules=GET_ONLY, selector=APP)]),
-            "default/p has methods, which ztunnel can't match: its DENY rule is not enforced as written",
+            "has methods, which ztunnel can't match: its DENY rule is not enforced as written",
         ),
         (
             "allowed", "denied_l4",
             World(policies=[policy("p", rules=GET_ONLY, selector=APP)]),
-            "default/p has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all is denied",
+            "has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all is denied",
         ),
         (
             "allowed", "denied_l4",
-            World(policies=[policy("p", action="DENY", rules=[{**DENY_CLIENT[0], **GET_ONLY[0]}], selector=APP)]),
+            World(policies=[policy("p", action="DENY", rules=[{**DENY_CLIENT[0], **GET_ONLY[0]}])]),
             "only the rest of its DENY rule is enforced",
         ),
         (
             "denied_l4", "allowed",
-            World(policies=[policy("p", action="DENY", rules=[{"when": [{"key": "request.headers[x]", "values": ["y"]}]}])]),
+            World(policies=[policy("p", action="DENY", rules=HEADER)]),
             "has request.headers[x], which ztunnel can't match",
         ),
         (
             "denied_l4", "allowed",
-            World(policies=[policy("p", rules=[{"from": [{"source": {"principals": [f"spiffe://{CLIENT}"]}}]}])]),
+            World(policies=[policy("p", rules=WITH_SCHEME)]),
             "write it without spiffe://",
         ),
         (
             "denied_l4", "allowed",
             World(
                 services=[service(port=8080, target=9090)],
-                policies=[policy("p", action="DENY", rules=[{"to": [{"operation": {"ports": ["8080"]}}]}])],
+                policies=[policy("p", action="DENY", rules=SERVICE_PORT)],
             ),
             "names the Service's port 8080; ztunnel sees the workload's port, 9090",
         ),
         (
             "denied_l4", "allowed",
-            World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[policy("p", rules=DENY_CLIENT)]),
+            World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[DENYING]),
             "the destination pod default/sample-app is not in the mesh",
         ),
         (
             "denied_l4", "allowed",
-            World(pods=[pod("curl", mesh=False), pod("sample-app")], labels={}, policies=[policy("p", rules=DENY_CLIENT)]),
+            World(pods=[pod("curl", mesh=False), pod("sample-app")], labels={}, policies=[DENYING]),
             "namespace default of the source is not in the mesh: it lacks istio.io/dataplane-mode=ambient",
         ),
         (
             "denied_l7", "allowed",
-            World(policies=[policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)]),
-            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint is missing)",
+            World(policies=[BOUND]),
+            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint",
         ),
         (
             "denied_l7", "allowed",
-            World(services=[service(ENROLLED)], policies=[policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)]),
+            World(services=[service(ENROLLED)], policies=[BOUND]),
             "enrolled with the waypoint default/waypoint, which does not exist",
         ),
         (
@@ -141,11 +146,11 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
         ),
         (
             "denied_l7", "denied_upstream",
-            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[policy("p", rules=DENY_CLIENT)]),
-            "default/p of the destination does not let the waypoint's own identity (cluster.local/ns/default/sa/waypoint)",
+            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[DENYING]),
+            "default/p of the destination does not let the waypoint's own identity (cluster.local/ns/default/",
         ),
         (
-            "allowed", "denied_l4", World(policies=[policy("p", action="DENY", rules=DENY_CLIENT)]),
+            "allowed", "denied_l4", World(policies=[DENYING]),
             "AuthorizationPolicies in force for sample-app.default:8080: default/p (DENY)",
         ),
         ("allowed", "denied_l4", World(), "no AuthorizationPolicy explains the denial"),
@@ -163,9 +168,7 @@ def test_cause(expect: str, seen: str, world: World, words: str) -> None:
 
 def test_an_address_goes_around_the_waypoint() -> None:
     world = World(pods=[pod("curl"), pod("sample-app", ip="10.1.2.3")])
-    assert "goes around the Service's waypoint" in cause(
-        "denied_l7", "allowed", world, to="http://10.1.2.3:8080/"
-    )
+    assert "goes around the Service's waypoint" in cause("denied_l7", "allowed", world, to="http://10.1.2.3:8080/")
 
 
 def test_the_application_refused() -> None:
@@ -173,8 +176,7 @@ def test_the_application_refused() -> None:
 
 
 def _enforced() -> World:
-    bound = policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)
-    return World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[bound])
+    return World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[BOUND])
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,7 @@ def test_one_exec_per_source_and_round() -> None:
     result = check(claims(*raw, DENY), Settings(), edge)
     assert (result.verdict, result.rounds, edge.execs) == ("pass", 3, 6)
     assert (
-        result.claims[-1].observation.control
-        == "sample-app.default:8080 answered pod default/curl-allow with HTTP 200"
+        result.claims[-1].observation.control == "sample-app.default:8080 answered pod default/curl-allow with HTTP 200"
     )
 
 
@@ -107,9 +106,7 @@ def test_control_by_another_claim(answers: dict[str, Answer | None], ready: bool
         ({"curl-deny": RESET, API: None}, True, ["error"]),
     ],
 )
-def test_own_control_by_the_same_source(
-    answers: dict[str, Answer | None], ready: bool, verdict: list[str]
-) -> None:
+def test_own_control_by_the_same_source(answers: dict[str, Answer | None], ready: bool, verdict: list[str]) -> None:
     edge = FakeEdge(PODS, steady(answers))
     edge.ready = ready
     assert verdicts(check(claims(DENY), Settings(timeout=1), edge)) == verdict

@@ -36,9 +36,7 @@ def test_cut_anywhere_is_never_a_denial() -> None:
         assert outcomes(WHOLE[:length]) == ["allowed", "denied_l4", "probe_error"], length
 
 
-@pytest.mark.parametrize(
-    "stdout", ["", "sh: 1: syntax error\n", WHOLE.replace(NONCE, "probe-ffffffffffffffff")]
-)
+@pytest.mark.parametrize("stdout", ["", "sh: 1: syntax error\n", WHOLE.replace(NONCE, "probe-ffffffffffffffff")])
 def test_no_record(stdout: str) -> None:
     assert outcomes(stdout) == ["probe_error"] * 3
 
@@ -67,9 +65,7 @@ def test_old_curl_without_header_json() -> None:
 
 
 def test_only_some_headers_are_kept() -> None:
-    (found,) = parse_output(
-        NONCE, record(NONCE, "0", (200, 0, {"Server": "x", "Set-Cookie": "y"}, "")), [0]
-    ).values()
+    (found,) = parse_output(NONCE, record(NONCE, "0", (200, 0, {"Server": "x", "Set-Cookie": "y"}, "")), [0]).values()
     assert isinstance(found, Record)
     assert found.headers == {"server": "x"}
 

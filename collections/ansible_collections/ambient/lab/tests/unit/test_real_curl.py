@@ -62,9 +62,7 @@ def run(requests: t.Sequence[Request], timeout: float = 2.0, shell: str = "sh") 
         ("hang", "timeout", 0, {28}),
     ],
 )
-def test_outcome(
-    server: ScriptedServer, path: str, outcome: str, http_code: int, exit_codes: set[int]
-) -> None:
+def test_outcome(server: ScriptedServer, path: str, outcome: str, http_code: int, exit_codes: set[int]) -> None:
     (seen,) = run([Request(server.url(path))])
     assert (seen.outcome, seen.http_code) == (outcome, http_code), seen
     assert seen.exit_code in exit_codes

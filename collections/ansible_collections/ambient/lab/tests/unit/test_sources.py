@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Source
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.tests.unit.fakes import Object, pod
 
 BY_LABEL = Source("default", labels=(("app", "curl"),))
-CURL = {"labels": {"app": "curl"}}
+
+
+def curl(name: str, **fields: t.Any) -> Object:
+    """A pod that BY_LABEL fits."""
+    return pod(name, labels={"app": "curl"}, **fields)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +28,9 @@ CURL = {"labels": {"app": "curl"}}
             [pod("x", service_account="sa")],
             Target("default", "x", "main"),
         ),
-        (BY_LABEL, [pod("c", **CURL), pod("b", **CURL), pod("a")], Target("default", "b", "main")),
-        (BY_LABEL, [pod("a", ready=False, **CURL), pod("b", **CURL)], Target("default", "b", "main")),
-        (BY_LABEL, [pod("a", phase="Failed", **CURL), pod("b", **CURL)], Target("default", "b", "main")),
+        (BY_LABEL, [curl("c"), curl("b"), pod("a")], Target("default", "b", "main")),
+        (BY_LABEL, [curl("a", ready=False), curl("b")], Target("default", "b", "main")),
+        (BY_LABEL, [curl("a", phase="Failed"), curl("b")], Target("default", "b", "main")),
         (
             Source("default", pod="curl", container="two"),
             [pod("curl", containers=["one", "two"])],
@@ -52,15 +58,15 @@ CURL = {"labels": {"app": "curl"}}
         ),
         (
             BY_LABEL,
-            [pod("a", phase="Succeeded", ready=False, **CURL)],
+            [curl("a", phase="Succeeded", ready=False)],
             Unusable("pod default/a is Succeeded and won't come back", missing=True),
         ),
-        (BY_LABEL, [pod("a", phase="Pending", ready=False, **CURL)], Unusable("pod default/a is Pending")),
-        (BY_LABEL, [pod("a", ready=False, **CURL)], Unusable("pod default/a is Running, but not ready")),
-        (BY_LABEL, [pod("a", deleting=True, **CURL)], Unusable("pod default/a is being deleted")),
+        (BY_LABEL, [curl("a", phase="Pending", ready=False)], Unusable("pod default/a is Pending")),
+        (BY_LABEL, [curl("a", ready=False)], Unusable("pod default/a is Running, but not ready")),
+        (BY_LABEL, [curl("a", deleting=True)], Unusable("pod default/a is being deleted")),
         (
             BY_LABEL,
-            [pod("a", ready=False, waiting="CrashLoopBackOff", **CURL)],
+            [curl("a", ready=False, waiting="CrashLoopBackOff")],
             Unusable("pod default/a is not ready: container main is waiting, CrashLoopBackOff"),
         ),
     ],
