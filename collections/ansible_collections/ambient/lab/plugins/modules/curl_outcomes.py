@@ -250,7 +250,7 @@ def main() -> None:
     if not HAS_KUBERNETES:
         module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
     try:
-        module.exit_json(changed=False, **prove(module.params, module.check_mode))
+        module.exit_json(**prove(module.params, module.check_mode))
     except LabError as error:
         module.fail_json(msg=error.message, **error.result)
 
