@@ -65,7 +65,7 @@ def set_level(levels: str) -> None:
         name, _, value = part.rpartition("=")
         if value not in _BY_NAME:
             raise ValueError(f"invalid level {value!r}")
-        target = name.removeprefix("ztunnel::")
+        target = "" if name == "ztunnel" else name.removeprefix("ztunnel::")
         logging.getLogger(target or None).setLevel(_BY_NAME[value])
     # hpack and asyncio would log every frame and every callback.
     for noisy in ("hpack", "asyncio", "grpc"):

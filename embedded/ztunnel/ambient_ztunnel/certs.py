@@ -26,7 +26,7 @@ log = logging.getLogger("identity")
 
 CONCURRENCY = 8
 RETRY_FIRST = 0.2  # seconds
-RETRY_MAX = 60.0
+RETRY_MAX = 15.0
 
 # Given the identity and a CSR in PEM: the chain in PEM, leaf first, root last.
 Signer = Callable[[Identity, str], Awaitable[list[str]]]
@@ -182,7 +182,10 @@ class CertificateManager:
         return entry
 
     async def _keep(self, identity: Identity, entry: _Entry) -> None:
-        """Fetch, wait for half the life, fetch again; retry failures with growing pauses."""
+        """Fetch, wait for half the life, fetch again; retry failures with growing pauses.
+
+        Ends when no pod of this node has the identity.
+        """
         pause = RETRY_FIRST
         while True:
             try:
@@ -196,6 +199,8 @@ class CertificateManager:
                 entry.error = str(error)
                 log.warning("failed to fetch certificate for %s: %s, retrying in %.1fs", identity, error, pause)
                 entry.ready.set()
+                if entry.users <= 0:
+                    break  # nobody's pod: whoever asks again starts anew
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MAX)
                 continue
@@ -204,3 +209,6 @@ class CertificateManager:
             until = datetime.datetime.fromtimestamp(certificate.refresh_at, datetime.UTC).isoformat()
             log.debug("certificate for %s, next refresh at %s", identity, until)
             await asyncio.sleep(max(1.0, certificate.refresh_at - time.time()))
+            if entry.users <= 0:
+                break
+        self._entries.pop(identity, None)

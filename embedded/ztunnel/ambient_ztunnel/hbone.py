@@ -265,7 +265,10 @@ class Connection(asyncio.Protocol):
                     headers = _as_dict(event.headers)
                     stream.response.set_result(int(headers.get(":status", "0")))
             case h2.events.StreamReset():
-                self._lose(event.stream_id or 0, f"stream reset: {_code_name(event.error_code)}")
+                stream = self.streams.pop(event.stream_id or 0, None)
+                if stream is not None:
+                    stream.on_reset(event.error_code or Codes.NO_ERROR)
+                    self._after_stream(stream)
             case h2.events.ConnectionTerminated():
                 self.draining = True
                 last = event.last_stream_id or 0
@@ -327,10 +330,3 @@ def _as_dict(headers: object) -> dict[str, str]:
     for name, value in headers or ():  # type: ignore[attr-defined]
         found[name] = f"{found[name]},{value}" if name in found and not name.startswith(":") else value
     return found
-
-
-def _code_name(code: int | Codes | None) -> str:
-    try:
-        return Codes(code or 0).name
-    except ValueError:
-        return str(code)

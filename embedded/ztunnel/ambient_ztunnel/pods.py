@@ -7,14 +7,14 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 from .connections import Drained
-from .context import ANY_ADDRESS, DNS_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, Context, Pod
+from .context import ANY_ADDRESS, DNS_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, WORKLOAD_TIMEOUT, Context, Pod
 from .dns import DnsServer
 from .identity import Identity
 from .inbound import Inbound
-from .model import DEFAULT_TRUST_DOMAIN, HBONE_PORT
+from .model import HBONE_PORT
 from .netns import Netns
 from .outbound import Outbound
 from .state import WorkloadInfo
@@ -24,7 +24,7 @@ log = logging.getLogger("inpod")
 NO_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 RETRY = 5.0  # seconds between attempts to start a proxy that failed to start
 ACCEPT_BURST = 64
-Handler = Callable[[socket.socket], Awaitable[None]]
+Handler = Callable[[socket.socket], Coroutine[None, None, None]]
 
 
 class PodProxy:
@@ -57,12 +57,14 @@ class PodProxy:
         except OSError:
             self._close_listeners()
             raise
-        # The first connection should not have to wait for a certificate.
-        known = self._context.state.workload_by_info(self.pod.info)
-        info = self.pod.info
-        trust_domain = known.trust_domain if known else DEFAULT_TRUST_DOMAIN
-        self.identity = Identity(trust_domain, info.namespace, info.service_account)
-        self._context.certs.acquire(self.identity)
+        self._spawn(self._acquire())
+
+    async def _acquire(self) -> None:
+        """Have the certificate at hand before the first connection asks for it."""
+        workload = await self._context.state.wait_for_workload(self.pod.info, WORKLOAD_TIMEOUT)
+        if workload is not None:
+            self.identity = workload.identity
+            self._context.certs.acquire(self.identity)
 
     async def _listen(self, port: int, handler: Handler, transparent: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -86,9 +88,12 @@ class PodProxy:
                 log.error("failed TCP handshake: %s", error)
                 return
             sock.setblocking(False)
-            task = asyncio.ensure_future(handler(sock))
-            self._tasks.add(task)
-            task.add_done_callback(self._finished)
+            self._spawn(handler(sock))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

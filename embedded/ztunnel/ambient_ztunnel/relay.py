@@ -102,6 +102,12 @@ class Relay:
             self.client.close()
             self.server.close()
 
+    def on_finished(self, end: End) -> None:
+        """The peer of `end` has sent all it had and wants no more: what is left for the other end goes out."""
+        if not self.done.done():
+            self.done.set_result(None)
+            (self.server if end is self.client else self.client).close()
+
     def on_lost(self, end: End, error: str) -> None:
         """`end` broke: the other end is torn down too."""
         if self.done.done():

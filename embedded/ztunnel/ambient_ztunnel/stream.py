@@ -6,11 +6,14 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+import h2.errors
+
 from .relay import HIGH_WATER, LOW_WATER, Relay
 
 if TYPE_CHECKING:
     from .hbone import Connection
 
+Codes = h2.errors.ErrorCodes
 STREAM_WINDOW = 1024 * 1024  # bytes a peer may send on one stream before they are passed on
 
 
@@ -55,6 +58,16 @@ class Stream:
         self._got_eof = True
         if self._relay is not None:
             self._relay.on_eof(self)
+
+    def on_reset(self, code: Codes | int) -> None:
+        """The peer has reset the stream."""
+        # Envoy ends a tunnel whose server has finished like this (RFC 9113, section 8.1: NO_ERROR).
+        if self._got_eof and code == Codes.NO_ERROR and self._relay is not None:
+            self._lost = "finished"
+            self._relay.on_finished(self)
+        else:
+            name = code.name if isinstance(code, Codes) else str(code)
+            self.on_lost(f"stream reset: {name}")
 
     def on_lost(self, error: str) -> None:
         """The stream or its connection is gone."""
