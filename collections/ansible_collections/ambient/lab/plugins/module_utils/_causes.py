@@ -218,7 +218,7 @@ def _what_denies(case: Case) -> str | None:
         return None
     names = [f"{name_of(policy)} ({policies.action(policy)})" for policy in found(case)]
     if not names:
-        return "no AuthorizationPolicy explains the denial; was the connection cut by something else?"
+        return "no AuthorizationPolicy explains the denial: something else cut it off"
     return f"AuthorizationPolicies in force for {case.destination}: {', '.join(names)}"
 
 

@@ -31,15 +31,22 @@ class KubeEdge:
         return self._kube.get(f"{POLICIES.format(ref.namespace)}/{ref.name}")
 
     def endpoint_ready(self, destination: Destination) -> bool:
-        """Whether a ready pod stands behind a Service or an address."""
+        """Whether a ready pod stands behind the port of a Service or an address.
+
+        The port counts, because ztunnel cuts off a connection to a port that nobody offers, like a denied one.
+        """
         if destination.address:
             pods = self._kube.items("/api/v1/pods", fieldSelector=f"status.podIP={destination.host}")
-            return any(pod_ready(pod) for pod in pods)
+            return any(pod_ready(pod) and destination.port in _declared(pod["spec"]) for pod in pods)
         if destination.service is None:
             return False
+        namespace, name = destination.namespace, destination.service
+        service = self._kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
+        if service is None or destination.port not in [port["port"] for port in service["spec"].get("ports") or []]:
+            return False
         slices = self._kube.items(
-            f"/apis/discovery.k8s.io/v1/namespaces/{destination.namespace}/endpointslices",
-            labelSelector=f"kubernetes.io/service-name={destination.service}",
+            f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+            labelSelector=f"kubernetes.io/service-name={name}",
         )
         endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
         return any((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
@@ -55,3 +62,8 @@ class KubeEdge:
     def sleep(self, seconds: float) -> None:
         """Wait between two rounds."""
         time.sleep(seconds)
+
+
+def _declared(spec: dict[str, t.Any]) -> set[int]:
+    """Ports that a pod's containers declare."""
+    return {int(port["containerPort"]) for item in spec["containers"] for port in item.get("ports") or []}

@@ -11,6 +11,10 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
 
+_NO_CONTROL = (
+    "looks denied, but nothing in the same round shows the path alive: "
+    "add a claim in which the destination answers somebody"
+)
 _STATUS_CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
 
 
@@ -43,7 +47,7 @@ def judge(expect: Expectation, seen: Seen, control: str | None, policy: PolicySt
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = _traffic(expect, seen)
     if traffic.verdict == "pass" and expect.outcome in DENIALS and control is None:
-        return Verdict("error", "looks denied, but nothing in the same round shows the path alive")
+        return Verdict("error", _NO_CONTROL)
     if policy.problem and traffic.verdict == "pass":
         return Verdict("error", policy.problem, policy.hopeless)
     return dataclasses.replace(traffic, hopeless=policy.hopeless)

@@ -76,8 +76,11 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
         for item, _cause in shown
     ]
     lines += ["", *table(["CLAIM", "EXPECTED", "SEEN", "FROM"], rows), ""]
-    for reason in dict.fromkeys(_why(item, cause) for item, cause in shown):
-        lines.append(f"why:  {reason}")
+    reasons: dict[str, str] = {}
+    for item, cause in shown:
+        reasons.setdefault(_why(item, cause), item.claim.name)
+    for reason, name in reasons.items():
+        lines.append(f"why:  {name}: {reason}" if len(reasons) > 1 else f"why:  {reason}")
     for command in list(dict.fromkeys(_look(item, kubectl) for item, _cause in shown))[:2]:
         lines.append(f"look: {command}")
     if len(bad) > len(shown):
