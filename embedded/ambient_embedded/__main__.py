@@ -33,14 +33,16 @@ def _install_tools(progress: Progress) -> None:
         run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=quiet)
 
 
-def _build(bill: Bill, progress: Progress, *, keep: bool) -> bool:
-    """Build what is missing; the downloads and compiler files go when all is there, unless they are to be kept."""
+def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
+    """Build what is missing; afterwards downloads, compiler files and replaced versions go."""
     started = time.monotonic()
     with cache.locked(bill.cache, progress):
         built = cache.build(bill.cache, bill.parts(), progress)
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
-            if not keep:
+            labs = Path(request["state_dir"]).glob("*/launcher.json")
+            cache.prune(bill.cache, bill.parts(), [lab.read_text() for lab in labs])
+            if not request["keep_build_files"]:
                 shutil.rmtree(bill.work, ignore_errors=True)
     return bool(built)
 
@@ -52,6 +54,7 @@ def _settings(request: dict[str, Any], bill: Bill) -> node.Settings:
         tree=bill.node_image.folder(bill.cache) / "tree",
         programs=bill.programs.folder(bill.cache),
         images=bill.images.folder(bill.cache) / "layout",
+        image_store=bill.image_store.folder(bill.cache),
         pause_image=f"{IMAGE_REGISTRY}/pause:{bill.image_tag}",
         forwards=tuple((item["host"], item["port"], item["node_port"]) for item in request["forwards"]),
     )
@@ -82,7 +85,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if building and request["check"]:
         return {"changed": True}
     _install_tools(progress)
-    built = _build(bill, progress, keep=request["keep_build_files"])
+    built = _build(request, bill, progress)
     if not settings.folder.exists():
         oci.verify_layout(settings.images)
     result = node.present(settings, progress, check=request["check"])
@@ -110,7 +113,7 @@ def built(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)
     if not request["check"]:
         _install_tools(progress)
-        _build(bill, progress, keep=request["keep_build_files"])
+        _build(request, bill, progress)
     return {"changed": True}
 
 

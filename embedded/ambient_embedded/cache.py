@@ -24,6 +24,7 @@ from .errors import LabError
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
+KEPT_VERSIONS = 1  # besides the newest: going back and forth between two checkouts costs no build
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,15 @@ def _make(cache: Path, part: Part, report: Report) -> None:
         raise LabError(f"{part.title} could not be built: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
+    """Drop what newer versions of the parts have replaced, but for the version before and what labs run on.
+
+    :param used: texts in which a folder that is still needed is named.
+    """
+    for part in parts:
+        versions = sorted(cache.glob(f"{part.name}-" + "[0-9a-f]" * 12), key=lambda path: path.stat().st_mtime)
+        for folder in versions[: -1 - KEPT_VERSIONS]:
+            if folder != part.folder(cache) and not any(str(folder) in text for text in used):
+                shutil.rmtree(folder)

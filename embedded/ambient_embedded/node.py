@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 class Settings:
     """What a lab is asked to be.
 
-    :param tree: the node image's files; ``programs`` and ``images``: folders the builder made.
+    :param tree: the node image's files; ``programs``, ``images`` and ``image_store``: folders the builder made.
     :param forwards: host ports: ``(listen host, listen port, NodePort)``.
     :param timeout: seconds until the node must be Ready.
     """
@@ -43,6 +43,7 @@ class Settings:
     tree: Path
     programs: Path
     images: Path
+    image_store: Path
     pause_image: str
     forwards: tuple[tuple[str, int, int], ...]
     timeout: float = 180.0
@@ -164,6 +165,18 @@ def _differs(folder: Path, wanted: dict[Path, str]) -> bool:
     return any(not (folder / name).is_file() or (folder / name).read_text() != text for name, text in wanted.items())
 
 
+def _take_over(store: Path, target: Path) -> None:
+    """Give a new node the images unpacked: files that containerd never changes are shared by hard links."""
+    draft = target.with_name("containerd.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shared = draft.parent.stat().st_dev == store.stat().st_dev
+    subprocess.run(["cp", "-al" if shared else "-a", str(store), str(draft)], check=True)
+    for database in draft.rglob("*.db"):
+        database.unlink()
+        shutil.copy(store / database.relative_to(draft), database)
+    draft.rename(target)
+
+
 def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str]) -> None:
     folder = settings.folder
     for name in ("data", "log", "files", "kubernetes"):
@@ -172,6 +185,8 @@ def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str])
     for path, text in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+    if not (folder / "data/containerd").exists():
+        _take_over(settings.image_store, folder / "data/containerd")
     keys = folder / "kubernetes/pki"
     pki.ensure(keys, node.name, node.address, components.SERVICE_IP)
     server = f"https://127.0.0.1:{components.API_PORT}"

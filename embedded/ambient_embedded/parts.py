@@ -22,6 +22,22 @@ NODE_PACKAGES = (
     "bash", "ca-certificates", "containernetworking-plugins", "curl", "iproute2", "iptables", "libstdc++6", "mount",
     "netbase", "nftables", "python3", "runc",
 )  # fmt: skip
+# A containerd of its own, in a mount namespace that ends with it, imports and unpacks what the layout holds.
+STORE_SCRIPT = """
+cat > {store}/config << END
+version = 3
+root = "{store}"
+state = "{store}/state"
+[grpc]
+address = "{store}/socket"
+END
+{programs}/containerd --config {store}/config > {store}/log 2>&1 &
+for try in $(seq 100); do {programs}/ctr -a {store}/socket version > {store}/log.ctr 2>&1 && break; sleep 0.1; done
+tar -C {layout} -cf - . | {programs}/ctr -a {store}/socket -n k8s.io images import --local - > {store}/log.ctr
+kill %1
+wait %1
+rm -rf {store}/state {store}/socket* {store}/config {store}/log*
+"""
 CHARTS = {
     "base": "base",
     "istiod": "istio-control/istio-discovery",
@@ -204,6 +220,23 @@ class Bill:
 
         return Part("images", "Container images", make, [tag], self._image_needs())
 
+    @functools.cached_property
+    def image_store(self) -> Part:
+        """The images as containerd keeps them, unpacked: a new node takes them over in no time (see node.py)."""
+
+        def make(target: Path, report: Report) -> None:
+            programs = self.programs.folder(self.cache)
+            layout = self.images.folder(self.cache) / "layout"
+            script = STORE_SCRIPT.format(programs=programs, layout=layout, store=target)
+            run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", script])
+            blobs = target / "io.containerd.content.v1.content/blobs/sha256"
+            for blob in (layout / "blobs/sha256").iterdir():  # the same bytes need not be there twice
+                (blobs / blob.name).unlink()
+                os.link(blob, blobs / blob.name)
+            shutil.copy(layout / "index.json", target / "ambient-lab-images")
+
+        return Part("image-store", "Container images, unpacked", make, [STORE_SCRIPT], [self.images, self.programs])
+
     def _image_needs(self) -> list[Part]:
         own = [self.ztunnel, self.ztunnel_libraries, self.waypoint, self.waypoint_libraries]
         return [self.node_image, self.programs, *own]
@@ -211,8 +244,9 @@ class Bill:
     @functools.cached_property
     def image_tag(self) -> str:
         """One tag for all images of a build: it changes with whatever is in them."""
-        recipe = "".join(fingerprints("ambient_embedded/parts.py", "ambient_embedded/oci.py"))
-        return hashlib.sha256("".join([recipe, *(part.key for part in self._image_needs())]).encode()).hexdigest()[:12]
+        recipe = fingerprints("ambient_embedded/parts.py", "ambient_embedded/oci.py")
+        keys = [part.key for part in self._image_needs()]
+        return hashlib.sha256("".join([*recipe, *keys]).encode()).hexdigest()[:12]
 
     def _image_list(self, layers: Path, tag: str, report: Report) -> list[oci.Image]:
         programs = self.programs.folder(self.cache)
@@ -267,7 +301,7 @@ class Bill:
         """All parts in the order in which they are best begun."""
         return [
             *self.go.needs, self.sources, self.node_image, self.protobuf_compiler, self.ztunnel_libraries, self.ztunnel,
-            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images,
+            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images, self.image_store,
         ]  # fmt: skip
 
 
