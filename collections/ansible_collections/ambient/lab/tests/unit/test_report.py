@@ -63,6 +63,7 @@ def test_failure_of_a_missing_source() -> None:
     text = failure(run("after", pods=PODS[:1]), Settings(), "l4_authz", ["", ""], "kubectl")
     assert "nothing was probed" in text
     assert "why:  pod default/curl-deny does not exist" in text
+    assert "curl-allow" not in text
     assert "look: kubectl -n default get pods -o wide --show-labels" in text
 
 
