@@ -100,6 +100,8 @@ def main() -> int:
     except (ConfigError, ValueError) as error:
         print(f"ztunnel: {error}", file=sys.stderr)
         return 2
+    # The threads beside the loop do tiny jobs that connections wait for.
+    sys.setswitchinterval(0.0005)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run(config))

@@ -154,10 +154,20 @@ class Inbound:
         record = self._record(src, dst, workload, None, rbac, {})
         tracked = Tracked(show(*src), show(*dst), show(*dst), "TCP", rbac, workload.uid)
 
+        taken = False
+
         async def accept(_server: TcpEnd) -> TcpEnd:
+            nonlocal taken
+            taken = True
             return await TcpEnd.open(sock)
 
-        if await self._carry(workload, rbac, tracked, record, dst[1], accept):
+        try:
+            await self._carry(workload, rbac, tracked, record, dst[1], accept)
+        except BaseException:
+            if not taken:
+                sock.close()
+            raise
+        if not taken:
             await close_unread(sock)
 
     # -- both ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -29,6 +30,7 @@ IP_TRANSPARENT = 19  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
 BACKLOG = 1024
 KEEPALIVE = 60  # seconds of silence before a probe
+SPARE_SOCKETS = 16  # made in advance, per pod
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _visitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
@@ -41,7 +43,7 @@ def _setns(fd: int) -> None:
 
 
 def _visit(fd: int, action: Callable[[], T]) -> T:
-    """Run `action` in the namespace behind `fd` and come back; only ever called in the visitor's thread."""
+    """Run `action` in the namespace behind `fd`, come back, close `fd`; only for the visitor's thread."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(fd)
@@ -56,26 +58,79 @@ def _visit(fd: int, action: Callable[[], T]) -> T:
                 os._exit(70)
     finally:
         os.close(home)
+        os.close(fd)
 
 
 class Netns:
-    """A pod's network namespace; owns the file descriptor that istio-cni sent."""
+    """A pod's network namespace; owns the file descriptor that istio-cni sent.
+
+    What makes a socket a pod's own is where socket() is called; everything else may happen anywhere. So client
+    sockets are made in advance, several per visit.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.inode = os.fstat(fd).st_ino
+        self._spare: dict[int, deque[socket.socket]] = {4: deque(), 6: deque()}
+        self._waiting: dict[int, deque[asyncio.Future[socket.socket]]] = {4: deque(), 6: deque()}
+        self._refills: dict[int, asyncio.Task[None]] = {}
 
     def close(self) -> None:
         """Let go of the namespace."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        for version, spare in self._spare.items():
+            while spare:
+                spare.popleft().close()
+            self._fail(version, OSError("network namespace is gone"))
 
     async def run(self, action: Callable[[], T]) -> T:
         """Run a short action inside the namespace."""
         if self.fd < 0:
             raise OSError("network namespace is gone")
-        return await asyncio.get_running_loop().run_in_executor(_visitor, _visit, self.fd, action)
+        # The visit has a descriptor of its own: the number of a closed one may soon mean another pod.
+        fd = os.dup(self.fd)
+        return await asyncio.get_running_loop().run_in_executor(_visitor, _visit, fd, action)
+
+    async def _client(self, version: int) -> socket.socket:
+        """A fresh TCP socket for outgoing connections."""
+        spare = self._spare[version]
+        if len(spare) <= SPARE_SOCKETS // 2 and version not in self._refills:
+            task = asyncio.create_task(self._refill(version))
+            self._refills[version] = task
+        if spare:
+            return spare.popleft()
+        future: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._waiting[version].append(future)
+        return await future
+
+    async def _refill(self, version: int) -> None:
+        """Make sockets for all who wait, and some more."""
+        spare, waiting = self._spare[version], self._waiting[version]
+        try:
+            while waiting or len(spare) < SPARE_SOCKETS:
+                count = len(waiting) + SPARE_SOCKETS - len(spare)
+                for sock in await self.run(lambda count=count: _clients(version, count)):  # type: ignore[misc]
+                    while waiting and waiting[0].done():
+                        waiting.popleft()  # cancelled meanwhile
+                    if waiting:
+                        waiting.popleft().set_result(sock)
+                    elif self.fd < 0:
+                        sock.close()
+                    else:
+                        spare.append(sock)
+        except OSError as error:
+            self._fail(version, error)
+        finally:
+            self._refills.pop(version, None)
+
+    def _fail(self, version: int, error: OSError) -> None:
+        waiting = self._waiting[version]
+        while waiting:
+            future = waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
 
     async def listen(self, ip: IP, port: int, *, transparent: bool) -> socket.socket:
         """A listening TCP socket inside the namespace; raises OSError."""
@@ -91,9 +146,12 @@ class Netns:
         Raises OSError, or TimeoutError after `timeout` seconds.
         """
         # Connecting to oneself from one's own address needs no spoofing, and would confuse the application.
-        spoof = source if source != ip else None
-        sock = await self.run(lambda: _client(ip, spoof))
+        spoof = source is not None and source != ip and source.version == ip.version
+        sock = await self._client(ip.version)
         try:
+            if spoof:
+                _set_transparent(sock, ip)
+                sock.bind((str(source), 0))
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().sock_connect(sock, (str(ip), port))
         except BaseException:
@@ -102,16 +160,13 @@ class Netns:
         return sock
 
 
-def _family(ip: IP) -> socket.AddressFamily:
-    return socket.AF_INET if ip.version == 4 else socket.AF_INET6
-
-
-def _new(ip: IP, kind: socket.SocketKind) -> socket.socket:
+def _new(version: int, kind: socket.SocketKind) -> socket.socket:
     """A marked, non-blocking socket of the namespace the thread stands in."""
-    sock = socket.socket(_family(ip), kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-        if ip.version == 6:
+        if version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     except BaseException:
         sock.close()
@@ -127,7 +182,7 @@ def _set_transparent(sock: socket.socket, ip: IP) -> None:
 
 
 def _listen(ip: IP, port: int, transparent: bool) -> socket.socket:
-    sock = _new(ip, socket.SOCK_STREAM)
+    sock = _new(ip.version, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # During an upgrade the old and the new ztunnel listen side by side.
@@ -143,7 +198,7 @@ def _listen(ip: IP, port: int, transparent: bool) -> socket.socket:
 
 
 def _bind_udp(ip: IP, port: int) -> socket.socket:
-    sock = _new(ip, socket.SOCK_DGRAM)
+    sock = _new(ip.version, socket.SOCK_DGRAM)
     try:
         if port:  # sharing an ephemeral port would mix up the answers
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -155,20 +210,22 @@ def _bind_udp(ip: IP, port: int) -> socket.socket:
     return sock
 
 
-def _client(ip: IP, source: IP | None) -> socket.socket:
-    sock = _new(ip, socket.SOCK_STREAM)
+def _clients(version: int, count: int) -> list[socket.socket]:
+    """Several sockets for outgoing connections."""
+    made: list[socket.socket] = []
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE)
-        if source is not None and source.version == ip.version:
-            _set_transparent(sock, ip)
-            sock.bind((str(source), 0))
+        for _ in range(count):
+            sock = _new(version, socket.SOCK_STREAM)
+            made.append(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE)
     except BaseException:
-        sock.close()
+        for sock in made:
+            sock.close()
         raise
-    return sock
+    return made
 
 
 def peer_address(sock: socket.socket) -> tuple[IP, int]:

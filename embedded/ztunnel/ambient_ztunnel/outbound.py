@@ -123,7 +123,6 @@ class Outbound:
             client = await TcpEnd.open(sock)
         except OSError as error:
             server.reset()
-            sock.close()
             record.finish(error)
             return
         relay = Relay(client, server, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ log = logging.getLogger("pool")
 
 STREAMS_PER_CONNECTION = 100
 IDLE_TIMEOUT = 300.0  # seconds without a stream before a connection is closed
+UNACKNOWLEDGED_LIMIT = 20_000  # milliseconds
 ATTEMPTS = 3  # a pooled connection may die just when it is picked
 
 
@@ -131,6 +133,8 @@ class Pool:
             raise OpenError(f"identity error: {error}", Flag.IDENTITY) from error
         try:
             sock = await self._netns.connect(key.ip, key.port)
+            # A node that has vanished does not close its connections.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_LIMIT)
         except TimeoutError as error:
             raise OpenError("connection failed: deadline has elapsed", Flag.CONNECT) from error
         except OSError as error:

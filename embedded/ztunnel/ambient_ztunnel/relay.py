@@ -144,7 +144,11 @@ class TcpEnd(asyncio.Protocol):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end = cls()
-        await loop.connect_accepted_socket(lambda: end, sock)
+        try:
+            await loop.connect_accepted_socket(lambda: end, sock)
+        except BaseException:
+            sock.close()
+            raise
         return end
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class Mesh:
     async def serve(self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> object:
         """An application in the server's pod."""
         sock = await self.pods.proxies["2"].pod.netns.listen(SERVER_IP, APP_PORT, transparent=False)
-        return await asyncio.start_server(handler, sock=sock)
+        return await asyncio.start_server(handler, sock=sock, backlog=1024)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection of the client's application, as if it had been captured."""
