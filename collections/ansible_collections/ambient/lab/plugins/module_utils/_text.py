@@ -23,9 +23,10 @@ def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int
     columns = range(len(header))
     widths = [max(len(line[column]) for line in (header, *rows)) for column in columns]
     spare = width - len(_GAP) * (len(header) - 1)
-    # The last columns give way too where they are very long, so that the first one stays readable.
-    limit = max(16, (spare - 30) // max(1, len(header) - 1))
-    widths[1:] = [min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:], strict=True)]
+    if sum(widths) > spare:
+        # The last columns give way too where they are very long, so that the first one stays readable.
+        limit = max(16, (spare - 30) // max(1, len(header) - 1))
+        widths[1:] = [min(size, max(limit, len(title))) for size, title in zip(widths[1:], header[1:], strict=True)]
     widths[0] = min(widths[0], max(20, spare - sum(widths[1:])))
     lines: list[str] = []
     for row in (header, *rows):
