@@ -163,7 +163,7 @@ def test_half_close_in_both_orders() -> None:
             writer.write_eof()
             assert await reader.read() == b"got question"
             writer.close()
-            server.close()  # type: ignore[attr-defined]
+            server.close()
             await made.serve(eof_first)
             reader, writer = await made.connect()
             assert await reader.read() == b"bye"

@@ -14,12 +14,14 @@ from ipaddress import ip_address
 import h2.config
 import h2.connection
 import h2.events
+import hyperframe.frame
 import pytest
 from ambient_ztunnel import dns, inbound, outbound
 from ambient_ztunnel.certs import build, new_key_and_request
+from ambient_ztunnel.hbone import Connection
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import Action, AppTunnel, Match, MatchKind, Policy, Scope, StringMatch
-from ambient_ztunnel.relay import proxy_header
+from ambient_ztunnel.relay import Relay, TcpEnd, proxy_header
 from test_dataplane import DENY_CLIENT, go, hello
 from zt_lab import APP_PORT, CLIENT_IP, SERVER_IP, SERVICE, VIP, Ca, Mesh, captured, mesh
 
@@ -360,6 +362,113 @@ def test_proxy_header_bytes() -> None:
     assert made.hex() == "0d0a0d0a000d0a515549540a" + "2111" + "0011" + "0a0000010a000002" + "01020050" + "d000026964"
 
 
+def test_a_new_ztunnel_takes_over_from_the_old_one() -> None:
+    """During an upgrade both listen; the new one serves alone when the old one has drained."""
+
+    async def body() -> None:
+        async with mesh() as old:
+            await old.serve(hello)
+            new = Mesh(old.client_pid, old.server_pid, Ca())
+            new.context.certs._sign = old.context.certs._sign
+            await new.start()
+            try:
+                await old.pods.shutdown(1)
+                for _ in range(5):
+                    reader, writer = await new.connect()
+                    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                    assert (await reader.read()).endswith(b"ok")
+                    writer.close()
+                assert new.count("istio_tcp_connections_opened_total", reporter="destination") == 5
+            finally:
+                await new.pods.shutdown(0)
+                await new.context.certs.close()
+
+    go(body())
+
+
+def test_pooled_connection_that_is_going_away_is_replaced() -> None:
+    async def body() -> None:
+        async with mesh() as made:
+            await made.serve(hello)
+            for _ in range(3):
+                reader, writer = await made.connect()
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                assert (await reader.read()).endswith(b"ok")
+                writer.close()
+                for tunnel in list(made.pods.proxies["2"].inbound.tunnels):
+                    tunnel.drain()
+            reader, writer = await made.connect()
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"ok")
+            for tunnel in list(made.pods.proxies["2"].inbound.tunnels):
+                tunnel.abort("test")
+            writer.close()
+
+    go(body())
+
+
+async def server_that_finishes_with(code: int) -> tuple[bytes, bool]:
+    """A tunnel whose server sends data, END_STREAM and RST_STREAM: what the client reads, and if it ends well."""
+    ours, theirs = socket.socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    for sock in (ours, theirs, listener):
+        sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    client_sock = socket.create_connection(listener.getsockname())
+    client_sock.setblocking(False)
+    accepted, _ = await loop.sock_accept(listener)
+    conn = Connection(lambda _tls: CLIENT)
+    await loop.connect_accepted_socket(lambda: conn, ours)
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, validate_inbound_headers=False))
+    peer.initiate_connection()
+    stream = conn.connect([(":method", "CONNECT"), (":authority", "x:1")])
+    await asyncio.sleep(0)
+    await loop.sock_sendall(theirs, peer.data_to_send())
+    events: list[object] = []
+    while not any(isinstance(event, h2.events.RequestReceived) for event in events):
+        events += peer.receive_data(await loop.sock_recv(theirs, 65536))
+    peer.send_headers(1, [(":status", "200")])
+    peer.send_data(1, b"x" * 60000, end_stream=True)
+    await loop.sock_sendall(theirs, peer.data_to_send())
+    assert await stream.response == 200
+    relay = Relay(await TcpEnd.open(accepted), stream, NoCounter())
+    relay.start()
+    await asyncio.sleep(0.05)
+    rst = hyperframe.frame.RstStreamFrame(1, error_code=code)
+    await loop.sock_sendall(theirs, rst.serialize())
+    reader, writer = await asyncio.open_connection(sock=client_sock)
+    got = b""
+    well = True
+    try:
+        while chunk := await reader.read(65536):
+            got += chunk
+    except ConnectionError:
+        well = False
+    writer.close()
+    conn.abort("done")
+    listener.close()
+    theirs.close()
+    return got, well and relay.done.done() and relay.done.exception() is None
+
+
+class NoCounter:
+    """Counts nothing."""
+
+    def add_request(self, size: int) -> None:
+        """Bytes of the request."""
+
+    def add_response(self, size: int) -> None:
+        """Bytes of the response."""
+
+
+def test_reset_without_error_after_the_end_is_a_good_end() -> None:
+    async def body() -> None:
+        assert await server_that_finishes_with(0) == (b"x" * 60000, True)
+        assert (await server_that_finishes_with(8))[1] is False
+
+    go(body())
+
+
 # -- DNS ---------------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +500,7 @@ async def ask(made: Mesh, packet: bytes, *, tcp: bool) -> bytes:
 def test_dns_answers_for_the_mesh_and_forwards_the_rest(tcp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dns, "nameservers", lambda: [ip_address("127.0.0.9"), CLIENT_IP])
 
-    async def upstream(made: Mesh) -> None:
+    async def upstream(made: Mesh) -> socket.socket:
         """A nameserver that answers everything with its question and a mark."""
         loop = asyncio.get_running_loop()
         netns = made.pods.proxies["1"].pod.netns
@@ -408,11 +517,12 @@ def test_dns_answers_for_the_mesh_and_forwards_the_rest(tcp: bool, monkeypatch: 
             writer.close()
 
         loop.add_reader(udp, serve)
-        await asyncio.start_server(serve_tcp, sock=listener)
+        made.servers.append(await asyncio.start_server(serve_tcp, sock=listener))
+        return udp
 
     async def body() -> None:
         async with mesh() as made:
-            await upstream(made)
+            udp = await upstream(made)
             reply = await ask(made, question("app.default"), tcp=tcp)
             assert reply.endswith(VIP.packed)
             assert struct.unpack_from("!6H", reply) == (7, 0x8580, 1, 1, 0, 0)
@@ -424,6 +534,8 @@ def test_dns_answers_for_the_mesh_and_forwards_the_rest(tcp: bool, monkeypatch: 
             failed = await ask(made, question("example.com"), tcp=tcp)
             assert struct.unpack_from("!6H", failed) == (7, 0x8182, 1, 0, 0, 0)
             assert made.count("istio_dns_upstream_failures_total", request_protocol="tcp" if tcp else "udp") == 1
+            asyncio.get_running_loop().remove_reader(udp)
+            udp.close()
 
     go(body())
 

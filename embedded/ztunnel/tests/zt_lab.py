@@ -144,6 +144,7 @@ class Mesh:
         self.client_pid = client_pid
         self.server_pid = server_pid
         self.state = State()
+        self.servers: list[asyncio.Server] = []
         self.metrics = Metrics()
         certs = CertificateManager(ca.sign)
         self.context = Context(config, self.state, certs, self.metrics, ConnectionManager(self.state))
@@ -162,10 +163,14 @@ class Mesh:
             await self.pods.add(uid, WorkloadInfo(name, "default", name), fd)
         self.pods.snapshot_received()
 
-    async def serve(self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> object:
+    async def serve(
+        self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> asyncio.Server:
         """An application in the server's pod."""
         sock = await self.pods.proxies["2"].pod.netns.listen(SERVER_IP, APP_PORT, transparent=False)
-        return await asyncio.start_server(handler, sock=sock, backlog=1024)
+        server = await asyncio.start_server(handler, sock=sock, backlog=1024)
+        self.servers.append(server)
+        return server
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection of the client's application, as if it had been captured."""
@@ -192,6 +197,8 @@ async def mesh(ca: Ca | None = None, **env: str) -> AsyncIterator[Mesh]:
         try:
             yield made
         finally:
+            for server in made.servers:
+                server.close()
             await made.pods.shutdown(0)
             await made.context.certs.close()
 
