@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -23,7 +21,6 @@ ILLEGAL_PORTS = frozenset({OUTBOUND_PORT, PLAINTEXT_PORT, 15008})
 WORKLOAD_TIMEOUT = 5.0  # seconds to wait for istiod to announce a pod that istio-cni has announced already
 HANDSHAKE_TIMEOUT = 10.0
 ANY_ADDRESS: tuple[IP, ...] = (IPv4Address("0.0.0.0"), IPv6Address("::"))
-TlsCheck = Callable[[ssl.SSLObject], object]
 
 
 @dataclass(frozen=True)

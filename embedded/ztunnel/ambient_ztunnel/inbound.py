@@ -79,7 +79,7 @@ class Inbound:
         def on_request(stream: Stream) -> None:
             task = asyncio.create_task(self._serve(stream, src, dst))
             self._requests.add(task)
-            task.add_done_callback(self._requests.discard)
+            task.add_done_callback(self._finished)
 
         conn = Connection(check, on_request)
         try:
@@ -247,6 +247,11 @@ class Inbound:
             destination=workload,
             service=guess_service(workload, services, rbac.dst_port, headers.get("forwarded", "")),
         )
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._requests.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("request failed unexpectedly", exc_info=error)
 
     async def cancel_requests(self) -> None:
         """End what still runs."""

@@ -136,7 +136,7 @@ class Stream:
     def flush(self) -> None:
         """Send from the queue as far as the windows and the transport allow."""
         conn = self.conn
-        while self._out and conn.writable:
+        while self._out and conn.writable and self._lost is None:
             room = conn.room(self.id)
             if room <= 0:
                 conn.blocked.add(self)
@@ -151,6 +151,8 @@ class Stream:
             last = self._out_eof and not self._out
             conn.send_data(self.id, chunk, last)
             self._sent_eof |= last
+        if self._lost is not None:
+            return
         if self._out and not conn.writable:
             conn.blocked.add(self)
         if self._out_eof and not self._out and not self._sent_eof:
