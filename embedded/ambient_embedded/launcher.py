@@ -31,8 +31,14 @@ def log(message: str) -> None:
 
 
 def start_time(pid: int) -> str:
-    """When a process started, in clock ticks since boot: with the pid it names one process (proc(5), stat)."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    """When a process started, in clock ticks since boot: with the pid it names one process (proc(5), stat).
+
+    Raises :class:`ProcessLookupError` for a process that has ended and only waits to be reaped.
+    """
+    state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return fields[18]
 
 
 def cgroup_hierarchies() -> list[Path]:

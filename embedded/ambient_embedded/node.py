@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from .launcher import cgroup_hierarchies, remove_cgroup, start_time
 
 SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and node only
 PREFIX_LENGTH = 24
+LOOPBACK = "127.0.0.1"
+API_PORTS = range(16443, 16543)  # on the host: the first free one is the lab's
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
 Progress = Callable[[str], None]
@@ -100,25 +103,37 @@ def stop(folder: Path) -> None:
         raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
 
 
-def _addresses_in_use(settings: Settings) -> set[str]:
-    listing = subprocess.run(["ip", "-json", "address"], check=True, capture_output=True, text=True).stdout
-    used = {info.get("local", "") for link in json.loads(listing) for info in link.get("addr_info", [])}
+@dataclass(frozen=True)
+class Slot:
+    """What separates the labs of one machine: the number of their subnet, the host port of their API."""
+
+    number: int
+    api_port: int
+
+
+def _slot(settings: Settings) -> Slot:
+    """The lab's own slot if it has one, else the first that neither a lab nor the host uses."""
+    own, numbers, ports = settings.folder / "launcher.json", set[int](), set[int]()
     for file in settings.state_dir.glob("*/launcher.json"):
-        if file.parent != settings.folder:
-            used.add(json.loads(file.read_text())["address"].partition("/")[0])
-    return used
+        launcher = json.loads(file.read_text())
+        number = int(launcher["address"].split(".")[2])
+        api_ports = [port for _, port, _, target in launcher["forwards"] if target == components.API_PORT]
+        if file == own:
+            return Slot(number, api_ports[0])
+        numbers.add(number)
+        ports.update(api_ports)
+    addresses = subprocess.run(["ip", "-json", "address"], check=True, capture_output=True, text=True).stdout
+    free_numbers = (n for n in range(1, 255) if n not in numbers and f'"{SUBNET_PREFIX}.{n}.' not in addresses)
+    free_ports = (port for port in API_PORTS if port not in ports and _is_free(port))
+    try:
+        return Slot(next(free_numbers), next(free_ports))
+    except StopIteration:
+        raise LabError(f"No free subnet or port for another lab: remove one of {settings.state_dir}") from None
 
 
-def _subnet_number(settings: Settings) -> int:
-    """The lab's own number if it has one, else the first that neither a lab nor the host uses."""
-    existing = settings.folder / "launcher.json"
-    if existing.exists():
-        return int(json.loads(existing.read_text())["address"].split(".")[2])
-    used = {address.rpartition(".")[0] for address in _addresses_in_use(settings)}
-    for number in range(1, 255):
-        if f"{SUBNET_PREFIX}.{number}" not in used:
-            return number
-    raise LabError(f"No free subnet in {SUBNET_PREFIX}.0.0/16: remove a lab with playbooks/cleanup.yml")
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        return listener.connect_ex((LOOPBACK, port)) != 0
 
 
 def _python() -> str:
@@ -126,34 +141,36 @@ def _python() -> str:
     return str(getattr(sys, "_base_executable", sys.executable))
 
 
-def _launcher_settings(settings: Settings, node: components.Node, number: int) -> dict[str, Any]:
+def _launcher_settings(settings: Settings, node: components.Node, slot: Slot) -> dict[str, Any]:
     # The copy beside the state keeps working when the checkout goes away.
     enter = [
         "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child",
         _python(), "-I", str(settings.folder / "runtime/enter.py"), str(settings.folder),
         str(settings.tree), str(settings.programs), str(settings.images),
     ]  # fmt: skip
+    # Over loopback, so that a client of a lab that is down never asks a stranger at its address.
+    forwards = [(LOOPBACK, slot.api_port, components.API_PORT), *settings.forwards]
     return {
         "enter": enter,
-        "interface": f"ambient{number}",
+        "interface": f"ambient{slot.number}",
         "address": f"{node.gateway}/{node.prefix}",
         "cgroup": node.cgroup,
-        "forwards": [[host, port, node.address, node_port] for host, port, node_port in settings.forwards],
+        "forwards": [[host, port, node.address, node_port] for host, port, node_port in forwards],
     }
 
 
-def _desired_files(settings: Settings, number: int) -> tuple[components.Node, dict[Path, str]]:
+def _desired_files(settings: Settings, slot: Slot) -> tuple[components.Node, dict[Path, str]]:
     node = components.Node(
         name=f"{settings.name}-control-plane",
-        address=f"{SUBNET_PREFIX}.{number}.2",
-        gateway=f"{SUBNET_PREFIX}.{number}.1",
+        address=f"{SUBNET_PREFIX}.{slot.number}.2",
+        gateway=f"{SUBNET_PREFIX}.{slot.number}.1",
         prefix=PREFIX_LENGTH,
         cgroup=f"/ambient-lab/{settings.name}/control-plane",
         pause_image=settings.pause_image,
     )
     here = Path(__file__).parent
     wanted = {
-        Path("launcher.json"): json.dumps(_launcher_settings(settings, node, number), indent=1),
+        Path("launcher.json"): json.dumps(_launcher_settings(settings, node, slot), indent=1),
         **{Path("files") / name: text for name, text in components.files(node).items()},
         **{Path("kubernetes") / name: text for name, text in components.kubernetes_files(node).items()},
         **{Path("runtime") / name: (here / name).read_text() for name in ("enter.py", "launcher.py", "supervisor.py")},
@@ -211,15 +228,15 @@ def _launch(folder: Path) -> None:
 class Api:
     """The cluster's API with the administrator's certificate; one GET is all that is needed here."""
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, port: int) -> None:
         keys = folder / "kubernetes/pki"
-        self.address = address
+        self.port = port
         self.context = ssl.create_default_context(cafile=str(keys / "ca.crt"))
         self.context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and body (JSON where it is) of a GET; status 0 when nothing answers."""
-        connection = http.client.HTTPSConnection(self.address, components.API_PORT, timeout=5, context=self.context)
+        connection = http.client.HTTPSConnection(LOOPBACK, self.port, timeout=5, context=self.context)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -252,9 +269,9 @@ def _last_words(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _wait(settings: Settings, node: components.Node, since: str, progress: Progress) -> None:
+def _wait(settings: Settings, node: components.Node, slot: Slot, since: str, progress: Progress) -> None:
     folder, started = settings.folder, time.monotonic()
-    api = Api(folder, node.address)
+    api = Api(folder, slot.api_port)
     steps: list[tuple[str, Callable[[], bool]]] = [
         ("API answers", lambda: api.get("/readyz")[0] == 200),
         ("node Ready", lambda: _node_is_ready(api, node.name, since)),
@@ -275,10 +292,13 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
     Returns ``{"changed": bool, "server": str, "node": str, "kubeconfig": str}`` (``kubeconfig``: its text).
     Raises :class:`LabError` when the node does not become Ready in time.
     """
+    if check and not settings.folder.exists():
+        return {"changed": True, "server": "", "node": "", "kubeconfig": ""}
+    since = ""
     with locked(settings.state_dir):
-        number = _subnet_number(settings)
-        node, wanted = _desired_files(settings, number)
-        server = f"https://{node.address}:{components.API_PORT}"
+        slot = _slot(settings)
+        node, wanted = _desired_files(settings, slot)
+        server = f"https://{LOOPBACK}:{slot.api_port}"
         changed = not is_running(settings.folder) or _differs(settings.folder, wanted)
         if check and changed:
             return {"changed": True, "server": server, "node": node.name, "kubeconfig": ""}
@@ -287,8 +307,7 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
             _prepare(settings, node, wanted)
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             _launch(settings.folder)
-    if changed:
-        _wait(settings, node, since, progress)
+    _wait(settings, node, slot, since, progress if changed else lambda line: None)
     text = pki.kubeconfig(settings.folder / "kubernetes/pki", "admin", server, settings.name)
     return {"changed": changed, "server": server, "node": node.name, "kubeconfig": text}
 

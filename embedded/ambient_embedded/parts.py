@@ -301,7 +301,8 @@ class Bill:
         """All parts in the order in which they are best begun."""
         return [
             *self.go.needs, self.sources, self.node_image, self.protobuf_compiler, self.ztunnel_libraries, self.ztunnel,
-            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images, self.image_store,
+            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images,
+            self.image_store,
         ]  # fmt: skip
 
 
