@@ -18,7 +18,7 @@ from .identity import Identity
 from .inbound_request import Refused, Request, guess_service, parse_baggage, resolve
 from .metrics import DerivedSource, Flag
 from .model import IP, NetworkAddress, Workload
-from .netns import close_unread, local_address, original_destination, peer_address
+from .netns import close_unread, connect_failure, local_address, original_destination, peer_address
 from .rbac import Connection as RbacConnection
 from .relay import Relay, TcpEnd, proxy_header
 from .routing import show
@@ -195,8 +195,7 @@ class Inbound:
             try:
                 server = await TcpEnd.open(await self._pod.netns.connect(rbac.dst_ip, port, source=source))
             except OSError as error:
-                text = "deadline has elapsed" if isinstance(error, TimeoutError) else error.strerror or error
-                record.finish(f"connection failed: {text}", Flag.CONNECT)
+                record.finish(connect_failure(error), Flag.CONNECT)
                 return 503
             try:
                 client = await accept(server)

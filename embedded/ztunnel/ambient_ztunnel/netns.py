@@ -228,6 +228,15 @@ def _clients(version: int, count: int) -> list[socket.socket]:
     return made
 
 
+def connect_failure(error: OSError) -> str:
+    """Why a connection could not be made, as upstream's access log says it."""
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return "connection failed: deadline has elapsed"
+    if error.errno is None:
+        return f"connection failed: {error}"
+    return f"connection failed: {os.strerror(error.errno)} (os error {error.errno})"
+
+
 def peer_address(sock: socket.socket) -> tuple[IP, int]:
     """The other end of a TCP connection; raises OSError if it is gone already."""
     name = sock.getpeername()

@@ -13,7 +13,7 @@ from .context import ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
 from .hbone import Headers
 from .metrics import DerivedSource, Flag
 from .model import IP, Tunnel, Workload
-from .netns import close_unread, local_address, original_destination, peer_address
+from .netns import close_unread, connect_failure, local_address, original_destination, peer_address
 from .pool import Key, OpenError, Pool
 from .relay import Relay, TcpEnd
 from .routing import Route, RoutingError, route, show
@@ -108,10 +108,8 @@ class Outbound:
             else:
                 try:
                     server = await TcpEnd.open(await self._pod.netns.connect(ip, decided.port))
-                except TimeoutError as error:
-                    raise OpenError("connection failed: deadline has elapsed", Flag.CONNECT) from error
                 except OSError as error:
-                    raise OpenError(f"connection failed: {error.strerror or error}", Flag.CONNECT) from error
+                    raise OpenError(connect_failure(error), Flag.CONNECT) from error
         except OpenError as error:
             record.finish(error, error.flag)
             await close_unread(sock)

@@ -14,7 +14,7 @@ from .hbone import Connection, Headers
 from .identity import Identity
 from .metrics import Flag
 from .model import IP
-from .netns import Netns
+from .netns import Netns, connect_failure
 from .stream import Stream, TunnelError
 
 log = logging.getLogger("pool")
@@ -135,10 +135,8 @@ class Pool:
             sock = await self._netns.connect(key.ip, key.port)
             # A node that has vanished does not close its connections.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_LIMIT)
-        except TimeoutError as error:
-            raise OpenError("connection failed: deadline has elapsed", Flag.CONNECT) from error
         except OSError as error:
-            raise OpenError(f"connection failed: {error.strerror or error}", Flag.CONNECT) from error
+            raise OpenError(connect_failure(error), Flag.CONNECT) from error
         conn = Connection(check)
         try:
             await asyncio.get_running_loop().create_connection(
