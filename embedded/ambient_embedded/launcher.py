@@ -155,6 +155,7 @@ async def run(node: Path) -> int:
     interface = settings["interface"]
     await _run("ip", "link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     await _run("ip", "address", "add", settings["address"], "dev", interface)
+    await _run("ip", "link", "set", interface, "alias", str(node))  # says whose it is, see node.py
     await _run("ip", "link", "set", interface, "up")
     assert process.stdin
     process.stdin.write(b"go\n")

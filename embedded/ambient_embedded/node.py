@@ -101,6 +101,18 @@ def stop(folder: Path) -> None:
     # A launcher that was killed takes the node along, a moment later.
     if not _await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
         raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
+    _remove_interface(folder)
+
+
+def _remove_interface(folder: Path) -> None:
+    """Remove the lab's interface where it outlives the node: connections cut off in the middle hold its namespace."""
+    if not (folder / "launcher.json").exists():
+        return
+    interface = json.loads((folder / "launcher.json").read_text())["interface"]
+    alias = Path(f"/sys/class/net/{interface}/ifalias")
+    if alias.exists() and alias.read_text().strip() == str(folder):
+        # It may go by itself in this very moment.
+        subprocess.run(["ip", "link", "delete", interface], check=False, capture_output=True)
 
 
 @dataclass(frozen=True)
