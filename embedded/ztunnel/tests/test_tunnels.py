@@ -1,0 +1,238 @@
+"""HBONE itself: who may speak it, what is asked, resets, connections that go away (embedded provider alone)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+
+import h2.config
+import h2.connection
+import h2.events
+import hyperframe.frame
+import pytest
+from ambient_ztunnel import inbound, outbound
+from ambient_ztunnel.certs import build, new_key_and_request
+from ambient_ztunnel.hbone import Connection
+from ambient_ztunnel.identity import Identity
+from ambient_ztunnel.model import Action, Match, MatchKind, Policy, Scope, StringMatch
+from ambient_ztunnel.relay import Relay, TcpEnd
+from test_dataplane import go, hello
+from zt_lab import APP_PORT, SERVER_IP, SERVICE, Ca, Mesh, captured, mesh
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+MIB = 1024 * 1024
+CLIENT = Identity("cluster.local", "default", "client")
+STRICT = Policy(
+    "strict",
+    "default",
+    Scope.NAMESPACE,
+    Action.DENY,
+    (((Match(not_principals=(StringMatch(MatchKind.PRESENCE),)),),),),
+)
+
+
+@pytest.fixture(autouse=True)
+def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client connects to was meant for the server's pod."""
+    monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
+    monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The error field of every access line that has one."""
+    found = [getattr(record, "fields", {}).get("error") for record in caplog.records]
+    return [str(error) for error in found if error]
+
+
+async def until(condition: object, limit: float = 5) -> None:
+    """Poll every 10 ms until `condition()` holds."""
+    async with asyncio.timeout(limit):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+
+
+async def tls_to_server(made: Mesh, ca: Ca, identity: Identity) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A raw TLS connection to the server's HBONE port, with a certificate of our choice."""
+    key, request = new_key_and_request(identity)
+    context = build(identity, key, await ca.sign(identity, request)).client
+    sock = await made.pods.proxies["1"].pod.netns.connect(SERVER_IP, 15008)
+    return await asyncio.open_connection(sock=sock, ssl=context, server_hostname="")
+
+
+@pytest.mark.parametrize("trust_domain", ["cluster.local", "elsewhere"])
+def test_trust_domain_of_the_client(trust_domain: str, caplog: pytest.LogCaptureFixture) -> None:
+    ca = Ca()
+
+    async def body() -> None:
+        async with mesh(ca) as made:
+            reader, writer = await tls_to_server(made, ca, Identity(trust_domain, "default", "client"))
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+                first = await reader.read(9)
+                assert bool(first) is (trust_domain == "cluster.local")
+            writer.close()
+
+    with caplog.at_level(logging.INFO, "access"):
+        go(body())
+    refused = [error for error in errors(caplog) if "expected trustdomain" in error]
+    assert bool(refused) is (trust_domain == "elsewhere")
+
+
+def test_client_with_a_foreign_root_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async with mesh() as made:
+            other = Ca()
+            with contextlib.suppress(OSError):
+                reader, writer = await tls_to_server(made, other, CLIENT)
+                await reader.read(9)
+                writer.close()
+            await until(lambda: any("tls handshake error" in error for error in errors(caplog)))
+
+    with caplog.at_level(logging.INFO, "access"):
+        go(body())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "x")], "400"),
+        ([(":method", "CONNECT"), (":authority", "nonsense")], "400"),
+        ([(":method", "CONNECT"), (":authority", "10.9.9.9:8080")], "400"),
+        ([(":method", "CONNECT"), (":authority", f"{SERVER_IP}:15001")], "503"),
+        ([(":method", "CONNECT"), (":authority", "absent.default.svc.cluster.local:80")], "503"),
+        ([(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}")], "200"),
+        ([(":method", "CONNECT"), (":authority", f"{SERVICE.hostname}:80")], "200"),
+    ],
+)
+def test_status_of_requests(headers: list[tuple[str, str]], status: str) -> None:
+    ca = Ca()
+
+    async def body() -> None:
+        async with mesh(ca) as made:
+            await made.serve(hello)
+            reader, writer = await tls_to_server(made, ca, CLIENT)
+            conn = h2.connection.H2Connection(
+                h2.config.H2Configuration(validate_outbound_headers=False, header_encoding="utf-8")
+            )
+            conn.initiate_connection()
+            conn.send_headers(1, headers)
+            writer.write(conn.data_to_send())
+            seen = None
+            while seen is None:
+                for event in conn.receive_data(await reader.read(65536)):
+                    if isinstance(event, h2.events.ResponseReceived):
+                        seen = dict(event.headers or [])[":status"]
+            assert seen == status
+            writer.close()
+
+    go(body())
+
+
+def test_a_new_ztunnel_takes_over_from_the_old_one() -> None:
+    """During an upgrade both listen; the new one serves alone when the old one has drained."""
+
+    async def body() -> None:
+        async with mesh() as old:
+            await old.serve(hello)
+            new = Mesh(old.client_pid, old.server_pid, Ca())
+            new.context.certs._sign = old.context.certs._sign
+            await new.start()
+            try:
+                await old.pods.shutdown(1)
+                for _ in range(5):
+                    reader, writer = await new.connect()
+                    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                    assert (await reader.read()).endswith(b"ok")
+                    writer.close()
+                assert new.count("istio_tcp_connections_opened_total", reporter="destination") == 5
+            finally:
+                await new.pods.shutdown(0)
+                await new.context.certs.close()
+
+    go(body())
+
+
+def test_pooled_connection_that_is_going_away_is_replaced() -> None:
+    async def body() -> None:
+        async with mesh() as made:
+            await made.serve(hello)
+            for _ in range(3):
+                reader, writer = await made.connect()
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                assert (await reader.read()).endswith(b"ok")
+                writer.close()
+                for tunnel in list(made.pods.proxies["2"].inbound.tunnels):
+                    tunnel.drain()
+            reader, writer = await made.connect()
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"ok")
+            for tunnel in list(made.pods.proxies["2"].inbound.tunnels):
+                tunnel.abort("test")
+            writer.close()
+
+    go(body())
+
+
+async def server_that_finishes_with(code: int) -> tuple[bytes, bool]:
+    """A tunnel whose server sends data, END_STREAM and RST_STREAM: what the client reads, and if it ends well."""
+    ours, theirs = socket.socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    for sock in (ours, theirs, listener):
+        sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    client_sock = socket.create_connection(listener.getsockname())
+    client_sock.setblocking(False)
+    accepted, _ = await loop.sock_accept(listener)
+    conn = Connection(lambda _tls: CLIENT)
+    await loop.connect_accepted_socket(lambda: conn, ours)
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, validate_inbound_headers=False))
+    peer.initiate_connection()
+    stream = conn.connect([(":method", "CONNECT"), (":authority", "x:1")])
+    await asyncio.sleep(0)
+    await loop.sock_sendall(theirs, peer.data_to_send())
+    events: list[object] = []
+    while not any(isinstance(event, h2.events.RequestReceived) for event in events):
+        events += peer.receive_data(await loop.sock_recv(theirs, 65536))
+    peer.send_headers(1, [(":status", "200")])
+    peer.send_data(1, b"x" * 60000, end_stream=True)
+    await loop.sock_sendall(theirs, peer.data_to_send())
+    assert await stream.response == 200
+    relay = Relay(await TcpEnd.open(accepted), stream, NoCounter())
+    relay.start()
+    await asyncio.sleep(0.05)
+    rst = hyperframe.frame.RstStreamFrame(1, error_code=code)
+    await loop.sock_sendall(theirs, rst.serialize())
+    reader, writer = await asyncio.open_connection(sock=client_sock)
+    got = b""
+    well = True
+    try:
+        while chunk := await reader.read(65536):
+            got += chunk
+    except ConnectionError:
+        well = False
+    writer.close()
+    conn.abort("done")
+    listener.close()
+    theirs.close()
+    return got, well and relay.done.done() and relay.done.exception() is None
+
+
+class NoCounter:
+    """Counts nothing."""
+
+    def add_request(self, size: int) -> None:
+        """Bytes of the request."""
+
+    def add_response(self, size: int) -> None:
+        """Bytes of the response."""
+
+
+def test_reset_without_error_after_the_end_is_a_good_end() -> None:
+    async def body() -> None:
+        assert await server_that_finishes_with(0) == (b"x" * 60000, True)
+        assert (await server_that_finishes_with(8))[1] is False
+
+    go(body())
