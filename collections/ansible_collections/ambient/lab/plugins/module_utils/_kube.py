@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import ssl
 import time
 import traceback
@@ -72,27 +73,17 @@ class Kube:
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        headers = {"Accept": "application/json", **self._headers()}
-        url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
-        try:
-            response = self._client.rest_client.pool_manager.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}") from error
-        if response.status == 404:
-            return None
-        if response.status != 200:
-            raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {response.status}")
-        body: dict[str, t.Any] = json.loads(response.data)
+        data = self._read(path, query)
+        body: dict[str, t.Any] | None = None if data is None else json.loads(data)
         return body
 
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
         """GET a list; empty where the API does not know the kind (its CRD is not installed)."""
         return list((self.get(path, **query) or {}).get("items") or [])
+
+    def text(self, path: str, **query: str) -> str:
+        """GET a body that is no JSON, for example a container's log; empty where the answer is 404."""
+        return (self._read(path, query) or b"").decode("utf-8", "replace")
 
     def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Run a script with sh in a container.
@@ -130,6 +121,24 @@ class Kube:
         finally:
             channel.shutdown()
 
+    def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
+        headers = {"Accept": "application/json, */*", **self._headers()}
+        url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        try:
+            response = self._client.rest_client.pool_manager.request(
+                "GET",
+                url,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}") from error
+        if response.status == 404:
+            return None
+        if response.status != 200:
+            raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {response.status}")
+        return bytes(response.data)
+
     def _headers(self) -> dict[str, str]:
         """What proves the user to the API; the client refreshes tokens while it is asked."""
         settings: t.Any = self._configuration.auth_settings()
@@ -157,6 +166,15 @@ class Kube:
             return {}
         parts = urllib.parse.urlsplit(self._configuration.proxy)
         return {"http_proxy_host": parts.hostname, "http_proxy_port": parts.port, "proxy_type": parts.scheme}
+
+
+def kubectl(params: t.Mapping[str, t.Any]) -> str:
+    """The command with which the user reaches the same cluster as a module with these parameters."""
+    command = ["kubectl"]
+    for option in ("kubeconfig", "context"):
+        if params[option]:
+            command += [f"--{option}", str(params[option])]
+    return shlex.join(command)
 
 
 def _drain(channel: t.Any, deadline: float) -> tuple[str, str]:

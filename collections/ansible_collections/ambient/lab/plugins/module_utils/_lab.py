@@ -12,6 +12,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._objects import Finder, Object, Wanted
 
 # What it means that an object is missing, by the tag that makes it.
 MISSING = {
@@ -62,46 +63,35 @@ def read_lab(lab_dir: str) -> dict[str, t.Any]:
     return t.cast("dict[str, t.Any]", lab)
 
 
-def require(lab: t.Mapping[str, t.Any], objects: t.Sequence[t.Mapping[str, t.Any]]) -> None:
+def require(
+    lab: t.Mapping[str, t.Any], requires: t.Sequence[t.Mapping[str, t.Any]], look_for: t.Sequence[t.Mapping[str, t.Any]]
+) -> list[Object]:
     """Check that the cluster answers and has the objects; all of them are asked for at once.
 
     Args:
         lab: facts of the lab.
-        objects: kind, api_version, name, namespace (optional) and made_by (the tag to run) of each.
+        requires: kind, api_version, name, namespace (optional) and made_by (the tag to run) of each.
+        look_for: the same without made_by; these may be missing.
+
+    Returns:
+        What is there of look_for.
 
     Raises:
         LabError: with one line that names the first object missing and what to run.
     """
     kube = Kube(lab["kubeconfig"], lab.get("context"))
+    finder = Finder(kube)
     try:
-        kube.get("/version")
-        versions = {item["api_version"] for item in objects}
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            resources = dict(zip(versions, pool.map(lambda version: _resources(kube, version), versions), strict=True))
-            found = list(pool.map(lambda item: _exists(kube, item, resources[item["api_version"]]), objects))
+            version = pool.submit(kube.get, "/version")
+            found = list(pool.map(lambda item: finder.find(Wanted.of(item)), [*requires, *look_for]))
+            version.result()
     except LabError as error:
         raise LabError(f"{error.message}: run `ansible-playbook site.yml --tags cluster`") from error
-    for item, there in zip(objects, found, strict=True):
+    for item, there in zip(requires, found, strict=False):
         if not there:
             raise LabError(_advice(item))
-
-
-def _resources(kube: Kube, api_version: str) -> dict[str, str]:
-    """Plural name per kind of an API version; empty where the API does not have it."""
-    body = kube.get(_root(api_version)) or {}
-    return {item["kind"]: item["name"] for item in body.get("resources", []) if "/" not in item["name"]}
-
-
-def _root(api_version: str) -> str:
-    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-
-
-def _exists(kube: Kube, item: t.Mapping[str, t.Any], resources: t.Mapping[str, str]) -> bool:
-    plural = resources.get(item["kind"])
-    if plural is None:
-        return False
-    scope = f"/namespaces/{item['namespace']}" if item.get("namespace") else ""
-    return kube.get(f"{_root(item['api_version'])}{scope}/{plural}/{item['name']}") is not None
+    return [item for items in found[len(requires) :] for item in items]
 
 
 def _advice(item: t.Mapping[str, t.Any]) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._causes import likely_cause, needed_namespaces
@@ -13,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check import CheckRes
 from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._report import (
     as_result,
     failure,
@@ -50,7 +49,7 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         write_results(path, merge(results, section, settings.phase, result, causes))
     returned = as_result(result, settings.phase, causes)
     if result.verdict != "pass":
-        raise LabError(failure(result, settings, section or "", causes, _kubectl(params)), **returned)
+        raise LabError(failure(result, settings, section or "", causes, kubectl(params)), **returned)
     return returned
 
 
@@ -77,11 +76,3 @@ def _settings(params: t.Mapping[str, t.Any]) -> Settings:
             raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
     keys = ("phase", "stable", "timeout", "interval", "probe_timeout", "concurrency")
     return Settings(**{key: params[key] for key in keys})
-
-
-def _kubectl(params: t.Mapping[str, t.Any]) -> str:
-    command = ["kubectl"]
-    for option in ("kubeconfig", "context"):
-        if params[option]:
-            command += [f"--{option}", str(params[option])]
-    return shlex.join(command)

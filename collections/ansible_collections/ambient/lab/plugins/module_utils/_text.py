@@ -12,6 +12,11 @@ WIDTH = 100
 _GAP = "  "
 
 
+def printable(text: str) -> str:
+    """One line without control characters: what a cluster says must not drive the terminal."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int = WIDTH) -> list[str]:
     """Lines of a table; the first column takes what the others leave, and long cells are wrapped.
 

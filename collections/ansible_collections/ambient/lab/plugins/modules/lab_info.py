@@ -48,6 +48,26 @@ options:
         description: Tag of C(site.yml) that makes the object.
         type: str
         required: true
+  look_for:
+    description: Objects that may exist; those that do are returned in RV(found).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      kind:
+        description: Kind of the objects.
+        type: str
+        required: true
+      api_version:
+        description: API version of the objects, with its group.
+        type: str
+        required: true
+      name:
+        description: Name of the object. Left out, all objects of the kind are looked for.
+        type: str
+      namespace:
+        description: Namespace of the objects, where their kind has one. Left out, a list is of all namespaces.
+        type: str
 """
 
 EXAMPLES = r"""
@@ -66,6 +86,8 @@ EXAMPLES = r"""
     lab_dir: "{{ lab_dir }}"
     requires:
       - {kind: Service, api_version: v1, name: sample-app, namespace: default, made_by: sample_app}
+    look_for:
+      - {kind: AuthorizationPolicy, api_version: security.istio.io/v1, name: layer4-authz, namespace: default}
 """
 
 RETURN = r"""
@@ -79,6 +101,11 @@ ansible_facts:
       returned: success
       type: dict
       sample: {"provider": "embedded", "cluster_name": "istio-ambient"}
+found:
+  description: The objects of O(look_for) that exist, as the API gave them.
+  returned: success
+  type: list
+  elements: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -93,9 +120,16 @@ OBJECT_SPEC = {
     "namespace": {"type": "str"},
     "made_by": {"type": "str", "required": True},
 }
+LOOK_SPEC = {
+    "kind": {"type": "str", "required": True},
+    "api_version": {"type": "str", "required": True},
+    "name": {"type": "str"},
+    "namespace": {"type": "str"},
+}
 SPEC = {
     "lab_dir": {"type": "path", "required": True},
     "requires": {"type": "list", "elements": "dict", "default": [], "options": OBJECT_SPEC},
+    "look_for": {"type": "list", "elements": "dict", "default": [], "options": LOOK_SPEC},
 }
 
 
@@ -106,8 +140,8 @@ def main() -> None:
         lab = read_lab(module.params["lab_dir"])
         if not HAS_KUBERNETES:
             module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-        require(lab, module.params["requires"])
-        module.exit_json(changed=False, ansible_facts={"lab": lab})
+        found = require(lab, module.params["requires"], module.params["look_for"])
+        module.exit_json(changed=False, ansible_facts={"lab": lab}, found=found)
     except LabError as error:
         module.fail_json(msg=error.message, **error.result)
 

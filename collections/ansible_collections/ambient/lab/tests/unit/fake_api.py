@@ -21,7 +21,7 @@ _MAX_FRAME = 2000
 
 
 class FakeApi:
-    """Serves `objects` by path; a value that is a number is the HTTP status to answer with.
+    """Serves `objects` by path; a number is the HTTP status to answer with, a text is sent as it is.
 
     exec_status is what /exec answers in place of 101, when it is not 0. Every exec runs at once and locally.
     """
@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(found if isinstance(found, int) else 200, found)
 
     def _answer(self, status: int, content: object) -> None:
-        body = json.dumps(content).encode()
+        body = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -19,7 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._errors import LabErro
 from ansible_collections.ambient.lab.plugins.module_utils._kube import KUBE_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._lab import FACTS, read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
-from ansible_collections.ambient.lab.plugins.modules import curl_outcomes, lab_info, results_table
+from ansible_collections.ambient.lab.plugins.modules import curl_outcomes, lab_info, ready, results_table
 from ansible_collections.ambient.lab.tests.unit.fake_api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, pod
 from ansible_collections.ambient.lab.tests.unit.servers import ScriptedServer
@@ -49,6 +49,7 @@ def _same(documented: dict[str, dict[str, t.Any]], spec: dict[str, dict[str, t.A
     [
         (curl_outcomes, curl_outcomes.SPEC),
         (lab_info, lab_info.SPEC),
+        (ready, ready.SPEC),
         (results_table, results_table_action.SPEC),
     ],
 )
@@ -60,13 +61,13 @@ def test_kube_options_are_the_fragments() -> None:
     _same(yaml.safe_load(kube_fragment.ModuleDocFragment.DOCUMENTATION)["options"], KUBE_SPEC)
 
 
-@pytest.mark.parametrize("module", [curl_outcomes, lab_info])
+@pytest.mark.parametrize("module", [curl_outcomes, lab_info, ready])
 def test_main_is_thin(module: types.ModuleType) -> None:
     assert len(inspect.getsource(module.main).splitlines()) <= 25
 
 
 def test_examples_are_valid() -> None:
-    for module in (curl_outcomes, lab_info, results_table):
+    for module in (curl_outcomes, lab_info, ready, results_table):
         tasks = yaml.safe_load(module.EXAMPLES)
         for task in tasks:
             (arguments,) = [value for key, value in task.items() if key.startswith("ambient.lab.")]
@@ -176,24 +177,18 @@ POLICY = {
     "namespace": "default",
     "made_by": "l4_authz",
 }
-CORE = {
-    "resources": [
-        {"kind": "Namespace", "name": "namespaces"},
-        {"kind": "Namespace", "name": "namespaces/status"},
-    ]
-}
 
 
 @pytest.mark.parametrize(
     ("objects", "message"),
     [
         (
-            {"/api/v1": CORE},
+            {},
             "The mesh is not installed (Namespace istio-system is missing): "
             "run `ansible-playbook site.yml --tags istio_ambient` first",
         ),
         (
-            {"/api/v1": CORE, "/api/v1/namespaces/istio-system": {}},
+            {"/api/v1/namespaces/istio-system": {}},
             "The L4 policy is not set up (AuthorizationPolicy p in namespace default is missing): "
             "run `ansible-playbook site.yml --tags l4_authz` first",
         ),
@@ -203,26 +198,30 @@ def test_what_must_be_there(tmp_path: pathlib.Path, objects: dict[str, t.Any], m
     with FakeApi(objects) as api:
         lab = _lab(tmp_path, api.kubeconfig(tmp_path))
         with pytest.raises(LabError) as caught:
-            require(lab, [NAMESPACE, POLICY])
+            require(lab, [NAMESPACE, POLICY], [])
     assert caught.value.message == message
 
 
 def test_all_that_must_be_there_is(tmp_path: pathlib.Path) -> None:
     objects = {
-        "/api/v1": CORE,
         "/api/v1/namespaces/istio-system": {},
-        "/apis/security.istio.io/v1": {"resources": [{"kind": "AuthorizationPolicy", "name": "authorizationpolicies"}]},
         "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies/p": {},
+        # Of a kind that is asked for, because it is none of the common ones.
+        "/apis/example.org/v1": {"resources": [{"kind": "Thing", "name": "things"}]},
+        "/apis/example.org/v1/things": {"items": [{"x": 1}, {"x": 2}]},
     }
+    thing = {"kind": "Thing", "api_version": "example.org/v1"}
+    other = {"kind": "Other", "api_version": "example.org/v1"}
     with FakeApi(objects) as api:
-        require(_lab(tmp_path, api.kubeconfig(tmp_path)), [NAMESPACE, POLICY])
+        found = require(_lab(tmp_path, api.kubeconfig(tmp_path)), [NAMESPACE, POLICY], [thing, other])
+    assert found == [{"x": 1}, {"x": 2}]
 
 
 def test_a_lab_whose_cluster_is_gone(tmp_path: pathlib.Path) -> None:
     with FakeApi({}) as api:
         lab = _lab(tmp_path, api.kubeconfig(tmp_path))
     with pytest.raises(LabError) as caught:
-        require(lab, [])
+        require(lab, [], [])
     assert f"does not answer at {api.url}" in caught.value.message
     assert caught.value.message.endswith("run `ansible-playbook site.yml --tags cluster`")
 
