@@ -13,7 +13,7 @@ SKELETON = ("defaults/main.yml", "meta/argument_specs.yml", *TASKS)
 FORBIDDEN = re.compile(r"\b(set_fact|ignore_errors|noqa|ansible\.builtin\.(shell|command|pause))\b")
 READ_ONLY = {
     "ambient.lab.curl_outcomes",
-    "kubernetes.core.k8s_info",
+    "ambient.lab.ready",
     "ansible.builtin.assert",
     "ansible.builtin.uri",
 }

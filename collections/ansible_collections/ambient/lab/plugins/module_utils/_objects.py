@@ -89,7 +89,9 @@ class Finder:
             found = self.reader.get(f"{path}/{wanted.name}")
             return [] if found is None else [found]
         query = {"labelSelector": wanted.label_selector} if wanted.label_selector else {}
-        return self.reader.items(path, **query)
+        # The API leaves these two out of a list's items.
+        head = {"apiVersion": wanted.api_version, "kind": wanted.kind}
+        return [{**head, **item} for item in self.reader.items(path, **query)]
 
     def _plural(self, wanted: Wanted) -> str | None:
         known = _PLURALS.get((wanted.group, wanted.kind)) or self._asked.get((wanted.api_version, wanted.kind))

@@ -214,7 +214,7 @@ def test_all_that_must_be_there_is(tmp_path: pathlib.Path) -> None:
     other = {"kind": "Other", "api_version": "example.org/v1"}
     with FakeApi(objects) as api:
         found = require(_lab(tmp_path, api.kubeconfig(tmp_path)), [NAMESPACE, POLICY], [thing, other])
-    assert found == [{"x": 1}, {"x": 2}]
+    assert found == [{"apiVersion": "example.org/v1", "kind": "Thing", "x": number} for number in (1, 2)]
 
 
 def test_a_lab_whose_cluster_is_gone(tmp_path: pathlib.Path) -> None:
