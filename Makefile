@@ -4,6 +4,8 @@ BIN := .venv/bin
 # Extra arguments for ansible-playbook, for example: make up ARGS='-e cluster_provider=existing'
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Progress is shown line by line where the output goes to a file or a pipe, too.
+export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 .PHONY: help up down verify test lint build unit molecule clean clean-images
 
