@@ -58,14 +58,20 @@ class Part:
 @contextlib.contextmanager
 def locked(cache: Path, progress: Progress) -> Iterator[None]:
     """Only one build at a time works in a cache; a second one says so and waits."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"another build works in {cache}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    file = cache / ".lock"
+    while True:
+        cache.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(f"another build works in {cache}: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if file.exists() and os.path.samestat(
+                file.stat(), os.fstat(lock.fileno())
+            ):  # else the cache was emptied meanwhile
+                yield
+                return
 
 
 @dataclass
@@ -149,13 +155,23 @@ def _make(cache: Path, part: Part, report: Report) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Remove a part; interrupted half-way, what is left no longer counts as whole."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    folder.rename(draft)
+    shutil.rmtree(draft)
+
+
 def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
     """Drop what newer versions of the parts have replaced, but for the version before and what labs run on.
 
     :param used: texts in which a folder that is still needed is named.
     """
+    for draft in cache.glob(".*.draft"):  # of builds and removals that were killed
+        shutil.rmtree(draft)
     for part in parts:
         versions = sorted(cache.glob(f"{part.name}-" + "[0-9a-f]" * 12), key=lambda path: path.stat().st_mtime)
         for folder in versions[: -1 - KEPT_VERSIONS]:
             if folder != part.folder(cache) and not any(str(folder) in text for text in used):
-                shutil.rmtree(folder)
+                discard(folder)
