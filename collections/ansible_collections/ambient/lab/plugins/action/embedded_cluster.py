@@ -20,13 +20,13 @@ from ansible.utils.display import Display
 display = Display()
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
     """An action plugin, because a module cannot say anything before it ends."""
 
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result = super().run(tmp, task_vars)
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
             argument_spec={
                 "source": {"type": "path", "required": True},
