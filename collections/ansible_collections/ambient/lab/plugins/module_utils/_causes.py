@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils import _policies as po
 from ansible_collections.ambient.lab.plugins.module_utils._check import ClaimResult
 from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination, destination
-from ansible_collections.ambient.lab.plugins.module_utils._judge import policy_state
+from ansible_collections.ambient.lab.plugins.module_utils._enforcement import flaw, policy_state
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import (
     DATAPLANE_MODE,
@@ -76,6 +76,12 @@ def _declared_policy(case: Case) -> str | None:
         return None
     found = [item for item in case.cluster.policies.get(ref.namespace, []) if item["metadata"]["name"] == ref.name]
     return policy_state(str(ref), found[0] if found else None).problem or None
+
+
+def _not_enforced(case: Case) -> str | None:
+    """What istiod itself says of the policies in force."""
+    found = [flaw(policy) for policy in [*_enforced_by_ztunnel(case), *_bound_to_waypoint(case)]]
+    return next((item.problem for item in found if item), None)
 
 
 def _no_destination(case: Case) -> str | None:
@@ -243,6 +249,7 @@ _RULES: tuple[t.Callable[[Case], str | None], ...] = (
     _no_destination,
     _forgotten_waypoint,
     _l7_in_ztunnel,
+    _not_enforced,
     _spiffe,
     _selects_nothing,
     _service_port,

@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, PolicyRef, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination, Probe, evidence, plan
 from ansible_collections.ambient.lab.plugins.module_utils._converge import Convergence, Observation
 from ansible_collections.ambient.lab.plugins.module_utils._curl import (
@@ -19,12 +19,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl import (
     row_seconds,
     split_row,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._judge import (
-    PolicyState,
-    Verdict,
-    judge,
-    policy_state,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._enforcement import Policies, policy_states
+from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict, judge
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen, classify, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Pod, Target, Unusable, find_target
 
@@ -41,14 +37,11 @@ class Settings:
     concurrency: int = 8
 
 
-class Edge(t.Protocol):
+class Edge(Policies, t.Protocol):
     """All that the check needs of the world. Reads raise LabError when the API does not answer."""
 
     def pods(self, namespace: str) -> list[Pod]:
         """All pods of a namespace."""
-
-    def policy(self, ref: PolicyRef) -> dict[str, t.Any] | None:
-        """An AuthorizationPolicy, None where there is none."""
 
     def endpoint_ready(self, destination: Destination) -> bool:
         """Whether a ready pod stands behind a Service or an address."""
@@ -155,9 +148,7 @@ def _round(
 ) -> list[Observation]:
     """Probe everything once and judge it; the place to ask further witnesses, once per round."""
     seen = _probe(probes, targets, settings, edge, pool)
-    # In `before` the policy is not there yet.
-    refs = {claim.by for claim in claims if claim.by and settings.phase == "after"}
-    policies = {ref: policy_state(str(ref), edge.policy(ref)) for ref in refs}
+    states = policy_states(claims, settings.phase, edge, pool)
     known: dict[Destination, bool] = {}
 
     def ready(wanted: Destination) -> bool:
@@ -170,8 +161,7 @@ def _round(
         expect = claim.expected(settings.phase)
         denied = expect.outcome == seen[index].outcome and expect.outcome != "allowed"
         control = evidence(index, probes, seen, ready) if denied else None
-        policy = policies.get(claim.by, PolicyState()) if claim.by else PolicyState()
-        observations.append(Observation(seen[index], judge(expect, seen[index], control, policy), control))
+        observations.append(Observation(seen[index], judge(expect, seen[index], control, states[index]), control))
     return observations
 
 

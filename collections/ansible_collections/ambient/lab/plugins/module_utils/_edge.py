@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import LISTS, Snapshot, take
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Pod, Target, pod_ready
-
-POLICIES = "/apis/security.istio.io/v1/namespaces/{}/authorizationpolicies"
 
 
 class KubeEdge:
@@ -26,9 +25,13 @@ class KubeEdge:
         """All pods of a namespace."""
         return self._kube.items(f"/api/v1/namespaces/{namespace}/pods")
 
-    def policy(self, ref: PolicyRef) -> dict[str, t.Any] | None:
-        """An AuthorizationPolicy, None where there is none."""
-        return self._kube.get(f"{POLICIES.format(ref.namespace)}/{ref.name}")
+    def policies(self, namespace: str) -> list[Object]:
+        """The AuthorizationPolicies of a namespace; none where Istio's CRDs are not installed."""
+        return self._kube.items(LISTS["policies"].format(namespace))
+
+    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
+        """All objects on the paths into these namespaces."""
+        return take(self._kube, namespaces)
 
     def endpoint_ready(self, destination: Destination) -> bool:
         """Whether a ready pod stands behind the port of a Service or an address.

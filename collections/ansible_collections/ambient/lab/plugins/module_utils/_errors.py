@@ -20,3 +20,7 @@ class LabError(Exception):
         super().__init__(message)
         self.message = message
         self.result = result
+
+    def shown(self, verbosity: int) -> dict[str, t.Any]:
+        """Return values beside the message: lists only with -v, because Ansible prints a failed result as a whole."""
+        return {key: value for key, value in self.result.items() if verbosity or not isinstance(value, list)}

@@ -87,7 +87,7 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
     for command in list(dict.fromkeys(_look(item, kubectl) for item, _cause in shown))[:2]:
         lines.append(f"look: {command}")
     if len(bad) > len(shown):
-        lines.append(f"({len(bad) - len(shown)} more: see `claims` of the result)")
+        lines.append(f"({len(bad) - len(shown)} more: run again with -v)")
     return "\n".join(lines)
 
 

@@ -28,7 +28,8 @@ extends_documentation_fragment:
   - ambient.lab._kube
 notes:
   - The container needs C(sh) with the usual small tools (C(cat), C(head), C(tr)) and curl 7.83 or newer.
-  - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources.
+  - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources,
+    and to list AuthorizationPolicies in those of the destinations and in C(istio-system).
 options:
   namespace:
     description: Namespace of the sources that name none.
@@ -52,6 +53,8 @@ options:
       - C(before) is what is expected in its place with O(phase=before), V(allowed) when left out.
       - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. The claim is an error
         when the policy does not exist, or when istiod says that it is not fully enforced.
+      - Named or not, a policy that selects the destination's pods, or that is bound to its Service or waypoint,
+        makes the claim an error when istiod says that it is not enforced as written.
     type: list
     elements: raw
     required: true
@@ -155,8 +158,11 @@ converged_after:
   type: float
   sample: 0.51
 claims:
-  description: What was seen, per claim, in the last round.
-  returned: when something was checked
+  description:
+    - What was seen, per claim, in the last round.
+    - Ansible prints the whole result of a failed task. So a failure carries this only with C(-v); its message
+      names the claims that matter, and O(results_file) has all of it.
+  returned: success, and with C(-v) also on failure
   type: list
   elements: dict
   contains:
@@ -252,7 +258,7 @@ def main() -> None:
     try:
         module.exit_json(**prove(module.params, module.check_mode))
     except LabError as error:
-        module.fail_json(msg=error.message, **error.result)
+        module.fail_json(msg=error.message, **error.shown(module._verbosity))
 
 
 if __name__ == "__main__":

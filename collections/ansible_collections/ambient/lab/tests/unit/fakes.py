@@ -8,8 +8,9 @@ import json
 import threading
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, PolicyRef, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
 
 Object = dict[str, t.Any]
@@ -93,7 +94,9 @@ class FakeEdge:
     def __init__(self, pods: list[Object], answers: t.Callable[[str, int, str, str], Answer | None]) -> None:
         self.objects = pods
         self.answers = answers
-        self.policies: dict[str, Object] = {}
+        self.authorization: list[Object] = []
+        self.services: list[Object] = []
+        self.lists: list[str] = []
         self.ready = True
         self.problem = ""
         self.clock = 0.0
@@ -105,9 +108,17 @@ class FakeEdge:
         """Pods of the namespace."""
         return [item for item in self.objects if item["metadata"]["namespace"] == namespace]
 
-    def policy(self, ref: PolicyRef) -> Object | None:
-        """A policy by name."""
-        return self.policies.get(str(ref))
+    def policies(self, namespace: str) -> list[Object]:
+        """Policies of the namespace."""
+        self.lists.append(namespace)
+        return [item for item in self.authorization if item["metadata"]["namespace"] == namespace]
+
+    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
+        """Pods, Services and policies of the namespaces; there are no Gateways."""
+        names = [*namespaces, "istio-system"]
+        policies = {name: self.policies(name) for name in names}
+        pods = {name: self.pods(name) for name in names}
+        return Snapshot({}, pods, {"default": self.services}, policies, {})
 
     def endpoint_ready(self, destination: Destination) -> bool:
         """The same answer for every destination."""

@@ -239,7 +239,7 @@ def test_the_policy_that_must_have_decided(
     policies: list[Object], verdict: str, words: str, rounds: int | None
 ) -> None:
     edge = FakeEdge(PODS, steady({"curl-allow": OK, "curl-deny": RESET}))
-    edge.policies = {f"default/{item['metadata']['name']}": item for item in policies}
+    edge.authorization = policies
     result = check(claims(ALLOW, {**DENY, "by": "default/p"}), Settings(timeout=4), edge)
     assert (result.verdict, verdicts(result)) == (verdict, ["pass", verdict])
     assert words in result.claims[1].observation.verdict.reason
@@ -256,3 +256,42 @@ def test_before_the_policy_its_absence_is_no_error() -> None:
     edge = FakeEdge(PODS, steady({"curl-allow": OK, "curl-deny": OK}))
     result = check(claims(ALLOW, {**DENY, "by": "default/p"}), Settings(phase="before"), edge)
     assert result.verdict == "pass"
+
+
+SERVICE = {"metadata": {"name": "sample-app", "namespace": "default"}, "spec": {"selector": {"app": "sample-app"}}}
+ON_APP = {"matchLabels": {"app": "sample-app"}}
+TO_SERVICE = [{"kind": "Service", "name": "sample-app"}]
+UNSUPPORTED = [condition("UnsupportedValue")]
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        (policy("other", selector=ON_APP, conditions=UNSUPPORTED), "error"),
+        (policy("other", conditions=UNSUPPORTED), "error"),
+        (policy("other", "istio-system", conditions=UNSUPPORTED), "error"),
+        (policy("other", targetRefs=TO_SERVICE, conditions=[condition("Invalid", kind="WaypointAccepted")]), "error"),
+        (policy("other", selector=ON_APP, conditions=[condition()]), "pass"),
+        # Of other pods (istio#58316), of another Service, of another namespace, and of an older generation.
+        (policy("other", selector={"matchLabels": {"app": "gateway"}}, conditions=UNSUPPORTED), "pass"),
+        (policy("other", targetRefs=[{"kind": "Service", "name": "x"}], conditions=UNSUPPORTED), "pass"),
+        (policy("other", "elsewhere", conditions=UNSUPPORTED), "pass"),
+        (policy("other", selector=ON_APP, conditions=[condition("UnsupportedValue", seen=1)]), "pass"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_a_policy_on_the_path_that_is_not_enforced(other: Object, verdict: str, phase: str) -> None:
+    edge = FakeEdge([*PODS, pod("sample-app")], steady({"curl-allow": OK}))
+    edge.authorization = [other]
+    edge.services = [SERVICE]
+    result = check(claims(ALLOW), Settings(phase=phase, timeout=2), edge)
+    assert result.verdict == verdict
+    reason = result.claims[0].observation.verdict.reason
+    assert ("AuthorizationPolicy" in reason and "/other is not fully enforced" in reason) == (verdict == "error")
+
+
+def test_policies_are_listed_once_per_namespace_and_round() -> None:
+    edge = FakeEdge(PODS, steady({"curl-allow": OK, "curl-deny": RESET}))
+    edge.authorization = [policy("p")]
+    result = check(claims(ALLOW, {**DENY, "by": "default/p"}), Settings(), edge)
+    assert (result.verdict, sorted(edge.lists)) == ("pass", ["default"] * 3 + ["istio-system"] * 3)

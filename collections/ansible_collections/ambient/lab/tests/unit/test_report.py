@@ -19,7 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._report import (
     results_table,
     write_results,
 )
-from ansible_collections.ambient.lab.tests.unit.fakes import OK, RESET, Answer, FakeEdge, claim, claims, pod
+from ansible_collections.ambient.lab.tests.unit.fakes import OK, RESET, Answer, FakeEdge, claim, claims, pod, policy
 
 PODS = [pod("curl-allow"), pod("curl-deny")]
 CLAIMS = claims(
@@ -31,7 +31,7 @@ CLAIMS = claims(
 def run(phase: str, deny: Answer = RESET, pods: list[dict[str, t.Any]] = PODS) -> CheckResult:
     """Check two claims."""
     edge = FakeEdge(pods, lambda name, *_: deny if name == "curl-deny" else OK)
-    edge.policies = {"default/p": {"metadata": {"name": "p"}}}
+    edge.authorization = [policy("p")]
     return check(CLAIMS, Settings(phase=phase, timeout=2), edge)
 
 
@@ -56,7 +56,7 @@ def test_failure_of_many_claims_still_fits() -> None:
     lines = failure(result, Settings(), "", [""] * 40, "kubectl").splitlines()
     assert len(lines) < 40
     assert max(len(line) for line in lines) <= 100
-    assert lines[-1] == "(34 more: see `claims` of the result)"
+    assert lines[-1] == "(34 more: run again with -v)"
 
 
 def test_failure_of_a_missing_source() -> None:
