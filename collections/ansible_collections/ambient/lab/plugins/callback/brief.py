@@ -1,0 +1,45 @@
+# Copyright: Contributors to the ambient-lab project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The default screen output, but a failure is its message alone."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible import constants
+from ansible.plugins.callback.default import CallbackModule as Default
+
+DOCUMENTATION = r"""
+name: brief
+type: stdout
+short_description: The default output, with failures as their message alone
+version_added: 0.1.0
+author: Contributors to the ambient-lab project
+description:
+  - Like M(ansible.builtin.default), but a failed task prints its message once, without the result's other fields.
+  - With C(-v) the output is the default one, with everything in it.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+requirements:
+  - set as stdout_callback in ansible.cfg
+"""
+
+
+class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base class is untyped
+    """Overrides how failures are shown, nothing else."""
+
+    CALLBACK_NAME = "ambient.lab.brief"
+
+    def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
+        message = result.result.get("msg")
+        is_whole_story = isinstance(message, str) and not result.task.loop and "module_stderr" not in result.result
+        if self._display.verbosity > 0 or ignore_errors or not is_whole_story:
+            super().v2_runner_on_failed(result, ignore_errors)
+            return
+        if self._last_task_banner != result.task._uuid:
+            self._print_task_banner(result.task)
+        self._handle_warnings(result.result)
+        text = f"fatal: [{self.host_label(result)}]: {message}"
+        self._display.display(text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr"))
