@@ -24,6 +24,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._sources import pod_re
 _USE_WAYPOINT = "bind it to a waypoint with targetRefs"
 
 
+class Final(str):
+    """A cause that stands in what the user wrote (labels, specs), so that waiting longer can't mend it."""
+
+    __slots__ = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A claim that does not hold, with the objects on its path."""
@@ -70,30 +76,35 @@ def likely_cause(result: ClaimResult, expect: Expectation, phase: str, cluster: 
     return next((cause for rule in _RULES for cause in [rule(case)] if cause), "")
 
 
-def _declared_policy(case: Case) -> str | None:
-    ref = case.result.claim.by
-    if ref is None or case.phase != "after":
+def _missing_policy(case: Case) -> str | None:
+    if case.result.claim.by is None or case.phase != "after" or _declared(case):
         return None
-    found = [item for item in case.cluster.policies.get(ref.namespace, []) if item["metadata"]["name"] == ref.name]
-    return policy_state(str(ref), found[0] if found else None).problem or None
+    return policy_state(str(case.result.claim.by), None).problem
 
 
 def _not_enforced(case: Case) -> str | None:
-    """What istiod itself says of the policies in force."""
-    found = [flaw(policy) for policy in [*_enforced_by_ztunnel(case), *_bound_to_waypoint(case)]]
+    """What istiod itself says of the policy in `by`, and of all in force."""
+    found = [flaw(policy) for policy in [*_declared(case), *_enforced_by_ztunnel(case), *_bound_to_waypoint(case)]]
     return next((item.problem for item in found if item), None)
+
+
+def _declared(case: Case) -> list[Object]:
+    """The policy in `by`, if it exists."""
+    ref = case.result.claim.by
+    found = case.cluster.policies.get(ref.namespace, []) if ref else []
+    return [item for item in found if ref and item["metadata"]["name"] == ref.name]
 
 
 def _no_destination(case: Case) -> str | None:
     if case.destination.namespace is None and not case.destination.address:
         return None
     if case.service is None and not case.destination.address:
-        return f"there is no Service {case.destination.service} in namespace {case.destination.namespace}"
+        return Final(f"there is no Service {case.destination.service} in namespace {case.destination.namespace}")
     if case.service and case.seen not in ("allowed", "denied_l7"):
         offered = [int(port["port"]) for port in case.service.get("spec", {}).get("ports") or []]
         if case.destination.port not in offered:
             ports = ", ".join(str(port) for port in offered)
-            return f"Service {name_of(case.service)} has no port {case.destination.port}, it has {ports}"
+            return Final(f"Service {name_of(case.service)} has no port {case.destination.port}, it has {ports}")
     if case.seen not in ("allowed", "denied_l7") and not any(pod_ready(pod) for pod in case.pods):
         return f"no ready pod is behind {case.destination}"
     return None
@@ -110,7 +121,7 @@ def _not_in_mesh(case: Case) -> str | None:
         namespace = pod["metadata"]["namespace"]
         labels = (case.cluster.namespaces.get(namespace) or {}).get("metadata", {}).get("labels") or {}
         if labels.get(DATAPLANE_MODE) != "ambient":
-            return f"namespace {namespace} of the {end} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient"
+            return Final(f"namespace {namespace} of the {end} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient")
         return (
             f"the {end} pod {name_of(pod)} is not in the mesh: it has no annotation "
             "ambient.istio.io/redirection=enabled (istio-cni did not capture it)"
@@ -138,28 +149,38 @@ def _spiffe(case: Case) -> str | None:
     for policy in [*_enforced_by_ztunnel(case), *_bound_to_waypoint(case)]:
         for principal in policies.principals(policy):
             if principal.startswith("spiffe://"):
-                return (
+                return Final(
                     f"AuthorizationPolicy {name_of(policy)} names the principal {principal}: "
                     "write it without spiffe://, as cluster.local/ns/<namespace>/sa/<account>"
                 )
     return None
 
 
-def _service_port(case: Case) -> str | None:
+def _other_port(case: Case) -> str | None:
     """ztunnel matches the port of the workload, not the Service's."""
-    if case.service is None:
+    if case.expect.outcome not in DENIALS or case.seen != "allowed":
         return None
-    for port in case.service.get("spec", {}).get("ports") or []:
-        target = port.get("targetPort", port["port"])
-        if int(port["port"]) != case.destination.port or target == port["port"]:
+    target = _workload_port(case)
+    for policy in _enforced_by_ztunnel(case):
+        named = policies.ports(policy)
+        if target is None or not named or target in named:
             continue
-        for policy in _enforced_by_ztunnel(case):
-            named = policies.ports(policy)
-            if port["port"] in named and target not in named:
-                return (
-                    f"AuthorizationPolicy {name_of(policy)} names the Service's port {port['port']}; "
-                    f"ztunnel sees the workload's port, {target}"
-                )
+        numbers = ", ".join(str(port) for port in sorted(named))
+        whose = "the Service's port" if case.destination.port in named else "port"
+        return Final(
+            f"AuthorizationPolicy {name_of(policy)} names {whose} {numbers}; ztunnel sees the workload's port, {target}"
+        )
+    return None
+
+
+def _workload_port(case: Case) -> int | None:
+    """Port of the pods that the traffic goes to; None where it is a name that only the pods know."""
+    if case.destination.address:
+        return case.destination.port
+    for port in (case.service or {}).get("spec", {}).get("ports") or []:
+        if int(port["port"]) == case.destination.port:
+            target = port.get("targetPort", port["port"])
+            return target if isinstance(target, int) else None
     return None
 
 
@@ -180,13 +201,13 @@ def _waypoint_not_in_the_path(case: Case) -> str | None:
     if case.expect.outcome not in ("denied_l7", "denied_upstream") or case.seen != "allowed":
         return None
     if case.destination.address:
-        return f"{case.destination.host} is an address: traffic to a pod's IP goes around the Service's waypoint"
+        return Final(f"{case.destination.host} is an address: traffic to a pod's IP goes around the Service's waypoint")
     if case.service is None:
         return None
     service = name_of(case.service)
     waypoint = case.cluster.waypoint(case.service)
     if waypoint is None:
-        return f"Service {service} is not enrolled with a waypoint (label {USE_WAYPOINT} is missing)"
+        return Final(f"Service {service} is not enrolled with a waypoint (label {USE_WAYPOINT} is missing)")
     gateway = case.cluster.gateway(*waypoint) if waypoint[0] in case.cluster.gateways else None
     if gateway is None and waypoint[0] in case.cluster.gateways:
         return f"Service {service} is enrolled with the waypoint {'/'.join(waypoint)}, which does not exist"
@@ -205,7 +226,7 @@ def _nothing_denies(case: Case) -> str | None:
         return f"no AuthorizationPolicy has Service {name_of(case.service)} or its waypoint in its targetRefs"
     if _enforced_by_ztunnel(case):
         return None
-    return f"no AuthorizationPolicy selects the pods behind {case.destination}"
+    return Final(f"no AuthorizationPolicy selects the pods behind {case.destination}")
 
 
 def _forgotten_waypoint(case: Case) -> str | None:
@@ -228,6 +249,18 @@ def _what_denies(case: Case) -> str | None:
     return f"AuthorizationPolicies in force for {case.destination}: {', '.join(names)}"
 
 
+def _no_match(case: Case) -> str | None:
+    """The last resort: there are policies, and none of them fits."""
+    target = case.result.target
+    source = case.cluster.pod(target.namespace, target.pod) if target else None
+    if case.expect.outcome != "denied_l4" or case.seen != "allowed" or source is None:
+        return None
+    account = source.get("spec", {}).get("serviceAccountName", "default")
+    identity = f"ns/{source['metadata']['namespace']}/sa/{account}"
+    names = ", ".join(f"{name_of(policy)} ({policies.action(policy)})" for policy in _enforced_by_ztunnel(case))
+    return f"no rule of the policies in force for {case.destination}, {names}, denies the source, {identity}"
+
+
 def _application(case: Case) -> str | None:
     if case.seen != "allowed" or case.result.observation.seen.http_code < 300:
         return None
@@ -245,17 +278,18 @@ def _bound_to_waypoint(case: Case) -> list[Object]:
 
 # In the order of how surely each explains what was seen.
 _RULES: tuple[t.Callable[[Case], str | None], ...] = (
-    _declared_policy,
+    _missing_policy,
     _no_destination,
     _forgotten_waypoint,
     _l7_in_ztunnel,
     _not_enforced,
     _spiffe,
     _selects_nothing,
-    _service_port,
+    _other_port,
     _waypoint_not_in_the_path,
     _nothing_denies,
     _not_in_mesh,
     _what_denies,
     _application,
+    _no_match,
 )

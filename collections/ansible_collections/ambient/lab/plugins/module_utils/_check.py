@@ -37,6 +37,10 @@ class Settings:
     concurrency: int = 8
 
 
+# Looking for what can't be mended costs a few list requests, so it is not done in each round.
+LOOK_ROUNDS = 5
+
+
 class Edge(Policies, t.Protocol):
     """All that the check needs of the world. Reads raise LabError when the API does not answer."""
 
@@ -86,8 +90,20 @@ class CheckResult:
         return "error" if "error" in verdicts else "fail"
 
 
-def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckResult:
-    """Check all claims together in each round until they hold, or `timeout` ends.
+def _never(_results: t.Sequence[ClaimResult]) -> bool:
+    return False
+
+
+def check(
+    claims: t.Sequence[Claim],
+    settings: Settings,
+    edge: Edge,
+    doomed: t.Callable[[t.Sequence[ClaimResult]], bool] = _never,
+) -> CheckResult:
+    """Check all claims together in each round until they hold, `timeout` ends, or waiting longer is of no use.
+
+    Args:
+        doomed: looks at the results now and then, and says whether what the user wrote keeps them from holding.
 
     Raises:
         LabError: when the API of the cluster does not answer.
@@ -98,13 +114,23 @@ def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckRes
         return _missing_sources(claims, targets)
     convergence = Convergence(len(claims), settings.stable, settings.timeout)
     probes = plan(claims, settings.phase)
+    results: list[ClaimResult] = []
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
         while True:
             observations = _round(claims, probes, targets, settings, edge, pool)
-            if convergence.add(edge.now() - start, observations):
+            ended = convergence.add(edge.now() - start, observations)
+            results = _results(claims, targets, convergence)
+            unhappy = convergence.rounds % LOOK_ROUNDS == 0 and not convergence.holding
+            if ended or (unhappy and doomed(results)):
                 break
             edge.sleep(settings.interval)
             targets = _targets(claims, edge)
+    return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after)
+
+
+def _results(
+    claims: t.Sequence[Claim], targets: t.Mapping[Source, Target | Unusable], convergence: Convergence
+) -> list[ClaimResult]:
     results = []
     for index, claim in enumerate(claims):
         target = targets[claim.source]
@@ -117,7 +143,7 @@ def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckRes
                 convergence.flapped(index),
             )
         )
-    return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after)
+    return results
 
 
 def _targets(claims: t.Sequence[Claim], edge: Edge) -> dict[Source, Target | Unusable]:

@@ -72,6 +72,11 @@ class Convergence:
             return True
         return at >= self.timeout and self._streak == 0
 
+    @property
+    def holding(self) -> bool:
+        """Whether every claim held in the last round."""
+        return self._streak > 0
+
     def flapped(self, index: int) -> bool:
         """Whether the claim passed and then stopped passing."""
         return self._flapped[index]

@@ -38,10 +38,10 @@ def judge(expect: Expectation, seen: Seen, control: str | None, policy: PolicySt
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = _traffic(expect, seen)
-    if traffic.verdict == "pass" and expect.outcome in DENIALS and control is None:
-        return Verdict("error", _NO_CONTROL)
     if policy.problem and traffic.verdict == "pass":
         return Verdict("error", policy.problem, policy.hopeless)
+    if traffic.verdict == "pass" and expect.outcome in DENIALS and control is None:
+        return Verdict("error", _NO_CONTROL)
     return dataclasses.replace(traffic, hopeless=policy.hopeless)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._causes import likely_cause, needed_namespaces
-from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._causes import Final, likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check import ClaimResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
@@ -43,8 +43,8 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     results = read_results(path) if path else {}
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)
-    result = check(claims, settings, edge)
-    causes = explain(result, settings, kube)
+    result = check(claims, settings, edge, lambda results: doomed(results, settings.phase, kube))
+    causes = explain(result.claims, settings.phase, kube)
     if path and not check_mode:
         write_results(path, merge(results, section, settings.phase, result, causes))
     returned = as_result(result, settings.phase, causes)
@@ -53,17 +53,27 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     return returned
 
 
-def explain(result: CheckResult, settings: Settings, reader: Reader) -> list[str]:
+def explain(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> list[str]:
     """Likely cause per claim, "" where it holds or none is known. Asks the API only where one fails."""
-    failed = [item for item in result.claims if item.observation.verdict.verdict != "pass" and item.target]
+    failed = [item for item in results if item.observation.verdict.verdict != "pass" and item.target]
     if not failed:
-        return [""] * len(result.claims)
+        return [""] * len(results)
     try:
         cluster = take(reader, needed_namespaces(failed))
     except LabError:
         # The user may lack the right to read; the verdict stands without a cause.
-        return [""] * len(result.claims)
-    return [likely_cause(item, item.claim.expected(settings.phase), settings.phase, cluster) for item in result.claims]
+        return [""] * len(results)
+    return [likely_cause(item, item.claim.expected(phase), phase, cluster) for item in results]
+
+
+def doomed(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> bool:
+    """Whether every claim that does not hold is kept from it by what the user wrote, so that nobody need wait."""
+    causes = explain(results, phase, reader)
+    return all(
+        isinstance(cause, Final) or item.observation.verdict.hopeless
+        for item, cause in zip(results, causes, strict=True)
+        if item.observation.verdict.verdict != "pass"
+    )
 
 
 def _settings(params: t.Mapping[str, t.Any]) -> Settings:

@@ -13,6 +13,7 @@ import tempfile
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, ClaimResult, Settings
+from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._text import WIDTH, table
 
@@ -99,6 +100,9 @@ def _seen(item: ClaimResult) -> str:
         text = f"probe_error {seen.http_code:03d}/{seen.exit_code}"
     else:
         text = str(seen)
+        if item.observation.verdict.verdict == "error":
+            # What was seen may even be as expected.
+            text += " (no proof)"
     return f"{text} (flapping)" if item.flapped else text
 
 
@@ -122,6 +126,9 @@ def _look(item: ClaimResult, kubectl: str) -> str:
     if claim.by:
         return f"{kubectl} -n {claim.by.namespace} get authorizationpolicy {claim.by.name} -o yaml"
     request = claim.request
+    namespace = destination(request, item.target.namespace).namespace
+    if item.observation.verdict.verdict == "error" and namespace:
+        return f"{kubectl} -n {namespace} get authorizationpolicies -o yaml"
     curl = ["curl", "-sv", "-X", request.method, request.url]
     where = f"-n {item.target.namespace} exec {item.target.pod} -c {item.target.container}"
     return f"{kubectl} {where} -- {shlex.join(curl)}"

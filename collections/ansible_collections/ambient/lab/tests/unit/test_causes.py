@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._causes import likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._causes import Final, likely_cause, needed_namespaces
 from ansible_collections.ambient.lab.plugins.module_utils._check import ClaimResult
 from ansible_collections.ambient.lab.plugins.module_utils._converge import Observation
 from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict
@@ -153,6 +153,15 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
             "allowed", "denied_l4", World(policies=[DENYING]),
             "AuthorizationPolicies in force for sample-app.default:8080: default/p (DENY)",
         ),
+        (
+            "denied_l4", "allowed",
+            World(policies=[policy("p", action="DENY", rules=[{"to": [{"operation": {"ports": ["80", "81"]}}]}])]),
+            "default/p names port 80, 81; ztunnel sees the workload's port, 8080",
+        ),
+        (
+            "denied_l4", "allowed", World(policies=[policy("p", action="DENY", rules=[{}])]),
+            "default/p (DENY), denies the source, ns/default/sa/curl",
+        ),
         ("allowed", "denied_l4", World(), "no AuthorizationPolicy explains the denial"),
         ("allowed", "dns", World(services=[]), "there is no Service sample-app in namespace default"),
         ("allowed", "refused", World(services=[service(port=80)]), "has no port 8080, it has 80"),
@@ -164,6 +173,24 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
 )  # fmt: skip
 def test_cause(expect: str, seen: str, world: World, words: str) -> None:
     assert words in cause(expect, seen, world)
+
+
+NOT_CAPTURED = World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[DENYING])
+
+
+@pytest.mark.parametrize(
+    ("expect", "world", "final"),
+    [
+        ("denied_l4", World(), True),
+        ("denied_l4", World(policies=[policy("p", rules=WITH_SCHEME)]), True),
+        ("denied_l7", World(policies=[BOUND]), True),
+        # These may change without anybody doing anything.
+        ("denied_l7", World(services=[service(ENROLLED)], policies=[BOUND]), False),
+        ("denied_l4", NOT_CAPTURED, False),
+    ],
+)
+def test_what_waiting_will_not_mend(expect: str, world: World, final: bool) -> None:
+    assert isinstance(cause(expect, "allowed", world), Final) is final
 
 
 def test_an_address_goes_around_the_waypoint() -> None:

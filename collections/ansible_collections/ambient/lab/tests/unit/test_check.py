@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, ClaimResult, Settings, check
 from ansible_collections.ambient.lab.tests.unit.fakes import (
     APP_403,
     FORBIDDEN,
@@ -295,3 +295,15 @@ def test_policies_are_listed_once_per_namespace_and_round() -> None:
     edge.authorization = [policy("p")]
     result = check(claims(ALLOW, {**DENY, "by": "default/p"}), Settings(), edge)
     assert (result.verdict, sorted(edge.lists)) == ("pass", ["default"] * 3 + ["istio-system"] * 3)
+
+
+def test_nobody_waits_for_what_the_user_wrote_to_change() -> None:
+    edge = FakeEdge(PODS, lambda name, number, *_: OK)
+    looks: list[list[str]] = []
+
+    def doomed(results: t.Sequence[ClaimResult]) -> bool:
+        looks.append([item.observation.verdict.verdict for item in results])
+        return len(looks) == 2
+
+    result = check(claims(ALLOW, DENY), Settings(), edge, doomed)
+    assert (looks, result.rounds, result.verdict) == ([["pass", "fail"]] * 2, 10, "fail")
