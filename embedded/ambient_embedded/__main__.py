@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -128,6 +129,8 @@ def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     changed = folder.exists()
     if changed and not request["check"]:
         with cache.locked(folder, progress):
+            for part in [path for path in folder.glob("[!.]*") if path.is_dir()]:
+                cache.discard(part)
             shutil.rmtree(folder)
     return {"changed": changed}
 
@@ -141,11 +144,35 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 STATES = {"built": built, "clean": clean, "present": present, "absent": absent}
+NEEDED = {
+    "built": {"check", "cache_dir", "state_dir", "keep_build_files"},
+    "clean": {"check", "cache_dir", "state_dir"},
+    "present": {"check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards"},
+    "absent": {"check", "state_dir", "name"},
+}
+NAME = re.compile("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+def _request(text: str) -> dict[str, Any]:
+    """The request. Raises :class:`LabError` where a field is missing or the name cannot be a lab's."""
+    try:
+        request = json.loads(text)
+        missing = sorted(NEEDED[request["state"]] - {key for key, value in request.items() if value is not None})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LabError(f"The request must be a JSON object whose state is one of {', '.join(STATES)}") from error
+    if missing:
+        raise LabError(f"The request lacks {', '.join(missing)}")
+    if "name" in NEEDED[request["state"]] and not NAME.fullmatch(str(request["name"])):
+        raise LabError(
+            f"The lab's name {request['name']!r} must be at most 40 lower-case letters, digits and hyphens "
+            "(it becomes a host name): set cluster_name"
+        )
+    return dict(request)
 
 
 def main() -> int:
-    request = json.load(sys.stdin)
     try:
+        request = _request(sys.stdin.read())
         result = STATES[request["state"]](request, _progress)
     except LabError as error:
         print(json.dumps({"failed": True, "msg": str(error)}))
