@@ -101,8 +101,9 @@ async def _child_of(process: asyncio.subprocess.Process) -> int:
     """The process that unshare has forked, PID 1 of the node, once it is there."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.returncode is None:
-        if pids := children.read_text().split():
-            return int(pids[0])
+        with contextlib.suppress(OSError):  # it may be gone before its status is known
+            if pids := children.read_text().split():
+                return int(pids[0])
         await asyncio.sleep(0.01)
     raise OSError(f"unshare ended with status {process.returncode}")
 

@@ -66,10 +66,14 @@ def locked(state_dir: Path) -> Iterator[None]:
 
 
 def _alive(file: Path) -> int | None:
-    """The process that a pid file names, if it still is that process."""
+    """The process that a pid file names, if it still is that process.
+
+    One that has ended counts no more, though not every host's PID 1 takes note of its orphans' ends.
+    """
     try:
         pid, started = file.read_text().split()
-        return int(pid) if start_time(int(pid)) == started else None
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return int(pid) if start_time(int(pid)) == started and state not in ("Z", "X") else None
     except (OSError, ValueError):
         return None
 
