@@ -113,9 +113,10 @@ def _kernel(state: Path) -> Iterator[str]:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a TCP port of this machine, for the message; proc(5), net/tcp."""
+    """Who listens on a TCP port of this machine, for the message; proc(5), net/tcp and net/tcp6."""
     inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+    tables = [table for name in ("tcp", "tcp6") if (table := Path("/proc/net") / name).exists()]
+    for line in [line for table in tables for line in table.read_text().splitlines()[1:]]:
         fields = line.split()
         if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
             inodes.add(f"socket:[{fields[9]}]")
