@@ -53,8 +53,10 @@ class Component:
     def start(self) -> None:
         with (LOG_DIRECTORY / f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                # A program inherits blocked signals; those that run() waits for must reach it.
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, ()),
+            )  # fmt: skip
         self.started = time.monotonic()
         log(f"{self.name}: started, pid {self.process.pid}")
 
