@@ -228,7 +228,7 @@ def test_an_interrupted_prune_leaves_nothing_half(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.shutil, "rmtree", interrupted)
+        patch.setattr(shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cache.prune(tmp_path, [made[-1]], [])
     assert whole(tmp_path) == sorted(version.folder(tmp_path).name for version in made[1:])

@@ -52,7 +52,7 @@ def layout(tmp_path: Path, layers: tuple[Path, Path]) -> Path:
 def blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
     """What a descriptor names, once its digest and size are proven."""
     algorithm, digest = descriptor["digest"].split(":")
-    data = (layout / "blobs" / algorithm / digest).read_bytes()
+    data: bytes = (layout / "blobs" / algorithm / digest).read_bytes()
     assert algorithm == "sha256"
     assert hashlib.sha256(data).hexdigest() == digest
     assert len(data) == descriptor["size"]
@@ -100,7 +100,7 @@ def test_a_layer_is_copied_where_links_are_not_possible(
     def refuse(*_: object) -> None:
         raise OSError("another file system")
 
-    monkeypatch.setattr(oci.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     oci.write_layout(tmp_path / "copied", [oci.Image("localhost/lab/one:1", layers, CONFIG)])
     oci.verify_layout(tmp_path / "copied")
 

@@ -72,7 +72,7 @@ def test_every_server_is_accepted_under_each_of_its_names(folder: Path, server: 
 
 
 def test_another_name_is_refused(folder: Path) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match="etcd.example"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"etcd\.example"):
         shake_hands(folder, "apiserver", "admin", "etcd.example")
 
 

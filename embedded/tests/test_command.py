@@ -1,0 +1,148 @@
+"""The command: one JSON object in, one out, and a reason with a way out where something must be mended."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ambient_embedded import __main__ as command
+from ambient_embedded import cache, launcher
+from ambient_embedded.cache import Part, Report
+
+EMBEDDED = Path(command.__file__).parents[1]
+Answer = tuple[int, dict[str, Any]]
+Ask = Callable[[object], Answer]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Send a request (an object, or text as it is); returns exit status and answer."""
+
+    def run(request: object) -> Answer:
+        text = request if isinstance(request, str) else json.dumps(request)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        status = command.main()
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def request(folder: Path, state: str, **rest: object) -> dict[str, object]:
+    folders = {"state_dir": str(folder / "state"), "cache_dir": str(folder / "cache"), "lab_dir": str(folder / "lab")}
+    return {
+        **folders,
+        "state": state,
+        "name": "unit",
+        "check": False,
+        "forwards": [],
+        "keep_build_files": False,
+        **rest,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"state": "gone"}', '{"state": ["present"]}'])
+def test_what_is_no_request_is_refused(ask: Ask, text: str) -> None:
+    status, answer = ask(text)
+    assert (status, answer["failed"]) == (1, True)
+    assert "built, clean, present, absent" in answer["msg"]
+
+
+@pytest.mark.parametrize(
+    ("state", "fields"),
+    [("present", "cache_dir, forwards, keep_build_files, lab_dir, name"), ("absent", "name"), ("clean", "cache_dir")],
+)
+def test_missing_fields_are_named(ask: Ask, tmp_path: Path, state: str, fields: str) -> None:
+    status, answer = ask({"state": state, "state_dir": str(tmp_path), "check": True, "cache_dir": None})
+    assert (status, answer) == (1, {"failed": True, "msg": f"The request lacks {fields}"})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "Lab", "-a", "a-", "a b", "a" * 41])
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_name_that_is_no_label_touches_nothing(ask: Ask, tmp_path: Path, name: str, state: str) -> None:
+    (tmp_path / "state/other").mkdir(parents=True)
+    status, answer = ask(request(tmp_path, state, name=name))
+    assert (status, answer["failed"]) == (1, True)
+    assert "set cluster_name" in answer["msg"]
+    assert (tmp_path / "state/other").is_dir()
+
+
+@pytest.mark.parametrize("state", ["present", "built", "absent"])
+def test_who_is_not_root_is_told_so(ask: Ask, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    status, answer = ask(request(tmp_path, state))
+    assert (status, answer["failed"]) == (1, True)
+    assert "not root" in answer["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("state", ["absent", "clean"])
+def test_what_is_not_there_is_removed_without_a_change(ask: Ask, tmp_path: Path, state: str) -> None:
+    assert ask(request(tmp_path, state)) == (0, {"changed": False})
+    assert list(tmp_path.iterdir()) == []
+
+
+def lab_on(folder: Path) -> None:
+    """State of a lab whose launcher is this process."""
+    lab = folder / "state/busy"
+    lab.mkdir(parents=True)
+    (lab / "launcher.json").write_text(json.dumps({"enter": [f"{folder}/cache/node-image-0/tree"]}))
+    (lab / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
+
+
+def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> None:
+    lab_on(tmp_path)
+    (tmp_path / "cache").mkdir()
+    status, answer = ask(request(tmp_path, "clean"))
+    assert (status, answer["failed"]) == (1, True)
+    assert "The lab busy runs on what is in" in answer["msg"]
+    assert "make down" in answer["msg"]
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "cache/part-0").mkdir(parents=True)
+    (tmp_path / "cache/work").mkdir()
+    assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
+    assert (tmp_path / "cache/part-0").is_dir()
+    assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_emptying_the_cache_half_way_leaves_no_part_half(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(target: Path, report: Report) -> None:
+        (target / "content").touch()
+
+    parts = [Part(name, name, make) for name in ("one", "two")]
+    (tmp_path / "cache").mkdir()
+    cache.build(tmp_path / "cache", parts, lambda _: None)
+
+    def interrupted(path: Path, ignore_errors: bool = False) -> None:
+        for file in path.rglob("content") if path.exists() else ():
+            file.unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(request(tmp_path, "clean"))
+    there = [part.folder(tmp_path / "cache") for part in parts if part.folder(tmp_path / "cache").is_dir()]
+    assert [folder.name for folder in there if not (folder / "content").exists()] == []
+
+
+def test_run_as_a_program_only_the_answer_is_on_standard_output(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ambient_embedded"],
+        input=json.dumps(request(tmp_path, "clean")),
+        env={**os.environ, "PYTHONPATH": str(EMBEDDED)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"changed": False}, "")

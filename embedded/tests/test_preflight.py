@@ -1,0 +1,145 @@
+"""The preflight: every problem at once, each with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from ambient_embedded import preflight, probe
+from ambient_embedded.errors import LabError
+
+Usage = namedtuple("Usage", "total used free")
+NAMESPACES = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork"]
+PROBE = str(Path(probe.__file__))
+
+
+def problems(error: pytest.ExceptionInfo[LabError]) -> list[str]:
+    """The problems that a message lists, once its frame is proven."""
+    first, *listed, last = str(error.value).splitlines()
+    assert first == "The embedded cluster cannot run on this machine:"
+    assert last.startswith("Another way: cluster_provider=existing")
+    return [line.removeprefix("  - ") for line in listed]
+
+
+@pytest.mark.root
+def test_a_machine_that_can_is_let_through(tmp_path: Path, free_port: int) -> None:
+    preflight.check_basics()
+    preflight.check(tmp_path / "cache", tmp_path / "state", (("127.0.0.1", free_port, 30080),), building=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1 << 30))
+    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 1 << 29)
+    cgroups = tmp_path / "cgroup"
+    (cgroups / "memory").mkdir(parents=True)
+    monkeypatch.setattr(preflight, "CGROUPS", cgroups)
+    monkeypatch.setattr(preflight, "cgroup_hierarchies", lambda: [cgroups / "memory", cgroups / "gone"])
+    answer = subprocess.CompletedProcess([], 0, json.dumps(["overlayfs cannot be mounted: set cluster_state_dir"]), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LabError) as error:
+            preflight.check(tmp_path / "cache", tmp_path / "state", (("127.0.0.1", port, 30080),), building=True)
+    name = Path("/proc/self/comm").read_text().strip()
+    assert problems(error) == [
+        f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set cluster_state_dir",
+        f"1.0 GiB are free for {tmp_path}/cache, 10 GiB are needed: make room or set embedded_cache_dir",
+        "0.5 GiB of memory are available, 4 GiB are needed",
+        "cgroup controllers are missing: cpu, cpuset, pids",
+        f"no cgroup can be made in {cgroups}/gone (No such file or directory)",
+        "overlayfs cannot be mounted: set cluster_state_dir",
+        f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in cluster_host_ports",
+    ]
+
+
+def test_what_the_machine_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    with pytest.raises(LabError) as error:
+        preflight.check_basics()
+    assert problems(error) == [
+        "the processor riscv64 is not supported: x86_64 or aarch64 is needed",
+        "not root: namespaces and mounts need it, run it as root or with sudo",
+        "missing: mmdebstrap, iproute2, util-linux (and no apt-get that could install them)",
+    ]
+
+
+def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(LabError) as error:
+        preflight.check_basics()
+    assert problems(error) == ["Darwin is not Linux: the embedded cluster lives in Linux namespaces"]
+
+
+def test_nothing_is_installed_where_apt_can_do_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda tool: tool if tool == "apt-get" else None)
+    preflight.check_basics()
+    assert preflight.missing_tools() == ["mmdebstrap", "iproute2", "util-linux"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the machine has no IPv6")
+def test_a_port_that_an_ipv6_socket_takes_has_a_holder_too() -> None:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        port = taken.getsockname()[1]
+        (problem,) = preflight._ports((("127.0.0.1", port, 30080),))
+    assert f", pid {os.getpid()}: set another one" in problem
+
+
+@pytest.mark.root
+def test_a_state_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert list(preflight._kernel(tmp_path / "file/state")) == [
+        f"{tmp_path}/file/state cannot be written (Not a directory): set cluster_state_dir"
+    ]
+
+
+@pytest.mark.root
+def test_the_probe_finds_nothing_amiss_here(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*NAMESPACES, sys.executable, "-I", PROBE, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert not any(str(tmp_path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+@pytest.mark.root
+def test_the_probe_names_a_file_system_that_overlayfs_refuses(tmp_path: Path) -> None:
+    """An overlay cannot carry the upper layer of another one: as in a container."""
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    script = (
+        'mount --make-rprivate / && cd "$1" && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work '
+        'overlay merged && mkdir merged/scratch && exec "$2" -I "$3" "$1/merged/scratch"'
+    )
+    command = [*NAMESPACES, "sh", "-c", script, "sh", str(tmp_path), sys.executable, PROBE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (problem,) = json.loads(done.stdout)
+    assert problem.startswith(f"overlayfs cannot be mounted on {tmp_path}/merged (")
+    assert problem.endswith("set cluster_state_dir to a folder on ext4, xfs or btrfs")
+
+
+@pytest.mark.root
+def test_the_probe_says_what_a_process_without_rights_may_not(tmp_path: Path) -> None:
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv (util-linux) is missing")
+    done = subprocess.run(
+        [*NAMESPACES, *drop, sys.executable, "-I", PROBE, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert [problem.partition(" (")[0].partition(":")[0] for problem in json.loads(done.stdout)] == [
+        f"overlayfs cannot be mounted on {tmp_path.parent}",
+        "the kernel refuses nf_tables",
+        "a veth pair cannot be made",
+    ]
