@@ -119,19 +119,17 @@ def built(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Empty the cache. Raises :class:`LabError` while a lab runs on programs that are in it."""
+    """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
     folder = Path(request["cache_dir"]).expanduser()
     for launcher in Path(request["state_dir"]).glob("*/launcher.json"):
         if node.is_running(launcher.parent) and str(folder) in launcher.read_text():
             raise LabError(
                 f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
             )
-    changed = folder.exists()
+    changed = (folder / "work").exists() or bool(cache.versions(folder))
     if changed and not request["check"]:
         with cache.locked(folder, progress):
-            for part in [path for path in folder.glob("[!.]*") if path.is_dir()]:
-                cache.discard(part)
-            shutil.rmtree(folder)
+            cache.empty(folder)
     return {"changed": changed}
 
 

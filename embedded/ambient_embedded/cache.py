@@ -163,15 +163,34 @@ def discard(folder: Path) -> None:
     shutil.rmtree(draft)
 
 
+def versions(cache: Path, name: str = "*") -> list[Path]:
+    """The folders of a part's versions that are in the cache, the oldest first; of every part without a name."""
+    return sorted(cache.glob(f"{name}-" + "[0-9a-f]" * 12), key=lambda path: path.stat().st_mtime)
+
+
+def _discard_drafts(cache: Path) -> None:
+    for draft in cache.glob(".*.draft"):  # of builds and removals that were killed
+        shutil.rmtree(draft)
+
+
+def empty(cache: Path) -> None:
+    """Remove parts, drafts, downloads and the lock; the folder too when nothing else is in it."""
+    for folder in versions(cache):
+        discard(folder)
+    _discard_drafts(cache)
+    shutil.rmtree(cache / "work", ignore_errors=True)
+    (cache / ".lock").unlink()
+    with contextlib.suppress(OSError):  # something of the user's own is in it
+        cache.rmdir()
+
+
 def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
     """Drop what newer versions of the parts have replaced, but for the version before and what labs run on.
 
     :param used: texts in which a folder that is still needed is named.
     """
-    for draft in cache.glob(".*.draft"):  # of builds and removals that were killed
-        shutil.rmtree(draft)
+    _discard_drafts(cache)
     for part in parts:
-        versions = sorted(cache.glob(f"{part.name}-" + "[0-9a-f]" * 12), key=lambda path: path.stat().st_mtime)
-        for folder in versions[: -1 - KEPT_VERSIONS]:
+        for folder in versions(cache, part.name)[: -1 - KEPT_VERSIONS]:
             if folder != part.folder(cache) and not any(str(folder) in text for text in used):
                 discard(folder)

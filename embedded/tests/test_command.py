@@ -109,12 +109,19 @@ def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> 
 
 
 def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/part-0").mkdir(parents=True)
+    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
     (tmp_path / "cache/work").mkdir()
     assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
-    assert (tmp_path / "cache/part-0").is_dir()
+    assert (tmp_path / "cache/part-0123456789ab").is_dir()
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
+    (tmp_path / "cache/letters").write_text("mine")
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["letters"]
 
 
 def test_emptying_the_cache_half_way_leaves_no_part_half(
