@@ -16,8 +16,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._enforcement import fl
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import (
     DATAPLANE_MODE,
+    GATEWAY_NAME,
     USE_WAYPOINT,
     Snapshot,
+    selected,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._sources import pod_ready
 
@@ -197,23 +199,38 @@ def _selects_nothing(case: Case) -> str | None:
     return None
 
 
-def _waypoint_not_in_the_path(case: Case) -> str | None:
-    if case.expect.outcome not in ("denied_l7", "denied_upstream") or case.seen != "allowed":
+def _around_the_waypoint(case: Case) -> str | None:
+    """The application answered, though a waypoint was to decide."""
+    wanted = case.expect.outcome in ("denied_l7", "denied_upstream") or _bound_to_waypoint(case)
+    if case.seen != "allowed" or not wanted:
         return None
     if case.destination.address:
         return Final(f"{case.destination.host} is an address: traffic to a pod's IP goes around the Service's waypoint")
-    if case.service is None:
-        return None
-    service = name_of(case.service)
-    waypoint = case.cluster.waypoint(case.service)
-    if waypoint is None:
+    if case.service and case.cluster.waypoint(case.service) is None:
+        service = name_of(case.service)
         return Final(f"Service {service} is not enrolled with a waypoint (label {USE_WAYPOINT} is missing)")
-    gateway = case.cluster.gateway(*waypoint) if waypoint[0] in case.cluster.gateways else None
-    if gateway is None and waypoint[0] in case.cluster.gateways:
-        return f"Service {service} is enrolled with the waypoint {'/'.join(waypoint)}, which does not exist"
-    conditions = (gateway or {}).get("status", {}).get("conditions") or []
-    if gateway and not any(item["type"] == "Programmed" and item["status"] == "True" for item in conditions):
-        return f"the waypoint {'/'.join(waypoint)} is not programmed"
+    return _broken_waypoint(case)
+
+
+def _dead_waypoint(case: Case) -> str | None:
+    """Without a waypoint ztunnel has nobody to hand the request to, and cuts it off."""
+    return None if case.seen in ("allowed", "denied_l7", "denied_upstream") else _broken_waypoint(case)
+
+
+def _broken_waypoint(case: Case) -> str | None:
+    waypoint = case.cluster.waypoint(case.service) if case.service else None
+    if waypoint is None or waypoint[0] not in case.cluster.gateways:
+        return None
+    namespace, name = waypoint
+    gateway = case.cluster.gateway(namespace, name)
+    if gateway is None:
+        return f"{case.destination} is enrolled with the waypoint {namespace}/{name}, which does not exist"
+    conditions = gateway.get("status", {}).get("conditions") or []
+    if not any(item["type"] == "Programmed" and item["status"] == "True" for item in conditions):
+        return f"the waypoint {namespace}/{name} is not programmed"
+    pods = [pod for pod in case.cluster.pods.get(namespace, []) if selected(pod, {GATEWAY_NAME: name})]
+    if not any(pod_ready(pod) for pod in pods):
+        return f"no pod of the waypoint {namespace}/{name} is ready"
     return None
 
 
@@ -280,13 +297,14 @@ def _bound_to_waypoint(case: Case) -> list[Object]:
 _RULES: tuple[t.Callable[[Case], str | None], ...] = (
     _missing_policy,
     _no_destination,
+    _dead_waypoint,
     _forgotten_waypoint,
     _l7_in_ztunnel,
+    _around_the_waypoint,
     _not_enforced,
     _spiffe,
     _selects_nothing,
     _other_port,
-    _waypoint_not_in_the_path,
     _nothing_denies,
     _not_in_mesh,
     _what_denies,

@@ -10,12 +10,12 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._objects import Object, Reader, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._readiness import problem_of
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._text import printable
 
 MAX_PODS = 2
 LOG_LINES = 5
 _LENGTH = 240
-_GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 # Waiting for these says nothing of the cause; the pod's last warning does.
 _UNSPOKEN = ("ContainerCreating", "PodInitializing", None)
 _POD = Wanted("Pod", name="any")
@@ -58,7 +58,7 @@ def _pods(item: Object, wanted: Wanted, reader: Reader) -> list[Object]:
 def _selector(item: Object, wanted: Wanted) -> str:
     """Label selector of the pods that an object owns, "" where it owns none."""
     if wanted.kind == "Gateway":
-        return f"{_GATEWAY_NAME}={item['metadata']['name']}"
+        return f"{GATEWAY_NAME}={item['metadata']['name']}"
     selector = item.get("spec", {}).get("selector")
     labels = (selector.get("matchLabels") or {}) if isinstance(selector, dict) else {}
     return ",".join(f"{key}={value}" for key, value in labels.items())

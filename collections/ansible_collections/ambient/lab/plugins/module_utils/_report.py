@@ -121,6 +121,8 @@ def _why(item: ClaimResult, cause: str) -> str:
 
 def _look(item: ClaimResult, kubectl: str) -> str:
     claim = item.claim
+    if item.target is None and claim.source.pod and not item.observation.verdict.hopeless:
+        return f"{kubectl} -n {claim.source.namespace} describe pod {claim.source.pod}"
     if item.target is None:
         return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
     if claim.by:

@@ -27,6 +27,8 @@ NAMESPACE = "/api/v1/namespaces/{}"
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
 USE_WAYPOINT = "istio.io/use-waypoint"
+# istiod labels a waypoint's pods with its name.
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
 
 
@@ -66,7 +68,7 @@ class Snapshot:
         """Pods that a Service selects."""
         wanted = service.get("spec", {}).get("selector") or {}
         pods = self.pods.get(service["metadata"]["namespace"], [])
-        return [pod for pod in pods if wanted and wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return [pod for pod in pods if wanted and selected(pod, wanted)]
 
     def at_address(self, address: str) -> list[Object]:
         """Pods with an IP address."""
@@ -112,6 +114,11 @@ class Snapshot:
 
 def _named(items: t.Iterable[Object], name: str | None) -> Object | None:
     return next((item for item in items if item["metadata"]["name"] == name), None)
+
+
+def selected(pod: Object, labels: t.Mapping[str, str]) -> bool:
+    """Whether a pod has all of these labels."""
+    return labels.items() <= (pod["metadata"].get("labels") or {}).items()
 
 
 def take(reader: Reader, namespaces: t.Iterable[str]) -> Snapshot:

@@ -78,7 +78,8 @@ def _state(pod: Pod) -> str:
         for kind in ("waiting", "terminated"):
             reason = (container.get("state") or {}).get(kind)
             if reason:
-                return f"{name} is not ready: container {container['name']} is {kind}, {reason.get('reason')}"
+                code = f" (exit code {reason['exitCode']})" if kind == "terminated" else ""
+                return f"{name} is not ready: container {container['name']} is {kind}, {reason.get('reason')}{code}"
     phase = status.get("phase", "Unknown")
     return f"{name} is {phase}" + (", but not ready" if phase == "Running" else "")
 

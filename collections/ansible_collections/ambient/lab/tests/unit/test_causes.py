@@ -27,6 +27,7 @@ DENYING = policy("p", action="DENY", rules=DENY_CLIENT)
 BOUND = policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)
 APP = {"matchLabels": {"app": "sample-app"}}
 ENROLLED = {"istio.io/use-waypoint": "waypoint"}
+WAYPOINT_POD = pod("waypoint", labels={"gateway.networking.k8s.io/gateway-name": "waypoint"})
 PROGRAMMED = {
     "metadata": {"name": "waypoint"},
     "status": {"conditions": [{"type": "Programmed", "status": "True"}]},
@@ -47,7 +48,7 @@ class World:
     def __init__(self, **lists: t.Any) -> None:
         self.labels = lists.pop("labels", {"istio.io/dataplane-mode": "ambient"})
         self.lists: dict[str, list[Object]] = {
-            "pods": [pod("curl"), pod("sample-app")],
+            "pods": [pod("curl"), pod("sample-app"), WAYPOINT_POD],
             "services": [service()],
             "policies": [],
             "gateways": [],
@@ -161,6 +162,16 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
         (
             "denied_l4", "allowed", World(policies=[policy("p", action="DENY", rules=[{}])]),
             "default/p (DENY), denies the source, ns/default/sa/curl",
+        ),
+        (
+            "allowed", "denied_l4",
+            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], pods=[pod("curl"), pod("sample-app")]),
+            "no pod of the waypoint default/waypoint is ready",
+        ),
+        # As expected, and yet not by the waypoint that its policy is bound to.
+        (
+            "allowed", "allowed", World(policies=[BOUND]),
+            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint",
         ),
         ("allowed", "denied_l4", World(), "no AuthorizationPolicy explains the denial"),
         ("allowed", "dns", World(services=[]), "there is no Service sample-app in namespace default"),
