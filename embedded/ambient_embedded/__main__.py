@@ -61,6 +61,16 @@ def _settings(request: dict[str, Any], bill: Bill) -> node.Settings:
     )
 
 
+def _verify_images(bill: Bill) -> None:
+    """Raise :class:`LabError` when the images are not what was built, with the command that has them built again."""
+    if damaged := oci.damaged_blob(bill.images.folder(bill.cache) / "layout"):
+        parts = {*cache.holders(bill.cache, damaged), bill.images.folder(bill.cache)}
+        listed = " ".join(sorted(str(part) for part in parts))
+        raise LabError(
+            f"A cached image is damaged (the SHA-256 of {damaged.name} differs). Run again after: rm -r {listed}"
+        )
+
+
 def _hand_over(lab: Path, kubeconfig: str, logs: Path) -> bool:
     """Write what a user needs into the lab's folder: the kubeconfig and a link to the logs."""
     changed = pki.write_kubeconfig(lab / "kubeconfig", kubeconfig)
@@ -88,7 +98,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     _install_tools(progress)
     built = _build(request, bill, progress)
     if not settings.folder.exists():
-        oci.verify_layout(settings.images)
+        _verify_images(bill)
     result = node.present(settings, progress, check=request["check"])
     text = result.pop("kubeconfig")
     if text and not request["check"]:

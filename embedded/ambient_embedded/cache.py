@@ -168,6 +168,12 @@ def versions(cache: Path, name: str = "*") -> list[Path]:
     return sorted(cache.glob(f"{name}-" + "[0-9a-f]" * 12), key=lambda path: path.stat().st_mtime)
 
 
+def holders(cache: Path, file: Path) -> list[Path]:
+    """The parts that hold a file, under whatever names: parts share what they have in common by hard links."""
+    inode = file.stat().st_ino
+    return [part for part in versions(cache) if any(entry.lstat().st_ino == inode for entry in part.rglob("*"))]
+
+
 def _discard_drafts(cache: Path) -> None:
     for draft in cache.glob(".*.draft"):  # of builds and removals that were killed
         shutil.rmtree(draft)

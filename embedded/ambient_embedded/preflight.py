@@ -137,7 +137,7 @@ def _ports(forwards: tuple[tuple[str, int, int], ...]) -> Iterator[str]:
                 listener.bind((host, port))
                 listener.listen()
             except OSError:
-                yield f"port {host}:{port} is taken{_holder(port)}: set another one in cluster_host_ports"
+                yield f"port {host}:{port} is taken{_holder(port)}: set another one in cluster_node_ports"
 
 
 def _raise(problems: list[str]) -> None:

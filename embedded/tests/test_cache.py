@@ -242,3 +242,15 @@ def test_prune_drops_what_killed_builds_of_older_versions_left(tmp_path: Path) -
     cache.build(tmp_path, [one], quiet)
     cache.prune(tmp_path, [one], [])
     assert not draft.exists()
+
+
+def test_the_parts_that_share_a_file_are_all_found(tmp_path: Path) -> None:
+    one, two, other = (tmp_path / f"{name}-0123456789ab" for name in ("one", "two", "other"))
+    for folder in (one, two, other):
+        folder.mkdir()
+        (folder / "own").write_text("same text, another file")
+    (one / "own").unlink()
+    (two / "deep").mkdir()
+    (one / "shared").write_text("bytes")
+    os.link(one / "shared", two / "deep/under-another-name")
+    assert sorted(cache.holders(tmp_path, one / "shared")) == [one, two]

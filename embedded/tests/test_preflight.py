@@ -58,7 +58,7 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
         "cgroup controllers are missing: cpu, cpuset, pids",
         f"no cgroup can be made in {cgroups}/gone (No such file or directory)",
         "overlayfs cannot be mounted: set cluster_state_dir",
-        f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in cluster_host_ports",
+        f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in cluster_node_ports",
     ]
 
 
