@@ -1,6 +1,7 @@
 # Thin targets: whoever has Ansible runs `ansible-playbook site.yml` and `molecule test` with the same result.
 PYTHON ?= python3
 BIN := .venv/bin
+APT := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 # Extra arguments for ansible-playbook, for example: make up ARGS='-e cluster_provider=existing'
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -49,11 +50,12 @@ clean-images: .venv/up ## Remove what was built; running labs need it, so none m
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$$($(PYTHON) --version 2>&1) is too old or missing: Python 3.11 or newer is needed, name it with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; }
+	  { $(APT) python3-venv; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv/test: .venv/up requirements-dev.txt embedded/ztunnel/requirements.txt embedded/waypoint/requirements.txt
+	@command -v curl >/dev/null || { $(APT) curl; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
