@@ -27,11 +27,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
         _validation, arguments = self.validate_argument_spec(argument_spec=SPEC)
         path = os.path.expanduser(arguments["results_file"])
         try:
-            results = read_results(path)
+            # Check mode makes no folder and writes no results, so there may be nothing to show.
+            results = read_results(path) if os.path.isdir(os.path.dirname(path)) or not self._task.check_mode else {}
         except LabError as error:
             return {"changed": False, "failed": True, "msg": error.message}
         if not results:
-            # Check mode writes no results, so there may be nothing to show.
             failed = not self._task.check_mode
             return {
                 "changed": False,
