@@ -7,8 +7,8 @@ import re
 import pytest
 from project import ROLES, ROOT, defaults, options
 
-README_TABLE = re.compile(r"^\| variable \|.*\n((?:\|.*\n)+)", re.MULTILINE | re.IGNORECASE)
-README_ROW = re.compile(r"^\| `([a-z0-9_]+)` \|", re.MULTILINE)
+TABLE = re.compile(r"^\| variable \|.*\n((?:\|.*\n)+)", re.MULTILINE | re.IGNORECASE)
+ROW = re.compile(r"^\| `([a-z0-9_]+)` \|", re.MULTILINE)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -27,10 +27,8 @@ def test_every_variable_carries_the_roles_prefix_and_a_description(role: str) ->
         assert option["type"]
 
 
-def test_readme_variables_are_the_roles_variables() -> None:
-    """A table headed `variable` in the README has a row for every variable of every role, and no other."""
-    tables = README_TABLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    if not tables:
-        pytest.skip("README.md has no table of variables")
-    documented = {name for table in tables for name in README_ROW.findall(table)}
+def test_documented_variables_are_the_roles_variables() -> None:
+    """docs/variables.md has a row for every variable of every role, and no other."""
+    tables = TABLE.findall((ROOT / "docs/variables.md").read_text(encoding="utf-8"))
+    documented = {name for table in tables for name in ROW.findall(table)}
     assert documented == {name for role in ROLES for name in options(role)}
