@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -37,8 +38,8 @@ class HttpResponse:
 Route = Callable[[HttpRequest], HttpResponse]
 
 
-async def serve(host: str | None, port: int, routes: dict[str, Route]) -> asyncio.Server:
-    """Listen on `port` and answer by exact path; raises OSError. `host` None means every address."""
+async def serve(listener: socket.socket, routes: dict[str, Route]) -> asyncio.Server:
+    """Answer on a listening socket by exact path."""
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -60,7 +61,7 @@ async def serve(host: str | None, port: int, routes: dict[str, Route]) -> asynci
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    return await asyncio.start_server(client, host, port, limit=HEADER_LIMIT, reuse_address=True)
+    return await asyncio.start_server(client, sock=listener, limit=HEADER_LIMIT)
 
 
 def _respond(head: bytes, routes: dict[str, Route]) -> HttpResponse:

@@ -142,16 +142,16 @@ class PodManager:
         self.proxies: dict[str, PodProxy] = {}
         self._pending: dict[str, tuple[WorkloadInfo, Netns]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
-        self._have_snapshot = False
+        self.have_snapshot = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """True once istio-cni's snapshot is there and every pod of it is served."""
-        return self._have_snapshot and not self._pending
+        return self.have_snapshot.is_set() and not self._pending
 
     def snapshot_received(self) -> None:
         """The node's pods are complete."""
-        self._have_snapshot = True
+        self.have_snapshot.set()
 
     async def add(self, uid: str, info: WorkloadInfo, netns_fd: int) -> None:
         """Start a pod's proxy, unless it runs in that namespace already; raises OSError."""
