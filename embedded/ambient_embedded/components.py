@@ -69,6 +69,8 @@ def apiserver(node: Node) -> list[str]:
 
 def controller_manager() -> list[str]:
     kubeconfig = f"{KUBERNETES}/controller-manager.conf"
+    # At the default rate it spends its first four seconds waiting to ask for its controllers' tokens.
+    rate = ["--kube-api-qps=200", "--kube-api-burst=400"]
     return [
         f"{BIN}/kube-controller-manager", f"--kubeconfig={kubeconfig}", "--leader-elect=false",
         f"--authentication-kubeconfig={kubeconfig}", f"--authorization-kubeconfig={kubeconfig}",
@@ -77,6 +79,7 @@ def controller_manager() -> list[str]:
         f"--service-account-private-key-file={PKI}/service-account.key",
         f"--cluster-signing-cert-file={PKI}/ca.crt", f"--cluster-signing-key-file={PKI}/ca.key",
         "--allocate-node-cidrs", f"--cluster-cidr={CLUSTER_CIDR}", f"--service-cluster-ip-range={SERVICE_CIDR}",
+        *rate,
     ]  # fmt: skip
 
 
@@ -116,7 +119,8 @@ def import_images() -> list[str]:
 
 def control_plane(node: Node) -> list[dict[str, Any]]:
     """The supervisor's list of components for a node that is control plane and worker in one."""
-    api, runtime = f"tcp:{API_PORT}", f"unix:{CONTAINERD_SOCKET}"
+    # Whoever asks an API that is not ready is forbidden at first and asks again only after a pause.
+    api, runtime = f"ready:{API_PORT}", f"unix:{CONTAINERD_SOCKET}"
     return [
         {"name": "etcd", "argv": etcd()},
         {"name": "containerd", "argv": containerd()},
@@ -157,7 +161,8 @@ def kubelet_configuration(node: Node) -> dict[str, Any]:
         "serializeImagePulls": False,
         "registryPullQPS": 0,
         "eventRecordQPS": 0,
-        "syncFrequency": "10s",
+        # kubelet's first probe of a container can come too early for itself; a sync of the pod asks again.
+        "syncFrequency": "1s",
         "nodeStatusUpdateFrequency": "5s",
     }
 

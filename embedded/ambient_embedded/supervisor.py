@@ -3,15 +3,18 @@
 Runs inside the node's namespaces on the node image's own Python, so it uses the standard library alone.
 Its one argument is a JSON file ``{"hostname": str, "address": "ip/prefix", "routes": [[str]], "components":
 [{"name": str, "argv": [str], "after": [str], "once": bool}]}``. ``after`` entries are conditions:
-``tcp:PORT`` (something listens), ``unix:PATH`` (a socket accepts), ``done:NAME`` (a one-time job succeeded).
+``tcp:PORT`` (something listens), ``unix:PATH`` (a socket accepts), ``done:NAME`` (a one-time job succeeded),
+``ready:PORT`` (the Kubernetes API there says that it is ready).
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+PKI = Path("/etc/kubernetes/pki")
 LOG_DIRECTORY = Path("/var/log/ambient-lab")
 POLL_SECONDS = 0.05
 BACKOFF_FIRST, BACKOFF_MOST = 0.2, 10.0
@@ -34,6 +38,20 @@ def _connects(family: socket.AddressFamily, address: Any) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(address) == 0
+
+
+def _api_is_ready(port: int) -> bool:
+    """GET /readyz, which any client with a certificate may ask, once the API's own roles are there."""
+    context = ssl.create_default_context(cafile=str(PKI / "ca.crt"))
+    context.load_cert_chain(PKI / "kubelet.crt", PKI / "kubelet.key")
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=1, context=context)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -90,6 +108,8 @@ class Supervisor:
                 holds = _connects(socket.AF_INET, ("127.0.0.1", int(value)))
             elif kind == "unix":
                 holds = _connects(socket.AF_UNIX, value)
+            elif kind == "ready":
+                holds = _api_is_ready(int(value))
             else:
                 holds = any(component.name == value and component.done for component in self.components)
             if not holds:

@@ -48,7 +48,7 @@ def test_containerd_takes_over_every_setting(programs: Path, tmp_path: Path) -> 
 
 def test_conditions_name_what_is_there() -> None:
     kinds = {condition.partition(":")[0] for item in COMPONENTS.values() for condition in item.get("after", [])}
-    assert kinds <= {"tcp", "unix", "done"}
+    assert kinds <= {"tcp", "unix", "done", "ready"}
     jobs = {name for name, component in COMPONENTS.items() if component.get("once")}
     for component in COMPONENTS.values():
         waited = {text.removeprefix("done:") for text in component.get("after", []) if text.startswith("done:")}
