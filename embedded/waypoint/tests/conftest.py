@@ -4,17 +4,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
-
-from generate_protos import generate  # noqa: E402
-
 _generated = tempfile.TemporaryDirectory(prefix="waypoint-protos-")
-sys.path.insert(0, _generated.name)
-if generate(Path(_generated.name)) != 0:
-    message = "protoc failed"
-    raise RuntimeError(message)
+sys.path[:0] = [_generated.name, str(TESTS), str(TESTS.parent)]
+subprocess.run([sys.executable, TESTS.parent / "generate_protos.py", "--out", _generated.name], check=True)
