@@ -10,21 +10,10 @@ from ipaddress import ip_address
 
 import pytest
 from ambient_ztunnel import dns
-from ambient_ztunnel.identity import Identity
-from ambient_ztunnel.model import Action, Match, MatchKind, Policy, Scope, StringMatch
 from test_dataplane import go
 from zt_lab import CLIENT_IP, VIP, Mesh, mesh
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-MIB = 1024 * 1024
-CLIENT = Identity("cluster.local", "default", "client")
-STRICT = Policy(
-    "strict",
-    "default",
-    Scope.NAMESPACE,
-    Action.DENY,
-    (((Match(not_principals=(StringMatch(MatchKind.PRESENCE),)),),),),
-)
 
 
 def question(name: str, kind: int = 1, ident: int = 7) -> bytes:

@@ -13,21 +13,12 @@ import struct
 import pytest
 from ambient_ztunnel import inbound, outbound
 from ambient_ztunnel.identity import Identity
-from ambient_ztunnel.model import Action, AppTunnel, Match, MatchKind, Policy, Scope, StringMatch
+from ambient_ztunnel.model import Action, AppTunnel, Match, Policy, Scope
 from ambient_ztunnel.relay import proxy_header
 from test_dataplane import DENY_CLIENT, go, hello
-from zt_lab import APP_PORT, SERVER_IP, Ca, Mesh, captured, mesh
+from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, STRICT, Ca, Mesh, captured, errors, mesh, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-MIB = 1024 * 1024
-CLIENT = Identity("cluster.local", "default", "client")
-STRICT = Policy(
-    "strict",
-    "default",
-    Scope.NAMESPACE,
-    Action.DENY,
-    (((Match(not_principals=(StringMatch(MatchKind.PRESENCE),)),),),),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +26,6 @@ def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the client connects to was meant for the server's pod."""
     monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
     monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The error field of every access line that has one."""
-    found = [getattr(record, "fields", {}).get("error") for record in caplog.records]
-    return [str(error) for error in found if error]
-
-
-async def until(condition: object, limit: float = 5) -> None:
-    """Poll every 10 ms until `condition()` holds."""
-    async with asyncio.timeout(limit):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
 
 
 async def plain(made: Mesh) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -12,13 +12,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from ambient_ztunnel.certs import CertificateManager
 from ambient_ztunnel.config import load
 from ambient_ztunnel.connections import ConnectionManager
 from ambient_ztunnel.context import Context
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.metrics import Metrics
-from ambient_ztunnel.model import HostAddress, NetworkAddress, Service, Tunnel, Workload
+from ambient_ztunnel.model import (
+    Action,
+    HostAddress,
+    Match,
+    MatchKind,
+    NetworkAddress,
+    Policy,
+    Scope,
+    Service,
+    StringMatch,
+    Tunnel,
+    Workload,
+)  # fmt: skip
 from ambient_ztunnel.pods import PodManager
 from ambient_ztunnel.state import State, WorkloadInfo
 from cryptography import x509
@@ -29,6 +42,28 @@ CLIENT_IP = ip_address("10.77.0.1")
 SERVER_IP = ip_address("10.77.0.2")
 VIP = ip_address("10.78.0.1")
 APP_PORT = 8080
+MIB = 1024 * 1024
+CLIENT = Identity("cluster.local", "default", "client")
+STRICT = Policy(
+    "strict",
+    "default",
+    Scope.NAMESPACE,
+    Action.DENY,
+    (((Match(not_principals=(StringMatch(MatchKind.PRESENCE),)),),),),
+)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The error field of every access line that has one."""
+    found = [getattr(record, "fields", {}).get("error") for record in caplog.records]
+    return [str(error) for error in found if error]
+
+
+async def until(condition: object, limit: float = 5) -> None:
+    """Poll every 10 ms until `condition()` holds."""
+    async with asyncio.timeout(limit):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
 
 
 class Ca:
