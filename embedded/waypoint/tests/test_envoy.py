@@ -246,14 +246,15 @@ def waypoint(tmp_path: Path) -> Iterator[Waypoint]:
 
 
 def gone(pid: int) -> bool:
-    """Wait until a process has ended (or is only waiting to be reaped)."""
+    """Wait until a process has ended with all its threads (or is only waiting to be reaped)."""
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
         except FileNotFoundError:
             return True
-        if state == "Z":
+        if state == "Z" and threads == 1:  # a first thread that has ended says nothing of the others
             return True
         time.sleep(0.02)
     return False
