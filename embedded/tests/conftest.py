@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ports
 import pytest
 from ambient_embedded.parts import Bill
 
@@ -43,9 +43,7 @@ def fixture_eventually() -> Callable[[Callable[[], object], str], None]:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of the loopback that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return ports.free_port()
 
 
 @pytest.fixture

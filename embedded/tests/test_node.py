@@ -83,10 +83,11 @@ def traces(settings: node.Settings) -> list[str]:
         try:
             words = (process / "cgroup").read_text() + (process / "cmdline").read_text()
             mounts = (process / "mountinfo").read_text()
-        except OSError:
+            name = (process / "comm").read_text().strip()
+        except OSError:  # it has just ended
             continue
         if group in words or str(settings.folder) in words + mounts:
-            found.append(f"process {process.name} {(process / 'comm').read_text().strip()}")
+            found.append(f"process {process.name} {name}")
     return found + [str(root) + group for root in cgroup_hierarchies() if Path(str(root) + group).exists()]
 
 

