@@ -10,6 +10,7 @@ ends Envoy, the waypoint is not ready and says why, and kubelet starts it again 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ DIALECTS: Final = (
     Dialect(f"{SERVICE}DeltaAggregatedResources", DeltaRequest, DeltaResponse),
     Dialect(f"{SERVICE}StreamAggregatedResources", StateRequest, StateResponse),
 )
+
+
+HANG_UP_TIMEOUT = 1.0  # seconds for pilot-agent to take the last words; what was in force stays so long
 
 
 class Relay:
@@ -132,7 +136,7 @@ class _Stream:
             await self.agent.write(raw)
             if request.type_url == LISTENER_TYPE and request.HasField("error_detail"):
                 words = " ".join(request.error_detail.message.split())
-                self.relay.fail(f"Envoy rejected a Listener: {words}")
+                await self.give_up(f"Envoy rejected a Listener: {words}")
 
     async def to_envoy(self) -> None:
         """pilot-agent's responses go on with their Listeners rewritten, or not at all."""
@@ -154,4 +158,14 @@ class _Stream:
         detail = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=str(refusal))
         answer = self.dialect.request(type_url=response.type_url, response_nonce=response.nonce, error_detail=detail)
         await self.agent.write(answer.SerializeToString())
-        self.relay.fail(str(refusal))
+        await self.give_up(str(refusal))
+
+    async def give_up(self, reason: str) -> None:
+        """Stop the waypoint, after the stream has ended in order: what was written last is dropped otherwise."""
+        try:
+            await self.agent.done_writing()
+            with contextlib.suppress(TimeoutError, grpc.RpcError):
+                async with asyncio.timeout(HANG_UP_TIMEOUT):
+                    await self.agent.code()
+        finally:  # also when the other direction ends first and this one is cancelled
+            self.relay.fail(reason)
