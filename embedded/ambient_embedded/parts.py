@@ -65,11 +65,16 @@ class Bill:
     @functools.cached_property
     def kubernetes_istio(self) -> Part:
         files = ("go.mod", "go.sum", "coredns", "pause")
-        return self.go.part("go-kubernetes-istio", "Kubernetes, Istio, etcd, CoreDNS, Helm", "go", files)
+        title = "Kubernetes, Istio, etcd, CoreDNS, Prometheus, Helm"
+        return self.go.part("go-kubernetes-istio", title, "go", files)
 
     @functools.cached_property
     def containerd(self) -> Part:
         return self.go.part("go-containerd", "containerd", "go/containerd", ("go.mod", "go.sum"))
+
+    @functools.cached_property
+    def kiali_server(self) -> Part:
+        return self.go.part("go-kiali", "Kiali", "go/kiali", ("go.mod", "go.sum"))
 
     @functools.cached_property
     def sources(self) -> Part:
@@ -99,11 +104,12 @@ class Bill:
         """One folder with every program that runs on the node or beside it."""
 
         def make(target: Path, report: Report) -> None:
-            for part in (self.kubernetes_istio, self.containerd):
+            for part in (self.kubernetes_istio, self.containerd, self.kiali_server):
                 for program in part.folder(self.cache).iterdir():
                     os.link(program, target / program.name)
 
-        return Part("programs", "Programs of the node", make, [], [self.kubernetes_istio, self.containerd])
+        needs = [self.kubernetes_istio, self.containerd, self.kiali_server]
+        return Part("programs", "Programs of the node", make, [], needs)
 
     @functools.cached_property
     def node_image(self) -> Part:
@@ -208,6 +214,15 @@ class Bill:
         return Part("waypoint", "Waypoint adapter", make, ingredients, needs)
 
     @functools.cached_property
+    def console(self) -> Part:
+        """What Kiali serves to browsers: the page with the graph."""
+
+        def make(target: Path, report: Report) -> None:
+            shutil.copytree(EMBEDDED / "kiali/console", target, dirs_exist_ok=True)
+
+        return Part("console", "Graph page", make, fingerprints("kiali/console"))
+
+    @functools.cached_property
     def images(self) -> Part:
         """Every container image, as one OCI layout whose layers are shared."""
         tag = self.image_tag
@@ -238,7 +253,7 @@ class Bill:
         return Part("image-store", "Container images, unpacked", make, [STORE_SCRIPT], [self.images, self.programs])
 
     def _image_needs(self) -> list[Part]:
-        own = [self.ztunnel, self.ztunnel_libraries, self.waypoint, self.waypoint_libraries]
+        own = [self.ztunnel, self.ztunnel_libraries, self.waypoint, self.waypoint_libraries, self.console]
         return [self.node_image, self.programs, *own]
 
     @functools.cached_property
@@ -279,10 +294,16 @@ class Bill:
             (waypoint / "app", "opt/app"),
             links={"usr/local/bin/envoy-upstream": "/opt/site-packages/envoy/_bin/envoy"},
         )
+        kiali = layer(
+            "kiali", (programs / "kiali", "opt/kiali/kiali"), (self.console.folder(self.cache), "opt/kiali/console")
+        )
+        prometheus = layer("prometheus", (programs / "prometheus", "bin/prometheus"))
         site = "opt/site-packages"
         return [
             image("pause", layer("pause", (programs / "pause", "pause")), Entrypoint=["/pause"]),
             image("coredns", layer("coredns", (programs / "coredns", "coredns")), Entrypoint=["/coredns"]),
+            image("prometheus", prometheus, Entrypoint=["/bin/prometheus"], User="65532:65532"),
+            image("kiali", kiali, Cmd=["/opt/kiali/kiali"], WorkingDir="/opt/kiali", User="65532:65532"),
             image("tools", base, Cmd=["/bin/bash"]),
             image("pilot", base, pilot, Entrypoint=["/usr/local/bin/pilot-discovery"], User=istio_user),
             image("install-cni", base, cni, Cmd=["/usr/local/bin/install-cni"], WorkingDir="/opt/cni/bin"),
@@ -301,8 +322,8 @@ class Bill:
         """All parts in the order in which they are best begun."""
         return [
             *self.go.needs, self.sources, self.node_image, self.protobuf_compiler, self.ztunnel_libraries, self.ztunnel,
-            self.waypoint_libraries, self.waypoint, self.kubernetes_istio, self.containerd, self.programs, self.images,
-            self.image_store,
+            self.waypoint_libraries, self.waypoint, self.console, self.kubernetes_istio, self.containerd, self.kiali_server,
+            self.programs, self.images, self.image_store,
         ]  # fmt: skip
 
 
