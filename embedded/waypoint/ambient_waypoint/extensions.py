@@ -57,4 +57,8 @@ class Extensions:
         """Return the factory for a filter state: as configured, or that of strings for Istio's own keys."""
         if (factory_key or object_key) in self.filter_state or not object_key.startswith(ISTIO_KEYS):
             return factory_key
-        return next((name for name in STRING_FACTORIES if name in self.filter_state), factory_key)
+        return self.string_factory() or factory_key
+
+    def string_factory(self) -> str:
+        """Return the best factory for strings; empty without one, and Envoy then rejects what needs it."""
+        return next((name for name in STRING_FACTORIES if name in self.filter_state), "")

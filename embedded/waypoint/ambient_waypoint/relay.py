@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from waypoint_xds_pb2 import DeltaRequest, DeltaResponse, StateRequest, StateResponse, Status
+from waypoint_xds_pb2 import AccessLog, DeltaRequest, DeltaResponse, StateRequest, StateResponse, Status
 
 from ambient_waypoint.extensions import Extensions
 from ambient_waypoint.rewrite import LISTENER_TYPE, Place, Refused, rewrite_response
@@ -49,9 +49,13 @@ HANG_UP_TIMEOUT = 1.0  # seconds for pilot-agent to take the last words; what wa
 
 
 class Relay:
-    """A gRPC server on `envoy_socket`, a client of `agent_socket` (paths of unix sockets)."""
+    """A gRPC server on `envoy_socket`, a client of `agent_socket` (paths of unix sockets).
 
-    def __init__(self, agent_socket: Path, envoy_socket: Path) -> None:
+    `request_log` is the access log that stands in for Istio's stats filter.
+    """
+
+    def __init__(self, agent_socket: Path, envoy_socket: Path, request_log: AccessLog) -> None:
+        self.request_log = request_log
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._agent = f"unix:{agent_socket.absolute()}"
         self._reported: set[Place] = set()
@@ -146,7 +150,8 @@ class _Stream:
                 await self.envoy.write(raw)
                 continue
             try:
-                changed, dropped = rewrite_response(response, self.known or Extensions.none())
+                known = self.known or Extensions.none()
+                changed, dropped = rewrite_response(response, known, self.relay.request_log)
             except Refused as refusal:
                 await self.refuse(response, refusal)
                 return

@@ -4,6 +4,7 @@
 
 Dropping an authorization filter would open what a policy closes, and nobody could tell from outside. So what
 may be dropped is a short, explicit list, and everything else that is unknown counts as authorization.
+In the place of Istio's stats filter comes an access log (telemetry.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple, TypeVar
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from waypoint_xds_pb2 import (
+    AccessLog,
     DeltaResponse,
     Filter,
     FilterChain,
@@ -27,6 +29,7 @@ from waypoint_xds_pb2 import (
 )
 
 from ambient_waypoint.extensions import DROPPABLE, Extensions
+from ambient_waypoint.telemetry import STATS_FILTER, baggage_value
 
 LISTENER_TYPE: Final = "type.googleapis.com/envoy.config.listener.v3.Listener"
 CONNECTION_MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -68,6 +71,7 @@ class _Rewriting:
 
     known: Extensions
     listener: str
+    request_log: AccessLog
     dropped: list[Place] = field(default_factory=list)
     refused: list[Place] = field(default_factory=list)
 
@@ -83,22 +87,29 @@ class _Rewriting:
 
     def connection_manager(self, config: AnyMessage, chain: str) -> bool:
         manager = HttpConnectionManager.FromString(config.value)
+        before = len(self.dropped)
         changed = self.drop(manager.http_filters, self.known.http, chain)
+        if any(STATS_FILTER in place.types for place in self.dropped[before:]):
+            manager.access_log.append(self.request_log)
         for http_filter in manager.http_filters:
             if _short(http_filter.typed_config.type_url) in SET_FILTER_STATE:
-                changed |= self.filter_state(http_filter.typed_config)
+                changed |= self.filter_state(http_filter.typed_config, requests=True)
         if changed:
             config.value = manager.SerializeToString()
         return changed
 
-    def filter_state(self, config: AnyMessage) -> bool:
+    def filter_state(self, config: AnyMessage, *, requests: bool = False) -> bool:
         state = SetFilterState.FromString(config.value)
         changed = False
+        baggage = baggage_value(state, self.known.string_factory()) if requests else None
         for value in state.values:
             factory = self.known.factory_for(value.object_key, value.factory_key)
             if factory != value.factory_key:
                 value.factory_key = factory
                 changed = True
+        if baggage is not None:
+            state.values.append(baggage)
+            changed = True
         if changed:
             config.value = state.SerializeToString()
         return changed
@@ -118,14 +129,15 @@ class _Rewriting:
         return len(filters) != before
 
 
-def rewrite_listener(value: bytes, known: Extensions) -> tuple[bytes, list[Place]]:
+def rewrite_listener(value: bytes, known: Extensions, request_log: AccessLog) -> tuple[bytes, list[Place]]:
     """Return the Listener for this Envoy and what was dropped from it; raises Refused.
 
+    `request_log` is what a connection manager gets for a dropped stats filter.
     The bytes are the given ones if nothing had to change.
     """
     try:
         listener = Listener.FromString(value)
-        way = _Rewriting(known, listener.name)
+        way = _Rewriting(known, listener.name, request_log)
         changed = way.drop(listener.listener_filters, known.listener, "(listener filters)")
         for chain in listener.filter_chains:
             changed |= way.chain(chain)
@@ -138,8 +150,10 @@ def rewrite_listener(value: bytes, known: Extensions) -> tuple[bytes, list[Place
     return (listener.SerializeToString() if changed else value), way.dropped
 
 
-def rewrite_response(response: DeltaResponse | StateResponse, known: Extensions) -> tuple[bool, list[Place]]:
-    """Change the Listeners of a response in place; raises Refused.
+def rewrite_response(
+    response: DeltaResponse | StateResponse, known: Extensions, request_log: AccessLog
+) -> tuple[bool, list[Place]]:
+    """Change the Listeners of a response in place as rewrite_listener does; raises Refused.
 
     Returns whether any changed, and what was dropped.
     """
@@ -148,7 +162,7 @@ def rewrite_response(response: DeltaResponse | StateResponse, known: Extensions)
     for resource in _resources(response):
         if resource.type_url != LISTENER_TYPE:
             continue
-        value, gone = rewrite_listener(resource.value, known)
+        value, gone = rewrite_listener(resource.value, known, request_log)
         dropped += gone
         if value != resource.value:
             resource.value = value

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import waypoint_resources as wr
 from ambient_waypoint.extensions import DROPPABLE, Extensions
 from ambient_waypoint.rewrite import LISTENER_TYPE, Refused, rewrite_listener, rewrite_response
-from envoy.config.core.v3 import base_pb2, config_source_pb2
+from ambient_waypoint.telemetry import SOURCE_BAGGAGE, request_log
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2, substitution_format_string_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.access_loggers.file.v3 import file_pb2
 from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2 as http_state_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
@@ -38,12 +42,13 @@ KNOWN = Extensions(
     listener=frozenset({"envoy.extensions.filters.listener.original_dst.v3.OriginalDst"}),
     filter_state=frozenset({"envoy.string", "envoy.hashable_string", "envoy.filters.listener.original_dst.local_ip"}),
 )
+LOG = request_log(Path("/etc/istio/proxy/requests"))
 PEER_METADATA = "io.istio.http.peer_metadata.Config"
 METADATA_EXCHANGE = "envoy.tcp.metadataexchange.config.MetadataExchange"
 
 
 def rewritten(message: listener_pb2.Listener, known: Extensions = KNOWN) -> listener_pb2.Listener:
-    value, _ = rewrite_listener(message.SerializeToString(deterministic=True), known)
+    value, _ = rewrite_listener(message.SerializeToString(deterministic=True), known, LOG)
     return listener_pb2.Listener.FromString(value)
 
 
@@ -58,7 +63,7 @@ def http_filters(message: listener_pb2.Listener, chain: int = 0) -> list[str]:
 def test_observing_http_filters_are_dropped_and_the_rest_stays_in_order(type_name: str, wrap: Any) -> None:
     gone = wr.http_filter("observer", wrap(type_name))
     message = wr.listener("main_internal", {"inbound": [wr.manager([gone, wr.rbac_http(), gone, wr.router()])]})
-    value, dropped = rewrite_listener(message.SerializeToString(), KNOWN)
+    value, dropped = rewrite_listener(message.SerializeToString(), KNOWN, LOG)
     assert http_filters(listener_pb2.Listener.FromString(value)) == [
         "envoy.filters.http.rbac",
         "envoy.filters.http.router",
@@ -85,7 +90,7 @@ def test_what_envoy_has_is_never_dropped() -> None:
         filter_state=KNOWN.filter_state,
     )
     message = wr.listener("l", {"c": [wr.manager([wr.http_filter("m", wr.struct_any(PEER_METADATA)), wr.router()])]})
-    assert rewrite_listener(message.SerializeToString(), known) == (message.SerializeToString(), [])
+    assert rewrite_listener(message.SerializeToString(), known, LOG) == (message.SerializeToString(), [])
 
 
 UNKNOWN_FILTERS = {
@@ -114,13 +119,13 @@ UNKNOWN_FILTERS = {
 @pytest.mark.parametrize("chains", UNKNOWN_FILTERS.values(), ids=UNKNOWN_FILTERS.keys())
 def test_any_other_unknown_filter_refuses_the_listener_by_name(chains: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=r"listener='main_internal' chain='c' filter='(future|istio\.stats)'"):
-        rewrite_listener(wr.listener("main_internal", chains).SerializeToString(), KNOWN)
+        rewrite_listener(wr.listener("main_internal", chains).SerializeToString(), KNOWN, LOG)
 
 
 def test_every_filter_in_the_way_is_named() -> None:
     unknown = [wr.http_filter(name, wr.raw_any(f"io.istio.{name}")) for name in ("One", "Two")]
     with pytest.raises(Refused) as caught:
-        rewrite_listener(wr.listener("l", {"c": [wr.manager(unknown)]}).SerializeToString(), KNOWN)
+        rewrite_listener(wr.listener("l", {"c": [wr.manager(unknown)]}).SerializeToString(), KNOWN, LOG)
     assert "filter='One' type=io.istio.One" in str(caught.value)
     assert "filter='Two' type=io.istio.Two" in str(caught.value)
 
@@ -158,7 +163,7 @@ def test_a_filter_that_guards_is_kept_or_refused_but_never_dropped(type_name: st
         message = wr.listener("l", {"c": [wr.network_filter("guard", guard)]})
     if not known:
         with pytest.raises(Refused, match=type_name):
-            rewrite_listener(message.SerializeToString(), extensions)
+            rewrite_listener(message.SerializeToString(), extensions, LOG)
         return
     assert rewritten(message, extensions) == message
 
@@ -167,7 +172,7 @@ def test_unknown_listener_filters_are_refused() -> None:
     message = wr.listener("l", {"c": [wr.rbac_network()]})
     message.listener_filters.append(wr.listener_filter("future", wr.raw_any("io.istio.Future")))
     with pytest.raises(Refused, match=r"filter='future' type=io\.istio\.Future"):
-        rewrite_listener(message.SerializeToString(), KNOWN)
+        rewrite_listener(message.SerializeToString(), KNOWN, LOG)
 
 
 def discovered(*types: str) -> http_connection_manager_pb2.HttpFilter:
@@ -217,7 +222,7 @@ def test_filter_state_of_istio_gets_a_factory_that_envoy_has(key: str, factory: 
     assert list(network.on_new_connection) == [wanted]
     config = http_connection_manager_pb2.HttpConnectionManager.FromString(result.filters[1].typed_config.value)
     http = http_state_pb2.Config.FromString(config.http_filters[0].typed_config.value)
-    assert list(http.on_request_headers) == [wanted]
+    assert [value for value in http.on_request_headers if value.object_key != SOURCE_BAGGAGE] == [wanted]
 
 
 def test_without_the_hashable_factory_the_plain_one_is_taken() -> None:
@@ -257,7 +262,7 @@ def test_fields_of_a_future_envoy_survive_byte_for_byte() -> None:
     message = (
         b"\x0a\x01l" + b"\x1a" + bytes([len(chain) & 0x7F | 0x80, len(chain) >> 7]) + chain + field(203, b"listener")
     )
-    value, dropped = rewrite_listener(message, KNOWN)
+    value, dropped = rewrite_listener(message, KNOWN, LOG)
     assert len(dropped) == 1
     for number, name in ((200, b"router"), (201, b"manager"), (202, b"chain"), (203, b"listener")):
         assert value.count(field(number, name)) == 1
@@ -269,19 +274,19 @@ def test_an_untouched_listener_keeps_its_bytes() -> None:
     # Fields in an order that no serializer would choose: equal bytes can only be the same bytes.
     message = wr.listener("l", {"c": [wr.rbac_network()]}).SerializeToString()
     odd = field(203, b"first") + message
-    assert rewrite_listener(odd, KNOWN) == (odd, [])
+    assert rewrite_listener(odd, KNOWN, LOG) == (odd, [])
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"\x0a\x05ab"])
 def test_what_cannot_be_read_is_refused(value: bytes) -> None:
     with pytest.raises(Refused, match="cannot be read"):
-        rewrite_listener(value, KNOWN)
+        rewrite_listener(value, KNOWN, LOG)
 
 
 def listener_resource() -> tuple[bytes, bytes]:
     gone = wr.http_filter("observer", wr.struct_any(PEER_METADATA))
     before = wr.listener("l", {"c": [wr.manager([gone, wr.router()])]}).SerializeToString()
-    return before, rewrite_listener(before, KNOWN)[0]
+    return before, rewrite_listener(before, KNOWN, LOG)[0]
 
 
 def test_delta_and_state_of_the_world_responses_are_rewritten() -> None:
@@ -299,21 +304,21 @@ def test_delta_and_state_of_the_world_responses_are_rewritten() -> None:
         ],
     )
     delta = DeltaResponse.FromString(official.SerializeToString())
-    changed, dropped = rewrite_response(delta, KNOWN)
+    changed, dropped = rewrite_response(delta, KNOWN, LOG)
     assert (changed, len(dropped)) == (True, 1)
     official.resources[0].resource.value = after
     assert discovery_pb2.DeltaDiscoveryResponse.FromString(delta.SerializeToString()) == official
 
     whole = discovery_pb2.DiscoveryResponse(version_info="v1", type_url=LISTENER_TYPE, nonce="n", resources=[resource])
     state = StateResponse.FromString(whole.SerializeToString())
-    assert rewrite_response(state, KNOWN)[0]
+    assert rewrite_response(state, KNOWN, LOG)[0]
     whole.resources[0].value = after
     assert discovery_pb2.DiscoveryResponse.FromString(state.SerializeToString()) == whole
 
 
 def test_an_envoy_that_has_said_nothing_gets_no_listener() -> None:
     with pytest.raises(Refused):
-        rewrite_listener(wr.listener("l", {"c": [wr.rbac_network()]}).SerializeToString(), Extensions.none())
+        rewrite_listener(wr.listener("l", {"c": [wr.rbac_network()]}).SerializeToString(), Extensions.none(), LOG)
 
 
 def test_extensions_come_from_the_node_and_disabled_ones_do_not_count() -> None:
@@ -347,6 +352,12 @@ OFFICIAL = {
     "HttpConnectionManager": [http_connection_manager_pb2.HttpConnectionManager],
     "TypedStruct": [typed_struct_pb2.TypedStruct],
     "FilterStateValue": [value_pb2.FilterStateValue],
+    "DataSource": [base_pb2.DataSource],
+    "SubstitutionFormatString": [substitution_format_string_pb2.SubstitutionFormatString],
+    "FileAccessLog": [file_pb2.FileAccessLog],
+    "LogTypeFilter": [accesslog_pb2.LogTypeFilter],
+    "AccessLogFilter": [accesslog_pb2.AccessLogFilter],
+    "AccessLog": [accesslog_pb2.AccessLog],
 }
 
 

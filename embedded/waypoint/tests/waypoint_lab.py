@@ -68,6 +68,7 @@ class Application(http.server.BaseHTTPRequestHandler):
     """Answers every method with 200."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are sent apart
 
     def do_GET(self) -> None:
         """Answer; the other methods are the same."""
@@ -137,47 +138,59 @@ class Agent:
         yield from iter(outgoing.get, None)
 
 
-def request_over_hbone(
-    port: int, authority: Authority, identity: tuple[Path, Path], method: str, destination: str
-) -> tuple[int, dict[str, str], bytes]:
-    """Send one HTTP/1.1 request inside an HTTP/2 CONNECT over mutual TLS; returns code, headers, body.
+class Tunnel:
+    """HTTP/1.1 inside an HTTP/2 CONNECT over mutual TLS: Istio's HBONE, as ztunnel opens it.
 
-    Raises OSError when the waypoint does not answer. The tunnel is Istio's HBONE: HTTP/2 CONNECT on 15008.
+    `headers` go with the CONNECT. Raises OSError when the waypoint does not answer.
     """
-    context = ssl.create_default_context(cafile=str(authority.root))
-    context.check_hostname = False
-    context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(*map(str, identity))
-    with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as tunnel:
-        connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        connection.initiate_connection()
-        connection.send_headers(1, [(":method", "CONNECT"), (":authority", destination)])
-        opened = _until(tunnel, connection, lambda event: isinstance(event, h2.events.ResponseReceived))
-        status = dict(opened[-1].headers)[":status"]
-        if status != "200":
-            message = f"CONNECT was answered with {status}"
-            raise ConnectionError(message)
-        connection.send_data(1, f"{method} / HTTP/1.1\r\nhost: app\r\nconnection: close\r\n\r\n".encode())
-        # Envoy resets the stream of a tunnel whose inner connection was closed by "connection: close".
-        ends = (h2.events.StreamEnded, h2.events.StreamReset)
-        events = _until(tunnel, connection, lambda event: isinstance(event, ends))
-    data = b"".join(event.data for event in events if isinstance(event, h2.events.DataReceived))
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines)
-    if len(body) != int(headers.get("content-length", -1)):
-        message = f"the answer was cut: {data!r}"
-        raise ConnectionError(message)
-    return int(first.split()[1]), headers, body
 
-
-def _until(tunnel: ssl.SSLSocket, connection: Any, wanted: Callable[[Any], bool]) -> list[Any]:
-    events: list[Any] = []
-    while not any(map(wanted, events)):
-        tunnel.sendall(connection.data_to_send())
-        received = tunnel.recv(65536)
-        if not received:
-            message = "the waypoint closed the tunnel"
+    def __init__(
+        self, port: int, authority: Authority, identity: tuple[Path, Path], destination: str, **headers: str
+    ) -> None:
+        context = ssl.create_default_context(cafile=str(authority.root))
+        context.check_hostname = False
+        context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(*map(str, identity))
+        self.tls = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5))
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.connection.initiate_connection()
+        self.connection.send_headers(1, [(":method", "CONNECT"), (":authority", destination), *headers.items()])
+        self.data = b""
+        self.status = ""
+        self._until(lambda: bool(self.status))
+        if self.status != "200":
+            message = f"CONNECT was answered with {self.status}"
             raise ConnectionError(message)
-        events += connection.receive_data(received)
-    return events
+
+    def request(self, method: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Send one request (an underscore in a header's name is a hyphen); returns code, headers, body."""
+        lines = [f"{method} / HTTP/1.1", "host: app", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
+        self.connection.send_data(1, "\r\n".join([*lines, "", ""]).encode())
+        self._until(lambda: b"\r\n\r\n" in self.data)
+        head, _, self.data = self.data.partition(b"\r\n\r\n")
+        first, *rest = head.decode().split("\r\n")
+        found = dict(line.lower().split(": ", 1) for line in rest)
+        length = int(found["content-length"])
+        self._until(lambda: len(self.data) >= length)
+        body, self.data = self.data[:length], self.data[length:]
+        return int(first.split()[1]), found, body
+
+    def close(self) -> None:
+        """Close the connection; the waypoint sees its end."""
+        self.tls.close()
+
+    def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self.tls.sendall(self.connection.data_to_send())
+            received = self.tls.recv(65536)
+            if not received:
+                message = "the waypoint closed the tunnel"
+                raise ConnectionError(message)
+            for event in self.connection.receive_data(received):
+                if isinstance(event, h2.events.ResponseReceived):
+                    self.status = dict(event.headers)[":status"]
+                elif isinstance(event, h2.events.DataReceived):
+                    self.data += event.data
+                elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)) and not holds():
+                    message = f"the answer was cut: {self.data!r}"
+                    raise ConnectionError(message)
