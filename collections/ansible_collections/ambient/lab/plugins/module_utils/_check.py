@@ -109,7 +109,7 @@ def check(
         LabError: when the API of the cluster does not answer.
     """
     start = edge.now()
-    targets = _targets(claims, edge)
+    targets = find_targets(claims, edge)
     if any(isinstance(target, Unusable) and target.missing for target in targets.values()):
         return _missing_sources(claims, targets)
     convergence = Convergence(len(claims), settings.stable, settings.timeout)
@@ -117,20 +117,21 @@ def check(
     results: list[ClaimResult] = []
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
         while True:
-            observations = _round(claims, probes, targets, settings, edge, pool)
+            observations = probe_round(claims, probes, targets, settings, edge, pool)
             ended = convergence.add(edge.now() - start, observations)
-            results = _results(claims, targets, convergence)
+            results = claim_results(claims, targets, convergence)
             unhappy = convergence.rounds % LOOK_ROUNDS == 0 and not convergence.holding
             if ended or (unhappy and doomed(results)):
                 break
             edge.sleep(settings.interval)
-            targets = _targets(claims, edge)
+            targets = find_targets(claims, edge)
     return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after)
 
 
-def _results(
+def claim_results(
     claims: t.Sequence[Claim], targets: t.Mapping[Source, Target | Unusable], convergence: Convergence
 ) -> list[ClaimResult]:
+    """The claims as the last round left them; they are the first of what the convergence watches."""
     results = []
     for index, claim in enumerate(claims):
         target = targets[claim.source]
@@ -146,7 +147,8 @@ def _results(
     return results
 
 
-def _targets(claims: t.Sequence[Claim], edge: Edge) -> dict[Source, Target | Unusable]:
+def find_targets(claims: t.Sequence[Claim], edge: Edge) -> dict[Source, Target | Unusable]:
+    """The pod of each claim's source as it is now, or why it can't probe."""
     pods = {namespace: edge.pods(namespace) for namespace in {claim.source.namespace for claim in claims}}
     return {claim.source: find_target(claim.source, pods[claim.source.namespace]) for claim in claims}
 
@@ -164,7 +166,7 @@ def _missing_sources(claims: t.Sequence[Claim], targets: t.Mapping[Source, Targe
     return CheckResult(results, rounds=0, elapsed=0.0, converged_after=None)
 
 
-def _round(
+def probe_round(
     claims: t.Sequence[Claim],
     probes: t.Sequence[Probe],
     targets: t.Mapping[Source, Target | Unusable],

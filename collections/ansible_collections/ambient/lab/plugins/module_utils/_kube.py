@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -35,6 +36,15 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 MAX_OUTPUT = 4_194_304
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An HTTP answer as it came, whatever its status. Names of headers are in lower case."""
+
+    status: int
+    headers: t.Mapping[str, str]
+    body: bytes
 
 
 class Kube:
@@ -121,23 +131,25 @@ class Kube:
         finally:
             channel.shutdown()
 
-    def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
-        headers = {"Accept": "application/json, */*", **self._headers()}
-        url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET one path of the API, or of what stands behind its proxies, and take any answer.
+
+        Raises:
+            LabError: when the API does not answer at all.
+        """
+        pool = self._client.rest_client.pool_manager
         try:
-            response = self._client.rest_client.pool_manager.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            )
+            return fetch(pool, self.host + path, query, self._headers())
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}") from error
-        if response.status == 404:
+
+    def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
+        answer = self.ask(path, **query)
+        if answer.status == 404:
             return None
-        if response.status != 200:
-            raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {response.status}")
-        return bytes(response.data)
+        if answer.status != 200:
+            raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}")
+        return answer.body
 
     def _headers(self) -> dict[str, str]:
         """What proves the user to the API; the client refreshes tokens while it is asked."""
@@ -166,6 +178,46 @@ class Kube:
             return {}
         parts = urllib.parse.urlsplit(self._configuration.proxy)
         return {"http_proxy_host": parts.hostname, "http_proxy_port": parts.port, "proxy_type": parts.scheme}
+
+
+class Web:
+    """GET requests to an address outside of the Kubernetes API; the user's credentials for it stay at home.
+
+    Args:
+        url: what every path is appended to.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.host = url.rstrip("/")
+        self._pool: t.Any = urllib3.PoolManager(retries=urllib3.Retry(total=1, redirect=0))
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET one path and take any answer.
+
+        Raises:
+            LabError: when nobody answers.
+        """
+        try:
+            return fetch(self._pool, self.host + path, query, {})
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise LabError(f"Nobody answers at {self.host}: {_root(error)}") from error
+
+
+def fetch(pool: t.Any, url: str, query: t.Mapping[str, str], headers: t.Mapping[str, str]) -> Answer:
+    """GET a URL through a urllib3 pool, without cookies and without following redirects.
+
+    Raises:
+        urllib3.exceptions.HTTPError: when nobody answers.
+    """
+    response = pool.request(
+        "GET",
+        url + ("?" + urllib.parse.urlencode(query) if query else ""),
+        headers={"Accept": "application/json, */*", **headers},
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        redirect=False,
+    )
+    names = {str(name).lower(): str(value) for name, value in response.headers.items()}
+    return Answer(int(response.status), names, bytes(response.data))
 
 
 def kubectl(params: t.Mapping[str, t.Any]) -> str:

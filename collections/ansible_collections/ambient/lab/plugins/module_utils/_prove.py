@@ -35,7 +35,7 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     Raises:
         LabError: on wrong input, an API that does not answer, and claims that do not hold.
     """
-    settings = _settings(params)
+    settings = settings_of(params)
     claims = parse_claims(params["claims"], params["namespace"])
     path, section = params["results_file"], params["section"]
     if path and not section:
@@ -76,7 +76,12 @@ def doomed(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> bool
     )
 
 
-def _settings(params: t.Mapping[str, t.Any]) -> Settings:
+def settings_of(params: t.Mapping[str, t.Any]) -> Settings:
+    """How to check, from a module's parameters.
+
+    Raises:
+        LabError: on a number out of range.
+    """
     if params["stable"] < 1:
         raise LabError(f"stable must be at least 1, not {params['stable']}")
     if not 1 <= params["concurrency"] <= MAX_CONCURRENCY:

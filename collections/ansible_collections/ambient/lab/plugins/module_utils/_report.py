@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -20,8 +21,22 @@ from ansible_collections.ambient.lab.plugins.module_utils._text import WIDTH, ta
 MAX_SHOWN = 6
 # Who decides which denial (design: claims.md, outcomes).
 DECIDED_BY = {"denied_l4": "ztunnel", "denied_l7": "waypoint", "denied_upstream": "ztunnel"}
+# What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
+GRAPH_KEYS = ("graph", "graphs")
 
 Causes = t.Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A claim that did not hold: its line in the failure's table, why, and the command to look further."""
+
+    claim: str
+    expected: str
+    seen: str
+    where: str
+    why: str
+    look: str
 
 
 def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.Any]:
@@ -32,11 +47,12 @@ def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.An
         "rounds": result.rounds,
         "elapsed": round(result.elapsed, 2),
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
-        "claims": [_claim(item, phase, cause) for item, cause in zip(result.claims, causes, strict=True)],
+        "claims": [claim_values(item, phase, cause) for item, cause in zip(result.claims, causes, strict=True)],
     }
 
 
-def _claim(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
+def claim_values(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
+    """One claim of the module's return values."""
     return {
         "name": item.claim.name,
         "from": str(item.target) if item.target else str(item.claim.source),
@@ -73,22 +89,34 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
     else:
         head = f"{len(bad)} of {len(result.claims)} claims{where} did not hold"
     when = f" ({settings.phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s)" if result.rounds else ""
-    lines = [head + (when or ", nothing was probed")]
-    shown = bad[:MAX_SHOWN]
-    rows = [
-        [item.claim.name, str(item.claim.expected(settings.phase)), _seen(item), _caller(item)]
-        for item, _cause in shown
-    ]
-    lines += ["", *table(["CLAIM", "EXPECTED", "SEEN", "FROM"], rows), ""]
+    rows = [failed_row(item, cause, settings.phase, kubectl) for item, cause in bad]
+    return screen(head + (when or ", nothing was probed"), "FROM", rows)
+
+
+def failed_row(item: ClaimResult, cause: str, phase: str, kubectl: str) -> Row:
+    """A claim of curl's, for the table of those that did not hold."""
+    expected = str(item.claim.expected(phase))
+    return Row(item.claim.name, expected, _seen(item), _caller(item), _why(item, cause), _look(item, kubectl))
+
+
+def screen(head: str, where: str, rows: t.Sequence[Row]) -> str:
+    """A head line, a table of the first rows, each reason once, and at most two commands.
+
+    Args:
+        where: title of the last column.
+    """
+    shown = rows[:MAX_SHOWN]
+    cells = [[row.claim, row.expected, row.seen, row.where] for row in shown]
+    lines = [head, "", *table(["CLAIM", "EXPECTED", "SEEN", where], cells), ""]
     reasons: dict[str, str] = {}
-    for item, cause in shown:
-        reasons.setdefault(_why(item, cause), item.claim.name)
+    for row in shown:
+        reasons.setdefault(row.why, row.claim)
     for reason, name in reasons.items():
         lines.append(f"why:  {name}: {reason}" if len(reasons) > 1 else f"why:  {reason}")
-    for command in list(dict.fromkeys(_look(item, kubectl) for item, _cause in shown))[:2]:
+    for command in [look for look in dict.fromkeys(row.look for row in shown) if look][:2]:
         lines.append(f"look: {command}")
-    if len(bad) > len(shown):
-        lines.append(f"({len(bad) - len(shown)} more: run again with -v)")
+    if len(rows) > len(shown):
+        lines.append(f"({len(rows) - len(shown)} more: run again with -v)")
     return "\n".join(lines)
 
 
@@ -111,10 +139,14 @@ def _caller(item: ClaimResult) -> str:
 
 
 def _why(item: ClaimResult, cause: str) -> str:
-    verdict = item.observation.verdict
-    text = cause or verdict.reason or "the answer changed before it was stable"
-    if item.flapped:
-        changes = [f"{change['outcome']} at {change['at']:g} s" for change in item.history[-4:]]
+    return shorten(cause or item.observation.verdict.reason, item.history if item.flapped else [])
+
+
+def shorten(reason: str, flapped: t.Sequence[dict[str, t.Any]]) -> str:
+    """A reason of a few lines at most; flapped: how the answer changed, where it did."""
+    text = reason or "the answer changed before it was stable"
+    if flapped:
+        changes = [f"{change['outcome']} at {change['at']:g} s" for change in flapped[-4:]]
         text += f"; it flapped: {', '.join(changes)}"
     return text if len(text) <= 4 * WIDTH else text[: 4 * WIDTH] + "..."
 
@@ -160,8 +192,10 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     """Put a check's outcome into the results, by the claims' names.
 
     A check before the policy starts the section anew: what an older policy did says nothing of the next.
+    What Kiali's graph showed is kept beside it.
     """
-    old = {claim["name"]: claim for claim in (results.get(section) or {}).get("claims") or []}
+    kept = results.get(section) or {}
+    old = {claim["name"]: claim for claim in kept.get("claims") or []}
     checked = as_result(result, phase, causes)
     rows = []
     for item, claim in zip(result.claims, checked["claims"], strict=True):
@@ -181,8 +215,19 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
             }
         )
     summary = {key: checked[key] for key in ("verdict", "converged_after", "rounds", "elapsed")}
-    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": at}}
+    graph = {key: kept[key] for key in GRAPH_KEYS if key in kept}
+    if phase == "before" and graph:
+        before = [{**claim, "after": None} for claim in graph["graph"]["claims"]]
+        graph = {
+            "graph": {**graph["graph"], "claims": before, "phase": "before"},
+            "graphs": {**graph["graphs"], "after": None},
+        }
+    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **graph}}
+
+
+def now() -> str:
+    """When a result was written, for whoever reads the file."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def write_results(path: str, results: dict[str, t.Any]) -> None:
@@ -209,17 +254,18 @@ def results_table(results: dict[str, t.Any]) -> list[str]:
     """Lines of the closing table: claim, before, after, decided by, converged after."""
     rows = []
     for section in results.values():
-        after = section["converged_after"] if section["phase"] == "after" else None
-        for claim in section["claims"]:
-            rows.append(
-                [
-                    claim["name"],
-                    _short(claim["before"]),
-                    _short(claim["after"]),
-                    claim["decided_by"],
-                    "-" if after is None else f"{after:.1f} s",
-                ]
-            )
+        for part, short in ((section, _short), (section.get("graph") or {}, _short_graph)):
+            after = part.get("converged_after") if part.get("phase") == "after" else None
+            for claim in part.get("claims") or []:
+                rows.append(
+                    [
+                        claim["name"],
+                        short(claim["before"]),
+                        short(claim["after"]),
+                        claim["decided_by"],
+                        "-" if after is None else f"{after:.1f} s",
+                    ]
+                )
     return table(["CLAIM", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
 
 
@@ -227,5 +273,12 @@ def _short(entry: dict[str, t.Any] | None) -> str:
     if entry is None:
         return "-"
     code = "" if entry["exit_code"] is None else f" {entry['http_code']:03d}/{entry['exit_code']}"
-    verdict = "" if entry["verdict"] == "pass" else f" {entry['verdict'].upper()}"
-    return f"{entry['outcome']}{code}{verdict}"
+    return f"{entry['outcome']}{code}{_unless_passed(entry)}"
+
+
+def _short_graph(entry: dict[str, t.Any] | None) -> str:
+    return "-" if entry is None else f"{entry['seen']}{_unless_passed(entry)}"
+
+
+def _unless_passed(entry: dict[str, t.Any]) -> str:
+    return "" if entry["verdict"] == "pass" else f" {entry['verdict'].upper()}"

@@ -23,6 +23,8 @@ _MAX_FRAME = 2000
 class FakeApi:
     """Serves `objects` by path; a number is the HTTP status to answer with, a text is sent as it is.
 
+    A function gets the query's parameters and returns one of these; a pair is a status and what is sent with it.
+    asked has every path and its headers. Answers have a Date, as those of every real server do.
     exec_status is what /exec answers in place of 101, when it is not 0. Every exec runs at once and locally.
     """
 
@@ -30,6 +32,7 @@ class FakeApi:
         self.objects = {"/version": {"gitVersion": "v1"}, **objects}
         self.exec_status = 0
         self.connections: set[int] = set()
+        self.asked: list[tuple[str, dict[str, str]]] = []
         api = self
 
         class Handler(_Handler):
@@ -76,6 +79,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """An object, a list or an exec."""
         self.owner.connections.add(self.client_address[1])
+        self.owner.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         parts = urllib.parse.urlsplit(self.path)
         if self.headers.get("authorization") != "Bearer secret":
             self._answer(401, {})
@@ -83,7 +87,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._exec(urllib.parse.parse_qs(parts.query)["command"])
         else:
             found = self.owner.objects.get(parts.path, 404)
-            self._answer(found if isinstance(found, int) else 200, found)
+            if callable(found):
+                found = found(dict(urllib.parse.parse_qsl(parts.query)))
+            status, content = found if isinstance(found, tuple) else (200, found)
+            self._answer(content if isinstance(content, int) else status, content)
 
     def _answer(self, status: int, content: object) -> None:
         body = (content if isinstance(content, str) else json.dumps(content)).encode()

@@ -1,0 +1,342 @@
+#!/usr/bin/python
+# Checks claims on the traffic graph that Kiali draws.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kiali_graph
+short_description: Checks that Kiali draws the traffic there is, and none where there must be none
+version_added: 0.1.0
+description:
+  - Sends requests in each round as M(ambient.lab.curl_outcomes) does, asks Kiali for its graph, and compares the
+    edges with what each claim expects, until all claims hold O(stable) rounds in a row or time is up.
+  - Looks only at what was counted after its own start, by the server's clock. An edge that must not be there, or a
+    response code too many, begins the stretch of time (the window) anew, because it would stay in it for ever.
+  - An edge that is missing counts only if the same window shows that such traffic is counted. Another claim's edge
+    must be there, reported by the same kind of proxy (ztunnel for tcp, waypoint for http and grpc), to the same
+    destination or from the same source. And requests that would make the edge must have been sent, behaved as
+    O(traffic) claims, and been followed by samples of Prometheus. Otherwise the verdict is V(error).
+  - An edge that is expected but missing is V(error) too, not V(fail), when it is the telemetry that is broken. The
+    message then names the first broken part, among Kiali, Prometheus, its targets, and the proxy's own metrics.
+  - Wrong input, and a source that does not exist, fail before any request is sent.
+author:
+  - The ambient lab's authors (@ambient-lab)
+extends_documentation_fragment:
+  - ambient.lab._attributes
+  - ambient.lab._attributes.probes
+  - ambient.lab._kube
+notes:
+  - Kiali must allow anonymous access.
+  - The user needs what M(ambient.lab.curl_outcomes) needs, and the right to get C(services/proxy) of Kiali. To list
+    Services and pods in the namespaces of O(traffic). To explain a missing edge also C(services/proxy) of
+    Prometheus, C(pods/proxy) of ztunnel and the waypoints, and to list pods in all namespaces.
+options:
+  namespace:
+    description: Namespace of the names in O(claims) and of the sources in O(traffic) that name none.
+    type: str
+    default: default
+  namespaces:
+    description: Namespaces that Kiali is asked about; each claim has an end in one of them. Left out, O(namespace).
+    type: list
+    elements: str
+  claims:
+    description:
+      - Between which nodes of the graph there is traffic, or none.
+      - Unknown keys and unknown outcomes are an error, and so is an empty list.
+      - Each claim is a dict. C(name) is unique in the list.
+      - C(from) and C(to) are the name of a workload, or a dict of exactly one of C(workload) and C(service), and
+        optionally C(namespace). A bare pod is a workload of its own name.
+      - C(expect) is V(edge) or V(no_edge), or a dict of C(outcome), C(protocol) (V(tcp), V(http) or V(grpc); any
+        when left out), C(min_rate) (bytes per second of tcp, else requests per second), C(codes) (a number or a
+        list, exactly the HTTP statuses in the window) and C(mtls) (whether all of it is protected). With V(no_edge)
+        only C(protocol) is possible.
+      - C(before) is what is expected in its place with O(phase=before). When left out it is C(expect) where that is
+        an edge, and otherwise an edge of the same protocol.
+      - A claim V(no_edge) without another claim that can be its control is an error.
+    type: list
+    elements: raw
+    required: true
+  traffic:
+    description:
+      - Requests to send in each round, claims as those of M(ambient.lab.curl_outcomes). A round in which one of them
+        does not hold is not good.
+      - A claim V(no_edge) needs requests from its source to its destination here.
+      - A request to a Service with several workloads behind it surely goes to the Service only. Name the Service in
+        C(to) then.
+    type: list
+    elements: raw
+    default: []
+  phase:
+    description: Whether the claims' policy is not yet there, or is.
+    type: str
+    choices: [before, after]
+    default: after
+  stable:
+    description: Rounds in a row in which all claims must hold.
+    type: int
+    default: 2
+  timeout:
+    description:
+      - Seconds to wait for the claims to hold, after the first window is long enough to prove anything. That takes
+        two scrape intervals of Prometheus and three seconds.
+      - A row of good rounds that has begun by then is followed to its end.
+    type: float
+    default: 30
+  interval:
+    description: Seconds between two rounds.
+    type: float
+    default: 1
+  probe_timeout:
+    description: Seconds that one request of O(traffic) may take.
+    type: float
+    default: 5
+  concurrency:
+    description: Pods in which requests are made at the same time, at most 64.
+    type: int
+    default: 8
+  kiali:
+    description: Kiali's Service, which is reached through the Kubernetes API. Not used with O(url).
+    type: dict
+    suboptions:
+      namespace:
+        description: Its namespace.
+        type: str
+        default: istio-system
+      service:
+        description: Its name.
+        type: str
+        default: kiali
+      port:
+        description: Its port.
+        type: int
+        default: 20001
+      web_root:
+        description: Path below which Kiali serves, its C(server.web_root).
+        type: str
+        default: /kiali
+  url:
+    description: Address of Kiali with its web root, to ask it directly, for example C(http://localhost:20001/kiali).
+    type: str
+  prometheus:
+    description: Prometheus' Service, which is reached through the Kubernetes API. Asked only to explain a missing edge.
+    type: dict
+    suboptions:
+      namespace:
+        description: Its namespace.
+        type: str
+        default: istio-system
+      service:
+        description: Its name.
+        type: str
+        default: prometheus
+      port:
+        description: Its port.
+        type: int
+        default: 9090
+  results_file:
+    description:
+      - JSON file in which the results are kept under O(section), beside those of M(ambient.lab.curl_outcomes), before
+        and after side by side by the claims' names. Kiali's last answer of each phase is kept there too, for
+        M(ambient.lab.graph_picture).
+      - A check that fails is kept too. Not written in check mode. Its folder must exist.
+    type: path
+  section:
+    description: Name under which the results are kept, for example a role's name.
+    type: str
+seealso:
+  - module: ambient.lab.curl_outcomes
+  - module: ambient.lab.graph_picture
+  - module: ambient.lab.results_table
+"""
+
+EXAMPLES = r"""
+- name: Kiali draws what curl-allow sends, and nothing from curl-deny
+  ambient.lab.kiali_graph:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    claims:
+      - name: curl-allow's bytes reach sample-app
+        from: curl-allow
+        to: sample-app-blue
+        expect: {outcome: edge, protocol: tcp, min_rate: 0.1, mtls: true}
+      - name: no byte of curl-deny's reaches sample-app
+        from: curl-deny
+        to: sample-app-blue
+        before: {outcome: edge, protocol: tcp}
+        expect: no_edge
+    traffic: "{{ l4_authz_claims }}"
+    results_file: "{{ lab_dir }}/results.json"
+    section: l4_authz
+
+- name: The waypoint's 403 are in the graph
+  ambient.lab.kiali_graph:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    namespace: layer7
+    claims:
+      - name: curl gets 200 and 403
+        from: curl
+        to: {service: sample-app}
+        before: {outcome: edge, protocol: http, codes: [200]}
+        expect: {outcome: edge, protocol: http, codes: [200, 403]}
+    traffic: "{{ l7_waypoint_claims }}"
+"""
+
+RETURN = r"""
+verdict:
+  description: V(pass) when all claims and the traffic held; else the worst of them, V(fail) or V(error).
+  returned: when something was checked
+  type: str
+  sample: pass
+rounds:
+  description: How often everything was sent and asked.
+  returned: when something was checked
+  type: int
+  sample: 6
+elapsed:
+  description: Seconds that the check took.
+  returned: when something was checked
+  type: float
+  sample: 6.4
+converged_after:
+  description: Seconds until the first of the rounds in which all claims held; null when they did not.
+  returned: when something was checked
+  type: float
+  sample: 5.3
+window:
+  description: Length of the window in seconds; null when Kiali gave no answer.
+  returned: when something was checked
+  type: int
+  sample: 5
+restarts:
+  description: How often the window began anew, because it held something that must not be there.
+  returned: when something was checked
+  type: int
+  sample: 1
+graph:
+  description: How many C(nodes) and C(edges) Kiali's last answer has. With C(-v) the answer itself.
+  returned: when something was checked
+  type: dict
+  sample: {"nodes": 4, "edges": 3}
+claims:
+  description:
+    - What was seen, per claim, in the last round.
+    - Ansible prints the whole result of a failed task. So a failure carries this only with C(-v); its message
+      names the claims that matter, and O(results_file) has all of it.
+  returned: success, and with C(-v) also on failure
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the claim.
+      type: str
+      returned: always
+    from:
+      description: Where the traffic comes from.
+      type: str
+      returned: always
+      sample: default/curl-deny
+    to:
+      description: Where it goes.
+      type: str
+      returned: always
+      sample: service default/sample-app
+    expected:
+      description: What the claim expects in this phase.
+      type: str
+      returned: always
+      sample: edge tcp mTLS
+    seen:
+      description:
+        - The C(outcome) (V(edge), V(no_edge) or V(no_answer)), the C(edges) (C(protocol), C(rate), C(codes),
+          C(errors) and C(mtls) in percent), the same as C(text), and the C(problem) where Kiali gave no answer.
+      type: dict
+      returned: always
+      sample: {"outcome": "no_edge", "edges": [], "text": "no edge", "problem": ""}
+    verdict:
+      description: V(pass), V(fail) or V(error).
+      type: str
+      returned: always
+      sample: pass
+    reason:
+      description: Why the claim does not hold.
+      type: str
+      returned: always
+    control:
+      description: For an edge that is not there, what in the same window shows that such traffic is counted.
+      type: str
+      returned: always
+    likely_cause:
+      description: The first broken part on the way from the proxy's counter to the graph.
+      type: str
+      returned: always
+    flapped:
+      description: Whether the claim held once and then did not.
+      type: bool
+      returned: always
+    history:
+      description: Every change of what was seen, C(at) in seconds.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{"at": 2.1, "outcome": "edge tcp", "verdict": "fail"}]
+traffic:
+  description: What the requests saw in the last round, as C(claims) of M(ambient.lab.curl_outcomes).
+  returned: success, and with C(-v) also on failure
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._graph_prove import prove_graph
+from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+    HAS_KUBERNETES,
+    KUBE_SPEC,
+    KUBERNETES_IMPORT_ERROR,
+)
+
+KIALI_SPEC = {
+    "namespace": {"type": "str", "default": "istio-system"},
+    "service": {"type": "str", "default": "kiali"},
+    "port": {"type": "int", "default": 20001},
+    "web_root": {"type": "str", "default": "/kiali"},
+}
+PROMETHEUS_SPEC = {
+    "namespace": {"type": "str", "default": "istio-system"},
+    "service": {"type": "str", "default": "prometheus"},
+    "port": {"type": "int", "default": 9090},
+}
+SPEC = {
+    **KUBE_SPEC,
+    "namespace": {"type": "str", "default": "default"},
+    "namespaces": {"type": "list", "elements": "str"},
+    "claims": {"type": "list", "elements": "raw", "required": True},
+    "traffic": {"type": "list", "elements": "raw", "default": []},
+    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
+    "stable": {"type": "int", "default": 2},
+    "timeout": {"type": "float", "default": 30},
+    "interval": {"type": "float", "default": 1},
+    "probe_timeout": {"type": "float", "default": 5},
+    "concurrency": {"type": "int", "default": 8},
+    "kiali": {"type": "dict", "apply_defaults": True, "options": KIALI_SPEC},
+    "url": {"type": "str"},
+    "prometheus": {"type": "dict", "apply_defaults": True, "options": PROMETHEUS_SPEC},
+    "results_file": {"type": "path"},
+    "section": {"type": "str"},
+}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    if not HAS_KUBERNETES:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
+    try:
+        module.exit_json(**prove_graph(module.params, module.check_mode, module._verbosity > 0))
+    except LabError as error:
+        module.fail_json(msg=error.message, **error.shown(module._verbosity))
+
+
+if __name__ == "__main__":
+    main()
