@@ -19,7 +19,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._errors import LabErro
 from ansible_collections.ambient.lab.plugins.module_utils._kube import KUBE_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._lab import FACTS, read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
-from ansible_collections.ambient.lab.plugins.modules import curl_outcomes, kiali_graph, lab_info, ready, results_table
+from ansible_collections.ambient.lab.plugins.modules import (
+    curl_outcomes,
+    graph_picture,
+    kiali_graph,
+    lab_info,
+    ready,
+    results_table,
+)
 from ansible_collections.ambient.lab.tests.unit.fake_api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, pod
 from ansible_collections.ambient.lab.tests.unit.servers import ScriptedServer
@@ -30,7 +37,7 @@ PODS = "/api/v1/namespaces/default/pods"
 def _documented(module: types.ModuleType) -> dict[str, dict[str, t.Any]]:
     documentation = yaml.safe_load(module.DOCUMENTATION)
     options = dict(documentation.get("options") or {})
-    if "ambient.lab._kube" in documentation["extends_documentation_fragment"]:
+    if "ambient.lab._kube" in documentation.get("extends_documentation_fragment", []):
         options |= yaml.safe_load(kube_fragment.ModuleDocFragment.DOCUMENTATION)["options"]
     return options
 
@@ -48,6 +55,7 @@ def _same(documented: dict[str, dict[str, t.Any]], spec: dict[str, dict[str, t.A
     ("module", "spec"),
     [
         (curl_outcomes, curl_outcomes.SPEC),
+        (graph_picture, graph_picture.SPEC),
         (kiali_graph, kiali_graph.SPEC),
         (lab_info, lab_info.SPEC),
         (ready, ready.SPEC),
@@ -62,13 +70,13 @@ def test_kube_options_are_the_fragments() -> None:
     _same(yaml.safe_load(kube_fragment.ModuleDocFragment.DOCUMENTATION)["options"], KUBE_SPEC)
 
 
-@pytest.mark.parametrize("module", [curl_outcomes, kiali_graph, lab_info, ready])
+@pytest.mark.parametrize("module", [curl_outcomes, graph_picture, kiali_graph, lab_info, ready])
 def test_main_is_thin(module: types.ModuleType) -> None:
     assert len(inspect.getsource(module.main).splitlines()) <= 25
 
 
 def test_examples_are_valid() -> None:
-    for module in (curl_outcomes, kiali_graph, lab_info, ready, results_table):
+    for module in (curl_outcomes, graph_picture, kiali_graph, lab_info, ready, results_table):
         tasks = yaml.safe_load(module.EXAMPLES)
         for task in tasks:
             (arguments,) = [value for key, value in task.items() if key.startswith("ambient.lab.")]
