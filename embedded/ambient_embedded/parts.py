@@ -14,6 +14,7 @@ from pathlib import Path
 from . import oci
 from .cache import Part, Report
 from .gobuild import Go
+from .npm import Npm
 from .tools import EMBEDDED, fingerprints, pip_install, run
 
 GRPC_TOOLS = "grpcio-tools==1.85.1"
@@ -61,6 +62,10 @@ class Bill:
     @functools.cached_property
     def go(self) -> Go:
         return Go(self.cache, self.work)
+
+    @functools.cached_property
+    def npm(self) -> Npm:
+        return Npm(self.cache, self.work)
 
     @functools.cached_property
     def kubernetes_istio(self) -> Part:
@@ -215,12 +220,7 @@ class Bill:
 
     @functools.cached_property
     def console(self) -> Part:
-        """What Kiali serves to browsers: the page with the graph."""
-
-        def make(target: Path, report: Report) -> None:
-            shutil.copytree(EMBEDDED / "kiali/console", target, dirs_exist_ok=True)
-
-        return Part("console", "Graph page", make, fingerprints("kiali/console"))
+        return self.npm.console
 
     @functools.cached_property
     def images(self) -> Part:
@@ -321,9 +321,9 @@ class Bill:
     def parts(self) -> list[Part]:
         """All parts in the order in which they are best begun."""
         return [
-            *self.go.needs, self.sources, self.node_image, self.protobuf_compiler, self.ztunnel_libraries, self.ztunnel,
-            self.waypoint_libraries, self.waypoint, self.console, self.kubernetes_istio, self.containerd, self.kiali_server,
-            self.programs, self.images, self.image_store,
+            *self.go.needs, self.sources, self.node_image, *self.console.needs, self.console, self.protobuf_compiler,
+            self.ztunnel_libraries, self.ztunnel, self.waypoint_libraries, self.waypoint, self.kubernetes_istio,
+            self.containerd, self.kiali_server, self.programs, self.images, self.image_store,
         ]  # fmt: skip
 
 
