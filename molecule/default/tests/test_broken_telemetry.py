@@ -1,0 +1,72 @@
+"""Telemetry that is broken is an error that names the broken part: a missing edge never passes for a denial."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from running_lab import Lab
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def verify(lab: Lab, tag: str) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/verify.yml with one tag; claims that do not hold are given up after five seconds."""
+    variables = [f"lab_dir={lab.folder}", "l4_authz_timeout=5", "l7_waypoint_timeout=5"]
+    extra = [word for variable in variables for word in ("-e", variable)]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/verify.yml", "--tags", tag, *extra]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=180)
+
+
+@contextmanager
+def scaled_to_zero(lab: Lab, name: str) -> Iterator[None]:
+    """A Deployment of istio-system without a pod, and as it was afterwards."""
+    deployment = ("-n", "istio-system", f"deployment/{name}")
+    lab.kubectl("scale", *deployment, "--replicas=0")
+    lab.kubectl("wait", "-n", "istio-system", "--for=delete", "pod", "-l", f"app={name}", "--timeout=30s")
+    try:
+        yield
+    finally:
+        lab.kubectl("scale", *deployment, "--replicas=1")
+        lab.kubectl("rollout", "status", *deployment, "--timeout=60s")
+
+
+def test_no_prometheus_is_an_error_that_names_it(lab: Lab) -> None:
+    """curl-deny has no edge then, and that proves nothing."""
+    with scaled_to_zero(lab, "prometheus"):
+        run = verify(lab, "l4")
+    assert run.returncode != 0
+    assert "why:  Prometheus (istio-system/prometheus) does not answer" in run.stdout
+
+
+def test_no_kiali_is_an_error_that_names_it(lab: Lab) -> None:
+    """Nobody draws anything."""
+    with scaled_to_zero(lab, "kiali"):
+        run = verify(lab, "l4")
+    assert run.returncode != 0
+    assert "why:  Kiali (istio-system/kiali) does not answer" in run.stdout
+
+
+def test_a_waypoint_that_does_not_count_is_an_error_that_names_it(lab: Lab) -> None:
+    """The exporter is cut off; the waypoint goes on refusing, as the curl claims of the same run show."""
+    waypoint = ("-n", "layer7", "deployment/waypoint")
+    pods = ("pod", "-n", "layer7", "-l", "gateway.networking.k8s.io/gateway-name=waypoint")
+    (pod,) = lab.get(*pods)["items"]
+    lab.kubectl("exec", *waypoint, "--", "rm", "/etc/istio/proxy/metrics")
+    try:
+        run = verify(lab, "l7")
+    finally:
+        lab.kubectl("rollout", "restart", *waypoint)
+        lab.kubectl("rollout", "status", *waypoint, "--timeout=60s")
+        lab.kubectl("wait", "-n", "layer7", "--for=delete", f"pod/{pod['metadata']['name']}", "--timeout=60s")
+    assert run.returncode != 0
+    assert "has no istio_requests_total" in run.stdout
+
+
+def test_the_lab_is_whole_again(lab: Lab) -> None:
+    """What was red was red for what was broken: without it all claims hold."""
+    run = verify(lab, "l4,l7")
+    assert run.returncode == 0, run.stdout
