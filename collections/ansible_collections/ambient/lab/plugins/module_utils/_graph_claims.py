@@ -84,8 +84,11 @@ class GraphClaim:
 
     @property
     def between(self) -> str:
-        """Both ends for a table."""
-        return f"{self.source} -> {self.target}"
+        """Both ends for a table; the namespace once where it is the same."""
+        target = self.target
+        here = "service " if target.kind == "service" else ""
+        shown = f"{here}{target.name}" if target.namespace == self.source.namespace else str(target)
+        return f"{self.source} -> {shown}"
 
 
 def parse_graph_claims(raw: object, namespace: str, namespaces: t.Sequence[str]) -> tuple[GraphClaim, ...]:

@@ -71,7 +71,7 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
         write_results(path, merge_graph(results, section, settings.phase, result))
     returned = as_graph_result(result, settings.phase, causes, verbose)
     if result.verdict != "pass":
-        raise LabError(graph_failure(result, settings, section or "", causes, kubectl(params)), **returned)
+        raise LabError(graph_failure(result, settings.phase, section or "", causes, kubectl(params)), **returned)
     return returned
 
 

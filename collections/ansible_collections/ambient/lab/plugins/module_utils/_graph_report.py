@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._graph_check import GraphClaimResult, GraphResult
 from ansible_collections.ambient.lab.plugins.module_utils._report import (
     Causes,
@@ -70,12 +69,11 @@ def _values(item: GraphClaimResult, phase: str) -> dict[str, t.Any]:
     }
 
 
-def graph_failure(result: GraphResult, settings: Settings, section: str, causes: Causes, kubectl: str) -> str:
+def graph_failure(result: GraphResult, phase: str, section: str, causes: Causes, kubectl: str) -> str:
     """One screen that says which claims failed, what was seen, why probably, and where to look further.
 
     Requests that did not behave as claimed come first, because the graph can't be right without them.
     """
-    phase = settings.phase
     traffic = [
         failed_row(item, cause, phase, kubectl)
         for item, cause in zip(result.traffic, causes, strict=True)
@@ -84,15 +82,11 @@ def graph_failure(result: GraphResult, settings: Settings, section: str, causes:
     rows = traffic + [_row(item, phase) for item in result.claims if item.judged.verdict.verdict != "pass"]
     total = len(result.claims) + len(result.traffic)
     where = f" of {section}" if section else ""
-    head = f"{len(rows)} of {total} claims{where} did not hold"
-    if not rows:
-        head = f"The claims{where} did not hold {settings.stable} rounds in a row"
-        rows = [_row(item, phase) for item in result.claims if item.flapped]
-        rows = rows or [_row(item, phase) for item in result.claims]
     seconds = window_seconds(result)
     window = "no answer of Kiali" if seconds is None else f"window of {seconds} s"
     when = f"{phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s, {window}"
-    return screen(f"{head} on Kiali's graph ({when})", "BETWEEN", rows)
+    head = f"{len(rows)} of {total} claims{where} did not hold on Kiali's graph ({when})"
+    return screen(head, "BETWEEN", rows)
 
 
 def _row(item: GraphClaimResult, phase: str) -> Row:

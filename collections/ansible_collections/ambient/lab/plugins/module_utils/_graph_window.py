@@ -56,8 +56,11 @@ class Window:
 
     @classmethod
     def after(cls, time: float, scrape: float) -> Window:
-        """The first window that holds nothing of what happened before; time: of ServerClock."""
-        return cls(math.ceil(time) + math.ceil(ServerClock.SLACK), scrape)
+        """The first window that holds nothing of what happened before the answer that told the time.
+
+        Its Date was cut, so that only the next whole second surely lies behind all of that. time: of ServerClock.
+        """
+        return cls(math.floor(time) + 1, scrape)
 
     @property
     def shortest(self) -> int:
@@ -66,8 +69,8 @@ class Window:
 
     @property
     def needed(self) -> int:
-        """Seconds from its making until it may have been long enough, as it begins up to two seconds later."""
-        return self.shortest + 2
+        """Seconds from its making until it has been long enough, by a clock that is behind, and with one to spare."""
+        return self.shortest + 3
 
     def seconds(self, end: int) -> int:
         """Its length; below 1 there is nothing to ask yet."""

@@ -80,7 +80,7 @@ options:
   timeout:
     description:
       - Seconds to wait for the claims to hold, after the first window is long enough to prove anything. That takes
-        two scrape intervals of Prometheus and three seconds.
+        two scrape intervals of Prometheus and four seconds.
       - A row of good rounds that has begun by then is followed to its end.
     type: float
     default: 30

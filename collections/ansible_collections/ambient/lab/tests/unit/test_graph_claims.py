@@ -42,6 +42,9 @@ def test_short_and_long_forms() -> None:
     assert long.expected("before") == EdgeExpectation("edge", "tcp")
     assert str(long.after) == "edge http >= 0.5/s 200 403 mTLS"
     assert long.between == "layer7/curl -> service default/sample-app"
+    assert short.between == "default/curl-allow -> sample-app-blue"
+    (same,) = graph_claims(graph_claim(to=APP))
+    assert same.between == "default/curl-allow -> service sample-app"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_short_and_long_forms() -> None:
         ({"outcome": "no_edge", "protocol": "tcp"}, EdgeExpectation("edge", "tcp")),
         ({"outcome": "edge", "codes": 200}, EdgeExpectation("edge", "http", codes=frozenset({200}))),
         ({"outcome": "edge", "mtls": False}, EdgeExpectation("edge", mtls=False)),
+        ({"outcome": "edge", "protocol": "grpc", "min_rate": 0}, EdgeExpectation("edge", "grpc", 0.0)),
     ],
 )
 def test_what_is_expected_before(expect: object, before: EdgeExpectation) -> None:
@@ -78,6 +82,7 @@ def test_what_is_expected_before(expect: object, before: EdgeExpectation) -> Non
             "expect.min_rate: must be a number from 0",
         ),
         ({"expect": {"outcome": "edge", "protocol": "tcp", "min_rate": "nan"}}, "expect.min_rate: must be a number"),
+        ({"expect": {"outcome": "edge", "protocol": "tcp", "min_rate": "inf"}}, "expect.min_rate: must be a number"),
         ({"expect": {"outcome": "edge", "protocol": "tcp", "min_rate": True}}, "expect.min_rate: must be a number"),
         ({"expect": {"outcome": "edge", "protocol": "tcp", "min_rate": []}}, "expect.min_rate: must be a number"),
         ({"expect": {"outcome": "edge", "min_rate": 1}}, "expect.min_rate: needs a protocol"),

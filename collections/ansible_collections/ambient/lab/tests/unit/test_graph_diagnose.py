@@ -215,6 +215,7 @@ LINE = (
         (LINE, Pair.of(CURL, SERVICE, None), True),
         (LINE, Pair.of(SERVICE, APP, "tcp"), True),
         (LINE, L7, False),
+        (L4.selector + " 1", L4, True),
         (LINE.replace('source_workload="curl"', 'source_workload="curl2"'), L4, False),
         (LINE.replace('source_workload="curl"', 'x_source_workload="curl"'), L4, False),
         (LINE.replace("_bytes_total{", "_bytes_total_more{"), L4, False),

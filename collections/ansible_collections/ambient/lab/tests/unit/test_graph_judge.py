@@ -82,7 +82,7 @@ ABSENT = graph_claim("absent", "curl-deny", before={"outcome": "edge", "protocol
 def test_an_absence_with_its_control() -> None:
     control, absent = judged(graph_claims(CONTROL, ABSENT), TCP)
     assert (control.verdict.verdict, absent.verdict.verdict) == ("pass", "pass")
-    assert absent.control == "the same window has default/curl-allow -> default/sample-app-blue (tcp 92 B/s)"
+    assert absent.control == "the same window has default/curl-allow -> sample-app-blue (tcp 92 B/s)"
     assert not absent.sticky
 
 

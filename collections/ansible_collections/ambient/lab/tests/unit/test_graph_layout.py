@@ -86,6 +86,23 @@ def test_a_line_goes_round_the_nodes_between_its_ends() -> None:
     around = layout.lines[2]
     assert len(around) == 4
     assert not layout.nodes["b"].y <= around[1].y <= layout.nodes["b"].y + GRID.height
+    # Level through the column of b, and inside the picture.
+    left = layout.nodes["b"].x
+    assert (around[1].x, around[2].x, around[1].y) == (left, left + GRID.width, around[2].y)
+    assert 0 < around[1].y < layout.height
+
+
+def test_the_only_line_is_in_the_middle() -> None:
+    layout = arrange(["a", "b"], [("a", "b")], GRID)
+    assert layout.lines == [[Point(GRID.width, GRID.height / 2), Point(GRID.width + GRID.gap, GRID.height / 2)]]
+
+
+def test_a_long_way_passes_each_column() -> None:
+    layout = arrange(list("abcd"), [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")], GRID)
+    step = GRID.width + GRID.gap
+    assert [point.x for point in layout.lines[3]] == [
+        GRID.width, step, step + GRID.width, 2 * step, 2 * step + GRID.width, 3 * step,
+    ]  # fmt: skip
 
 
 def test_neighbours_decide_the_order() -> None:

@@ -93,6 +93,7 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     # Each question to Kiali is about what came after the first one.
     asked = [path for path, _headers in api.asked if "/namespaces/graph" in path]
     assert all("queryTime=" in path and "duration=" in path for path in asked)
+    assert all("namespaces=default&" in path for path in asked)
 
 
 @needs_curl
@@ -100,7 +101,9 @@ def test_check_mode_looks_and_writes_nothing(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
     with ScriptedServer() as server, cluster(ALLOWED, DENIED) as api:
         given = params(api, tmp_path, traffic=traffic(server)[:1], phase="before", claims=CLAIMS[:1])
-        returned = prove_graph({**given, "results_file": str(results), "section": "role"}, True, verbose=True)
+        given |= {"namespaces": ["default", "layer7"], "results_file": str(results), "section": "role"}
+        returned = prove_graph(given, check_mode=True, verbose=True)
+    assert any("namespaces=default%2Clayer7&" in path for path, _headers in api.asked)
     assert returned["verdict"] == "pass"
     assert len(returned["graph"]["elements"]["edges"]) == 2
     assert not results.exists()
@@ -157,7 +160,7 @@ def test_kiali_at_its_own_address(tmp_path: pathlib.Path) -> None:
     [
         ({"claims": []}, "claims is empty"),
         ({"claims": CLAIMS[1:]}, "add a claim whose expect is an edge of tcp"),
-        ({"traffic": []}, "denied: nothing in traffic surely goes default/curl-deny -> default/sample-app-blue"),
+        ({"traffic": []}, "denied: nothing in traffic surely goes default/curl-deny -> sample-app-blue"),
         ({"traffic": [claim(expect="open")]}, "traffic: Invalid claims"),
         ({"traffic": [claim(source={"pod": "gone"})]}, "pod default/gone does not exist"),
         ({"namespaces": ["Default"]}, "namespaces: 'Default' is not a namespace's name"),

@@ -62,8 +62,7 @@ def curl(phase: str, denied: bool) -> CheckResult:
 
 def test_the_failure_fits_a_screen_and_begins_with_the_traffic() -> None:
     result = run("after", denied=False)
-    settings = Settings(stable=2)
-    lines = graph_failure(result, settings, "l4_authz", ["", "no policy selects it"], "kubectl").splitlines()
+    lines = graph_failure(result, "after", "l4_authz", ["", "no policy selects it"], "kubectl").splitlines()
     assert lines[0].startswith("2 of 4 claims of l4_authz did not hold on Kiali's graph (after the policy, ")
     assert " s, window of " in lines[0]
     assert lines[2].split() == ["CLAIM", "EXPECTED", "SEEN", "BETWEEN"]
@@ -81,11 +80,20 @@ def test_the_failure_of_a_kiali_that_never_answered() -> None:
     kiali.config = lambda: kiali.problem  # type: ignore[method-assign]
     kiali.problem = Reply(problem="no endpoints")
     result = check_graph(CLAIMS[:1], (), ["default"], Settings(timeout=1), edge, kiali)
-    text = graph_failure(result, Settings(), "", [], "kubectl")
+    text = graph_failure(result, "after", "", [], "kubectl")
     assert text.startswith("1 of 1 claims did not hold on Kiali's graph")
     assert "no answer of Kiali)" in text
+    assert "edge tcp  no answer  default/curl-allow -> " in text
     assert "why:  no endpoints" in text
     assert as_graph_result(result, "after", [], verbose=True)["window"] is None
+
+
+def test_what_was_seen_as_expected_but_proves_nothing_says_so() -> None:
+    edge, kiali = lab(lambda _kiali, name, *_: RESET if name == "curl-deny" else OK)
+    result = check_graph(CLAIMS, TRAFFIC, ["default"], Settings(timeout=3, interval=1), edge, kiali)
+    lines = graph_failure(result, "after", "", CAUSES, "kubectl").splitlines()
+    assert "edge tcp  no edge             default/curl-allow" in lines[4]
+    assert any("no_edge   no edge (no proof)  default/curl-deny" in line for line in lines)
 
 
 def test_claims_that_hold_now_and_then() -> None:
@@ -98,7 +106,7 @@ def test_claims_that_hold_now_and_then() -> None:
     settings = Settings(stable=2, timeout=20, interval=1)
     result = check_graph(CLAIMS[:1], TRAFFIC[:1], ["default"], settings, edge, kiali)
     assert (result.verdict, result.claims[0].flapped) == ("error", True)
-    text = graph_failure(result, settings, "", [""], "kubectl")
+    text = graph_failure(result, "after", "", [""], "kubectl")
     assert "; it flapped: edge tcp at " in text
     assert "(flapping)" in text
 

@@ -30,7 +30,8 @@ def test_the_clock_is_never_ahead_and_gets_more_exact() -> None:
     [
         # A Date of 1000 may mean 1000.999, so 1001 is the first second that surely lies ahead.
         (1000.0, 1, 1001, 3),
-        (1000.3, 1, 1002, 3),
+        (1000.3, 1, 1001, 3),
+        (1000.9, 1, 1001, 3),
         (1000.0, 15, 1001, 31),
         (1000.0, 0.5, 1001, 2),
         (1000.0, 0.7, 1001, 3),
@@ -39,7 +40,7 @@ def test_the_clock_is_never_ahead_and_gets_more_exact() -> None:
 def test_window(time: float, scrape: float, start: int, shortest: int) -> None:
     window = Window.after(time, scrape)
     assert (window.start, window.shortest) == (start, shortest)
-    assert window.needed == shortest + 2
+    assert window.needed == shortest + 3
     assert window.seconds(start + 7) == 7
     assert [window.proves(start + shortest + late) for late in (-1, 0, 1)] == [False, True, True]
 
@@ -51,6 +52,7 @@ WINDOW = Window(1000, 2.0)
     ("sent", "end", "seen"),
     [
         ([(1000.0, 1000.1), (1002.1, 1002.2)], 1006, True),
+        ([(1000.0, 1000.0), (1002.0, 1003.0)], 1006, True),
         # The second one was not sampled for certain yet.
         ([(1000.0, 1000.1), (1002.1, 1002.2)], 1005, False),
         # No sample lies between the two for certain.
