@@ -158,33 +158,36 @@ def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
         try:
             claim = _claim(item, number, namespace)
             if claim.name in names:
-                raise _Problem(_label(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
+                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
             names.add(claim.name)
             claims.append(claim)
-        except _Problem as problem:
+        except Problem as problem:
             problems.append(str(problem))
     if problems:
         raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
     return tuple(claims)
 
 
-class _Problem(Exception):
+class Problem(Exception):
+    """What is wrong with one key of one claim; the one that parses the list makes it the user's message."""
+
     def __init__(self, label: str, key: str, text: str) -> None:
         super().__init__(f"{label}: {key}: {text}")
 
 
-def _label(item: object, number: int) -> str:
+def label_of(item: object, number: int) -> str:
+    """What a claim of a list is called in messages: its number, and its name if it has one."""
     name = item.get("name") if isinstance(item, dict) else None
     return f"claim {number} ({name!r})" if isinstance(name, str) and name else f"claim {number}"
 
 
 def _claim(item: object, number: int, namespace: str) -> Claim:
-    label = _label(item, number)
-    fields = _mapping(item, label, "claim", CLAIM_KEYS)
+    label = label_of(item, number)
+    fields = mapping(item, label, "claim", CLAIM_KEYS)
     for key in ("name", "from", "to", "expect"):
         if key not in fields:
-            raise _Problem(label, key, "is missing")
-    name = _text(fields["name"], label, "name")
+            raise Problem(label, key, "is missing")
+    name = text_of(fields["name"], label, "name")
     by = fields.get("by")
     return Claim(
         name=name,
@@ -196,42 +199,45 @@ def _claim(item: object, number: int, namespace: str) -> Claim:
     )
 
 
-def _mapping(item: object, label: str, key: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
+def mapping(item: object, label: str, key: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
+    """A mapping with no other keys than the allowed ones. Raises Problem."""
     if not isinstance(item, dict):
-        raise _Problem(label, key, f"must be a mapping with the keys {', '.join(allowed)}, not {item!r}")
+        raise Problem(label, key, f"must be a mapping with the keys {', '.join(allowed)}, not {item!r}")
     for unknown in item:
         if unknown not in allowed:
-            raise _Problem(label, key, f"unknown key {unknown!r}; allowed are {', '.join(allowed)}")
+            raise Problem(label, key, f"unknown key {unknown!r}; allowed are {', '.join(allowed)}")
     return item
 
 
-def _text(value: object, label: str, key: str) -> str:
+def text_of(value: object, label: str, key: str) -> str:
+    """A text that is not empty. Raises Problem."""
     if not isinstance(value, str) or not value.strip():
-        raise _Problem(label, key, f"must be a text that is not empty, not {value!r}")
+        raise Problem(label, key, f"must be a text that is not empty, not {value!r}")
     return value
 
 
-def _dns_name(value: object, label: str, key: str) -> str:
-    text = _text(value, label, key)
+def dns_name(value: object, label: str, key: str) -> str:
+    """The name of a Kubernetes object. Raises Problem."""
+    text = text_of(value, label, key)
     if len(text) > 253 or not _DNS_NAME.fullmatch(text):
-        raise _Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
+        raise Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
     return text
 
 
 def _source(value: object, label: str, namespace: str) -> Source:
-    fields = _mapping(value, label, "from", FROM_KEYS)
+    fields = mapping(value, label, "from", FROM_KEYS)
     chosen = [key for key in ("pod", "labels", "service_account") if key in fields]
     if len(chosen) != 1:
-        raise _Problem(label, "from", "needs exactly one of pod, labels, service_account")
+        raise Problem(label, "from", "needs exactly one of pod, labels, service_account")
     labels: tuple[tuple[str, str], ...] = ()
     if "labels" in fields:
         raw = fields["labels"]
         if not isinstance(raw, dict) or not raw:
-            raise _Problem(label, "from.labels", f"must be a mapping that is not empty, not {raw!r}")
+            raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {raw!r}")
         labels = tuple(sorted((str(key), str(text)) for key, text in raw.items()))
 
     def optional(key: str) -> str | None:
-        return _dns_name(fields[key], label, f"from.{key}") if key in fields else None
+        return dns_name(fields[key], label, f"from.{key}") if key in fields else None
 
     return Source(
         namespace=optional("namespace") or namespace,
@@ -245,36 +251,36 @@ def _source(value: object, label: str, namespace: str) -> Source:
 def _request(value: object, label: str) -> Request:
     if isinstance(value, str):
         return Request(url=_url(value, label, "to"))
-    fields = _mapping(value, label, "to", TO_KEYS)
+    fields = mapping(value, label, "to", TO_KEYS)
     if "url" not in fields:
-        raise _Problem(label, "to.url", "is missing")
-    method = _text(fields.get("method", "GET"), label, "to.method")
+        raise Problem(label, "to.url", "is missing")
+    method = text_of(fields.get("method", "GET"), label, "to.method")
     if not _TOKEN.fullmatch(method):
-        raise _Problem(label, "to.method", f"{method!r} is not an HTTP method")
+        raise Problem(label, "to.method", f"{method!r} is not an HTTP method")
     if method == "HEAD" and fields.get("body") is not None:
-        raise _Problem(label, "to.body", "a HEAD request has none")
+        raise Problem(label, "to.body", "a HEAD request has none")
     body = fields.get("body")
     if body is not None and (not isinstance(body, str) or "\x00" in body or len(body.encode()) > MAX_BODY):
-        raise _Problem(label, "to.body", f"must be a text of at most {MAX_BODY} bytes")
+        raise Problem(label, "to.body", f"must be a text of at most {MAX_BODY} bytes")
     return Request(url=_url(fields["url"], label, "to.url"), method=method, headers=_headers(fields, label), body=body)
 
 
 def _headers(fields: dict[str, t.Any], label: str) -> tuple[tuple[str, str], ...]:
     headers = fields.get("headers", {})
     if not isinstance(headers, dict):
-        raise _Problem(label, "to.headers", f"must be a mapping, not {headers!r}")
+        raise Problem(label, "to.headers", f"must be a mapping, not {headers!r}")
     pairs = []
     for key, value in headers.items():
         if not isinstance(key, str) or not _TOKEN.fullmatch(key):
-            raise _Problem(label, "to.headers", f"{key!r} is not a header's name")
+            raise Problem(label, "to.headers", f"{key!r} is not a header's name")
         if not isinstance(value, (str, int, float)) or any(char in str(value) for char in "\r\n\x00"):
-            raise _Problem(label, f"to.headers.{key}", "must be one line of text")
+            raise Problem(label, f"to.headers.{key}", "must be one line of text")
         pairs.append((key, str(value)))
     return tuple(pairs)
 
 
 def _url(value: object, label: str, key: str) -> str:
-    url = _text(value, label, key)
+    url = text_of(value, label, key)
     try:
         parts = urllib.parse.urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
@@ -282,9 +288,9 @@ def _url(value: object, label: str, key: str) -> str:
     except ValueError:
         port_ok, parts, host = False, urllib.parse.urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not port_ok or parts.username or _CONTROL.search(url):
-        raise _Problem(label, key, f"{url!r} is not a URL like http://sample-app:8080/ (http or https)")
+        raise Problem(label, key, f"{url!r} is not a URL like http://sample-app:8080/ (http or https)")
     if not _is_host(host):
-        raise _Problem(label, key, f"{url!r} has no valid host")
+        raise Problem(label, key, f"{url!r} has no valid host")
     return url
 
 
@@ -297,19 +303,20 @@ def _is_host(host: str) -> bool:
 
 
 def _expectation(value: object, label: str, key: str) -> Expectation:
-    fields = {"outcome": value} if isinstance(value, str) else _mapping(value, label, key, EXPECT_KEYS)
+    fields = {"outcome": value} if isinstance(value, str) else mapping(value, label, key, EXPECT_KEYS)
     outcome = fields.get("outcome")
     if outcome == "probe_error":
-        raise _Problem(label, key, "probe_error can't be expected: a probe that failed proves nothing")
+        raise Problem(label, key, "probe_error can't be expected: a probe that failed proves nothing")
     if outcome not in EXPECTABLE:
-        raise _Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(EXPECTABLE)}")
-    http_codes = _codes(fields, "http_code", range(200, 600), label, key)
+        raise Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(EXPECTABLE)}")
+    http_codes = codes_of(fields, "http_code", range(200, 600), label, key)
     if http_codes is not None and outcome not in DEFAULT_CODES:
-        raise _Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
-    return Expectation(outcome, http_codes, _codes(fields, "exit_code", range(256), label, key))
+        raise Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
+    return Expectation(outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key))
 
 
-def _codes(fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str) -> frozenset[int] | None:
+def codes_of(fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str) -> frozenset[int] | None:
+    """A number or a list of numbers, all of them allowed; None where the key is left out. Raises Problem."""
     if name not in fields:
         return None
     raw = fields[name] if isinstance(fields[name], list) else [fields[name]]
@@ -318,15 +325,15 @@ def _codes(fields: dict[str, t.Any], name: str, allowed: range, label: str, key:
         # Ansible templating may hand a number over as text.
         number = int(item) if isinstance(item, str) and item.isdecimal() else item
         if isinstance(number, bool) or not isinstance(number, int) or number not in allowed:
-            raise _Problem(label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}")
+            raise Problem(label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}")
         codes.add(number)
     if not codes:
-        raise _Problem(label, f"{key}.{name}", "is an empty list")
+        raise Problem(label, f"{key}.{name}", "is an empty list")
     return frozenset(codes)
 
 
 def _policy(value: object, label: str) -> PolicyRef:
-    namespace, slash, name = _text(value, label, "by").partition("/")
+    namespace, slash, name = text_of(value, label, "by").partition("/")
     if not slash:
-        raise _Problem(label, "by", f"{value!r} must be namespace/name of an AuthorizationPolicy")
-    return PolicyRef(_dns_name(namespace, label, "by"), _dns_name(name, label, "by"))
+        raise Problem(label, "by", f"{value!r} must be namespace/name of an AuthorizationPolicy")
+    return PolicyRef(dns_name(namespace, label, "by"), dns_name(name, label, "by"))

@@ -108,8 +108,9 @@ def check_graph(
             held = [way for way, item in zip(ways, sent, strict=True) if item.verdict.verdict == "pass"]
             watch.note(begin, edge.now(), frozenset().union(*held))
             look = watch.look()
-            if watch.window:
-                convergence.timeout = settings.timeout + watch.window.needed
+            # Where the graph does not come at all, a longer window would not bring it.
+            waits = watch.window.needed if watch.window and not look.reply.problem else 0
+            convergence.timeout = settings.timeout + waits
             if convergence.add(edge.now() - start, [*sent, *(_observation(item) for item in look.judged)]):
                 break
             edge.sleep(settings.interval)

@@ -10,12 +10,12 @@ import math
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import (
-    _codes,
-    _dns_name,
-    _label,
-    _mapping,
-    _Problem,
-    _text,
+    Problem,
+    codes_of,
+    dns_name,
+    label_of,
+    mapping,
+    text_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 
@@ -110,12 +110,12 @@ def parse_graph_claims(raw: object, namespace: str, namespaces: t.Sequence[str])
         try:
             claim = _claim(item, number, namespace)
             if claim.name in [other.name for other in claims]:
-                raise _Problem(_label(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
+                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
             if not {claim.source.namespace, claim.target.namespace} & set(namespaces):
                 text = f"{claim.between} has no end in namespaces ({', '.join(namespaces)}), so Kiali would not draw it"
-                raise _Problem(_label(item, number), "to", text)
+                raise Problem(label_of(item, number), "to", text)
             claims.append(claim)
-        except _Problem as problem:
+        except Problem as problem:
             problems.append(str(problem))
     # With a claim missing, its controls may be missing too.
     problems = problems or _uncontrolled(claims)
@@ -143,12 +143,12 @@ def may_control(claim: GraphClaim, other: GraphClaim, phase: str) -> bool:
 
 def parse_end(value: object, label: str, key: str, namespace: str) -> End:
     """A workload by its name, or a dict of exactly one of workload and service, and a namespace."""
-    fields = {"workload": value} if isinstance(value, str) else _mapping(value, label, key, END_KEYS)
+    fields = {"workload": value} if isinstance(value, str) else mapping(value, label, key, END_KEYS)
     chosen = [kind for kind in ("workload", "service") if kind in fields]
     if len(chosen) != 1:
-        raise _Problem(label, key, "needs exactly one of workload, service")
-    name = _dns_name(fields[chosen[0]], label, f"{key}.{chosen[0]}")
-    return End(chosen[0], _dns_name(fields.get("namespace", namespace), label, f"{key}.namespace"), name)
+        raise Problem(label, key, "needs exactly one of workload, service")
+    name = dns_name(fields[chosen[0]], label, f"{key}.{chosen[0]}")
+    return End(chosen[0], dns_name(fields.get("namespace", namespace), label, f"{key}.namespace"), name)
 
 
 def parse_pairs(raw: object, namespace: str) -> list[tuple[End, End]]:
@@ -161,24 +161,24 @@ def parse_pairs(raw: object, namespace: str) -> list[tuple[End, End]]:
     for number, item in enumerate(raw if isinstance(raw, list) else [], 1):
         label = f"absent {number}"
         try:
-            fields = _mapping(item, label, "edge", ("from", "to"))
+            fields = mapping(item, label, "edge", ("from", "to"))
             source, target = (parse_end(fields.get(key), label, key, namespace) for key in ("from", "to"))
-        except _Problem as problem:
+        except Problem as problem:
             raise LabError(str(problem)) from problem
         pairs.append((source, target))
     return pairs
 
 
 def _claim(item: object, number: int, namespace: str) -> GraphClaim:
-    label = _label(item, number)
-    fields = _mapping(item, label, "claim", CLAIM_KEYS)
+    label = label_of(item, number)
+    fields = mapping(item, label, "claim", CLAIM_KEYS)
     for key in ("name", "from", "to", "expect"):
         if key not in fields:
-            raise _Problem(label, key, "is missing")
+            raise Problem(label, key, "is missing")
     after = _expectation(fields["expect"], label, "expect")
     before = after if after.outcome == "edge" else EdgeExpectation("edge", after.protocol)
     return GraphClaim(
-        name=_text(fields["name"], label, "name"),
+        name=text_of(fields["name"], label, "name"),
         source=parse_end(fields["from"], label, "from", namespace),
         target=parse_end(fields["to"], label, "to", namespace),
         after=after,
@@ -187,21 +187,21 @@ def _claim(item: object, number: int, namespace: str) -> GraphClaim:
 
 
 def _expectation(value: object, label: str, key: str) -> EdgeExpectation:
-    fields = {"outcome": value} if isinstance(value, str) else _mapping(value, label, key, EXPECT_KEYS)
+    fields = {"outcome": value} if isinstance(value, str) else mapping(value, label, key, EXPECT_KEYS)
     outcome, protocol = fields.get("outcome"), fields.get("protocol")
     if outcome not in OUTCOMES:
-        raise _Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(OUTCOMES)}")
+        raise Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(OUTCOMES)}")
     if protocol is not None and protocol not in REPORTER:
-        raise _Problem(label, f"{key}.protocol", f"unknown protocol {protocol!r}; allowed are {', '.join(REPORTER)}")
+        raise Problem(label, f"{key}.protocol", f"unknown protocol {protocol!r}; allowed are {', '.join(REPORTER)}")
     given = [name for name in EDGE_ONLY if name in fields]
     if outcome == "no_edge" and given:
-        raise _Problem(label, f"{key}.{given[0]}", "an edge that is not there has none, leave it out")
-    codes = _codes(fields, "codes", range(100, 600), label, key)
+        raise Problem(label, f"{key}.{given[0]}", "an edge that is not there has none, leave it out")
+    codes = codes_of(fields, "codes", range(100, 600), label, key)
     if codes is not None and protocol not in (None, "http"):
-        raise _Problem(label, f"{key}.codes", f"{protocol} has no HTTP status, leave codes out")
+        raise Problem(label, f"{key}.codes", f"{protocol} has no HTTP status, leave codes out")
     mtls = fields.get("mtls")
     if mtls is not None and not isinstance(mtls, bool):
-        raise _Problem(label, f"{key}.mtls", f"must be true or false, not {mtls!r}")
+        raise Problem(label, f"{key}.mtls", f"must be true or false, not {mtls!r}")
     protocol = "http" if codes is not None else protocol
     return EdgeExpectation(outcome, protocol, _rate(fields, protocol, label, f"{key}.min_rate"), codes, mtls)
 
@@ -216,9 +216,9 @@ def _rate(fields: dict[str, t.Any], protocol: str | None, label: str, key: str) 
     except (TypeError, ValueError):
         rate = math.nan
     if not 0 <= rate < math.inf:
-        raise _Problem(label, key, f"must be a number from 0, not {value!r}")
+        raise Problem(label, key, f"must be a number from 0, not {value!r}")
     if protocol is None:
-        raise _Problem(label, key, "needs a protocol: it is bytes per second of tcp, but requests per second of http")
+        raise Problem(label, key, "needs a protocol: it is bytes per second of tcp, but requests per second of http")
     return rate
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._graph_check import GraphClaimResult, GraphResult
@@ -112,7 +113,7 @@ def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: Gra
     rows = []
     for item, claim in zip(result.claims, returned["claims"], strict=True):
         entry = {key: claim[key] for key in ("expected", "verdict", "reason", "likely_cause", "history")}
-        entry |= {"outcome": claim["seen"]["outcome"], "edges": claim["seen"]["edges"], "seen": claim["seen"]["text"]}
+        entry |= {"outcome": claim["seen"]["outcome"], "edges": claim["seen"]["edges"], "seen": _asked_for(item, phase)}
         rows.append(
             {
                 "name": claim["name"],
@@ -128,6 +129,13 @@ def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: Gra
     graphs = {"before": (kept.get("graphs") or {}).get("before"), "after": None, phase: result.look.answer}
     graph = {"claims": rows, "phase": phase, **summary, "at": now()}
     return {**results, section: {**kept, "graph": graph, "graphs": graphs}}
+
+
+def _asked_for(item: GraphClaimResult, phase: str) -> str:
+    """What was seen, for a table: where the claim names a protocol, the edges of that protocol if there are any."""
+    seen, protocol = item.judged.seen, item.claim.expected(phase).protocol
+    edges = tuple(edge for edge in seen.edges if edge.protocol == protocol)
+    return str(dataclasses.replace(seen, edges=edges) if edges else seen)
 
 
 def _end(end: t.Any) -> dict[str, str]:

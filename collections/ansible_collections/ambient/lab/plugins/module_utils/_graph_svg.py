@@ -82,7 +82,7 @@ def draw(graph: Graph, absent: t.Sequence[tuple[End, End]], title: str) -> str:
     grid = Grid(
         width=max([120.0, *(len(name) * LETTER + 28 for name in names)]),
         height=48.0,
-        gap=max([90.0, *(len(word) * LETTER + LOCK + 56 for word in words)]),
+        gap=max([90.0, *(len(word) * LETTER + LOCK + 110 for word in words)]),
         pitch=48.0 + 40.0,
     )
     layout = arrange(list(nodes), [(line.source, line.target) for line in lines], grid)

@@ -87,7 +87,7 @@ options:
   interval:
     description: Seconds between two rounds.
     type: float
-    default: 1
+    default: 0.5
   probe_timeout:
     description: Seconds that one request of O(traffic) may take.
     type: float
@@ -316,7 +316,7 @@ SPEC = {
     "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
     "stable": {"type": "int", "default": 2},
     "timeout": {"type": "float", "default": 30},
-    "interval": {"type": "float", "default": 1},
+    "interval": {"type": "float", "default": 0.5},
     "probe_timeout": {"type": "float", "default": 5},
     "concurrency": {"type": "int", "default": 8},
     "kiali": {"type": "dict", "apply_defaults": True, "options": KIALI_SPEC},

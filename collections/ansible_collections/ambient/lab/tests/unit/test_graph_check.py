@@ -309,6 +309,16 @@ def test_time_is_up_when_samples_could_have_shown_it(scrape: int, needed: int) -
     assert result.claims[0].judged.missing
 
 
+def test_a_graph_that_never_comes_is_not_waited_for_any_longer() -> None:
+    """A stopped Prometheus: Kiali still tells an interval, its own default, and has no graph."""
+    edge, kiali = lab(enforced, scrape=15)
+    kiali.graph = lambda *_: BROKEN  # type: ignore[method-assign]
+    settings = dataclasses.replace(SETTINGS, timeout=5)
+    result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], settings, edge, kiali)
+    assert verdicts(result) == ["error", "error"]
+    assert 5 <= result.elapsed < 5 + 3
+
+
 def test_slow_samples() -> None:
     result, _kiali = run(settings=dataclasses.replace(SETTINGS, timeout=5), scrape=15)
     assert result.verdict == "pass"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing as t
 
@@ -11,6 +12,8 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._graph_check import GraphResult, check_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph_http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph_judge import EdgesSeen
+from ansible_collections.ambient.lab.plugins.module_utils._graph_model import Edge, Node
 from ansible_collections.ambient.lab.plugins.module_utils._graph_report import (
     as_graph_result,
     graph_failure,
@@ -137,6 +140,18 @@ def test_before_and_after_stand_side_by_side() -> None:
     assert [len(graphs[phase]["elements"]["edges"]) for phase in ("before", "after")] == [2, 1]
     anew = merge_graph(results, "l4_authz", "before", run("before", denied=False))["l4_authz"]
     assert (anew["graph"]["claims"][1]["after"], anew["graphs"]["after"]) == (None, None)
+
+
+@pytest.mark.parametrize(("protocol", "shown"), [("http", "http 1/s 200"), ("grpc", "http 1/s 200, tcp 50 B/s")])
+def test_the_table_shows_the_edges_of_the_protocol_that_is_claimed(protocol: str, shown: str) -> None:
+    ends = Node("a", "workload", "default", "a"), Node("b", "workload", "default", "b")
+    edges = (Edge(*ends, "http", 1.0, codes=("200",)), Edge(*ends, "tcp", 50.0))
+    result = run("after", denied=True)
+    (claim,) = graph_claims(graph_claim("a", expect={"outcome": "edge", "protocol": protocol}))
+    judged = dataclasses.replace(result.claims[0].judged, seen=EdgesSeen(edges))
+    item = dataclasses.replace(result.claims[0], claim=claim, judged=judged)
+    results = merge_graph({}, "s", "after", dataclasses.replace(result, claims=[item]))
+    assert results["s"]["graph"]["claims"][0]["after"]["seen"] == shown
 
 
 @pytest.mark.parametrize("graph_first", [True, False])
