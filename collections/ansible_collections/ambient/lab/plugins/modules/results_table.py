@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Prints one table with a row per claim. What was seen before the policy and after it (HTTP code and exit
     code of curl), which proxy decided, and how long it took until all claims of the section held.
+  - The rows of M(ambient.lab.kiali_graph) follow, with the edge that was seen.
   - Runs on the controller.
 author:
   - The ambient lab's authors (@ambient-lab)
@@ -19,11 +20,12 @@ extends_documentation_fragment:
   - ambient.lab._attributes
 options:
   results_file:
-    description: JSON file that M(ambient.lab.curl_outcomes) has written.
+    description: JSON file that M(ambient.lab.curl_outcomes) and M(ambient.lab.kiali_graph) have written.
     type: path
     required: true
 seealso:
   - module: ambient.lab.curl_outcomes
+  - module: ambient.lab.kiali_graph
 """
 
 EXAMPLES = r"""
