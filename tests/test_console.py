@@ -46,7 +46,8 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tool.console.folder(folder)
 
 
-@pytest.fixture(scope="session")
+# Ends with this file: Playwright keeps an event loop running, beside which no other test could have one.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with browser() as running:
         yield running
