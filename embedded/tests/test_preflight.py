@@ -53,7 +53,7 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
     name = Path("/proc/self/comm").read_text().strip()
     assert problems(error) == [
         f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set cluster_state_dir",
-        f"1.0 GiB are free for {tmp_path}/cache, 11 GiB are needed: make room or set embedded_cache_dir",
+        f"1.0 GiB are free for {tmp_path}/cache, 15 GiB are needed: make room or set embedded_cache_dir",
         "0.5 GiB of memory are available, 4 GiB are needed",
         "cgroup controllers are missing: cpu, cpuset, pids",
         f"no cgroup can be made in {cgroups}/gone (No such file or directory)",
