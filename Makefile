@@ -55,7 +55,7 @@ clean-images: .venv/up ## Remove what was built; running labs need it, so none m
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/test: .venv/up requirements-dev.txt embedded/ztunnel/requirements.txt embedded/waypoint/requirements.txt
+.venv/test: Makefile .venv/up requirements-dev.txt embedded/ztunnel/requirements.txt embedded/waypoint/requirements.txt
 	@command -v curl >/dev/null || { $(APT) curl; }
 	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null || { $(APT) chromium; }
 	@$(BIN)/python -c 'import ctypes; ctypes.CDLL("libatomic.so.1")' 2>/dev/null || { $(APT) libatomic1; }

@@ -7,11 +7,13 @@ import socket
 
 # Below the range from which the kernel takes the ports of outgoing connections: one of those could come first.
 CANDIDATES = range(20000, 30000)
+# In one order for the whole run: no port is given away twice, whether or not its server listens by then.
+_ORDER = iter(random.sample(CANDIDATES, len(CANDIDATES)))
 
 
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on now, and hardly anybody will."""
-    for port in random.sample(CANDIDATES, len(CANDIDATES)):
+    for port in _ORDER:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
