@@ -106,18 +106,18 @@ programs:
   description: Folder of the programs, C(kubectl) and C(helm) among them.
   returned: O(state=present)
   type: str
-  sample: /root/.cache/ambient-lab/programs-8fde29bab7b3
+  sample: /home/me/.cache/ambient-lab/programs-8fde29bab7b3
 charts:
   description: Folders of Istio's Helm charts, by name.
   returned: O(state=present)
   type: dict
-  sample: {ztunnel: /root/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
+  sample: {ztunnel: /home/me/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
 gateway_api_crds:
   description: Files of the Gateway API's custom resource definitions.
   returned: O(state=present)
   type: list
   elements: str
-  sample: [/root/.cache/ambient-lab/sources-299c3184cb9f/crds/gateway.networking.k8s.io_gateways.yaml]
+  sample: [/home/me/.cache/ambient-lab/sources-299c3184cb9f/crds/gateway.networking.k8s.io_gateways.yaml]
 registry:
   description: What the names of the lab's images start with.
   returned: O(state=present)
