@@ -149,23 +149,46 @@ def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
     Raises:
         LabError: with one line per problem, naming the claim, the key and what is allowed.
     """
-    if not isinstance(raw, list) or not raw:
-        raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
-    claims: list[Claim] = []
-    problems: list[str] = []
-    names: set[str] = set()
-    for number, item in enumerate(raw, 1):
-        try:
-            claim = _claim(item, number, namespace)
-            if claim.name in names:
-                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
-            names.add(claim.name)
-            claims.append(claim)
-        except Problem as problem:
-            problems.append(str(problem))
+    claims, problems = parse_list(raw, lambda item, number: _claim(item, number, namespace))
     if problems:
         raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
     return tuple(claims)
+
+
+class Named(t.Protocol):
+    """A claim of any kind."""
+
+    @property
+    def name(self) -> str:
+        """Under which its result is kept."""
+
+
+AnyClaim = t.TypeVar("AnyClaim", bound=Named)
+
+
+def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple[list[AnyClaim], list[str]]:
+    """The claims of a list that are right, and one line for each that is not.
+
+    Args:
+        raw: the list as Ansible hands it over.
+        parse: makes a claim of an item and its number in the list, or raises Problem.
+
+    Raises:
+        LabError: when there is nothing in it.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
+    claims: dict[str, AnyClaim] = {}
+    problems: list[str] = []
+    for number, item in enumerate(raw, 1):
+        try:
+            claim = parse(item, number)
+            if claim.name in claims:
+                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
+            claims[claim.name] = claim
+        except Problem as problem:
+            problems.append(str(problem))
+    return list(claims.values()), problems
 
 
 class Problem(Exception):

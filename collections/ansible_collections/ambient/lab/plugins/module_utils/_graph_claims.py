@@ -15,6 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims import (
     dns_name,
     label_of,
     mapping,
+    parse_list,
     text_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
@@ -102,21 +103,15 @@ def parse_graph_claims(raw: object, namespace: str, namespaces: t.Sequence[str])
     Raises:
         LabError: with one line per problem, naming the claim, the key and what is allowed.
     """
-    if not isinstance(raw, list) or not raw:
-        raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
-    claims: list[GraphClaim] = []
-    problems: list[str] = []
-    for number, item in enumerate(raw, 1):
-        try:
-            claim = _claim(item, number, namespace)
-            if claim.name in [other.name for other in claims]:
-                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
-            if not {claim.source.namespace, claim.target.namespace} & set(namespaces):
-                text = f"{claim.between} has no end in namespaces ({', '.join(namespaces)}), so Kiali would not draw it"
-                raise Problem(label_of(item, number), "to", text)
-            claims.append(claim)
-        except Problem as problem:
-            problems.append(str(problem))
+
+    def parse(item: object, number: int) -> GraphClaim:
+        claim = _claim(item, number, namespace)
+        if not {claim.source.namespace, claim.target.namespace} & set(namespaces):
+            text = f"{claim.between} has no end in namespaces ({', '.join(namespaces)}), so Kiali would not draw it"
+            raise Problem(label_of(item, number), "to", text)
+        return claim
+
+    claims, problems = parse_list(raw, parse)
     # With a claim missing, its controls may be missing too.
     problems = problems or _uncontrolled(claims)
     if problems:

@@ -12,7 +12,7 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import REPORTER, End
-from ansible_collections.ambient.lab.plugins.module_utils._graph_http import Reply, get, proxy_path
+from ansible_collections.ambient.lab.plugins.module_utils._graph_http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph_traffic import workload_of
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
@@ -125,7 +125,7 @@ class Gatherer:
         window: tuple[int, int] | None,
     ) -> None:
         self._cluster, self._where, self._kiali, self._window = cluster, prometheus, kiali, window
-        self._base = proxy_path("services", prometheus["namespace"], prometheus["service"], prometheus["port"])
+        self._base = service_proxy(prometheus)
         self._lists: dict[tuple[str, str], list[Object]] = {}
         self._texts: dict[str, Answer] = {}
         self._targets: Reply | None = None

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import End, parse_pairs
 from ansible_collections.ambient.lab.plugins.module_utils._graph_model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph_svg import draw
-from ansible_collections.ambient.lab.plugins.module_utils._report import read_results
+from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, replace_file, require_section
 
 MODE = 0o644
 
@@ -58,8 +57,7 @@ def _source(params: t.Mapping[str, t.Any]) -> tuple[t.Any, list[tuple[End, End]]
         raise LabError("exactly one of results_file and answer says what to draw")
     if path is None:
         return params["answer"], []
-    if not section:
-        raise LabError("results_file needs section, the name under which the results are kept")
+    require_section(section)
     kept = read_results(path).get(section) or {}
     answer = (kept.get("graphs") or {}).get(phase)
     if answer is None:
@@ -89,14 +87,6 @@ def _write(path: str, content: str) -> None:
     """Replace the file at once; its mode stays."""
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else MODE
-        handle, temporary = tempfile.mkstemp(prefix=".graph-", dir=os.path.dirname(path))
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content)
-            os.chmod(temporary, mode)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        replace_file(path, content, mode)
     except OSError as error:
         raise LabError(f"path: {path} can't be written ({error})") from error

@@ -30,7 +30,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph_report import (
 from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube, Web, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._prove import explain, settings_of
-from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, write_results
+from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, require_section, write_results
 
 # Outcomes of requests that the proxy counts: all that it has passed on, and a waypoint also those it refused itself.
 COUNTED = {"ztunnel": ("allowed",), "waypoint": ("allowed", "denied_l7", "denied_upstream")}
@@ -56,8 +56,8 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     claims = parse_graph_claims(params["claims"], params["namespace"], namespaces)
     traffic = _traffic(params)
     path, section, url = params["results_file"], params["section"], params["url"]
-    if path and not section:
-        raise LabError("results_file needs section, the name under which the results are kept")
+    if path:
+        require_section(section)
     if url and not _URL.fullmatch(url):
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
     results = read_results(path) if path else {}

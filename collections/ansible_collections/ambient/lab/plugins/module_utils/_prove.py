@@ -18,6 +18,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._report import (
     failure,
     merge,
     read_results,
+    require_section,
     write_results,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Reader, take
@@ -38,8 +39,8 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     settings = settings_of(params)
     claims = parse_claims(params["claims"], params["namespace"])
     path, section = params["results_file"], params["section"]
-    if path and not section:
-        raise LabError("results_file needs section, the name under which the results are kept")
+    if path:
+        require_section(section)
     results = read_results(path) if path else {}
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)

@@ -168,6 +168,12 @@ def _look(item: ClaimResult, kubectl: str) -> str:
     return f"{kubectl} {where} -- {shlex.join(curl)}"
 
 
+def require_section(section: str | None) -> None:
+    """Raises LabError where a results file was given without the name of its part."""
+    if not section:
+        raise LabError("results_file needs section, the name under which the results are kept")
+
+
 def read_results(path: str) -> dict[str, t.Any]:
     """What earlier checks wrote; empty where the file does not exist yet.
 
@@ -237,17 +243,26 @@ def write_results(path: str, results: dict[str, t.Any]) -> None:
         LabError: when it can't be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".results-", dir=os.path.dirname(path) or ".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(results, file, indent=2)
-                file.write("\n")
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        replace_file(path, json.dumps(results, indent=2) + "\n", 0o600)
     except OSError as error:
         raise LabError(f"results_file: {path} can't be written ({error})") from error
+
+
+def replace_file(path: str, content: str, mode: int) -> None:
+    """Put a text in the place of a file: whoever reads it finds the old one or the new one, never a part.
+
+    Raises:
+        OSError: when it can't be written; the old file is still there then.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=".ambient-lab-", dir=os.path.dirname(path) or ".")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def results_table(results: dict[str, t.Any]) -> list[str]:
