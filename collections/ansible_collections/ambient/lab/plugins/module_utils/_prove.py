@@ -24,6 +24,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._report import (
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Reader, take
 
 MAX_CONCURRENCY = 64
+# What every module that checks claims takes; documented in doc_fragments/_check.py.
+CHECK_SPEC: dict[str, dict[str, t.Any]] = {
+    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
+    "probe_timeout": {"type": "float", "default": 5},
+    "concurrency": {"type": "int", "default": 8},
+    "results_file": {"type": "path"},
+    "section": {"type": "str"},
+}
 
 
 def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

@@ -25,6 +25,7 @@ author:
 extends_documentation_fragment:
   - ambient.lab._attributes
   - ambient.lab._attributes.probes
+  - ambient.lab._check
   - ambient.lab._kube
 notes:
   - The container needs C(sh) with the usual small tools (C(cat), C(head), C(tr)) and curl 7.83 or newer.
@@ -58,11 +59,6 @@ options:
     type: list
     elements: raw
     required: true
-  phase:
-    description: Whether the claims' policy is not yet there, or is.
-    type: str
-    choices: [before, after]
-    default: after
   stable:
     description: Rounds in a row in which all claims must hold.
     type: int
@@ -77,23 +73,6 @@ options:
     description: Seconds between two rounds.
     type: float
     default: 0.2
-  probe_timeout:
-    description: Seconds that one request may take.
-    type: float
-    default: 5
-  concurrency:
-    description: Pods in which requests are made at the same time, at most 64.
-    type: int
-    default: 8
-  results_file:
-    description:
-      - JSON file in which the results are kept under O(section), before and after side by side by the
-        claims' names.
-      - A check that fails is kept too. Not written in check mode. Its folder must exist.
-    type: path
-  section:
-    description: Name under which the results are kept, for example a role's name.
-    type: str
 seealso:
   - module: ambient.lab.results_table
 """
@@ -233,20 +212,16 @@ from ansible_collections.ambient.lab.plugins.module_utils._kube import (
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
+from ansible_collections.ambient.lab.plugins.module_utils._prove import CHECK_SPEC, prove
 
 SPEC = {
     **KUBE_SPEC,
+    **CHECK_SPEC,
     "namespace": {"type": "str", "default": "default"},
     "claims": {"type": "list", "elements": "raw", "required": True},
-    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
     "stable": {"type": "int", "default": 3},
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.2},
-    "probe_timeout": {"type": "float", "default": 5},
-    "concurrency": {"type": "int", "default": 8},
-    "results_file": {"type": "path"},
-    "section": {"type": "str"},
 }
 
 

@@ -26,8 +26,10 @@ author:
 extends_documentation_fragment:
   - ambient.lab._attributes
   - ambient.lab._attributes.probes
+  - ambient.lab._check
   - ambient.lab._kube
 notes:
+  - O(results_file) also gets Kiali's last answer of each phase, for M(ambient.lab.graph_picture).
   - Kiali must allow anonymous access.
   - The user needs what M(ambient.lab.curl_outcomes) needs, and the right to get C(services/proxy) of Kiali. To list
     Services and pods in the namespaces of O(traffic). To explain a missing edge also C(services/proxy) of
@@ -68,11 +70,6 @@ options:
     type: list
     elements: raw
     default: []
-  phase:
-    description: Whether the claims' policy is not yet there, or is.
-    type: str
-    choices: [before, after]
-    default: after
   stable:
     description: Rounds in a row in which all claims must hold.
     type: int
@@ -88,14 +85,6 @@ options:
     description: Seconds between two rounds.
     type: float
     default: 0.5
-  probe_timeout:
-    description: Seconds that one request of O(traffic) may take.
-    type: float
-    default: 5
-  concurrency:
-    description: Pods in which requests are made at the same time, at most 64.
-    type: int
-    default: 8
   kiali:
     description: Kiali's Service, which is reached through the Kubernetes API. Not used with O(url).
     type: dict
@@ -135,16 +124,6 @@ options:
         description: Its port.
         type: int
         default: 9090
-  results_file:
-    description:
-      - JSON file in which the results are kept under O(section), beside those of M(ambient.lab.curl_outcomes), before
-        and after side by side by the claims' names. Kiali's last answer of each phase is kept there too, for
-        M(ambient.lab.graph_picture).
-      - A check that fails is kept too. Not written in check mode. Its folder must exist.
-    type: path
-  section:
-    description: Name under which the results are kept, for example a role's name.
-    type: str
 seealso:
   - module: ambient.lab.curl_outcomes
   - module: ambient.lab.graph_picture
@@ -295,6 +274,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kube import (
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._prove import CHECK_SPEC
 
 KIALI_SPEC = {
     "namespace": {"type": "str", "default": "istio-system"},
@@ -309,21 +289,17 @@ PROMETHEUS_SPEC = {
 }
 SPEC = {
     **KUBE_SPEC,
+    **CHECK_SPEC,
     "namespace": {"type": "str", "default": "default"},
     "namespaces": {"type": "list", "elements": "str"},
     "claims": {"type": "list", "elements": "raw", "required": True},
     "traffic": {"type": "list", "elements": "raw", "default": []},
-    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
     "stable": {"type": "int", "default": 2},
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.5},
-    "probe_timeout": {"type": "float", "default": 5},
-    "concurrency": {"type": "int", "default": 8},
     "kiali": {"type": "dict", "apply_defaults": True, "options": KIALI_SPEC},
     "url": {"type": "str"},
     "prometheus": {"type": "dict", "apply_defaults": True, "options": PROMETHEUS_SPEC},
-    "results_file": {"type": "path"},
-    "section": {"type": "str"},
 }
 
 

@@ -14,11 +14,12 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.action import results_table as results_table_action
+from ansible_collections.ambient.lab.plugins.doc_fragments import _check as check_fragment
 from ansible_collections.ambient.lab.plugins.doc_fragments import _kube as kube_fragment
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._kube import KUBE_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._lab import FACTS, read_lab, require
-from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
+from ansible_collections.ambient.lab.plugins.module_utils._prove import CHECK_SPEC, prove
 from ansible_collections.ambient.lab.plugins.modules import (
     curl_outcomes,
     graph_picture,
@@ -37,8 +38,9 @@ PODS = "/api/v1/namespaces/default/pods"
 def _documented(module: types.ModuleType) -> dict[str, dict[str, t.Any]]:
     documentation = yaml.safe_load(module.DOCUMENTATION)
     options = dict(documentation.get("options") or {})
-    if "ambient.lab._kube" in documentation.get("extends_documentation_fragment", []):
-        options |= yaml.safe_load(kube_fragment.ModuleDocFragment.DOCUMENTATION)["options"]
+    for name, fragment in {"ambient.lab._kube": kube_fragment, "ambient.lab._check": check_fragment}.items():
+        if name in documentation.get("extends_documentation_fragment", []):
+            options |= yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"]
     return options
 
 
@@ -68,6 +70,10 @@ def test_documentation_and_specification_agree(module: types.ModuleType, spec: d
 
 def test_kube_options_are_the_fragments() -> None:
     _same(yaml.safe_load(kube_fragment.ModuleDocFragment.DOCUMENTATION)["options"], KUBE_SPEC)
+
+
+def test_check_options_are_the_fragments() -> None:
+    _same(yaml.safe_load(check_fragment.ModuleDocFragment.DOCUMENTATION)["options"], CHECK_SPEC)
 
 
 @pytest.mark.parametrize("module", [curl_outcomes, graph_picture, kiali_graph, lab_info, ready])
