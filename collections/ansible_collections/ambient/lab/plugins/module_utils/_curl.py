@@ -47,7 +47,8 @@ if [ $# -gt 1 ]; then probe "$1" | {{ shift; row "$@" </dev/null; cat; }}; else 
 class Record:
     """What curl reported of one probe (`--write-out %{json}` and `%{header_json}`, curl >= 7.83).
 
-    Times are in seconds, sizes in bytes. http_code is 0 where no status line came.
+    Times are in seconds, sizes in bytes. http_code is 0 where no status line came. sender: `ip:port` of the client's
+    end of the connection, "" where there was none.
     """
 
     http_code: int
@@ -58,6 +59,7 @@ class Record:
     elapsed: float
     headers: dict[str, str]
     body: str
+    sender: str = ""
 
 
 def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: float) -> str:
@@ -69,7 +71,8 @@ def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: flo
         probe_timeout: seconds that one probe may take.
     """
     configs = "".join(
-        f"{number}) cat <<'{nonce}'\n{_config(request)}{nonce}\n;;\n" for number, request in probes.items()
+        f"{number}) cat <<'{nonce}'\n{_config(request)}{nonce}\n;;\n"
+        for number, request in probes.items()
     )
     numbers = list(probes)
     rows = "".join(
@@ -84,7 +87,7 @@ def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
     parts: list[dict[int, Request]] = [{}]
     size = 0
     for number, request in probes.items():
-        cost = len(_config(request).encode()) + 100
+        cost = len(_config(request).encode()) + 160
         if parts[-1] and size + cost > MAX_SCRIPT:
             parts.append({})
             size = 0
@@ -169,6 +172,15 @@ def _record(meta: str, head: str, body: str) -> Record | str:
             elapsed=float(fields["time_total"]),
             headers={key: headers[key] for key in KEPT_HEADERS if key in headers},
             body=body,
+            sender=_sender(fields),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"curl's report can't be read ({error}); curl 7.83 or newer is needed"
+
+
+def _sender(fields: t.Mapping[str, t.Any]) -> str:
+    """The client's end of the connection, written like an address in ztunnel's log."""
+    address, port = str(fields.get("local_ip") or ""), int(fields.get("local_port") or 0)
+    if not address or port <= 0:
+        return ""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -25,7 +25,10 @@ _ENVOY_SERVERS = frozenset({"envoy", "istio-envoy"})
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What one probe saw: the outcome, and the raw evidence beside it. elapsed is in seconds."""
+    """What one probe saw: the outcome, and the raw evidence beside it. elapsed is in seconds.
+
+    sender: `ip:port` of the client's end of the connection. request_id: the header x-request-id that it sent.
+    """
 
     outcome: str
     http_code: int = 0
@@ -34,6 +37,8 @@ class Seen:
     elapsed: float = 0.0
     headers: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: str = ""
+    sender: str = ""
+    request_id: str = ""
 
     def __str__(self) -> str:
         if self.outcome == "probe_error":
@@ -58,7 +63,16 @@ def classify(record: Record | str) -> Seen:
     message = record.errormsg
     if outcome == "probe_error" and not message:
         message = f"curl ended with {record.exit_code} and HTTP {record.http_code:03d}"
-    return Seen(outcome, record.http_code, record.exit_code, message, record.elapsed, record.headers, record.body)
+    return Seen(
+        outcome,
+        record.http_code,
+        record.exit_code,
+        message,
+        record.elapsed,
+        record.headers,
+        record.body,
+        record.sender,
+    )
 
 
 def _outcome(record: Record) -> str:
