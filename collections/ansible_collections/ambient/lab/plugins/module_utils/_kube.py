@@ -1,11 +1,10 @@
-# Reads from a Kubernetes API: one kept-alive connection pool, a timeout on everything, one-line errors.
+# Speaks to a Kubernetes API: one kept-alive connection pool, a timeout on everything, one-line errors.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -15,36 +14,37 @@ import traceback
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._channel import (
+    WEBSOCKET_IMPORT_ERROR,
+    ChannelError,
+    Heard,
+    Opening,
+    ask_through,
+    drain,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._channel import (
+    Answer as Answer,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 
 try:
     import kubernetes.client
     import kubernetes.config
     import urllib3.exceptions
-    import websocket
     import yaml
 except ImportError:
     HAS_KUBERNETES = False
     KUBERNETES_IMPORT_ERROR: str | None = traceback.format_exc()
 else:
-    HAS_KUBERNETES = True
-    KUBERNETES_IMPORT_ERROR = None
+    # The client brings it along; without it nothing can run in a pod.
+    HAS_KUBERNETES = WEBSOCKET_IMPORT_ERROR is None
+    KUBERNETES_IMPORT_ERROR = WEBSOCKET_IMPORT_ERROR
 
 # The same options as plugins/doc_fragments/_kube.py.
 KUBE_SPEC: dict[str, dict[str, t.Any]] = {"kubeconfig": {"type": "path"}, "context": {"type": "str"}}
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
-MAX_OUTPUT = 4_194_304
-_STDOUT, _STDERR, _STATUS = 1, 2, 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """An HTTP answer as it came, whatever its status. Names of headers are in lower case."""
-
-    status: int
-    headers: t.Mapping[str, str]
-    body: bytes
+APPLY = "application/apply-patch+yaml"
 
 
 class Kube:
@@ -95,41 +95,46 @@ class Kube:
         """GET a body that is no JSON, for example a container's log; empty where the answer is 404."""
         return (self._read(path, query) or b"").decode("utf-8", "replace")
 
-    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
+    def run(
+        self, namespace: str, pod: str, container: str, script: str, timeout: float, heard: Heard | None = None
+    ) -> tuple[str, str]:
         """Run a script with sh in a container.
 
         The exit status that the websocket carries is not used: kubernetes-client/python#2328.
 
         Args:
             timeout: seconds for all of it.
+            heard: is given each piece of standard output when it arrives. True from it ends the run, and a script
+                that writes on then gets SIGPIPE.
 
         Returns:
-            Standard output, and what went wrong ("" where nothing did). Raises nothing.
+            Standard output, and what went wrong ("" where nothing did). Raises nothing but what `heard` raises.
         """
         deadline = time.monotonic() + timeout
         query = [("container", container), ("stdout", "true"), ("stderr", "true")]
         query += [("command", part) for part in ("sh", "-c", script)]
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urllib.parse.urlencode(query)}"
         try:
-            # kubernetes.stream would do this without any timeout, and not from several threads.
-            channel: t.Any = websocket.create_connection(
-                re.sub("^http", "ws", self.host) + path,
-                timeout=min(timeout, READ_SECONDS),
-                header=self._headers(),
-                subprotocols=["v4.channel.k8s.io"],
-                sslopt=self._tls(),
-                **self._proxy(),
-            )
-        except websocket.WebSocketBadStatusException as error:
-            return "", _refusal(error)
-        except (websocket.WebSocketException, OSError) as error:
-            return "", _one_line(error)
+            channel = self._opening().channel(path, min(timeout, READ_SECONDS))
+        except ChannelError as error:
+            return "", str(error)
+        return drain(channel, deadline, heard)
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        """GET a path from what listens on a port of a pod, even if only on its localhost.
+
+        Args:
+            path: with its query.
+
+        Raises:
+            LabError: when the port-forward is refused, or no whole answer comes in time.
+        """
+        deadline = time.monotonic() + READ_SECONDS
+        where = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
         try:
-            return _drain(channel, deadline)
-        except (websocket.WebSocketException, OSError) as error:
-            return "", _one_line(error)
-        finally:
-            channel.shutdown()
+            return ask_through(self._opening().channel(where, READ_SECONDS), f"localhost:{port}", path, deadline)
+        except ChannelError as error:
+            raise LabError(f"Can't GET {path} from port {port} of pod {namespace}/{pod}: {error}") from error
 
     def ask(self, path: str, **query: str) -> Answer:
         """GET one path of the API, or of what stands behind its proxies, and take any answer.
@@ -137,9 +142,40 @@ class Kube:
         Raises:
             LabError: when the API does not answer at all.
         """
+        return self._request("GET", path, query, {}, None)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: t.Mapping[str, t.Any] | None = None,
+        content_type: str = "application/json",
+        **query: str,
+    ) -> Answer:
+        """POST, PATCH or DELETE one path of the API, and take any answer.
+
+        Args:
+            body: sent as JSON, which is YAML too: with APPLY as content_type it is a server-side apply.
+            query: for example fieldManager.
+
+        Raises:
+            LabError: when the API does not answer at all.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": content_type}
+        return self._request(method, path, query, headers, data)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: t.Mapping[str, str],
+        headers: t.Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
         pool = self._client.rest_client.pool_manager
         try:
-            return fetch(pool, self.host + path, query, self._headers())
+            return fetch(pool, self.host + path, query, {**headers, **self._headers()}, method, body)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}") from error
 
@@ -150,6 +186,9 @@ class Kube:
         if answer.status != 200:
             raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}")
         return answer.body
+
+    def _opening(self) -> Opening:
+        return Opening(re.sub("^http", "ws", self.host), self._headers(), self._tls(), self._proxy())
 
     def _headers(self) -> dict[str, str]:
         """What proves the user to the API; the client refreshes tokens while it is asked."""
@@ -203,15 +242,23 @@ class Web:
             raise LabError(f"Nobody answers at {self.host}: {_root(error)}") from error
 
 
-def fetch(pool: t.Any, url: str, query: t.Mapping[str, str], headers: t.Mapping[str, str]) -> Answer:
-    """GET a URL through a urllib3 pool, without cookies and without following redirects.
+def fetch(
+    pool: t.Any,
+    url: str,
+    query: t.Mapping[str, str],
+    headers: t.Mapping[str, str],
+    method: str = "GET",
+    body: bytes | None = None,
+) -> Answer:
+    """Ask for a URL through a urllib3 pool, without cookies and without following redirects.
 
     Raises:
         urllib3.exceptions.HTTPError: when nobody answers.
     """
     response = pool.request(
-        "GET",
+        method,
         url + ("?" + urllib.parse.urlencode(query) if query else ""),
+        body=body,
         headers={"Accept": "application/json, */*", **headers},
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         redirect=False,
@@ -227,51 +274,6 @@ def kubectl(params: t.Mapping[str, t.Any]) -> str:
         if params[option]:
             command += [f"--{option}", str(params[option])]
     return shlex.join(command)
-
-
-def _drain(channel: t.Any, deadline: float) -> tuple[str, str]:
-    """Read an exec's channels to their end (subprotocol v4.channel.k8s.io: a frame's first byte is its channel)."""
-    read = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
-    while True:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            return _text(read[_STDOUT]), "it did not end in time"
-        channel.settimeout(remaining)
-        try:
-            opcode, frame = channel.recv_data()
-        except websocket.WebSocketTimeoutException:
-            continue
-        except websocket.WebSocketConnectionClosedException:
-            return _text(read[_STDOUT]), "the connection was cut"
-        if opcode == websocket.ABNF.OPCODE_CLOSE:
-            break
-        if frame and frame[0] in read:
-            read[frame[0]] += frame[1:]
-        if sum(len(data) for data in read.values()) > MAX_OUTPUT:
-            return "", f"more than {MAX_OUTPUT} bytes of output"
-    return _text(read[_STDOUT]), _text(read[_STDERR]).strip()[:300] or _failure(_text(read[_STATUS]))
-
-
-def _text(data: bytearray) -> str:
-    return data.decode("utf-8", "replace")
-
-
-def _refusal(error: t.Any) -> str:
-    """Why the API refused an exec: its own message where it gives one."""
-    try:
-        message = str(json.loads(error.resp_body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given"
-    return f"HTTP {error.status_code}: {' '.join(message.split())[:300]}"
-
-
-def _failure(status: str) -> str:
-    """Message of the exec's own status; used to explain missing output, never for a verdict."""
-    try:
-        parsed = json.loads(status)
-    except ValueError:
-        return ""
-    return "" if parsed.get("status") == "Success" else str(parsed.get("message", ""))[:300]
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,10 +1,11 @@
-# A Kubernetes API on the loopback: objects from a dict, exec as a local shell over a real websocket.
+# A Kubernetes API on the loopback: objects from a dict, exec as a local shell and port-forward over real websockets.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
@@ -24,13 +25,17 @@ class FakeApi:
     """Serves `objects` by path; a number is the HTTP status to answer with, a text is sent as it is.
 
     A function gets the query's parameters and returns one of these; a pair is a status and what is sent with it.
+    A path with a method before it ("PATCH /a") is what that method is answered with; a function gets the body then.
     asked has every path and its headers. Answers have a Date, as those of every real server do.
     exec_status is what /exec answers in place of 101, when it is not 0. Every exec runs at once and locally.
+    forwarded has what a forwarded port answers, by "namespace/pod:port/path": the bytes on the wire, or objects as
+    above; a text that begins with "!" is written to the error channel.
     """
 
     def __init__(self, objects: dict[str, t.Any]) -> None:
         self.objects = {"/version": {"gitVersion": "v1"}, **objects}
         self.exec_status = 0
+        self.forwarded: dict[str, t.Any] = {}
         self.connections: set[int] = set()
         self.asked: list[tuple[str, dict[str, str]]] = []
         api = self
@@ -77,20 +82,40 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nothing to standard error."""
 
     def do_GET(self) -> None:
-        """An object, a list or an exec."""
-        self.owner.connections.add(self.client_address[1])
-        self.owner.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        """An object, a list, an exec or a port-forward."""
         parts = urllib.parse.urlsplit(self.path)
-        if self.headers.get("authorization") != "Bearer secret":
+        query = urllib.parse.parse_qs(parts.query)
+        if not self._allowed():
             self._answer(401, {})
         elif parts.path.endswith("/exec"):
-            self._exec(urllib.parse.parse_qs(parts.query)["command"])
+            self._exec(query["command"])
+        elif parts.path.endswith("/portforward"):
+            namespace, pod = parts.path.split("/")[4:7:2]
+            self._forward(namespace, pod, int(query["ports"][0]))
         else:
-            found = self.owner.objects.get(parts.path, 404)
-            if callable(found):
-                found = found(dict(urllib.parse.parse_qsl(parts.query)))
-            status, content = found if isinstance(found, tuple) else (200, found)
-            self._answer(content if isinstance(content, int) else status, content)
+            self._give(self.owner.objects.get(parts.path, 404), dict(urllib.parse.parse_qsl(parts.query)))
+
+    def do_PATCH(self) -> None:
+        """What stands in the objects under the method and the path."""
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        found = self.owner.objects.get(f"{self.command} {urllib.parse.urlsplit(self.path).path}", 404)
+        if self._allowed():
+            self._give(found, json.loads(body or "{}"))
+        else:
+            self._answer(401, {})
+
+    do_POST = do_DELETE = do_PATCH
+
+    def _allowed(self) -> bool:
+        self.owner.connections.add(self.client_address[1])
+        self.owner.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        return self.headers.get("authorization") == "Bearer secret"
+
+    def _give(self, found: t.Any, given: dict[str, t.Any]) -> None:
+        if callable(found):
+            found = found(given)
+        status, content = found if isinstance(found, tuple) else (200, found)
+        self._answer(content if isinstance(content, int) else status, content)
 
     def _answer(self, status: int, content: object) -> None:
         body = (content if isinstance(content, str) else json.dumps(content)).encode()
@@ -103,6 +128,44 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.owner.exec_status:
             self._answer(self.owner.exec_status, {"message": "no"})
             return
+        self._upgrade()
+        with subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout
+            assert process.stderr
+            try:
+                while piece := process.stdout.read(_MAX_FRAME):
+                    self._frame(2, b"\x01" + piece)
+                self._frame(2, b"\x02" + process.stderr.read(_MAX_FRAME))
+                # Says Success whatever happened: nothing may depend on it (kubernetes-client/python#2328).
+                self._frame(2, b"\x03" + json.dumps({"status": "Success"}).encode())
+                self._end()
+            except OSError:
+                # The client is gone; the script gets SIGPIPE when it writes on.
+                return
+
+    def _forward(self, namespace: str, pod: str, port: int) -> None:
+        if isinstance(self.owner.forwarded.get(f"{namespace}/{pod}"), int):
+            self._answer(self.owner.forwarded[f"{namespace}/{pod}"], {"message": "pods/portforward is forbidden"})
+            return
+        self._upgrade()
+        for channel in (0, 1):
+            self._frame(2, bytes([channel]) + struct.pack("<H", port))
+        path = self._receive()[1:].split(b" ")[1].decode()
+        found = self.owner.forwarded.get(f"{namespace}/{pod}:{port}{path}", "!connection refused")
+        if callable(found):
+            found = found({})
+        if isinstance(found, str):
+            self._frame(2, b"\x01" + found[1:].encode())
+        else:
+            wire = found if isinstance(found, bytes) else _response(json.dumps(found).encode())
+            for start in range(0, len(wire), _MAX_FRAME):
+                self._frame(2, b"\x00" + wire[start : start + _MAX_FRAME])
+        with contextlib.suppress(OSError):
+            self._end()
+
+    def _upgrade(self) -> None:
         key = self.headers["sec-websocket-key"] + _GUID
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
@@ -111,20 +174,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
         self.end_headers()
         self.close_connection = True
-        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
-        try:
-            for channel, data in ((1, done.stdout), (2, done.stderr)):
-                for start in range(0, len(data), _MAX_FRAME):
-                    self._frame(2, bytes([channel]) + data[start : start + _MAX_FRAME])
-            # Says Success whatever happened: nothing may depend on it (kubernetes-client/python#2328).
-            self._frame(2, b"\x03" + json.dumps({"status": "Success"}).encode())
-            self._frame(8, struct.pack("!H", 1000))
-            self.connection.settimeout(1)
-            self.connection.recv(100)
-        except OSError:
-            return
+
+    def _end(self) -> None:
+        self._frame(8, struct.pack("!H", 1000))
+        self.connection.settimeout(1)
+        self.connection.recv(100)
+
+    def _receive(self) -> bytes:
+        """A short frame of the client, which masks what it sends (RFC 6455, section 5.3)."""
+        size = self.rfile.read(2)[1] & 0x7F
+        if size == 126:
+            size = struct.unpack("!H", self.rfile.read(2))[0]
+        mask = self.rfile.read(4)
+        return bytes(byte ^ mask[number % 4] for number, byte in enumerate(self.rfile.read(size)))
 
     def _frame(self, opcode: int, data: bytes) -> None:
         length = bytes([len(data)]) if len(data) < 126 else b"\x7e" + struct.pack("!H", len(data))
         self.wfile.write(bytes([0x80 | opcode]) + length + data)
         self.wfile.flush()
+
+
+def _response(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)

@@ -11,7 +11,7 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils import _kube
+from ansible_collections.ambient.lab.plugins.module_utils import _channel, _kube
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Request
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
@@ -88,7 +88,7 @@ def test_run(tmp_path: pathlib.Path) -> None:
 
 
 def test_run_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kube, "MAX_OUTPUT", 1000)
+    monkeypatch.setattr(_channel, "MAX_OUTPUT", 1000)
     with FakeApi({}) as api:
         kube = Kube(api.kubeconfig(tmp_path), None)
         assert kube.run("default", "curl", "main", "head -c 3000 /dev/zero", 5) == (
