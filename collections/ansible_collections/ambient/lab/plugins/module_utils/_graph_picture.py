@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._files import diff_of, put
 from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import End, parse_pairs
 from ansible_collections.ambient.lab.plugins.module_utils._graph_model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph_svg import draw
-from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, replace_file, require_section
-
-MODE = 0o644
+from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, require_section
 
 
 def picture(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[str, t.Any]:
@@ -33,11 +30,7 @@ def picture(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict
     absent += parse_pairs(params["absent"], params["namespace"])
     graph = parse_graph(answer)
     content = draw(graph, absent, params["title"])
-    # A link stays a link, and what it leads to is replaced.
-    path = os.path.realpath(params["path"])
-    old = _read(path)
-    if old != content and not check_mode:
-        _write(path, content)
+    old = put("path", params["path"], content, check_mode)
     result = {
         "changed": old != content,
         "path": params["path"],
@@ -45,8 +38,7 @@ def picture(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict
         "edges": len(graph.edges),
     }
     if diff:
-        header = params["path"]
-        result["diff"] = {"before": old or "", "after": content, "before_header": header, "after_header": header}
+        result["diff"] = diff_of(params["path"], old, content)
     return result
 
 
@@ -58,35 +50,28 @@ def _source(params: t.Mapping[str, t.Any]) -> tuple[t.Any, list[tuple[End, End]]
     if path is None:
         return params["answer"], []
     require_section(section)
-    kept = read_results(path).get(section) or {}
-    answer = (kept.get("graphs") or {}).get(phase)
-    if answer is None:
+    kept = kept_graph(read_results(path).get(section) or {}, phase)
+    if kept is None:
         raise LabError(f"{path} has no graph of {section} {phase} the policy: run kiali_graph with results_file first")
-    claims = (kept.get("graph") or {}).get("claims") or []
+    return kept
+
+
+def kept_graph(section: t.Mapping[str, t.Any], phase: str) -> tuple[t.Any, list[tuple[End, End]]] | None:
+    """Kiali's answer that a section of a results file keeps, and the pairs proven to be absent; None where it has none.
+
+    Args:
+        phase: before or after.
+
+    Raises:
+        LabError: when a pair is none.
+    """
+    answer = (section.get("graphs") or {}).get(phase)
+    if answer is None:
+        return None
     proven = [
         {"from": claim["from"], "to": claim["to"]}
-        for claim in claims
+        for claim in (section.get("graph") or {}).get("claims") or []
         if claim[phase] and (claim[phase]["outcome"], claim[phase]["verdict"]) == ("no_edge", "pass")
     ]
-    return answer, parse_pairs(proven, params["namespace"])
-
-
-def _read(path: str) -> str | None:
-    if not os.path.isdir(os.path.dirname(path)):
-        raise LabError(f"path: the folder of {path} does not exist")
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise LabError(f"path: {path} can't be read ({error})") from error
-
-
-def _write(path: str, content: str) -> None:
-    """Replace the file at once; its mode stays."""
-    try:
-        mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else MODE
-        replace_file(path, content, mode)
-    except OSError as error:
-        raise LabError(f"path: {path} can't be written ({error})") from error
+    # Each end that was kept names its namespace.
+    return answer, parse_pairs(proven, "")
