@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import secrets
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination, Probe, evidence, plan
 from ansible_collections.ambient.lab.plugins.module_utils._converge import Convergence, Observation
-from ansible_collections.ambient.lab.plugins.module_utils._curl import (
-    build_script,
-    parse_output,
-    row_seconds,
-    split_row,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._enforcement import Policies, policy_states
+from ansible_collections.ambient.lab.plugins.module_utils._enforcement import policy_states
 from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict, judge
-from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen, classify, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._sources import Pod, Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._probing import Runner, probe_all
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witnesses import NONE, REQUIRED, Witnesses, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +33,24 @@ class Settings:
     interval: float = 0.2
     probe_timeout: float = 5.0
     concurrency: int = 8
+    witnesses: str = NONE
 
 
 # Looking for what can't be mended costs a few list requests, so it is not done in each round.
 LOOK_ROUNDS = 5
 
 
-class Edge(Policies, t.Protocol):
+class Edge(World, Runner, t.Protocol):
     """All that the check needs of the world. Reads raise LabError when the API does not answer."""
 
-    def pods(self, namespace: str) -> list[Pod]:
-        """All pods of a namespace."""
+    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
+        """All objects on the paths into these namespaces."""
 
     def endpoint_ready(self, destination: Destination) -> bool:
         """Whether a ready pod stands behind a Service or an address."""
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
-        """Run a shell script in a container: its output, and what went wrong. Raises nothing."""
-
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
-
-    def sleep(self, seconds: float) -> None:
-        """Wait between two rounds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +66,16 @@ class ClaimResult:
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """All claims after the last round. Times in seconds; converged_after is None where they did not hold."""
+    """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
+
+    proxies: those that were asked, with the version that was recognised.
+    """
 
     claims: list[ClaimResult]
     rounds: int
     elapsed: float
     converged_after: float | None
+    proxies: t.Sequence[dict[str, str]] = ()
 
     @property
     def verdict(self) -> str:
@@ -109,23 +106,37 @@ def check(
         LabError: when the API of the cluster does not answer.
     """
     start = edge.now()
-    targets = find_targets(claims, edge)
+    where = namespaces_of(claims)
+    cluster = edge.snapshot(where)
+    targets = find_targets(claims, cluster)
     if any(isinstance(target, Unusable) and target.missing for target in targets.values()):
         return _missing_sources(claims, targets)
     convergence = Convergence(len(claims), settings.stable, settings.timeout)
     probes = plan(claims, settings.phase)
     results: list[ClaimResult] = []
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
+        witnesses = None if settings.witnesses == NONE else Witnesses(claims, edge, pool)
         while True:
-            observations = probe_round(claims, probes, targets, settings, edge, pool)
-            ended = convergence.add(edge.now() - start, observations)
+            if witnesses:
+                witnesses.begin_round(cluster, targets)
+            seen = probe_all(probes, targets, settings, edge, pool)
+            testimonies = witnesses.hear(seen[: len(claims)]) if witnesses else []
+            ended = convergence.add(
+                edge.now() - start, judge_round(claims, probes, seen, testimonies, cluster, settings, edge)
+            )
             results = claim_results(claims, targets, convergence)
             unhappy = convergence.rounds % LOOK_ROUNDS == 0 and not convergence.holding
             if ended or (unhappy and doomed(results)):
                 break
             edge.sleep(settings.interval)
-            targets = find_targets(claims, edge)
-    return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after)
+            cluster = edge.snapshot(where)
+            targets = find_targets(claims, cluster)
+        if witnesses and convergence.converged_after is not None:
+            testimonies = witnesses.hear_late(seen[: len(claims)])
+            convergence.close(judge_round(claims, probes, seen, testimonies, cluster, settings, edge))
+            results = claim_results(claims, targets, convergence)
+    proxies = witnesses.described() if witnesses else []
+    return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after, proxies)
 
 
 def claim_results(
@@ -147,10 +158,9 @@ def claim_results(
     return results
 
 
-def find_targets(claims: t.Sequence[Claim], edge: Edge) -> dict[Source, Target | Unusable]:
+def find_targets(claims: t.Sequence[Claim], cluster: Snapshot) -> dict[Source, Target | Unusable]:
     """The pod of each claim's source as it is now, or why it can't probe."""
-    pods = {namespace: edge.pods(namespace) for namespace in {claim.source.namespace for claim in claims}}
-    return {claim.source: find_target(claim.source, pods[claim.source.namespace]) for claim in claims}
+    return {claim.source: find_target(claim.source, cluster.pods.get(claim.source.namespace, [])) for claim in claims}
 
 
 def _missing_sources(claims: t.Sequence[Claim], targets: t.Mapping[Source, Target | Unusable]) -> CheckResult:
@@ -166,17 +176,27 @@ def _missing_sources(claims: t.Sequence[Claim], targets: t.Mapping[Source, Targe
     return CheckResult(results, rounds=0, elapsed=0.0, converged_after=None)
 
 
-def probe_round(
+def judge_round(
     claims: t.Sequence[Claim],
     probes: t.Sequence[Probe],
-    targets: t.Mapping[Source, Target | Unusable],
+    seen: t.Sequence[Seen],
+    testimonies: t.Sequence[Testimony],
+    cluster: Snapshot,
     settings: Settings,
     edge: Edge,
-    pool: concurrent.futures.Executor,
 ) -> list[Observation]:
-    """Probe everything once and judge it; the place to ask further witnesses, once per round."""
-    seen = _probe(probes, targets, settings, edge, pool)
-    states = policy_states(claims, settings.phase, edge, pool)
+    """Judge what a round's probes saw.
+
+    Args:
+        claims: whose probes are the first of all.
+        probes: of the round, the module's own controls among them.
+        seen: by each probe.
+        testimonies: for each claim, empty where nobody was asked.
+        cluster: objects on the claims' paths, as they were before the probes.
+        settings: of the check.
+        edge: to ask whether a destination is ready.
+    """
+    states = policy_states(claims, settings.phase, cluster)
     known: dict[Destination, bool] = {}
 
     def ready(wanted: Destination) -> bool:
@@ -189,47 +209,8 @@ def probe_round(
         expect = claim.expected(settings.phase)
         denied = expect.outcome == seen[index].outcome and expect.outcome != "allowed"
         control = evidence(index, probes, seen, ready) if denied else None
-        observations.append(Observation(seen[index], judge(expect, seen[index], control, states[index]), control))
+        testimony = testimonies[index] if testimonies else None
+        required = settings.witnesses == REQUIRED
+        verdict = judge(expect, seen[index], control, states[index], testimony, claim.by, required=required)
+        observations.append(Observation(seen[index], verdict, control, testimony))
     return observations
-
-
-def _probe(
-    probes: t.Sequence[Probe],
-    targets: t.Mapping[Source, Target | Unusable],
-    settings: Settings,
-    edge: Edge,
-    pool: concurrent.futures.Executor,
-) -> list[Seen]:
-    rows: dict[Target, list[int]] = {}
-    seen: list[Seen] = []
-    for number, probe in enumerate(probes):
-        target = targets[probe.source]
-        seen.append(probe_error(target.reason if isinstance(target, Unusable) else "not run"))
-        if isinstance(target, Target):
-            rows.setdefault(target, []).append(number)
-    runs = [
-        pool.submit(_row, target, part, probes, settings, edge)
-        for target, row in rows.items()
-        for part in split_row({number: probes[number].request for number in row})
-    ]
-    for run in runs:
-        for number, answer in run.result().items():
-            seen[number] = answer
-    return seen
-
-
-def _row(
-    target: Target, row: t.Iterable[int], probes: t.Sequence[Probe], settings: Settings, edge: Edge
-) -> dict[int, Seen]:
-    """One exec: a source's row, or a part of it where the row is very long."""
-    nonce = f"probe-{secrets.token_hex(8)}"
-    requests = {number: probes[number].request for number in row}
-    script = build_script(nonce, requests, settings.probe_timeout)
-    stdout, problem = edge.run(target, script, row_seconds(len(requests), settings.probe_timeout))
-    records = parse_output(nonce, stdout, requests)
-    answers = {}
-    for number, record in records.items():
-        if isinstance(record, str) and problem:
-            record = f"exec in {target} failed: {problem}"
-        answers[number] = classify(record)
-    return answers

@@ -10,17 +10,22 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._testimony import Testimony
 
 MAX_HISTORY = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What one claim's probe saw in a round, and the verdict on it. control: how the path was shown alive."""
+    """What one claim's probe saw in a round, and the verdict on it.
+
+    control: how the path was shown alive. testimony: of the witnesses, None where nobody was asked.
+    """
 
     seen: Seen
     verdict: Verdict
     control: str | None = None
+    testimony: Testimony | None = None
 
 
 class Convergence:
@@ -71,6 +76,12 @@ class Convergence:
         if self._streak == 0 and self._hopeless_streak >= self.stable:
             return True
         return at >= self.timeout and self._streak == 0
+
+    def close(self, observations: t.Sequence[Observation]) -> None:
+        """Take in the last round once more, with what the witnesses have said after it."""
+        self.last = observations
+        if any(observation.verdict.verdict != "pass" for observation in observations):
+            self.converged_after = None
 
     @property
     def holding(self) -> bool:

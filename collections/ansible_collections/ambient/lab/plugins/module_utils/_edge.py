@@ -9,10 +9,10 @@ import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
-from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer, Kube
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._snapshot import LISTS, Snapshot, take
-from ansible_collections.ambient.lab.plugins.module_utils._sources import Pod, Target, pod_ready
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot, take
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, pod_ready
 
 
 class KubeEdge:
@@ -20,14 +20,6 @@ class KubeEdge:
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
-
-    def pods(self, namespace: str) -> list[Pod]:
-        """All pods of a namespace."""
-        return self._kube.items(f"/api/v1/namespaces/{namespace}/pods")
-
-    def policies(self, namespace: str) -> list[Object]:
-        """The AuthorizationPolicies of a namespace; none where Istio's CRDs are not installed."""
-        return self._kube.items(LISTS["policies"].format(namespace))
 
     def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
         """All objects on the paths into these namespaces."""
@@ -53,6 +45,18 @@ class KubeEdge:
         )
         endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
         return any((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET a path of the API and take any answer."""
+        return self._kube.ask(path, **query)
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        """GET a path from what listens on a pod's own localhost."""
+        return self._kube.forward(namespace, pod, port, path)
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list."""
+        return self._kube.items(path, **query)
 
     def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
         """Run a shell script in a container; its output, and what went wrong with the exec."""

@@ -1,31 +1,20 @@
-# Asks, once per round, what istiod says of the policies on the claims' paths: one not enforced as written is no proof.
+# Reads what istiod says of the policies on the claims' paths: one not enforced as written is no proof.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
-from ansible_collections.ambient.lab.plugins.module_utils._policies import ROOT_NAMESPACE, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 
 # Set by istiod (pilot/pkg/model/service.go) for what ztunnel and waypoints enforce.
 _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
-
-
-class Policies(t.Protocol):
-    """The reads that the states of policies need; both raise LabError."""
-
-    def policies(self, namespace: str) -> list[Object]:
-        """The AuthorizationPolicies of a namespace."""
-
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """All objects on the claims' paths; asked for only where a policy is not enforced as written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,41 +25,26 @@ class PolicyState:
     hopeless: bool = False
 
 
-def policy_states(
-    claims: t.Sequence[Claim], phase: str, reader: Policies, pool: concurrent.futures.Executor
-) -> list[PolicyState]:
+def policy_states(claims: t.Sequence[Claim], phase: str, cluster: Snapshot) -> list[PolicyState]:
     """State of the policies on each claim's path: the one it names in `by`, and all that concern its destination.
 
     Args:
         claims: of the check.
         phase: before or after; before, the policy in `by` is not there yet.
-        reader: of the cluster.
-        pool: for reads side by side.
-
-    Raises:
-        LabError: when a read fails.
+        cluster: objects on the claims' paths.
     """
-    destinations = {_namespace(claim) for claim in claims}
-    declared = {claim.by.namespace for claim in claims if claim.by}
-    namespaces = sorted(destinations | declared | {ROOT_NAMESPACE})
-    policies = [item for items in pool.map(reader.policies, namespaces) for item in items]
-    flawed = any(flaw(policy) for policy in policies)
-    cluster = reader.snapshot(destinations) if flawed else None
-    by_name = {name_of(policy): policy for policy in policies}
+    by_name = {name_of(policy): policy for items in cluster.policies.values() for policy in items}
+    flawed = any(flaw(policy) for policy in by_name.values())
     states = []
     for claim in claims:
         state = PolicyState()
         if claim.by and phase == "after":
             state = policy_state(str(claim.by), by_name.get(str(claim.by)))
-        if not state.problem and cluster:
+        if not state.problem and flawed:
             found = [flaw(policy) for policy in _concerning(claim, cluster)]
             state = next((item for item in found if item), state)
         states.append(state)
     return states
-
-
-def _namespace(claim: Claim) -> str:
-    return destination(claim.request, claim.source.namespace).namespace or claim.source.namespace
 
 
 def _concerning(claim: Claim, cluster: Snapshot) -> list[Object]:

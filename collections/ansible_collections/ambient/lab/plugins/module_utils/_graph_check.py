@@ -15,7 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check import (
     Settings,
     claim_results,
     find_targets,
-    probe_round,
+    judge_round,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import plan
@@ -23,20 +23,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._converge import Conve
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import GraphClaim
 from ansible_collections.ambient.lab.plugins.module_utils._graph_judge import Judged
-from ansible_collections.ambient.lab.plugins.module_utils._graph_traffic import Route, namespaces_of, routes, unsent
+from ansible_collections.ambient.lab.plugins.module_utils._graph_traffic import Route, routes, unsent
 from ansible_collections.ambient.lab.plugins.module_utils._graph_watch import KialiApi, Look, Watch
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable
 
 Targets = t.Mapping[Source, Target | Unusable]
-
-
-class GraphEdge(Edge, t.Protocol):
-    """What the check needs of the cluster: what the traffic needs, and the objects on its paths."""
-
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """All objects on the paths into these namespaces."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +76,7 @@ def check_graph(
     traffic: t.Sequence[Claim],
     namespaces: t.Sequence[str],
     settings: Settings,
-    edge: GraphEdge,
+    edge: Edge,
     kiali: KialiApi,
 ) -> GraphResult:
     """Send the traffic and look, until everything holds `stable` rounds in a row or time is up.
@@ -94,8 +88,10 @@ def check_graph(
             an edge which a claim says is missing.
     """
     start = edge.now()
-    targets = find_targets(traffic, edge)
-    ways = _ways(traffic, targets, edge)
+    where = namespaces_of(traffic)
+    cluster = edge.snapshot(where)
+    targets = find_targets(traffic, cluster)
+    ways = [routes(claim, targets[claim.source], cluster) for claim in traffic]
     _require(claims, settings.phase, targets, ways)
     watch = Watch(claims, settings.phase, namespaces, kiali, edge.now)
     watch.begin()
@@ -104,7 +100,9 @@ def check_graph(
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
         while True:
             begin = edge.now()
-            sent = probe_round(traffic, probes, targets, settings, edge, pool)
+            # The graph itself is the witness here.
+            seen = probe_all(probes, targets, settings, edge, pool)
+            sent = judge_round(traffic, probes, seen, [], cluster, settings, edge)
             held = [way for way, item in zip(ways, sent, strict=True) if item.verdict.verdict == "pass"]
             watch.note(begin, edge.now(), frozenset().union(*held))
             look = watch.look()
@@ -114,9 +112,9 @@ def check_graph(
             if convergence.add(edge.now() - start, [*sent, *(_observation(item) for item in look.judged)]):
                 break
             edge.sleep(settings.interval)
-            found = find_targets(traffic, edge)
-            if found != targets:
-                targets, ways = found, _ways(traffic, found, edge)
+            cluster = edge.snapshot(where)
+            targets = find_targets(traffic, cluster)
+            ways = [routes(claim, targets[claim.source], cluster) for claim in traffic]
     return GraphResult(
         _results(claims, look, convergence),
         claim_results(traffic, targets, convergence),
@@ -142,13 +140,6 @@ def _results(claims: t.Sequence[GraphClaim], look: Look, convergence: Convergenc
 def _observation(judged: Judged) -> Observation:
     """For the convergence, which remembers what kinds of edges came and went."""
     return Observation(Seen(judged.seen.kind), judged.verdict, judged.control)
-
-
-def _ways(traffic: t.Sequence[Claim], targets: Targets, edge: GraphEdge) -> list[frozenset[Route]]:
-    if not traffic:
-        return []
-    cluster = edge.snapshot(namespaces_of(traffic))
-    return [routes(claim, targets[claim.source], cluster) for claim in traffic]
 
 
 def _require(claims: t.Sequence[GraphClaim], phase: str, targets: Targets, ways: t.Sequence[frozenset[Route]]) -> None:

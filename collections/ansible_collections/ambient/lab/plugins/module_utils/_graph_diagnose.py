@@ -11,13 +11,12 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._graph_facts import (
-    METRICS_PATH,
-    METRICS_PORT,
     Facts,
     Pair,
     Proxy,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph_http import proxy_path, service_proxy
+from ansible_collections.ambient.lab.plugins.module_utils._proxy_counters import METRICS_PATH, METRICS_PORT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import typing as t
 import urllib.parse
 
@@ -16,15 +15,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph_http import Rep
 from ansible_collections.ambient.lab.plugins.module_utils._graph_traffic import workload_of
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._proxy_counters import LABEL, METRICS_PATH, METRICS_PORT
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._sources import pod_ready
 
 # What Kiali makes its edges of (graph/telemetry/istio/istio.go; rateTcp=sent reads what ztunnel received).
 METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}
-# Where each kind of proxy exports it: ztunnel itself, and pilot-agent's merge of Envoy's statistics.
-METRICS_PORT = 15020
-METRICS_PATH = {"ztunnel": "/metrics", "waypoint": "/stats/prometheus"}
-_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
 
 
 class Cluster(t.Protocol):
@@ -211,6 +207,5 @@ def has_series(text: str, pair: Pair) -> bool:
     """Whether metrics in Prometheus' text format have a series of the pair."""
     wanted = pair.labels.items()
     return any(
-        line.startswith(pair.metric + "{") and wanted <= dict(_LABEL.findall(line)).items()
-        for line in text.splitlines()
+        line.startswith(pair.metric + "{") and wanted <= dict(LABEL.findall(line)).items() for line in text.splitlines()
     )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim
@@ -14,41 +13,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import E
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable
-
-# A label of the user's own name for a workload (istio.io/api, label.ServiceWorkloadName).
-WORKLOAD_NAME = "service.istio.io/workload-name"
-_HASHES = ("pod-template-hash", "rollouts-pod-template-hash")
-_CRON_JOB = re.compile(r"(.+)-\d{8,10}")
+from ansible_collections.ambient.lab.plugins.module_utils._workloads import workload_name
 
 # From a workload, to a Service or to a workload behind it.
 Route = tuple[End, End]
 
 
 def workload_of(pod: Object) -> End:
-    """The workload that istiod takes a pod for (istio.io/istio pkg/kube/util.go, GetWorkloadMetaFromPod)."""
-    metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
-    owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("controller")]
-    name = str(metadata["name"])
-    if metadata.get("generateName") and owners:
-        kind, name = owners[0]["kind"], str(owners[0]["name"])
-        cron_job = _CRON_JOB.fullmatch(name)
-        if kind == "ReplicaSet":
-            for key in _HASHES:
-                name = name.removesuffix(f"-{labels[key]}") if labels.get(key) else name
-        elif kind == "ReplicationController":
-            name = labels.get("deploymentconfig") or name
-        elif kind == "Job" and cron_job:
-            name = cron_job[1]
-    return End("workload", metadata["namespace"], str(labels.get(WORKLOAD_NAME, name)))
-
-
-def namespaces_of(claims: t.Sequence[Claim]) -> set[str]:
-    """Namespaces whose Services and pods say what the requests go between."""
-    names = set()
-    for claim in claims:
-        names |= {claim.source.namespace, destination(claim.request, claim.source.namespace).namespace or ""}
-    return names - {""}
+    """The workload that istiod takes a pod for."""
+    return End("workload", pod["metadata"]["namespace"], workload_name(pod))
 
 
 def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozenset[Route]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Expectation, PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._testimony import Testimony
 
 _NO_CONTROL = (
     "looks denied, but nothing in the same round shows the path alive: "
     "add a claim in which the destination answers somebody"
 )
+SILENT_HINT = " (witnesses: available takes the client's word alone where no proxy can be asked)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,16 @@ class Verdict:
     hopeless: bool = False
 
 
-def judge(expect: Expectation, seen: Seen, control: str | None, policy: PolicyState) -> Verdict:
+def judge(
+    expect: Expectation,
+    seen: Seen,
+    control: str | None,
+    policy: PolicyState,
+    testimony: Testimony | None = None,
+    by: PolicyRef | None = None,
+    *,
+    required: bool = True,
+) -> Verdict:
     """One claim's verdict in one round.
 
     Args:
@@ -35,14 +46,29 @@ def judge(expect: Expectation, seen: Seen, control: str | None, policy: PolicySt
         seen: what the probe saw.
         control: how the same round shows the path alive, None where it does not.
         policy: state of the policies on the claim's path.
+        testimony: what the witnesses say; None where nobody was asked.
+        by: the policy that must have decided a denial.
+        required: a denial counts only where some proxy bears it out.
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = _traffic(expect, seen)
     if policy.problem and traffic.verdict == "pass":
         return Verdict("error", policy.problem, policy.hopeless)
-    if traffic.verdict == "pass" and expect.outcome in DENIALS and control is None:
-        return Verdict("error", _NO_CONTROL)
+    if traffic.verdict == "pass" and expect.outcome in DENIALS:
+        if control is None:
+            return Verdict("error", _NO_CONTROL)
+        return _witnessed(testimony, by, required) if testimony else traffic
     return dataclasses.replace(traffic, hopeless=policy.hopeless)
+
+
+def _witnessed(testimony: Testimony, by: PolicyRef | None, required: bool) -> Verdict:
+    """A denial as expected: do the witnesses bear it out, and name the right policy?"""
+    if testimony.problem and (required or not testimony.silent):
+        hint = SILENT_HINT if testimony.silent else ""
+        return Verdict("error", testimony.problem + hint)
+    if by and testimony.among and str(by) not in testimony.among:
+        return Verdict("fail", f"denied by {' or '.join(testimony.among)}, not by {by}")
+    return Verdict("pass")
 
 
 def _traffic(expect: Expectation, seen: Seen) -> Verdict:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._causes import Final, likely_cause, needed_namespaces
@@ -98,5 +99,5 @@ def settings_of(params: t.Mapping[str, t.Any]) -> Settings:
     for key, least in (("timeout", 0.0), ("interval", 0.0), ("probe_timeout", 0.1)):
         if not least <= params[key] <= 3600:
             raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
-    keys = ("phase", "stable", "timeout", "interval", "probe_timeout", "concurrency")
-    return Settings(**{key: params[key] for key in keys})
+    names = [field.name for field in dataclasses.fields(Settings)]
+    return Settings(**{name: params[name] for name in names if name in params})

@@ -16,13 +16,17 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, ClaimResult, Settings
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._testimony import Testimony
 from ansible_collections.ambient.lab.plugins.module_utils._text import WIDTH, table
 
 MAX_SHOWN = 6
-# Who decides which denial (design: claims.md, outcomes).
-DECIDED_BY = {"denied_l4": "ztunnel", "denied_l7": "waypoint", "denied_upstream": "ztunnel"}
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
 GRAPH_KEYS = ("graph", "graphs")
+# What other modules keep in a section, and a check leaves there.
+OTHER_KEYS = ("convergence", "matrix")
+ENTRY_KEYS = (
+    "expected", "verdict", "reason", "likely_cause", "history", "decided_by", "policy", "witnesses"
+)  # fmt: skip
 
 Causes = t.Sequence[str]
 
@@ -48,11 +52,13 @@ def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.An
         "elapsed": round(result.elapsed, 2),
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
         "claims": [claim_values(item, phase, cause) for item, cause in zip(result.claims, causes, strict=True)],
+        "proxies": list(result.proxies),
     }
 
 
 def claim_values(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
     """One claim of the module's return values."""
+    testimony = item.observation.testimony or Testimony()
     return {
         "name": item.claim.name,
         "from": str(item.target) if item.target else str(item.claim.source),
@@ -63,6 +69,9 @@ def claim_values(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
         "verdict": item.observation.verdict.verdict,
         "reason": item.observation.verdict.reason,
         "control": item.observation.control,
+        "decided_by": testimony.decided_by,
+        "policy": testimony.policy,
+        "witnesses": [statement.as_dict() for statement in testimony.statements],
         "likely_cause": cause,
         "flapped": item.flapped,
         "history": item.history,
@@ -205,9 +214,8 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     checked = as_result(result, phase, causes)
     rows = []
     for item, claim in zip(result.claims, checked["claims"], strict=True):
-        entry = {key: claim[key] for key in ("expected", "verdict", "reason", "likely_cause", "history")}
+        entry = {key: claim[key] for key in ENTRY_KEYS}
         entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
-        proven = phase == "after" and claim["verdict"] == "pass"
         rows.append(
             {
                 "name": claim["name"],
@@ -215,7 +223,8 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
                 "to": claim["to"],
                 "expected": str(item.claim.after),
                 "by": claim["by"],
-                "decided_by": DECIDED_BY.get(entry["outcome"], "-") if proven else "-",
+                "decided_by": claim["decided_by"] if phase == "after" else "-",
+                "policy": claim["policy"] if phase == "after" else None,
                 "before": entry if phase == "before" else old.get(claim["name"], {}).get("before"),
                 "after": entry if phase == "after" else None,
             }
@@ -228,7 +237,9 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
             "graph": {**graph["graph"], "claims": before, "phase": "before"},
             "graphs": {**graph["graphs"], "after": None},
         }
-    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **graph}}
+    other = {key: kept[key] for key in OTHER_KEYS if key in kept}
+    proxies = {"proxies": checked["proxies"]}
+    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **proxies, **graph, **other}}
 
 
 def now() -> str:
@@ -266,7 +277,7 @@ def replace_file(path: str, content: str, mode: int) -> None:
 
 
 def results_table(results: dict[str, t.Any]) -> list[str]:
-    """Lines of the closing table: claim, before, after, decided by, converged after."""
+    """Lines of the closing table: claim, before, after, who decided by which policy, converged after."""
     rows = []
     for section in results.values():
         for part, short in ((section, _short), (section.get("graph") or {}, _short_graph)):
@@ -277,7 +288,7 @@ def results_table(results: dict[str, t.Any]) -> list[str]:
                         claim["name"],
                         short(claim["before"]),
                         short(claim["after"]),
-                        claim["decided_by"],
+                        " ".join(filter(None, (claim["decided_by"], claim.get("policy")))),
                         "-" if after is None else f"{after:.1f} s",
                     ]
                 )

@@ -9,6 +9,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Source
+from ansible_collections.ambient.lab.plugins.module_utils._workloads import workload_name
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _ENDED = ("Succeeded", "Failed")
@@ -18,11 +19,14 @@ Pod = dict[str, t.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A container to run probes in."""
+    """A container to run probes in, and by what proxies know its pod: IP, node, name of the workload."""
 
     namespace: str
     pod: str
     container: str
+    address: str = ""
+    node: str = ""
+    workload: str = ""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.pod}"
@@ -91,4 +95,11 @@ def _target(source: Source, pod: Pod) -> Target | Unusable:
     if wanted not in names:
         name = f"{source.namespace}/{pod['metadata']['name']}"
         return Unusable(f"pod {name} has no container {wanted!r}, it has {', '.join(names)}", missing=True)
-    return Target(source.namespace, str(pod["metadata"]["name"]), str(wanted))
+    return Target(
+        source.namespace,
+        str(pod["metadata"]["name"]),
+        str(wanted),
+        str(pod.get("status", {}).get("podIP", "")),
+        str(pod["spec"].get("nodeName", "")),
+        workload_name(pod),
+    )

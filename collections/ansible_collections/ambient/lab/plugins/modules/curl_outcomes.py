@@ -30,7 +30,10 @@ extends_documentation_fragment:
 notes:
   - The container needs C(sh) with the usual small tools (C(cat), C(head), C(tr)) and curl 7.83 or newer.
   - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources,
-    and to list AuthorizationPolicies in those of the destinations and in C(istio-system).
+    to list pods, Services, AuthorizationPolicies and Gateways in these and in the destinations' namespaces, and
+    AuthorizationPolicies in C(istio-system).
+  - To hear the witnesses, the user needs the right to list pods in all namespaces, and to get C(pods/log) and
+    C(pods/proxy) where ztunnel and the waypoints run. O(witnesses) says what happens without.
 options:
   namespace:
     description: Namespace of the sources that name none.
@@ -73,6 +76,18 @@ options:
     description: Seconds between two rounds.
     type: float
     default: 0.2
+  witnesses:
+    description:
+      - Who must bear out a denial, besides the client.
+      - With V(required), a denial is an error unless a proxy says that it refused the request. ztunnel says it in
+        its log and its counter, a waypoint in its counter and its access log.
+      - With V(available), the client's word is enough where no proxy could be asked. A proxy that was asked and
+        says otherwise is still an error.
+      - With V(none), no proxy is asked.
+    type: str
+    choices: [required, available, none]
+    default: required
+    version_added: 0.2.0
 seealso:
   - module: ambient.lab.results_table
 """
@@ -222,6 +237,7 @@ SPEC = {
     "stable": {"type": "int", "default": 3},
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.2},
+    "witnesses": {"type": "str", "choices": ["required", "available", "none"], "default": "required"},
 }
 
 

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
 
@@ -115,7 +116,7 @@ class FakeEdge:
 
     def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
         """Pods, Services and policies of the namespaces; there are no Gateways."""
-        names = [*namespaces, "istio-system"]
+        names = sorted({*namespaces, "istio-system"})
         policies = {name: self.policies(name) for name in names}
         pods = {name: self.pods(name) for name in names}
         return Snapshot({}, pods, {"default": self.services}, policies, {})
@@ -123,6 +124,14 @@ class FakeEdge:
     def endpoint_ready(self, destination: Destination) -> bool:
         """The same answer for every destination."""
         return self.ready
+
+    def ask(self, path: str, **query: str) -> ApiAnswer:
+        """No proxy can be asked."""
+        return ApiAnswer(404, {}, b"")
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """There are no proxies."""
+        return []
 
     def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
         """What the script would print, without running it."""
@@ -168,6 +177,8 @@ def record(nonce: str, number: str, answer: Answer) -> str:
         "size_header": 10 if http_code else 0,
         "size_download": len(body),
         "time_total": 0.001,
+        "local_ip": "10.0.0.9",
+        "local_port": 40000 + int(number),
     }
     head = json.dumps({key: [value] for key, value in headers.items()})
     return (

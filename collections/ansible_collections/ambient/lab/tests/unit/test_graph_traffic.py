@@ -9,11 +9,11 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._graph_claims import End
 from ansible_collections.ambient.lab.plugins.module_utils._graph_traffic import (
-    namespaces_of,
     routes,
     unsent,
     workload_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._paths import namespaces_of
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, Unusable
 from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, claims, pod
