@@ -1,0 +1,66 @@
+# What the proxies said in one round about who was refused, in a form in which it can be looked up.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._proxies import Proxy
+from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import Connection, Request
+
+Risen = list[tuple[dict[str, str], float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """One proxy in one round.
+
+    log_problem, counter_problem: why it could not be read, "" where it could. gap: lines may be missing.
+    risen: what its counters of refusals added, by labels. version: of its build, wording: of its log (WORDINGS).
+    """
+
+    proxy: Proxy
+    connections: tuple[Connection, ...] = ()
+    requests: t.Mapping[str, Request] = dataclasses.field(default_factory=dict)
+    risen: Risen = dataclasses.field(default_factory=list)
+    log_problem: str = ""
+    counter_problem: str = ""
+    gap: bool = False
+    version: str = ""
+    wording: str = ""
+
+    def counted(self, **labels: str) -> float:
+        """How many refusals with these labels were counted in the round."""
+        return sum(added for found, added in self.risen if labels.items() <= found.items())
+
+
+class Evidence:
+    """All proxies in one round.
+
+    Args:
+        said: by each.
+        problem: why the proxies could not even be found, "" where they could.
+    """
+
+    def __init__(self, said: t.Sequence[Said] = (), problem: str = "") -> None:
+        self.said, self.problem = tuple(said), problem
+        self._lines: dict[str, list[tuple[Said, Connection]]] = {}
+        for item in self.said:
+            for connection in item.connections:
+                for key in (connection.source, connection.source.rpartition(":")[0]):
+                    self._lines.setdefault(key, []).append((item, connection))
+
+    def ztunnels(self, nodes: t.Collection[str]) -> list[Said]:
+        """The ztunnels of these nodes."""
+        return [item for item in self.said if item.proxy.kind == "ztunnel" and item.proxy.node in nodes]
+
+    def waypoints(self, addresses: t.Collection[str]) -> list[Said]:
+        """The waypoint pods with these addresses."""
+        return [item for item in self.said if item.proxy.kind == "waypoint" and item.proxy.address in addresses]
+
+    def lines(self, source: str) -> list[tuple[Said, Connection]]:
+        """Lines of connections from an `ip:port`, or from an `ip`, and who logged them."""
+        return self._lines.get(source, [])

@@ -1,0 +1,69 @@
+# Reads the counters with which ztunnel and a waypoint count what they refused.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+# istio.io, "Istio Standard Metrics"; ztunnel has the first since 1.29.
+DENIED = "istio_tcp_connections_failed_total"
+REQUESTS = "istio_requests_total"
+_BUILD = "istio_build"
+# Where each kind of proxy exports them: ztunnel itself, and pilot-agent's merge of Envoy's statistics.
+METRICS_PORT = 15020
+METRICS_PATH = {"ztunnel": "/metrics", "waypoint": "/stats/prometheus"}
+LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+
+Labels = frozenset[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counters:
+    """What a proxy has counted so far.
+
+    version: of its build, "" where it does not say. known: it has such a counter.
+    """
+
+    values: t.Mapping[Labels, float] = dataclasses.field(default_factory=dict)
+    version: str = ""
+    known: bool = False
+
+    def since(self, before: Counters) -> list[tuple[dict[str, str], float]]:
+        """What was added, per labels; a proxy that has restarted meanwhile begins at nothing."""
+        risen = []
+        for labels, value in self.values.items():
+            old = before.values.get(labels, 0.0)
+            added = value - old if value >= old else value
+            if added > 0:
+                risen.append((dict(labels), added))
+        return risen
+
+
+def parse_counters(text: str, kind: str) -> Counters:
+    """The refusals in metrics of Prometheus' text format; kind: ztunnel or waypoint."""
+    name = DENIED if kind == "ztunnel" else REQUESTS
+    values: dict[Labels, float] = {}
+    version = ""
+    known = kind == "waypoint"
+    for line in text.splitlines():
+        if line.startswith(_BUILD + "{"):
+            version = dict(LABEL.findall(line)).get("tag", version)
+        # The TYPE line is there before anything was counted; the text format may leave `_total` out of it.
+        elif line.startswith((f"# TYPE {name}", f"# TYPE {name.removesuffix('_total')} ")):
+            known = True
+        elif line.startswith(name + "{"):
+            labels = dict(LABEL.findall(line))
+            if _refusal(labels, kind):
+                values[frozenset(labels.items())] = float(line.rsplit(" ", 1)[1])
+                known = True
+    return Counters(values, version, known)
+
+
+def _refusal(labels: t.Mapping[str, str], kind: str) -> bool:
+    if kind == "ztunnel":
+        return labels.get("response_flags") == "DENY" and labels.get("reporter") == "destination"
+    return labels.get("response_code") in ("401", "403", "503") and labels.get("reporter") == "waypoint"
