@@ -204,6 +204,25 @@ claims:
       description: For a denial, how the same round showed the path alive.
       type: str
       returned: always
+    decided_by:
+      description:
+        - Who decided the outcome, V(ztunnel), V(waypoint), V(application) or V(network); V(-) where nobody could tell.
+      type: str
+      returned: always
+      sample: ztunnel
+    policy:
+      description: The AuthorizationPolicy that decided, where a witness names it.
+      type: str
+      returned: always
+      sample: default/layer4-authz
+    witnesses:
+      description:
+        - What each witness says. C(witness) is the kind, C(where) the pod, C(said) one line, and C(supports) tells
+          whether it bears out what the client saw; null where it could not tell.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{"witness": "ztunnel log", "where": "istio-system/ztunnel-x", "said": "...", "supports": true}]
     likely_cause:
       description: What in the cluster's objects probably explains it.
       type: str
@@ -218,6 +237,12 @@ claims:
       elements: dict
       returned: always
       sample: [{"at": 0.11, "outcome": "allowed", "http_code": 200, "verdict": "fail"}]
+proxies:
+  description: The proxies that were asked, with the version that was recognised and how its log is worded.
+  returned: when something was checked
+  type: list
+  elements: dict
+  sample: [{"proxy": "istio-system/ztunnel-x", "kind": "ztunnel", "version": "1.31.0", "wording": "..."}]
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib

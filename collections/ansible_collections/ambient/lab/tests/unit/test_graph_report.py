@@ -164,7 +164,7 @@ def test_curl_and_kiali_share_a_section(graph_first: bool) -> None:
             else:
                 results = merge(results, "s", phase, curl(phase, denied), CAUSES)
     section = results["s"]
-    assert [item["decided_by"] for item in section["claims"]] == ["-", "ztunnel"]
+    assert [item["decided_by"] for item in section["claims"]] == ["-", "-"]
     assert [item["before"]["outcome"] for item in section["graph"]["claims"]] == ["edge", "edge"]
     assert all(section["graphs"].values())
     # curl's look before a new policy does not let Kiali's look after the old one stand.
