@@ -1,0 +1,84 @@
+# Finds the claims of a file in the matrix as the cluster has it now: which are there, which are new, which are gone.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim
+from ansible_collections.ambient.lab.plugins.module_utils._control import destination
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, foreign
+from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Unusable, find_target
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """What to probe: the file's claims that still make sense, and then the new pairs. gone: why, by claim's name."""
+
+    known: tuple[Pair, ...]
+    new: tuple[Pair, ...]
+    gone: dict[str, str]
+
+
+def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot) -> Matched:
+    """Match a file's claims with the pairs of the cluster, by source and request, so that a claim can be renamed.
+
+    A row to a pod's own address is found by its name, because a new pod has another address.
+
+    Args:
+        claims: of the file.
+        pairs: of the cluster.
+        cluster: objects of all their namespaces.
+    """
+    twins = {(pair.claim.source, pair.claim.request): pair for pair in pairs}
+    pods = {pair.claim.name: pair for pair in pairs if pair.pod}
+    known, gone = [], {}
+    used: set[str] = set()
+    for claim in claims:
+        reason = vanished(claim, cluster)
+        twin = twins.get((claim.source, claim.request)) or pods.get(claim.name)
+        if reason and not (twin and twin.pod):
+            gone[claim.name] = reason
+        elif twin:
+            used.add(twin.claim.name)
+            known.append(dataclasses.replace(twin, claim=dataclasses.replace(claim, request=twin.claim.request)))
+        else:
+            known.append(foreign(claim))
+    names = {claim.name for claim in claims}
+    new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
+    return Matched(tuple(known), tuple(new), gone)
+
+
+def _renamed(pair: Pair, names: t.Collection[str]) -> Pair:
+    """A new pair whose name somebody has given to another one in the file."""
+    name = pair.claim.name
+    while name in names:
+        name += " (not in the file)"
+    return dataclasses.replace(pair, claim=dataclasses.replace(pair.claim, name=name))
+
+
+def vanished(claim: Claim, cluster: Snapshot) -> str:
+    """Why a claim can't be probed any more: its source, or what it calls, is not there. "" where both are."""
+    source = claim.source
+    target = find_target(source, cluster.pods.get(source.namespace, []))
+    if isinstance(target, Unusable) and target.missing:
+        return target.reason
+    where = destination(claim.request, source.namespace)
+    if where.address:
+        return "" if cluster.at_address(where.host) or " -> pod of " not in claim.name else "its pod is not there"
+    if where.service is None:
+        return ""
+    service = cluster.service(where.namespace, where.service)
+    if service is None:
+        return f"Service {where.namespace}/{where.service} does not exist"
+    spec = service.get("spec") or {}
+    ports = [int(port["port"]) for port in spec.get("ports") or []]
+    # Calls to these two kinds go to whatever port is asked for.
+    open_ended = spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None"
+    if where.port in ports or open_ended:
+        return ""
+    return f"Service {where.namespace}/{where.service} has no port {where.port}"
