@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import typing as t
+import zlib
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Request
 
@@ -18,28 +18,44 @@ BODY_BYTES = 256
 # Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN), and the script is one.
 MAX_SCRIPT = 100_000
 KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
+# Below Linux' range of ports for outgoing connections (ip_local_port_range), so that probes meet only probes.
+_FIRST_PORT, _PORTS, _TRIES = 16_384, 16_384, 64
+_BIND_FAILED = 45
+NO_RECORD = "the output ends before this probe's record"
 
-# One curl process per probe: no connection is shared, and a probe that hangs or dies takes no other with it.
-# `row` starts its probes at once and prints them one after the other: each output waits in its own pipe.
-# The body is drained to the end, else curl would report a write error instead of what the peer did.
+# A few curl processes share the row: starting one costs more than twenty requests. Each `s` function writes the
+# config of one process, each `p` a section of it (`next` forgets all options, so that each section has them all).
+# curl writes each body and then its report to the same stream; the filter keeps what is printable, and of a body the
+# first lines, which sed counts in its hold space. `row` starts its processes at once and prints one after the other:
+# each output waits in a shell's memory, because a full pipe would stop curl and look like a slow server.
 _SCRIPT = r"""N={nonce}
-config() {{
-case $1 in
-{configs}esac
+O='silent
+globoff
+path-as-is
+no-buffer
+no-sessionid
+proto = "=http,https"
+noproxy = "*"
+connect-timeout = {timeout}
+max-time = {timeout}'
+p() {{
+printf '%s\n%s\nwrite-out = "\\n%s meta %s %%{{json}}\\n%s head %s %%{{header_json}}\\n%s end %s\\n"\n%s\n' \
+"$S" "$O" "$N" "$1" "$N" "$1" "$N" "$1" "$2"
+S=next
 }}
-probe() {{
-printf '\n%s begin %s\n' "$N" "$1"
-{{
-body=$(config "$1" | curl -q -s -g --path-as-is --proto =http,https --noproxy '*' \
---connect-timeout {timeout} --max-time {timeout} \
--w '%{{stderr}}\n{nonce} meta %{{json}}\n{nonce} head %{{header_json}}\n' --config - 2>&3 \
-| {{ head -c {body} | LC_ALL=C tr -dc ' -~'; cat >/dev/null; }})
-printf '\n%s body %s\n%s end %s\n' "$N" "$body" "$N" "$1"
-}} 3>&1
+{streams}
+stream() {{
+out=$({{ "s$1" | curl -q --config -; printf '\n%s exit %s %s\n' "$N" "$1" "$?"; }} \
+| LC_ALL=C tr -dc '\n -~' | fold -w {body} \
+| sed -e "/^$N exit /b" -e "/^$N meta /,/^$N end /{{" -e 'x;s/.*//;x;b' -e '}}' -e 'x;/......../{{x;d' -e '}};s/$/./;x')
+printf '%s\n' "$out"
 }}
 row() {{
-if [ $# -gt 1 ]; then probe "$1" | {{ shift; row "$@" </dev/null; cat; }}; else probe "$1"; fi
+if [ $# -gt 1 ]; then stream "$1" | {{ shift; row "$@" </dev/null; cat; }}; else stream "$1"; fi
 }}
+for tool in curl cat tr fold sed; do
+command -v "$tool" >/dev/null || {{ printf '\n%s missing %s\n' "$N" "$tool"; exit; }}
+done
 {rows}"""
 
 
@@ -48,7 +64,7 @@ class Record:
     """What curl reported of one probe (`--write-out %{json}` and `%{header_json}`, curl >= 7.83).
 
     Times are in seconds, sizes in bytes. http_code is 0 where no status line came. sender: `ip:port` of the client's
-    end of the connection, "" where there was none.
+    end of the connection, "" where there was none. again: why it is no result, and the probe must be asked alone.
     """
 
     http_code: int
@@ -60,26 +76,32 @@ class Record:
     headers: dict[str, str]
     body: str
     sender: str = ""
+    again: str = ""
 
 
-def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: float) -> str:
+def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: float, *, alone: bool = False) -> str:
     """Script for `sh -c` that runs every probe once, at most PARALLEL at a time.
 
     Args:
         nonce: marks this run's records; a response can't forge what it doesn't know.
         probes: request per number; the numbers come back in the records.
         probe_timeout: seconds that one probe may take.
+        alone: give every probe a curl process of its own.
     """
-    configs = "".join(
-        f"{number}) cat <<'{nonce}'\n{_config(request)}{nonce}\n;;\n"
-        for number, request in probes.items()
-    )
     numbers = list(probes)
-    rows = "".join(
-        "row " + " ".join(str(number) for number in numbers[start : start + PARALLEL]) + "\n"
-        for start in range(0, len(numbers), PARALLEL)
+    configs = {
+        number: _config(request) + ("" if alone else _fresh(nonce, index, len(numbers)))
+        for index, (number, request) in enumerate(probes.items())
+    }
+    streams = [[number] for number in numbers] if alone else [numbers[start::PARALLEL] for start in range(PARALLEL)]
+    functions = "\n".join(
+        f"s{stream[0]}() {{\n" + "\n".join(f"p {number} {_word(configs[number])}" for number in stream) + "\n}"
+        for stream in streams
+        if stream
     )
-    return _SCRIPT.format(nonce=nonce, configs=configs, timeout=f"{probe_timeout:g}", body=BODY_BYTES, rows=rows)
+    names = [str(stream[0]) for stream in streams if stream]
+    rows = "".join(f"row {' '.join(names[start : start + PARALLEL])}\n" for start in range(0, len(names), PARALLEL))
+    return _SCRIPT.format(nonce=nonce, timeout=f"{probe_timeout:g}", body=BODY_BYTES, streams=functions, rows=rows)
 
 
 def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
@@ -87,7 +109,7 @@ def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
     parts: list[dict[int, Request]] = [{}]
     size = 0
     for number, request in probes.items():
-        cost = len(_config(request).encode()) + 160
+        cost = len(_word(_config(request) + _fresh("", 0, 1)).encode()) + 20
         if parts[-1] and size + cost > MAX_SCRIPT:
             parts.append({})
             size = 0
@@ -101,18 +123,32 @@ def row_seconds(count: int, probe_timeout: float) -> float:
     return math.ceil(count / PARALLEL) * (probe_timeout + 1) + 10
 
 
+def _fresh(nonce: str, index: int, count: int) -> str:
+    """What keeps curl from using an open connection again, which may keep an old verdict.
+
+    curl uses a connection again only for a transfer with the same --local-port (lib/url.c, ConnectionExists), so each
+    probe has a range of its own, and curl takes the first port of it that is free.
+    """
+    step = _PORTS // count
+    port = _FIRST_PORT + (zlib.crc32(nonce.encode()) + index * step) % (_PORTS - _TRIES)
+    return f"\nlocal-port = {port}-{port + min(step, _TRIES) - 1}"
+
+
 def _config(request: Request) -> str:
     """The request in curl's config syntax (curl(1), --config)."""
     lines = [f"url = {_quote(request.url)}"]
     # curl would wait for a body after `request = HEAD`.
     lines.append("head" if request.method == "HEAD" else f"request = {_quote(request.method)}")
+    if not any(key.lower() == "connection" for key, _value in request.headers):
+        # An idle connection would hold a thread of the server until curl ends.
+        lines.append('header = "Connection: close"')
     # A header without a value is sent only when it is written with a semicolon.
     lines += [f"header = {_quote(f'{key}: {value}' if value else f'{key};')}" for key, value in request.headers]
     if request.body is not None:
         lines.append(f"data-raw = {_quote(request.body)}")
     if request.insecure:
         lines.append("insecure")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _quote(text: str) -> str:
@@ -128,42 +164,66 @@ def _quote(text: str) -> str:
     return f'"{text}"'
 
 
+def _word(text: str) -> str:
+    """The text as one word of the shell."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
 def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int, Record | str]:
     """Read the script's output: a record per probe, or a text that says why there is none.
 
     Args:
         nonce: as given to build_script.
         stdout: all that came back; may be cut anywhere.
-        numbers: the probes that must be in it.
+        numbers: the probes that must be in it, in the order in which they were given to build_script.
     """
-    found: dict[int, Record | str] = {}
-    pattern = re.compile(
-        rf"^{nonce} begin (\d+)\n(.*?)^{nonce} meta (.*?)^{nonce} head (.*?)"
-        rf"^{nonce} body ([^\n]*)\n{nonce} end \1$",
-        re.DOTALL | re.MULTILINE,
-    )
-    blocks = re.split(rf"^(?={nonce} begin )", stdout, flags=re.MULTILINE)
-    for block in blocks[1:]:
-        number = re.match(rf"{nonce} begin (\d+)", block)
-        if number is None:
+    found: dict[str, Record | str] = {}
+    exits: dict[str, str] = {}
+    why = NO_RECORD
+    parts: dict[str, list[str]] = {"body": []}
+    part = parts["body"]
+    for line in stdout.split("\n"):
+        if not line.startswith(f"{nonce} "):
+            part.append(line)
             continue
-        match = pattern.match(block)
-        found[int(number[1])] = _record(match[3], match[4], match[5]) if match else _broken(nonce, block)
-    return {number: found.get(number, "the output ends before this probe's record") for number in numbers}
+        _nonce, word, number, rest = [*line.split(" ", 3), "", ""][:4]
+        if word in ("meta", "head"):
+            part = parts[f"{word} {number}"] = [rest]
+            continue
+        if word == "missing":
+            why = f"the container has no {number}"
+        elif word == "end":
+            found[number] = _record(parts, number)
+        elif word == "exit":
+            exits[number] = rest
+        parts = {"body": []}
+        part = parts["body"]
+    expected = [str(number) for number in numbers]
+    streams = expected[:PARALLEL]
+    return {
+        int(number): found.get(number) or _ended(exits.get(number) or exits.get(streams[index % PARALLEL])) or why
+        for index, number in enumerate(expected)
+    }
 
 
-def _broken(nonce: str, block: str) -> str:
-    noise = " ".join(line for line in block.splitlines() if line and not line.startswith(nonce))
-    if "curl: not found" in noise or "curl: inaccessible" in noise:
-        return "the container has no curl"
-    return "the probe's record is cut" + (f": {noise[:160]}" if noise else "")
+def _ended(code: str | None) -> str:
+    """What the exit code says that the shell saw of a curl process which left probes without a record."""
+    if code is None or not code.isdecimal():
+        return ""
+    if int(code) > 128:
+        return f"signal {int(code) - 128} ended curl before this probe's record"
+    return f"curl ended with {code} before this probe's record"
 
 
-def _record(meta: str, head: str, body: str) -> Record | str:
+def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str:
+    if f"meta {number}" not in parts or f"head {number}" not in parts:
+        return "the probe's record is cut"
     try:
-        fields = json.loads(meta, strict=False)
-        headers = {key.lower(): ", ".join(values) for key, values in json.loads(head, strict=False).items()}
-        return Record(
+        fields = json.loads("".join(parts[f"meta {number}"]), strict=False)
+        head = json.loads("".join(parts[f"head {number}"]), strict=False)
+        headers = {key.lower(): ", ".join(values) for key, values in head.items()}
+        sender = _sender(fields)
+        record = Record(
             http_code=int(fields["http_code"]),
             exit_code=int(fields["exitcode"]),
             errormsg=fields["errormsg"] or "",
@@ -171,11 +231,16 @@ def _record(meta: str, head: str, body: str) -> Record | str:
             received=int(fields["size_header"]) + int(fields["size_download"]),
             elapsed=float(fields["time_total"]),
             headers={key: headers[key] for key in KEPT_HEADERS if key in headers},
-            body=body,
-            sender=_sender(fields),
+            body="".join(parts["body"])[:BODY_BYTES],
+            sender=sender,
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"curl's report can't be read ({error}); curl 7.83 or newer is needed"
+    if sender and not record.connected:
+        return dataclasses.replace(record, again="curl used an open connection again")
+    if record.exit_code == _BIND_FAILED:
+        return dataclasses.replace(record, again=f"curl found no local port: {record.errormsg}")
+    return record
 
 
 def _sender(fields: t.Mapping[str, t.Any]) -> str:

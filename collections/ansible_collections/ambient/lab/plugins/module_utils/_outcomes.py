@@ -59,6 +59,8 @@ def classify(record: Record | str) -> Seen:
     """Outcome of one record; a text in its place says why there is no record."""
     if isinstance(record, str):
         return probe_error(record)
+    if record.again:
+        return probe_error(record.again)
     outcome = _outcome(record)
     message = record.errormsg
     if outcome == "probe_error" and not message:

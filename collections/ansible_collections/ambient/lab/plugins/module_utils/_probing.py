@@ -13,6 +13,8 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl import (
+    NO_RECORD,
+    Record,
     build_script,
     parse_output,
     row_seconds,
@@ -92,13 +94,31 @@ def _name_of(request: Request) -> str:
 
 def _row(target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner) -> dict[int, Seen]:
     """One exec: a source's row, or a part of it where the row is very long."""
+    records = _run(target, requests, settings, edge)
+    again = {number: requests[number] for number, record in records.items() if _again(record)}
+    if again:
+        # There each probe has a curl process of its own, so that there is no connection to use again.
+        records |= _run(target, again, settings, edge, alone=True)
+    return {
+        number: dataclasses.replace(classify(record), request_id=_name_of(requests[number]))
+        for number, record in records.items()
+    }
+
+
+def _again(record: Record | str) -> bool:
+    return isinstance(record, Record) and bool(record.again)
+
+
+def _run(
+    target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner, *, alone: bool = False
+) -> dict[int, Record | str]:
     nonce = f"probe-{secrets.token_hex(8)}"
-    script = build_script(nonce, requests, settings.probe_timeout)
+    script = build_script(nonce, requests, settings.probe_timeout, alone=alone)
     stdout, problem = edge.run(target, script, row_seconds(len(requests), settings.probe_timeout))
     records = parse_output(nonce, stdout, requests)
-    answers = {}
     for number, record in records.items():
         if isinstance(record, str) and problem:
-            record = f"exec in {target} failed: {problem}"
-        answers[number] = dataclasses.replace(classify(record), request_id=_name_of(requests[number]))
-    return answers
+            records[number] = f"exec in {target} failed: {problem}" if record == NO_RECORD else f"{record}: {problem}"
+        elif isinstance(record, Record) and alone:
+            records[number] = dataclasses.replace(record, again="")
+    return records

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import typing as t
 
@@ -156,10 +157,8 @@ class FakeEdge:
 def _output(script: str, answer: t.Callable[[str, str], Answer | None]) -> str:
     nonce = script.split("\n", 1)[0].removeprefix("N=")
     printed = ""
-    for part in script.split(f") cat <<'{nonce}'\n")[1:]:
-        lines = part.split(f"{nonce}\n")[0].splitlines()
-        fields = dict(line.split(" = ", 1) for line in lines if " = " in line)
-        number = script[: script.index(part)].removesuffix(f") cat <<'{nonce}'\n").rsplit("\n", 1)[1]
+    for number, config in re.findall(r"^p (\d+) '(.*?)'$", script, re.DOTALL | re.MULTILINE):
+        fields = dict(line.split(" = ", 1) for line in config.splitlines() if " = " in line)
         given = answer(json.loads(fields.get("request", '"HEAD"')), json.loads(fields["url"]))
         if given is not None:
             printed += record(nonce, number, given)
@@ -181,7 +180,5 @@ def record(nonce: str, number: str, answer: Answer) -> str:
         "local_port": 40000 + int(number),
     }
     head = json.dumps({key: [value] for key, value in headers.items()})
-    return (
-        f"\n{nonce} begin {number}\n\n{nonce} meta {json.dumps(meta)}\n{nonce} head {head}\n"
-        f"\n{nonce} body {body}\n{nonce} end {number}\n"
-    )
+    marks = f"{nonce} meta {number} {json.dumps(meta)}\n{nonce} head {number} {head}\n{nonce} end {number}\n"
+    return f"{body}\n{marks}"

@@ -31,7 +31,7 @@ def test_whole() -> None:
 
 
 def test_cut_anywhere_is_never_a_denial() -> None:
-    last = WHOLE.rindex(f"{NONCE} begin 2")
+    last = WHOLE.rindex(f"{NONCE} end 1") + len(f"{NONCE} end 1")
     for length in range(last, len(WHOLE.rstrip())):
         assert outcomes(WHOLE[:length]) == ["allowed", "denied_l4", "probe_error"], length
 
@@ -60,7 +60,7 @@ def test_a_record_that_is_no_proof_of_a_denial(old: str, new: str) -> None:
 
 
 def test_old_curl_without_header_json() -> None:
-    (found,) = parse_output(NONCE, record(NONCE, "0", OK).replace("head {}", "head "), [0]).values()
+    (found,) = parse_output(NONCE, record(NONCE, "0", OK).replace("head 0 {}", "head 0 "), [0]).values()
     assert "curl 7.83 or newer is needed" in str(found)
 
 
