@@ -165,7 +165,7 @@ def test_a_filter_for_tcp_can_not_have_http_attributes() -> None:
 @pytest.mark.parametrize(
     ("source", "principal"),
     [
-        # Istio 1.29 and later write the identity as filter state and quote what a name has of dots; before, otherwise.
+        # Versions differ in where they write the identity, and in whether they quote the dots of a name.
         ({"namespaces": ["a.b"]}, {"authenticated": {"principal_name": {"safe_regex": {"regex": ".*/ns/a.b/.*"}}}}),
         ({"namespaces": ["a.b"]}, {"authenticated": {"principal_name": {"safe_regex": {"regex": r".*/ns/a\.b/.*"}}}}),
         ({"principals": ["*"]}, {"authenticated": {"principal_name": {"safe_regex": {"regex": ".+"}}}}),
