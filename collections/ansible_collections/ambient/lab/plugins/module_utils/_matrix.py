@@ -26,7 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix_report import 
     section_values,
     warnings_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_text import file_text, read_claims
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_text import file_text, read_claims, read_text
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_watch import Watched, watch
 from ansible_collections.ambient.lab.plugins.module_utils._paths import namespaces_of
 from ansible_collections.ambient.lab.plugins.module_utils._prove import settings_of
@@ -72,8 +72,8 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     claims = read_claims(params["file"]) if compare else ()
     # Wrong paths are found before any traffic.
     results = _results(params)
-    if not compare:
-        put("file", params["file"], "", check_mode=True)
+    if not compare and not check_mode:
+        read_text(params["file"])
     kube = Kube(params["kubeconfig"], params["context"])
     clock = Clock()
     life = int(settings.timeout) + LIFE_SECONDS
@@ -115,7 +115,8 @@ class Run:
         mesh = {name: _in_mesh(source, cluster) for source, name in sources.items()}
         lacking = unable(list(sources), cluster, self.settings.concurrency, self.edge)
         places = self._stand_ins(lacking, cluster)
-        unprobed = {sources[source]: lack.reason for source, lack in lacking.items() if source not in places}
+        silent = sorted((sources[source], lack.reason) for source, lack in lacking.items() if source not in places)
+        unprobed = dict(silent)
         asked = [pair for pair in pairs if pair.origin not in unprobed]
         watched = Watched([], 0, 0.0)
         if asked:

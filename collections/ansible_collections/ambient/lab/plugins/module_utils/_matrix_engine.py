@@ -78,7 +78,7 @@ class Engine:
         """Check claims in one round, with all witnesses."""
         placed = [self._placed(claim) for claim in claims]
         proofs = self._checked(placed)
-        good = [index for index, proof in enumerate(proofs) if not proof.problem]
+        good = [index for index, proof in enumerate(proofs) if _held(placed[index], proof)]
         nameless = any(proofs[index].decided_by == "waypoint" and not proofs[index].policy for index in good)
         if len(good) < len(proofs) and nameless:
             # The check waits for a waypoint's late log only where every claim holds.
@@ -104,6 +104,10 @@ class Engine:
     def sleep(self, seconds: float) -> None:
         """Wait between two rounds."""
         self._edge.sleep(seconds)
+
+
+def _held(claim: Claim, proof: Proof) -> bool:
+    return not proof.problem and proof.seen is not None and proof.seen.outcome == claim.after.outcome
 
 
 @dataclasses.dataclass(frozen=True)

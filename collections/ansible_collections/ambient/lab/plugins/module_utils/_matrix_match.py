@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, foreign
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
@@ -35,12 +35,12 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot)
         cluster: objects of all their namespaces.
     """
     twins = {(pair.claim.source, pair.claim.request): pair for pair in pairs}
-    pods = {pair.claim.name: pair for pair in pairs if pair.pod}
+    pods = {_row(pair.claim): pair for pair in pairs if pair.pod}
     known, gone = [], {}
     used: set[str] = set()
     for claim in claims:
         reason = vanished(claim, cluster)
-        twin = twins.get((claim.source, claim.request)) or pods.get(claim.name)
+        twin = twins.get((claim.source, claim.request)) or pods.get(_row(claim))
         if reason and not (twin and twin.pod):
             gone[claim.name] = reason
         elif twin:
@@ -51,6 +51,11 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot)
     names = {claim.name for claim in claims}
     new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
     return Matched(tuple(known), tuple(new), gone)
+
+
+def _row(claim: Claim) -> tuple[str, Source, str]:
+    """What tells rows to pods apart, whatever address the pod has."""
+    return claim.name, claim.source, claim.request.method
 
 
 def _renamed(pair: Pair, names: t.Collection[str]) -> Pair:
@@ -73,6 +78,10 @@ def vanished(claim: Claim, cluster: Snapshot) -> str:
     if where.service is None:
         return ""
     service = cluster.service(where.namespace, where.service)
+    known = cluster.namespaces.get(where.namespace or "") is not None or f" -> {where} " in claim.name
+    if service is None and not known:
+        # A host of two labels may as well be outside of the cluster.
+        return ""
     if service is None:
         return f"Service {where.namespace}/{where.service} does not exist"
     spec = service.get("spec") or {}

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_diff import KINDS, Change, Difference
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_diff import KINDS, Change, Difference, State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_goals import Left
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_watch import Cell, Watched
@@ -128,9 +128,18 @@ def _row(change: Change, kubectl: str) -> Row:
     if change.policy:
         namespace, _, name = change.policy.partition("/")
         look = f"{kubectl} -n {namespace} get authorizationpolicy {name} -o yaml"
-    was = str(change.was) if change.was else "-"
-    seen = str(change.now) if change.now and not change.now.unclear else change.now.outcome if change.now else "-"
+    was, seen = _short(change.was), _short(change.now)
+    if was == seen and change.was and change.now:
+        # Only the policy is another one.
+        was, seen = str(change.was), str(change.now)
     return Row(change.name, was, seen, change.policy or "-", f"{change.kind}: {why}", look)
+
+
+def _short(state: State | None) -> str:
+    """A state without the policy, which has a column of its own, and without the reason, which stands below."""
+    if state is None:
+        return "-"
+    return state.outcome if state.unclear else str(dataclasses.replace(state, policy=None))
 
 
 def warnings_of(found: Found) -> list[str]:

@@ -101,11 +101,13 @@ class Rounds:
         self._codes: list[set[int]] = [set() for _ in range(cells)]
         self._changes: list[list[str]] = [[] for _ in range(cells)]
 
-    def add(self, seen: t.Sequence[Seen]) -> None:
-        """Take in one round."""
+    def add(self, seen: t.Sequence[Seen | None]) -> None:
+        """Take in one round; None is a cell that was not asked in it."""
         self.count += 1
-        self.last = list(seen)
+        self.last = [item or self.last[index] for index, item in enumerate(seen)]
         for index, item in enumerate(seen):
+            if item is None:
+                continue
             answer = (item.outcome, item.http_code)
             known = self._answers[index]
             self._streaks[index] = self._streaks[index] + 1 if answer == known else 1
@@ -157,7 +159,7 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Pace, wor
         if late or rounds.settled(settings.stable - 1):
             proofs = _prove(claims, rounds, world)
             # What the check saw counts as a round, too.
-            rounds.add([proof.seen or seen for proof, seen in zip(proofs, rounds.last, strict=True)])
+            rounds.add([proof.seen for proof in proofs])
             tried += 1
             proven = tried >= MAX_PROOFS or not any(proof.problem for proof in proofs)
             if late or (proven and rounds.settled(settings.stable)):
@@ -173,7 +175,7 @@ def _prove(claims: t.Sequence[Claim], rounds: Rounds, world: World) -> list[Proo
     chosen = {
         index: observed(claim, rounds.last[index], rounds.codes(index))
         for index, claim in enumerate(claims)
-        if rounds.last[index].outcome != "probe_error" and not rounds.flapped(index)
+        if rounds.last[index].outcome != "probe_error"
     }
     if chosen:
         for index, proof in zip(chosen, world.prove(list(chosen.values())), strict=True):
