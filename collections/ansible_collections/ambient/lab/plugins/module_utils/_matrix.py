@@ -40,6 +40,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snaps
 # A pod that stands in ends by itself so many seconds after the time that the answers have to settle.
 LIFE_SECONDS = 900
 HELP = "; probe_with=pod or probe_with=ephemeral, with probe_image, asks in its place"
+NOT_NOW = "; check mode makes nothing that could ask in its place"
 _PLACES = {"pod": "a short-lived pod with this ServiceAccount", "ephemeral": "an ephemeral container in its pod"}
 
 
@@ -84,7 +85,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         matched = match(claims, plan.pairs, cluster)
         pairs = [*matched.known, *matched.new]
         require_few(len(pairs))
-        run = Run(settings, edge, probers, "" if check_mode else params["probe_with"])
+        run = Run(settings, edge, probers, params["probe_with"], check_mode)
         found = run.look(pairs, cluster)
     found = dataclasses.replace(found, left=plan.left)
     values = {"changed": bool(probers.marked), "file": params["file"]}
@@ -97,12 +98,13 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run. probe_with: what may be made to stand in for sources; "" in check mode."""
+    """One run. probe_with: what may stand in for sources; in check mode nothing is made."""
 
     settings: Settings
     edge: StandingEdge
     probers: Probers
     probe_with: str
+    check_mode: bool
 
     def look(self, pairs: t.Sequence[Pair], cluster: Snapshot) -> Found:
         """Ask every pair whose source can be asked.
@@ -128,9 +130,10 @@ class Run:
     def _stand_ins(self, lacking: dict[Source, Lack], cluster: Snapshot) -> dict[Source, Source]:
         """What stands in for sources; where that fails, the reason is added to what the source lacks."""
         mendable = [source for source, lack in lacking.items() if lack.mendable and source.service_account]
-        if self.probe_with not in _PLACES:
+        if self.probe_with not in _PLACES or self.check_mode:
+            more = NOT_NOW if self.probe_with in _PLACES else HELP
             for source in mendable:
-                lacking[source] = dataclasses.replace(lacking[source], reason=lacking[source].reason + HELP)
+                lacking[source] = dataclasses.replace(lacking[source], reason=lacking[source].reason + more)
             return {}
         if self.probe_with == "pod":
             self.probers.clear({source.namespace for source in lacking} | set(cluster.pods))
@@ -201,7 +204,7 @@ def _observe(
     notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
     cells = [(pair, cell.state) for pair, cell in found.clear]
-    unprobed = {name: reason.removesuffix(HELP) for name, reason in found.unprobed.items()}
+    unprobed = {name: reason.removesuffix(HELP).removesuffix(NOT_NOW) for name, reason in found.unprobed.items()}
     text = file_text(params["file"], wanted.namespaces, cells, notes, unprobed)
     old = put("file", params["file"], text, check_mode)
     values = {**values, "changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}

@@ -15,6 +15,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pa
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_watch import Cell, Watched
 from ansible_collections.ambient.lab.plugins.module_utils._report import Row, now, screen
 
+# Of each kind of warning.
+SHOWN = 3
 _WHY = {
     "opened": "it was denied, and is let through now",
     "closed": "it was let through, and is denied now",
@@ -119,6 +121,9 @@ def failure(path: str, difference: Difference, changes: t.Sequence[Change], kube
     total = len(difference.same) + len(difference.changes)
     head = f"{len(changes)} of {total} pairs differ from {os.path.basename(path)}: {difference}"
     text = screen(head, "POLICY", [_row(change, kubectl) for change in changes])
+    if all(change.kind == "unprobed" for change in changes):
+        # Writing the file anew would only drop what nobody could look at.
+        return text
     return f"{text}\nfix:  where it is as it should be now, write the file anew with state=observe and commit it"
 
 
@@ -145,13 +150,14 @@ def _short(state: State | None) -> str:
 def warnings_of(found: Found) -> list[str]:
     """What a person should hear even when all went well: pairs that are not in the file."""
     unclear = [(pair.claim.name, cell) for pair, cell in found.cells if cell.state.unclear]
-    flapping = [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped]
-    others = [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped]
-    unprobed = [f"{name} ({reason})" for name, reason in found.unprobed.items()]
-    texts = []
-    for what, items in (("flap", flapping), ("can't be told", others), ("sources were not probed", unprobed)):
-        if items:
-            more = f", and {len(items) - 3} more" if len(items) > 3 else ""
-            noun = what if what.startswith("sources") else f"pairs {what}"
-            texts.append(f"{len(items)} {noun}: {'; '.join(items[:3])}{more}")
-    return texts
+    groups = {
+        "pairs whose answer flaps": [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped],
+        "pairs that can't be told": [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped],
+        "sources that were not probed": [f"{name} ({reason})" for name, reason in found.unprobed.items()],
+    }
+    return [
+        f"{len(items)} {what}: {'; '.join(items[:SHOWN])}"
+        + (f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+        for what, items in groups.items()
+        if items
+    ]

@@ -332,7 +332,10 @@ def main() -> None:
     if not HAS_KUBERNETES:
         module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
     try:
-        module.exit_json(**matrix(module.params, module.check_mode, module._diff))
+        result = matrix(module.params, module.check_mode, module._diff)
+        for text in result.pop("warnings"):
+            module.warn(text)
+        module.exit_json(**result)
     except LabError as error:
         module.fail_json(msg=error.message, **error.shown(module._verbosity))
 

@@ -79,7 +79,7 @@ def lab(tmp_path: pathlib.Path) -> t.Iterator[Lab]:
 
 def test_from_parameters_to_a_file_and_back(lab: Lab) -> None:
     results = lab.folder / "results.json"
-    keep = {"results_file": str(results), "section": "all"}
+    keep: dict[str, t.Any] = {"results_file": str(results), "section": "all"}
     dry = lab.run(check_mode=True, diff=True, **keep)
     assert (dry["changed"], dry["verdict"], dry["claims"]) == (True, "observed", 4)
     assert not lab.file.exists()
@@ -120,7 +120,7 @@ def test_what_has_changed_since_is_shown_and_kept(lab: Lab) -> None:
     content["claims"][3]["from"] = {"service_account": "late", "namespace": "default"}
     lab.file.write_text(yaml.safe_dump(content))
     before = lab.file.read_text()
-    arguments = {"state": "compare", "results_file": str(results), "section": "all"}
+    arguments: dict[str, t.Any] = {"state": "compare", "results_file": str(results), "section": "all"}
     with pytest.raises(LabError) as caught:
         lab.run(**arguments)
     message, found = caught.value.message, caught.value.result
@@ -150,7 +150,7 @@ def test_sources_that_need_a_pod_do_not_fail_a_comparison_in_check_mode(
         "ansible_collections.ambient.lab.plugins.module_utils._matrix_engine.lacking",
         lambda container, stdout, problem: f"its container {container} has no curl",
     )
-    arguments = {"state": "compare", "probe_with": "pod", "probe_image": "tools"}
+    arguments: dict[str, t.Any] = {"state": "compare", "probe_with": "pod", "probe_image": "tools"}
     returned = lab.run(check_mode=True, **arguments)
     assert returned["verdict"] == "pass"
     assert [item["source"] for item in returned["unprobed"]] == ["default/app", "default/curl", "default/late"]

@@ -73,7 +73,7 @@ def test_two_rounds_that_agree_are_enough() -> None:
     assert world.proven == [["a: allowed HTTP 200", "b: denied_l4"]]
     assert [str(cell.state) for cell in seen.cells] == ["allowed HTTP 200", "denied_l4 by default/p"]
     assert [cell.decided_by for cell in seen.cells] == ["application", "ztunnel"]
-    assert seen.cells[1].state.exits == {56}
+    assert seen.cells[1].state.exits == frozenset({56})
 
 
 @pytest.mark.parametrize(("stable", "rounds"), [(1, 2), (2, 2), (3, 3), (5, 5)])
