@@ -16,8 +16,8 @@ _DENIED_BY = "explicitly denied by:"
 _NONE_ALLOWED = "allow policies exist, but none allowed"
 # What the source's ztunnel says when the other end's refused its CONNECT.
 _UNAUTHORIZED = "401 Unauthorized"
-# Until 1.21; no denial is read from it, but the user is told why.
-_OLD = "RBAC rejected"
+# Until 1.21, which had no access lines; no denial is read from it, but the user is told why.
+_OLD = ": RBAC rejected conn="
 WORDINGS = {
     "named": "as of Istio 1.24 to 1.31, which name the policy",
     "plain": "as of Istio 1.22 and 1.23, which do not name the policy",
@@ -25,22 +25,30 @@ WORDINGS = {
 }
 
 _ACCESS = re.compile(r"\baccess:?\s+connection (?:complete|failed)\s+(.*)")
-_FIELD = re.compile(r'([\w.]+)=("(?:[^"\\]|\\.)*"|\S+)')
+_FIELD = re.compile(r'(?<!\S)([\w.]+)=("(?:[^"\\]|\\.)*"|\S+)')
+# Python refuses to read a number with thousands of digits; no byte count needs more than these.
+_MAX_DIGITS = 18
 # Envoy, RBAC::responseDetail: the policy's name is the one that istiod gave it (pilot/pkg/security/authz/model).
 _MATCHED = re.compile(r"rbac_access_denied_matched_policy\[(none|ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[\d+\])\]")
-# The x-request-id of our own probes (_curl.py).
-_REQUEST_ID = re.compile(r"\bprobe-[0-9a-f]+-\d+\b")
+# Envoy's refusals by a policy: AuthorizationPolicy, RequestAuthentication, an external authorizer.
+_REFUSED = ("rbac_access_denied", "jwt_authn_access_denied", "ext_authz_denied")
+# The x-request-id of our own probes (_probing.py), as a field of its own: a path or a name may hold one as well.
+_REQUEST_ID = re.compile(r'(?<![^\s"])probe-[0-9a-f]+-\d+(?![^\s"])')
 # Istio's text format (telemetry_logging.go, EnvoyTextLogFormat): "METHOD PATH PROTOCOL" CODE FLAGS DETAILS ...
 _ANSWERED = re.compile(r'" (\d{1,3}) (\S+) (\S+) ')
 
 
 @dataclasses.dataclass(frozen=True)
 class Denial:
-    """A policy's refusal. policy: namespace/name, None where no policy in particular refused or none was named."""
+    """A policy's refusal. policy: namespace/name, None where no policy in particular refused or none was named.
+
+    wording: in WORDINGS, "" where all versions say the same. unmatched: there are ALLOW policies, and none allowed it.
+    """
 
     policy: str | None
     reason: str
     wording: str
+    unmatched: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +80,17 @@ class Connection:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One access line of a waypoint. policy as in Denial; rejected: the RBAC filter refused it."""
+    """One access line of a waypoint. policy and unmatched as in Denial.
+
+    rejected: one of its policies refused it; None where the line does not say who answered.
+    """
 
     request_id: str
     code: int
     details: str
     policy: str | None
-    rejected: bool
+    rejected: bool | None
+    unmatched: bool = False
 
 
 def parse_connection(line: str) -> Connection | None:
@@ -88,7 +100,8 @@ def parse_connection(line: str) -> Connection | None:
         return None
 
     def number(key: str) -> int:
-        return int(fields[key]) if fields.get(key, "").isdecimal() else 0
+        text = fields.get(key, "")
+        return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else 0
 
     return Connection(
         direction=fields.get("direction", ""),
@@ -124,7 +137,7 @@ def _unquoted(value: str) -> str:
 def _json_fields(line: str) -> dict[str, str]:
     try:
         fields = json.loads(line, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(fields, dict) or fields.get("scope") != "access":
         return {}
@@ -141,13 +154,18 @@ def denial(error: str) -> Denial | None:
         said = error[len(words) :].removeprefix(":").strip()
         if said.startswith(_DENIED_BY):
             policy = said.removeprefix(_DENIED_BY).strip()
-            return Denial(policy, f"explicitly denied by {policy}", "named")
+            return Denial(policy or None, f"explicitly denied by {policy}", "named")
         if said == _NONE_ALLOWED:
-            return Denial(None, "there are ALLOW policies, and none allowed it", "named")
+            return Denial(None, "there are ALLOW policies, and none allowed it", "named", unmatched=True)
         if words == _CHANGED:
-            return Denial(None, "cut off when the policy changed", "named")
+            return Denial(None, "cut off when the policy changed", "")
         return Denial(None, said or "rejected by a policy that this version does not name", "plain")
-    return Denial(None, "rejected", "old") if error.startswith(_OLD) else None
+    return None
+
+
+def too_old(line: str) -> bool:
+    """Whether a line of ztunnel's reports a refusal in words that are not understood."""
+    return _OLD in line
 
 
 def parse_request(line: str) -> Request | None:
@@ -156,9 +174,10 @@ def parse_request(line: str) -> Request | None:
     if found is None:
         return None
     code, details = _json_answer(line) if line.startswith("{") else _text_answer(line)
-    matched = _MATCHED.search(line)
+    matched = _MATCHED.fullmatch(details)
     policy = f"{matched[2]}/{matched[3]}" if matched and matched[2] else None
-    return Request(found[0], code, details, policy, matched is not None)
+    rejected = details.startswith(_REFUSED) if details not in ("", "-") else None
+    return Request(found[0], code, details, policy, rejected, matched is not None and matched[1] == "none")
 
 
 def _text_answer(line: str) -> tuple[int, str]:
@@ -170,5 +189,5 @@ def _json_answer(line: str) -> tuple[int, str]:
     try:
         fields = json.loads(line, strict=False)
         return int(fields.get("response_code") or 0), str(fields.get("response_code_details") or "")
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return 0, ""
