@@ -9,14 +9,19 @@ import dataclasses
 import re
 import typing as t
 
-# istio.io, "Istio Standard Metrics"; ztunnel has the first since 1.29.
+# istio.io, "Istio Standard Metrics"; ztunnel has the first since 1.29 (istio/ztunnel#1695).
 DENIED = "istio_tcp_connections_failed_total"
 REQUESTS = "istio_requests_total"
+_SINCE = (1, 29)
 _BUILD = "istio_build"
 # Where each kind of proxy exports them: ztunnel itself, and pilot-agent's merge of Envoy's statistics.
 METRICS_PORT = 15020
 METRICS_PATH = {"ztunnel": "/metrics", "waypoint": "/stats/prometheus"}
 LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+
+# A number may stand before a time stamp (Prometheus' text format) or an exemplar (OpenMetrics).
+_SAMPLE = re.compile(r'\w+\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}\s+([-+.\w]+)')
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\b")
 
 Labels = frozenset[tuple[str, str]]
 
@@ -57,10 +62,25 @@ def parse_counters(text: str, kind: str) -> Counters:
             known = True
         elif line.startswith(name + "{"):
             labels = dict(LABEL.findall(line))
-            if _refusal(labels, kind):
-                values[frozenset(labels.items())] = float(line.rsplit(" ", 1)[1])
+            value = _number(line)
+            if _refusal(labels, kind) and value is not None:
+                values[frozenset(labels.items())] = value
                 known = True
-    return Counters(values, version, known)
+    return Counters(values, version, known or _counts(version))
+
+
+def _number(line: str) -> float | None:
+    match = _SAMPLE.match(line)
+    try:
+        return float(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def _counts(version: str) -> bool:
+    """Whether ztunnel has the counter: a client library may leave a metric out until there is something to count."""
+    match = _VERSION.match(version)
+    return match is not None and (int(match[1]), int(match[2])) >= _SINCE
 
 
 def _refusal(labels: t.Mapping[str, str], kind: str) -> bool:
