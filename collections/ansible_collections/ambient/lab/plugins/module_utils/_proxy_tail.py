@@ -50,33 +50,55 @@ class Tail:
         self.counter_problem = ""
         # Whether lines may be missing: the file was rotated, or the container began anew.
         self.gap = False
+        # The counters as they were before the round, None where they could not be asked then.
+        self.before: Counters | None = None
         self._asker = asker
         self._last: tuple[str, str] | None = None
+        # Whether the end of what was logged before is known.
+        self._placed = False
+        # Bytes of the last answer.
+        self._size = 0
 
     def begin(self) -> None:
         """Take in what is there already, so that it is not taken for evidence."""
-        lines = self._log(tailLines="1")
-        if lines:
-            self._last = _stamp(lines[-1])
+        self._place()
         self.count()
 
     def begin_round(self) -> None:
-        """Forget that lines of an earlier round may be missing."""
+        """Forget that lines of an earlier round may be missing, and count from here on."""
         self.gap = False
+        self.before = None if self.counter_problem else self.counters
+
+    def _place(self) -> None:
+        """Go to the end of the log."""
+        lines = self._log(tailLines="1")
+        self._last = max(filter(None, map(_stamp, lines)), default=None)
+        self._placed = not self.log_problem and (self._last is not None or not lines)
 
     def read(self) -> list[str]:
         """The lines since the last read, without kubelet's timestamps."""
-        lines = self._log(limitBytes=str(MAX_LOG), **({"sinceTime": _second(self._last)} if self._last else {}))
-        if sum(len(line) for line in lines) >= MAX_LOG - 1024:
-            self.log_problem = f"it logs more than {MAX_LOG // 1024**2} MiB in one round"
+        if not self._placed:
+            # What it has logged since the round began can't be told from what was there before.
+            self.gap = True
+            self._place()
             return []
-        stamped = [(_stamp(line), line) for line in lines]
         last = self._last
-        if last is not None and lines and all(stamp != last for stamp, _ in stamped):
+        lines = self._log(limitBytes=str(MAX_LOG), **({"sinceTime": _second(last)} if last else {}))
+        if self._size >= MAX_LOG:
+            # The rest can't be asked for, so this round is lost, and the next one begins at the end.
+            self.gap = True
+            self._place()
+            self.log_problem = self.log_problem or f"it logs more than {MAX_LOG // 1024**2} MiB in one round"
+            return []
+        # kubelet's own complaints come without a timestamp.
+        stamped = [(stamp, line) for line in lines if (stamp := _stamp(line))]
+        # The last line that is known would be among them, because the API takes full seconds only. Without one (a
+        # log that was empty, though proxies log their start) nobody can tell.
+        if not self.log_problem and all(stamp != last for stamp, _ in stamped):
             self.gap = True
         fresh = [(stamp, line) for stamp, line in stamped if last is None or stamp > last]
         if fresh:
-            self._last = fresh[-1][0]
+            self._last = max(stamp for stamp, _ in fresh)
         return [line.partition(" ")[2] for _, line in fresh]
 
     def count(self) -> Counters:
@@ -98,6 +120,7 @@ class Tail:
             answer = self._asker.ask(path, **query)
         except LabError as error:
             return "", error.message
+        self._size = len(answer.body)
         text = answer.body.decode("utf-8", "replace")
         return (text, "") if answer.status == 200 else ("", _refusal(answer.status, text))
 
@@ -111,15 +134,21 @@ def _refusal(status: int, text: str) -> str:
     return f"HTTP {status}: {' '.join(said.split())[:200]}"
 
 
-def _stamp(line: str) -> tuple[str, str]:
-    """A line's timestamp in a form that sorts: RFC 3339 in UTC, and nine digits (the runtime leaves out zeros)."""
+def _stamp(line: str) -> tuple[str, str] | None:
+    """A line's timestamp in a form that sorts: RFC 3339 in UTC, and nine digits (the runtime leaves out zeros).
+
+    None where the line has none.
+    """
     match = _TIME.match(line)
     if match is None:
-        return "", ""
-    moment = datetime.datetime.fromisoformat(match[1] + match[3]).astimezone(datetime.UTC)
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(match[1] + match[3]).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
+        return None
     return f"{moment:%Y-%m-%dT%H:%M:%S}", (match[2] or "").ljust(9, "0")
 
 
-def _second(stamp: tuple[str, str] | None) -> str:
+def _second(stamp: tuple[str, str]) -> str:
     """The full second of a timestamp, which is what the API takes."""
-    return f"{stamp[0]}Z" if stamp else ""
+    return f"{stamp[0]}Z"

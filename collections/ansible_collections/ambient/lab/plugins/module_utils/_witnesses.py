@@ -9,9 +9,11 @@ import concurrent.futures
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
+from ansible_collections.ambient.lab.plugins.module_utils._configured import Configurations, with_configuration
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._evidence import Evidence, Said
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._paths import path_of
 from ansible_collections.ambient.lab.plugins.module_utils._proxies import Proxy, waypoints, ztunnels
@@ -22,6 +24,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import (
     Request,
     parse_connection,
     parse_request,
+    too_old,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._proxy_tail import Asker, Tail
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
@@ -43,6 +46,9 @@ class World(Asker, t.Protocol):
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
         """The objects of a list."""
 
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        """GET a path from what listens on a pod's own localhost."""
+
     def sleep(self, seconds: float) -> None:
         """Wait for what is about to be written."""
 
@@ -59,7 +65,6 @@ class Witnesses:
     def __init__(self, claims: t.Sequence[Claim], world: World, pool: concurrent.futures.Executor) -> None:
         self._claims, self._world, self._pool = claims, world, pool
         self._tails: dict[str, Tail] = {}
-        self._before: dict[str, Counters] = {}
         self._waypoints: dict[tuple[str, str], list[Proxy]] = {}
         self._requests: dict[str, dict[str, Request]] = {}
         self._wording: dict[str, str] = {}
@@ -80,7 +85,6 @@ class Witnesses:
         list(self._pool.map(lambda tail: tail.begin(), new.values()))
         known = {**new, **self._tails}
         self._tails = {str(proxy): known[str(proxy)] for proxy in proxies}
-        self._before = {name: tail.counters for name, tail in self._tails.items()}
         for tail in self._tails.values():
             tail.begin_round()
 
@@ -116,9 +120,24 @@ class Witnesses:
                 break
         return testimonies
 
-    def hear_late(self, seen: t.Sequence[Seen]) -> list[Testimony]:
-        """The last round's testimonies, once the waypoints have written down which policy refused."""
-        lines: dict[str, list[Connection]] = {str(said.proxy): list(said.connections) for said in self.evidence.said}
+    def hear_late(self, seen: t.Sequence[Seen], cluster: Snapshot) -> list[Testimony]:
+        """The last round's testimonies, once waypoints have written down which policy refused, and with what the
+        proxies' configuration and istiod say of that policy."""
+        configurations = Configurations(self._world, self._pool)
+        testimonies = self._testimonies(seen)
+        if any(item.late for item in testimonies) and self._logging(configurations):
+            testimonies = self._late(seen)
+        if not self._paths or not any(item.decided_by in ("ztunnel", "waypoint") for item in testimonies):
+            return testimonies
+        proxies = [said.proxy for said in self.evidence.said]
+        configurations.read(proxies)
+        return [
+            with_configuration(item, path, str(claim.by) if claim.by else None, proxies, cluster, configurations)
+            for claim, item, path in zip(self._claims, testimonies, self._paths, strict=True)
+        ]
+
+    def _late(self, seen: t.Sequence[Seen]) -> list[Testimony]:
+        lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
         testimonies = self._testimonies(seen)
         for _ in range(LATE_TRIES):
             if not any(item.late for item in testimonies):
@@ -128,9 +147,10 @@ class Witnesses:
             testimonies = self._testimonies(seen)
         return testimonies
 
-    def paths(self) -> t.Sequence[Path]:
-        """The way of each claim in the last round."""
-        return self._paths
+    def _logging(self, configurations: Configurations) -> bool:
+        """Whether any waypoint on the claims' paths writes an access log at all."""
+        waypoints_asked = [said.proxy for said in self.evidence.said if said.proxy.kind == "waypoint"]
+        return any(configurations.writes_access_log(proxy) for proxy in waypoints_asked)
 
     def described(self) -> list[dict[str, str]]:
         """The proxies that were asked, with the version that was recognised."""
@@ -174,20 +194,32 @@ class Witnesses:
                 parsed = parse_connection(line)
                 if parsed:
                     lines.append(parsed)
-        denials = [item.denial for item in lines]
-        self._wording[name] = next((item.wording for item in denials if item), self._wording.get(name, ""))
+                elif too_old(line):
+                    self._wording[name] = "old"
+        wordings = [item.denial.wording for item in lines if item.denial]
+        self._wording[name] = next(filter(None, wordings), self._wording.get(name, ""))
         counters = tail.count()
+        old = f"it logs {WORDINGS['old']}" if self._wording[name] == "old" else ""
         return Said(
             tail.proxy,
             tuple(lines),
             requests,
-            counters.since(self._before[name]),
-            tail.log_problem,
-            tail.counter_problem or ("" if counters.known else "this version does not count refusals"),
+            counters.since(tail.before) if tail.before else [],
+            tail.log_problem or old,
+            _counter_problem(tail, counters),
             tail.gap,
             counters.version,
             self._wording[name],
         )
+
+
+def _counter_problem(tail: Tail, counters: Counters) -> str:
+    """Why the counters say nothing of the round, "" where they do."""
+    if tail.counter_problem:
+        return tail.counter_problem
+    if tail.before is None:
+        return "it could not be asked before the round"
+    return "" if counters.known else "this version does not count refusals"
 
 
 def _service(claim: Claim) -> tuple[str, str] | None:
