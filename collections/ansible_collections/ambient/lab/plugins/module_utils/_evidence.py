@@ -50,7 +50,8 @@ class Evidence:
         self._lines: dict[str, list[tuple[Said, Connection]]] = {}
         for item in self.said:
             for connection in item.connections:
-                for key in (connection.source, connection.source.rpartition(":")[0]):
+                # A pod's address comes without the brackets that IPv6 has before a port.
+                for key in (connection.source, connection.source.rpartition(":")[0].strip("[]")):
                     self._lines.setdefault(key, []).append((item, connection))
 
     def ztunnels(self, nodes: t.Collection[str]) -> list[Said]:

@@ -74,7 +74,9 @@ def _allowing(policies: t.Iterable[Object]) -> tuple[str, ...]:
 def _address(pod: Object, where: Destination, service: Object | None) -> str:
     """The pod's address and the port that ztunnel sees; without a port where only the pod knows its number."""
     address = str(pod.get("status", {}).get("podIP", ""))
-    if service is None:
+    address = f"[{address}]" if ":" in address else address
+    # The name of a headless Service stands for its pods' own addresses, with any port of theirs.
+    if service is None or service.get("spec", {}).get("clusterIP") == "None":
         return f"{address}:{where.port}"
     for port in service.get("spec", {}).get("ports") or []:
         if int(port["port"]) == where.port:

@@ -181,13 +181,17 @@ def _destination_side(
     if found:
         return list(found.values())
     silent = []
-    for said in evidence.ztunnels(path.nodes):
+    proxies = evidence.ztunnels(path.nodes)
+    # Where one could not be read, it may be the one that has refused.
+    blind = any(said.log_problem or said.gap for said in proxies)
+    for said in proxies:
         where = str(said.proxy)
         if said.log_problem or said.gap:
-            why = said.log_problem or "lines of this round may be missing (rotated, or restarted)"
+            why = said.log_problem or "lines of this round may be missing (rotated, restarted, or too many)"
             silent.append(Statement("ztunnel log", where, f"could not be read: {why}", None))
         elif not refused:
-            silent.append(Statement("ztunnel log", where, "no line that it refused this source", False))
+            supports = None if blind else False
+            silent.append(Statement("ztunnel log", where, "no line that it refused this source", supports))
         else:
             silent.append(Statement("ztunnel log", where, "no line about it, though the other end was refused", None))
     return silent
@@ -202,12 +206,14 @@ def _counts(witness: str, proxies: t.Sequence[Said], labels: t.Mapping[str, str]
     """Whether a counter of refusals has risen; one proxy in which it has is enough."""
     risen = [(said, said.counted(**labels)) for said in proxies]
     good = [item for item in risen if item[1]]
+    # Where one could not be asked, it may be the one that has refused.
+    blind = any(said.counter_problem for said in proxies)
     statements = []
     for said, added in good or risen:
         text = f"+{added:g} {what} of this source"
-        supports: bool | None = bool(added)
+        supports: bool | None = True if added else None if blind else False
         if said.counter_problem and not added:
-            text, supports = said.counter_problem, None
+            text = said.counter_problem
         statements.append(Statement(witness, str(said.proxy), text, supports))
     return statements
 
@@ -215,8 +221,8 @@ def _counts(witness: str, proxies: t.Sequence[Said], labels: t.Mapping[str, str]
 def _among(candidates: t.Sequence[Rejection], allowing: tuple[str, ...]) -> tuple[str, ...]:
     """Policies that the lines name; where they say that no ALLOW policy let it pass, those in force there."""
     named = {refusal.policy: None for _, _, refusal in candidates if refusal.policy}
-    unnamed = any(not refusal.policy and refusal.wording == "named" for _, _, refusal in candidates)
-    return (*named, *(allowing if unnamed else ()))
+    unmatched = any(refusal.unmatched for _, _, refusal in candidates)
+    return (*named, *(name for name in allowing if unmatched and name not in named))
 
 
 def _by_waypoint(client: Statement, seen: Seen, path: Path, evidence: Evidence, ids: t.Sequence[str]) -> Testimony:
@@ -229,15 +235,16 @@ def _by_waypoint(client: Statement, seen: Seen, path: Path, evidence: Evidence, 
     among: tuple[str, ...] = ()
     for said in proxies:
         request = next((said.requests[item] for item in ids if item in said.requests), None)
-        if request is None:
+        if request is None or request.rejected is None:
             continue
         named = f", by {request.policy}" if request.policy else ""
         text = f"HTTP {request.code}, {request.details}{named}"
         logs.append(Statement("waypoint log", str(said.proxy), text, request.rejected))
         if request.rejected:
-            among = (request.policy,) if request.policy else path.waypoint_allowing
+            among = (request.policy,) if request.policy else path.waypoint_allowing if request.unmatched else ()
     if not logs:
-        why = {str(said.proxy): said.log_problem or "no line about it (access log off, or late)" for said in proxies}
+        nothing = "no line about it (access log off, late, or in a format of its own)"
+        why = {str(said.proxy): said.log_problem or nothing for said in proxies}
         logs = [Statement("waypoint log", where, text, None) for where, text in why.items()]
     labels = {
         "response_code": str(seen.http_code),
