@@ -90,12 +90,12 @@ def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: flo
     """
     numbers = list(probes)
     configs = {
-        number: _config(request) + ("" if alone else _fresh(nonce, index, len(numbers)))
+        number: config_of(request) + ("" if alone else _fresh(nonce, index, len(numbers)))
         for index, (number, request) in enumerate(probes.items())
     }
     streams = [[number] for number in numbers] if alone else [numbers[start::PARALLEL] for start in range(PARALLEL)]
     functions = "\n".join(
-        f"s{stream[0]}() {{\n" + "\n".join(f"p {number} {_word(configs[number])}" for number in stream) + "\n}"
+        f"s{stream[0]}() {{\n" + "\n".join(f"p {number} {word(configs[number])}" for number in stream) + "\n}"
         for stream in streams
         if stream
     )
@@ -109,7 +109,7 @@ def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
     parts: list[dict[int, Request]] = [{}]
     size = 0
     for number, request in probes.items():
-        cost = len(_word(_config(request) + _fresh("", 0, 1)).encode()) + 20
+        cost = len(word(config_of(request) + _fresh("", 0, 1)).encode()) + 20
         if parts[-1] and size + cost > MAX_SCRIPT:
             parts.append({})
             size = 0
@@ -134,7 +134,7 @@ def _fresh(nonce: str, index: int, count: int) -> str:
     return f"\nlocal-port = {port}-{port + min(step, _TRIES) - 1}"
 
 
-def _config(request: Request) -> str:
+def config_of(request: Request) -> str:
     """The request in curl's config syntax (curl(1), --config)."""
     lines = [f"url = {_quote(request.url)}"]
     # curl would wait for a body after `request = HEAD`.
@@ -164,7 +164,7 @@ def _quote(text: str) -> str:
     return f'"{text}"'
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """The text as one word of the shell."""
     return "'" + text.replace("'", "'\\''") + "'"
 
@@ -186,15 +186,15 @@ def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int,
         if not line.startswith(f"{nonce} "):
             part.append(line)
             continue
-        _nonce, word, number, rest = [*line.split(" ", 3), "", ""][:4]
-        if word in ("meta", "head"):
-            part = parts[f"{word} {number}"] = [rest]
+        _nonce, mark, number, rest = [*line.split(" ", 3), "", ""][:4]
+        if mark in ("meta", "head"):
+            part = parts[f"{mark} {number}"] = [rest]
             continue
-        if word == "missing":
+        if mark == "missing":
             why = f"the container has no {number}"
-        elif word == "end":
+        elif mark == "end":
             found[number] = _record(parts, number)
-        elif word == "exit":
+        elif mark == "exit":
             exits[number] = rest
         parts = {"body": []}
         part = parts["body"]
