@@ -21,6 +21,18 @@ class Lab:
         command = [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], *arguments]
         return subprocess.run(command, check=True, text=True, capture_output=True, timeout=60).stdout
 
+    def apply(self, objects: list[dict[str, Any]]) -> None:
+        """Apply objects; raises CalledProcessError with kubectl's words."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        command = [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], "apply", "-f", "-"]
+        subprocess.run(command, input=text, check=True, text=True, capture_output=True, timeout=60)
+
+    def delete(self, item: dict[str, Any]) -> None:
+        """Delete an object if it is there, and wait until it is gone."""
+        meta = item["metadata"]
+        scope = ["-n", meta["namespace"]] if "namespace" in meta else []
+        self.kubectl("delete", item["kind"], meta["name"], *scope, "--ignore-not-found", "--timeout=50s")
+
     def get(self, *arguments: str) -> Any:
         """What `kubectl get -o json` prints, parsed."""
         return json.loads(self.kubectl("get", "-o", "json", *arguments))

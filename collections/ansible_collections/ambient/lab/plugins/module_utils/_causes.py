@@ -112,6 +112,27 @@ def _no_destination(case: Case) -> str | None:
     return None
 
 
+def _unresolved(case: Case) -> str | None:
+    """The name is right, and the source still does not get its address."""
+    message = case.result.observation.seen.errormsg
+    if case.service is None or not (case.seen == "dns" or (case.seen == "timeout" and "Resolving" in message)):
+        return None
+    return f"the source can't resolve {case.destination.host}, which is a Service: the cluster's DNS does not answer"
+
+
+def _slow(case: Case) -> str | None:
+    # lib/connect.c and lib/multi.c of curl: only the latter's words mean that there was a connection.
+    if case.seen != "timeout" or not case.result.observation.seen.errormsg.startswith("Operation timed out"):
+        return None
+    return f"{case.destination} took the connection and did not answer within probe_timeout: it hangs, or is slow"
+
+
+def _own_refusal(case: Case) -> str | None:
+    """A 403 that looks like a proxy's."""
+    code = case.result.observation.seen.http_code
+    return _application(case) if case.expect.outcome == "denied_l7" and code in (401, 403) else None
+
+
 def _not_in_mesh(case: Case) -> str | None:
     """Traffic that ztunnel does not carry can't be denied by the mesh, nor have an identity."""
     target = case.result.target
@@ -260,6 +281,11 @@ def _what_denies(case: Case) -> str | None:
     found = {"denied_l4": _enforced_by_ztunnel, "denied_l7": _bound_to_waypoint}.get(case.seen)
     if found is None or case.expect.outcome == case.seen:
         return None
+    testimony = case.result.observation.testimony
+    if testimony and testimony.policy:
+        return f"AuthorizationPolicy {testimony.policy} refused it, as the {testimony.decided_by} says"
+    if testimony and testimony.problem and not testimony.silent:
+        return testimony.problem
     names = [f"{name_of(policy)} ({policies.action(policy)})" for policy in found(case)]
     if not names:
         return "no AuthorizationPolicy explains the denial: something else cut it off"
@@ -297,6 +323,9 @@ def _bound_to_waypoint(case: Case) -> list[Object]:
 _RULES: tuple[t.Callable[[Case], str | None], ...] = (
     _missing_policy,
     _no_destination,
+    _unresolved,
+    _slow,
+    _own_refusal,
     _dead_waypoint,
     _forgotten_waypoint,
     _l7_in_ztunnel,

@@ -132,7 +132,7 @@ def check(
             cluster = edge.snapshot(where)
             targets = find_targets(claims, cluster)
         if witnesses and convergence.converged_after is not None:
-            testimonies = witnesses.hear_late(seen[: len(claims)])
+            testimonies = witnesses.hear_late(seen[: len(claims)], cluster)
             convergence.close(judge_round(claims, probes, seen, testimonies, cluster, settings, edge))
             results = claim_results(claims, targets, convergence)
     proxies = witnesses.described() if witnesses else []

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._sources import pod_ready
@@ -16,6 +19,19 @@ from ansible_collections.ambient.lab.plugins.module_utils._sources import pod_re
 ZTUNNEL_SELECTOR = "app=ztunnel"
 # The container of both kinds of proxy (manifests/charts/ztunnel, and the waypoint's template).
 CONTAINER = "istio-proxy"
+
+
+# The admin port of ztunnel and of Envoy, which listens on the pod's own localhost only.
+ADMIN_PORT = 15000
+# Listeners alone: all of Envoy's configuration is several times as much.
+DUMP_PATH = {"ztunnel": "/config_dump", "waypoint": "/config_dump?resource=dynamic_listeners"}
+
+
+class Forwarder(t.Protocol):
+    """Reaches a pod's localhost; raises LabError."""
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        """GET a path from what listens there."""
 
 
 class Reader(t.Protocol):
@@ -65,6 +81,22 @@ def waypoints(reader: Reader, namespace: str, name: str) -> list[Proxy]:
     """
     pods = reader.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{GATEWAY_NAME}={name}")
     return [proxy_of("waypoint", pod) for pod in pods]
+
+
+def config_dump(forwarder: Forwarder, proxy: Proxy) -> Object:
+    """What a proxy has loaded, as its admin port tells it.
+
+    Raises:
+        LabError: when it can't be read.
+    """
+    answer = forwarder.forward(proxy.namespace, proxy.pod, ADMIN_PORT, DUMP_PATH[proxy.kind])
+    try:
+        dump = json.loads(answer.body) if answer.status == 200 else None
+    except ValueError as error:
+        raise LabError(f"its config dump is no JSON: {error}") from error
+    if not isinstance(dump, dict):
+        raise LabError(f"its admin port answers with HTTP {answer.status}")
+    return dump
 
 
 def proxy_of(kind: str, pod: Object) -> Proxy:

@@ -158,7 +158,7 @@ class Witnesses:
             {
                 "proxy": str(said.proxy),
                 "kind": said.proxy.kind,
-                "version": said.version,
+                "version": said.version or said.proxy.image.rpartition(":")[2],
                 "wording": WORDINGS.get(said.wording, ""),
             }
             for said in self.evidence.said

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
@@ -133,6 +134,10 @@ class FakeEdge:
     def items(self, path: str, **query: str) -> list[Object]:
         """There are no proxies."""
         return []
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> ApiAnswer:
+        """No proxy's configuration can be read."""
+        raise LabError("nobody listens there")
 
     def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
         """What the script would print, without running it."""
