@@ -88,7 +88,8 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
     Args:
         channel: an open one.
         deadline: of the monotonic clock.
-        heard: is given each piece of standard output when it arrives; True from it ends the reading.
+        heard: is given each piece of standard output when it arrives, which is not kept then; True from it ends the
+            reading.
 
     Returns:
         Standard output, and what went wrong ("" where nothing did). Raises only what `heard` raises.
@@ -98,9 +99,11 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
         for number, data in _frames(channel, deadline):
             if number not in read:
                 continue
+            if heard and number == _STDOUT:
+                if data and heard(data):
+                    return "", ""
+                continue
             read[number] += data
-            if number == _STDOUT and data and heard and heard(data):
-                return _text(read[_STDOUT]), ""
             if sum(len(part) for part in read.values()) > MAX_OUTPUT:
                 return "", f"more than {MAX_OUTPUT} bytes of output"
     except ChannelError as error:

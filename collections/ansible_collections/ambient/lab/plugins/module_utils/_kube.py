@@ -104,8 +104,8 @@ class Kube:
 
         Args:
             timeout: seconds for all of it.
-            heard: is given each piece of standard output when it arrives. True from it ends the run, and a script
-                that writes on then gets SIGPIPE.
+            heard: is given each piece of standard output when it arrives, which is not kept then. True from it ends
+                the run, and a script that writes on gets SIGPIPE.
 
         Returns:
             Standard output, and what went wrong ("" where nothing did). Raises nothing but what `heard` raises.
