@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._control import Destination, Probe, evidence, plan
+from ansible_collections.ambient.lab.plugins.module_utils._control import Controls, Destination, Probe, plan
 from ansible_collections.ambient.lab.plugins.module_utils._converge import Convergence, Observation
 from ansible_collections.ambient.lab.plugins.module_utils._enforcement import policy_states
 from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict, judge
@@ -131,7 +132,7 @@ def check(
             edge.sleep(settings.interval)
             cluster = edge.snapshot(where)
             targets = find_targets(claims, cluster)
-        if witnesses and convergence.converged_after is not None:
+        if witnesses:
             testimonies = witnesses.hear_late(seen[: len(claims)], cluster)
             convergence.close(judge_round(claims, probes, seen, testimonies, cluster, settings, edge))
             results = claim_results(claims, targets, convergence)
@@ -197,18 +198,12 @@ def judge_round(
         edge: to ask whether a destination is ready.
     """
     states = policy_states(claims, settings.phase, cluster)
-    known: dict[Destination, bool] = {}
-
-    def ready(wanted: Destination) -> bool:
-        if wanted not in known:
-            known[wanted] = edge.endpoint_ready(wanted)
-        return known[wanted]
-
+    controls = Controls(probes, seen, functools.cache(edge.endpoint_ready))
     observations = []
     for index, claim in enumerate(claims):
         expect = claim.expected(settings.phase)
         denied = expect.outcome == seen[index].outcome and expect.outcome != "allowed"
-        control = evidence(index, probes, seen, ready) if denied else None
+        control = controls.evidence(index) if denied else None
         testimony = testimonies[index] if testimonies else None
         required = settings.witnesses == REQUIRED
         verdict = judge(expect, seen[index], control, states[index], testimony, claim.by, required=required)

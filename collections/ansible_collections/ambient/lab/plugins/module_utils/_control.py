@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
+import itertools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import DENIALS, Claim, Request, Source
@@ -45,6 +47,7 @@ class Probe:
         return destination(self.request, self.source.namespace)
 
 
+@functools.lru_cache(maxsize=65_536)
 def destination(request: Request, namespace: str) -> Destination:
     """Resolve a URL's host by the cluster's DNS conventions, without asking anybody.
 
@@ -69,47 +72,58 @@ def plan(claims: t.Sequence[Claim], phase: str) -> list[Probe]:
     """The claims' own probes in their order, and then controls for denials that no claim gives one."""
     probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(claims)]
     answering = [
-        probe for probe, claim in zip(probes, claims, strict=False) if claim.expected(phase).outcome == "allowed"
+        probe for probe, claim in zip(probes, claims, strict=True) if claim.expected(phase).outcome == "allowed"
     ]
+    destinations = {probe.destination for probe in answering}
+    sources_heard = {probe.source for probe in answering}
     sources = list(dict.fromkeys(claim.source for claim in claims))
     controls: dict[Probe, None] = {}
-    for probe, claim in zip(probes, claims, strict=False):
+    for probe, claim in zip(probes, claims, strict=True):
         if claim.expected(phase).outcome not in DENIALS:
             continue
-        if any(other.destination == probe.destination or other.source == probe.source for other in answering):
+        if probe.destination in destinations or probe.source in sources_heard:
             continue
         controls[Probe(claim.source, CONTROL_REQUEST)] = None
-        for source in [source for source in sources if source != claim.source][:MAX_OTHER_SOURCES]:
+        others = itertools.islice((source for source in sources if source != claim.source), MAX_OTHER_SOURCES)
+        for source in others:
             # A short host name means another Service in another namespace.
             if destination(claim.request, source.namespace) == probe.destination:
                 controls[Probe(source, Request(claim.request.url, insecure=True))] = None
     return probes + list(controls)
 
 
-def evidence(
-    index: int, probes: t.Sequence[Probe], seen: t.Sequence[Seen], ready: t.Callable[[Destination], bool]
-) -> str | None:
-    """How the round shows the path of the claim's probe alive; None where it does not.
-
-    Either the destination answers another request, or the source reaches something else while the API says
-    that the destination has a ready endpoint: a dead destination looks like a denial, too.
+class Controls:
+    """What a round shows alive, by destination and by source.
 
     Args:
-        index: of the claim, and of its probe.
         probes: of the round.
         seen: by each probe.
-        ready: asks whether the destination has a ready endpoint; called only when the answer is needed.
+        ready: asks whether a destination has a ready endpoint; called only when the answer is needed.
     """
-    probe = probes[index]
-    others = [
-        (other, answer)
-        for number, (other, answer) in enumerate(zip(probes, seen, strict=True))
-        if number != index and answer.outcome == "allowed"
-    ]
-    for other, answer in others:
-        if other.destination == probe.destination:
-            return f"{other.destination} answered {other.source} with HTTP {answer.http_code}"
-    for other, answer in others:
-        if other.source == probe.source and ready(probe.destination):
-            return f"{other.source} got HTTP {answer.http_code} from {other.destination}, the endpoint is ready"
-    return None
+
+    def __init__(
+        self, probes: t.Sequence[Probe], seen: t.Sequence[Seen], ready: t.Callable[[Destination], bool]
+    ) -> None:
+        self._probes = probes
+        self._ready = ready
+        self._by_destination: dict[Destination, tuple[Probe, Seen]] = {}
+        self._by_source: dict[Source, tuple[Probe, Seen]] = {}
+        for probe, answer in zip(probes, seen, strict=True):
+            if answer.outcome == "allowed":
+                self._by_destination.setdefault(probe.destination, (probe, answer))
+                self._by_source.setdefault(probe.source, (probe, answer))
+
+    def evidence(self, index: int) -> str | None:
+        """How the round shows the path of a denied claim's probe alive; None where it does not.
+
+        Either the destination answers another request, or the source reaches something else while the API says
+        that the destination has a ready endpoint: a dead destination looks like a denial, too.
+        """
+        probe = self._probes[index]
+        if found := self._by_destination.get(probe.destination):
+            return f"{found[0].destination} answered {found[0].source} with HTTP {found[1].http_code}"
+        found = self._by_source.get(probe.source)
+        if found and self._ready(probe.destination):
+            other = found[0].destination
+            return f"{found[0].source} got HTTP {found[1].http_code} from {other}, the endpoint is ready"
+        return None
