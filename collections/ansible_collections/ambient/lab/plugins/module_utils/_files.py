@@ -29,7 +29,7 @@ def put(option: str, path: str, content: str, check_mode: bool) -> str | None:
         LabError: when its folder is missing, and when it can't be read or written.
     """
     real = os.path.realpath(path)
-    old = _read(option, real)
+    old = _read(option, real, check_mode)
     if old != content and not check_mode:
         try:
             replace_file(real, content, stat.S_IMODE(os.stat(real).st_mode) if os.path.exists(real) else MODE)
@@ -43,8 +43,11 @@ def diff_of(path: str, old: str | None, content: str) -> dict[str, t.Any]:
     return {"before": old or "", "after": content, "before_header": path, "after_header": path}
 
 
-def _read(option: str, path: str) -> str | None:
+def _read(option: str, path: str, check_mode: bool) -> str | None:
     if not os.path.isdir(os.path.dirname(path)):
+        if check_mode:
+            # An earlier task may be the one that makes it.
+            return None
         raise LabError(f"{option}: the folder of {path} does not exist")
     try:
         with open(path, encoding="utf-8", errors="replace") as file:

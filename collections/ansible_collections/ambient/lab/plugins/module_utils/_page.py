@@ -55,8 +55,7 @@ def page(report: Object, given: t.Sequence[Given]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["seconds"] = seconds
-    environment.filters["said"] = said
+    environment.filters.update(moment=moment, said=said, seconds=seconds)
     environment.globals.update(current=current, mark=mark, entry_mark=entry_mark)
     return environment.get_template("_page.html.j2").render(
         report=report,
@@ -86,16 +85,32 @@ def said(supports: bool | None) -> str:
     return {True: "supports", False: "contradicts", None: "silent"}[supports]
 
 
+def moment(at: str) -> str:
+    """A time of the results, without what machines need; any other text as it is."""
+    return at.replace("T", " ").replace("+00:00", " UTC") if at.endswith("+00:00") else at
+
+
+def effects_of(claims: t.Sequence[Object]) -> dict[tuple[str, str | None], list[tuple[str, str, list[str]]]]:
+    """By what the policy did, and which one: ids and names of curl's claims, and on which clusters."""
+    found: dict[tuple[str, str | None], dict[tuple[str, str], list[str]]] = {}
+    for claim in claims:
+        for row in claim["clusters"]:
+            if row["change"] and claim["kind"] == "curl":
+                places = found.setdefault((row["change"], row["policy"]), {})
+                places.setdefault((claim["id"], claim["name"]), []).append(row["cluster"])
+    return {key: [(*place, clusters) for place, clusters in places.items()] for key, places in found.items()}
+
+
 def _section(number: int, section: Object, given: t.Sequence[Given]) -> Object:
     """A section with what only the page needs: ids of claims, grids, charts, pictures."""
     ids = {(claim["kind"], claim["name"]): f"s{number}-c{place}" for place, claim in enumerate(section["claims"], 1)}
     grids = [(one["cluster"], claims_grid(section, one["cluster"], ids)) for one in section["clusters"]]
-    changes = [row["change"] for claim in section["claims"] for row in claim["clusters"]]
+    claims = [{**claim, "id": ids[(claim["kind"], claim["name"])]} for claim in section["claims"]]
     return {
         **section,
         "id": f"s{number}",
-        "claims": [{**claim, "id": ids[(claim["kind"], claim["name"])]} for claim in section["claims"]],
-        "changes": {word: changes.count(word) for word in ("closed", "opened", "changed")},
+        "claims": claims,
+        "effects": effects_of(claims),
         "grids": [{"cluster": cluster, "grid": grid} for cluster, grid in grids if grid],
         "convergence": [_charted(one) for one in section["convergence"]],
         "matrix": [{**one, "grid": matrix_grid(one)} for one in section["matrix"]],

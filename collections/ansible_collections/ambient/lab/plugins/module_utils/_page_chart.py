@@ -14,7 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._page_model import Obj
 MAX_PAIRS = 24
 LEFT, RIGHT, TOP, ROW, WIDTH = 250.0, 130.0, 26.0, 34.0, 900.0
 PLOT = WIDTH - LEFT - RIGHT
-LETTERS = 36
+LETTERS = 32
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -98,15 +98,8 @@ def _draw_pair(svg: ET.Element, pair: Object, y: float, last: float) -> None:
         middle = place(measured["p50"], last)
         _line(group, f"p50 {key}", middle, y + offset - 6, middle, y + offset + 6)
     word = "leaks" if pair["leaks"] else "late"
-    _text(
-        group,
-        f"{pair['stale_after_accepted']} {word}, {pair['stale_after_ready']} after",
-        WIDTH - 4,
-        y - 2,
-        "count",
-        "end",
-    )
-    _text(group, "ready", WIDTH - 4, y + 12, "count", "end")
+    _text(group, f"{pair['stale_after_accepted']} {word}", WIDTH - 4, y - 2, "count", "end")
+    _text(group, f"{pair['stale_after_ready']} after ready", WIDTH - 4, y + 12, "count", "end")
 
 
 def _dot(parent: ET.Element, key: str, x: float, y: float) -> None:

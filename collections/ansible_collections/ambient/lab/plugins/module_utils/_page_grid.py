@@ -78,7 +78,9 @@ def mark(outcome: str, seen: str = "") -> Mark:
         seen: the outcome with its codes.
     """
     kind = "allowed" if outcome in OPEN else "denied" if outcome in SHUT else "broken"
-    return Mark(outcome, kind, LETTERS.get(outcome, outcome[:2].upper()), seen.removeprefix(outcome).strip())
+    # The graph says of a missing edge nothing but its name again.
+    detail = "" if seen == outcome.replace("_", " ") else seen.removeprefix(outcome).strip()
+    return Mark(outcome, kind, LETTERS.get(outcome, outcome[:2].upper()), detail)
 
 
 def entry_mark(entry: Object | None) -> Mark | None:

@@ -153,16 +153,21 @@ def quantiles(middle: float, largest: float) -> Object:
     return {"p50": middle, "p99": largest * 0.97, "max": largest}
 
 
-def pair(name: str, last_old: float = 0.12, stale: tuple[int, int] = (4, 0), **fields: t.Any) -> Object:
-    """One pair of a convergence, with three runs."""
+def pair(name: str, slowest: float = 0.12, stale: tuple[int, int] = (4, 0), **fields: t.Any) -> Object:
+    """One pair of a convergence, with three runs.
+
+    Args:
+        slowest: when the last old answer began, in seconds.
+        stale: old answers after the API accepted the change, and after every proxy had it.
+    """
     runs = [
-        {"first_new": last_old * share + 0.01, "last_old": last_old * share, "stale_after_accepted": stale[0] // 3,
+        {"first_new": slowest * share + 0.01, "last_old": slowest * share, "stale_after_accepted": stale[0] // 3,
          "stale_after_ready": 0, "flaps": 0, "ready": 0.2 * share, "changes": [[0.1, "denied_l4"]]}
         for share in (0.6, 0.8, 1.0)
     ]  # fmt: skip
     return {
         "name": name, "from": "default/curl-deny", "to": APP, "old": "allowed", "new": "denied_l4",
-        "first_new": quantiles(last_old * 0.8 + 0.01, last_old + 0.01), "last_old": quantiles(last_old * 0.8, last_old),
+        "first_new": quantiles(slowest * 0.8 + 0.01, slowest + 0.01), "last_old": quantiles(slowest * 0.8, slowest),
         "stale_after_accepted": stale[0], "stale_after_ready": stale[1], "flaps": 0, "requests": 600,
         "limits": {"leaks_after_ready": 0}, "verdict": "fail" if stale[1] else "pass",
         "reason": f"{stale[1]} requests got through after every proxy had the policy" if stale[1] else "", "runs": runs,
