@@ -144,10 +144,12 @@ def _problem(
     if not fits(new, last):
         return f"at the end it still saw {last}, not {new}", last.outcome == "probe_error"
     odd = [answer for answer in after if not fits(new, answer.seen) and not fits(old, answer.seen)]
-    late = next((answer for answer in odd if answer.start > ready), None)
+    # While the change spreads, a pair that it concerns may see something else.
+    late = next((answer for answer in odd if old == new or answer.start > ready), None)
     if late is not None:
+        wanted = f"not {new}" if old == new else f"neither {old} nor {new}"
         broken = late.seen.outcome == "probe_error"
-        return f"{late.start:.2f} s after the change it saw {late.seen}, neither {old} nor {new}", broken
+        return f"{max(0.0, late.start):.2f} s after the change it saw {late.seen}, {wanted}", broken
     return "", False
 
 

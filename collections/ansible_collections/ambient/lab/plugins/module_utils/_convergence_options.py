@@ -27,9 +27,10 @@ MAX_RATE = 200.0
 # What all runs together may take at worst: seconds, and requests.
 MAX_SECONDS = 7200.0
 MAX_REQUESTS = 1_000_000
-# Seconds until every source's loop has begun, and answered often enough to know what was before.
+# Seconds until every source has sent its requests so often that it is known what was before, and what is in the end.
 START_SECONDS = 20.0
 BASELINE_TICKS = 3
+END_TICKS = 2
 LIMIT_KEYS = ("leaks_after_ready", "leaks_after_accepted", "converges_within")
 
 
@@ -52,13 +53,13 @@ class Plan:
     rate: float = 20.0
     settle: float = 1.0
     timeout: float = 30.0
-    probe_timeout: float = 2.0
+    probe_timeout: float = 5.0
     final_state: str | None = None
 
     @property
     def run_seconds(self) -> float:
         """The longest that one run may take."""
-        return START_SECONDS + self.timeout + self.settle
+        return 2 * START_SECONDS + self.timeout + self.settle
 
     @property
     def path(self) -> str:

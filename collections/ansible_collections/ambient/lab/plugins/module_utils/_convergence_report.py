@@ -143,7 +143,7 @@ def failure(summary: t.Mapping[str, t.Any], command: str) -> str:
     rows = []
     for name, direction in summary["directions"].items():
         for pair in direction["pairs"]:
-            if pair["verdict"] != "pass":
+            if pair["verdict"] != "pass" and pair["runs"]:
                 rows.append([pair["name"], name, _seconds(pair["first_new"]), _seconds(pair["last_old"]), _stale(pair)])
     titles = ["CLAIM", "CHANGE", "FIRST NEW", "LAST OLD", "STALE (READY)"]
     lines += [*table(titles, rows[:MAX_SHOWN]), ""] if rows else []

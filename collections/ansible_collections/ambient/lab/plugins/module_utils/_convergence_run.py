@@ -23,6 +23,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._convergence_options import (
     BASELINE_TICKS,
+    END_TICKS,
     START_SECONDS,
     Plan,
 )
@@ -65,20 +66,17 @@ class Ear:
     def __init__(self, nonce: str, clock: Clock) -> None:
         self.nonce = nonce
         self.pieces: list[tuple[float, bytes]] = []
-        self.begun = threading.Event()
         self.enough = threading.Event()
         self.too_much = False
+        self.ticks = 0
         self._clock = clock
         self._size = 0
-        self._ticks = 0
 
     def hear(self, piece: bytes) -> bool:
         """Take a piece of output; True when no more is wanted."""
         self.pieces.append((self._clock.now(), piece))
         self._size += len(piece)
-        self._ticks += piece.count(f"{self.nonce} t ".encode())
-        if self._ticks > BASELINE_TICKS:
-            self.begun.set()
+        self.ticks += piece.count(f"{self.nonce} t ".encode())
         self.too_much = self._size > MAX_HEARD
         return self.too_much or self.enough.is_set()
 
@@ -173,10 +171,12 @@ class Runner:
         with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
             try:
                 loops = {target: pool.submit(self._loop, target, row, ears[target]) for target, row in rows.items()}
-                self._await(ears, loops)
+                self._await(ears, loops, BASELINE_TICKS, START_SECONDS)
                 sent = self._clock.now()
                 accepted, passed, ready = self._change(direction)
                 self._clock.sleep(self._plan.settle)
+                # A busy machine must not end this before anybody was asked.
+                self._await(ears, loops, END_TICKS, START_SECONDS)
             finally:
                 for ear in ears.values():
                     ear.enough.set()
@@ -198,15 +198,27 @@ class Runner:
         timeout = plan.run_seconds + len(row) * plan.probe_timeout
         return self._kube.run(target.namespace, target.pod, target.container, script, timeout, ear.hear)[1]
 
-    def _await(self, ears: t.Mapping[Target, Ear], loops: t.Mapping[Target, concurrent.futures.Future[str]]) -> None:
-        """Until every loop has begun and knows what was before."""
-        end = self._clock.now() + START_SECONDS
+    def _await(
+        self,
+        ears: t.Mapping[Target, Ear],
+        loops: t.Mapping[Target, concurrent.futures.Future[str]],
+        ticks: int,
+        seconds: float,
+    ) -> None:
+        """Until every loop has made so many more ticks, and has begun another one.
+
+        Raises:
+            LabError: when one has ended, or makes them not in time.
+        """
+        end = self._clock.now() + seconds
+        wanted = {target: ear.ticks + ticks + 1 for target, ear in ears.items()}
         for target, ear in ears.items():
-            while not ear.begun.wait(0.05):
+            while ear.ticks < wanted[target]:
                 if loops[target].done() or self._clock.now() > end:
                     said = parse_stream(ear.nonce, ear.pieces).problem
                     why = said or (loops[target].result() if loops[target].done() else "it is too slow")
-                    raise LabError(f"The loop in {target} did not begin: {why or 'it ended at once'}")
+                    raise LabError(f"The loop of probes in {target} stands still: {why or 'it has ended'}")
+                self._clock.sleep(0.02)
 
     def _change(self, direction: str) -> tuple[float, Passed, float]:
         """Apply or remove the policy: when the API accepted that, how the barrier ended, and when."""

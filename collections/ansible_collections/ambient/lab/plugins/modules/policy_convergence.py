@@ -83,7 +83,7 @@ options:
   probe_timeout:
     description: Seconds that one request may take. A source waits so long with its next requests.
     type: float
-    default: 2
+    default: 5
   final_state:
     description: Whether the policy is there in the end. Left out, it is as it was before.
     type: str
@@ -214,7 +214,7 @@ SPEC = {
     "rate": {"type": "float", "default": 20},
     "settle": {"type": "float", "default": 1},
     "timeout": {"type": "float", "default": 30},
-    "probe_timeout": {"type": "float", "default": 2},
+    "probe_timeout": {"type": "float", "default": 5},
     "final_state": {"type": "str", "choices": ["present", "absent"]},
     "results_file": {"type": "path"},
     "section": {"type": "str"},

@@ -42,7 +42,7 @@ SERVICE = {"metadata": {"name": "app", "namespace": "default", "labels": {"istio
 
 
 def ztunnel_dump(*, action: str = "Deny", named: bool = True, there: bool = True) -> Object:
-    found = {"name": "p", "namespace": "default", "scope": "WorkloadSelector", "action": action}
+    found: Object = {"name": "p", "namespace": "default", "scope": "WorkloadSelector", "action": action}
     found["rules"] = [[[{"destinationPorts": [8080]}]]]
     workload = {"name": "app", "namespace": "default", "authorizationPolicies": ["default/p"] if named else []}
     return {"policies": [found] if there else [], "workloads": [workload]}
@@ -250,7 +250,7 @@ def test_from_parameters_to_the_message(tmp_path: pathlib.Path) -> None:
         "/api/v1/pods": {"items": [ZTUNNEL]},
     }
     with FakeApi(objects) as api:
-        params = {"kubeconfig": api.kubeconfig(tmp_path), "context": None, "policies": ["default/p"]}
+        params: Object = {"kubeconfig": api.kubeconfig(tmp_path), "context": None, "policies": ["default/p"]}
         params |= {"state": "present", "timeout": 0.2, "interval": 0.05}
         api.forwarded["mesh/zt:15000/config_dump"] = ztunnel_dump()
         result = policy_ready(params)
