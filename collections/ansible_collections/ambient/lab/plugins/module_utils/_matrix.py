@@ -199,8 +199,11 @@ def _observe(
     wanted: Wanted,
     values: dict[str, t.Any],
 ) -> dict[str, t.Any]:
-    if not found.clear:
-        raise LabError("\n  ".join(["nothing could be observed, so no file is written:", *warnings_of(found)]))
+    clear, total = len(found.clear), len(found.pairs)
+    if not clear or 2 * clear < total:
+        # A cluster that is broken for a moment must not replace a good file with the little that still works.
+        much = f"only {clear} of {total} pairs" if clear else "nothing"
+        raise LabError("\n  ".join([f"{much} could be observed, so no file is written:", *warnings_of(found)]))
     notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
     cells = [(pair, cell.state) for pair, cell in found.clear]

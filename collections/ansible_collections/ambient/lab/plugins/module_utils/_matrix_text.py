@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
+import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import DEFAULT_CODES, Claim, parse_claims
@@ -19,6 +22,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._text import printable
 # The Kubernetes client needs it too, and the module says when that one is missing.
 with contextlib.suppress(ImportError):
     import yaml
+
+# A cell's name as it nearly always is, or a URL: nothing in it that YAML could take for something else.
+_PLAIN = re.compile(r"(?:[a-z0-9.-]+/[a-z0-9.-]+ -> (?:pod of )?|https?://)[a-z0-9.-]+:[0-9]+(?:/| [A-Z]+)")
 
 _HEAD = """\
 ---
@@ -91,11 +97,25 @@ def _expect(state: State) -> object:
 
 def claim_text(claim: Object) -> str:
     """One claim as an item of the list, with the keys in the order in which people read them."""
+    lines = [line for key, value in claim.items() for line in _entry(key, value)]
+    return "".join(f"  {'  ' if number else '- '}{line}\n" for number, line in enumerate(lines))
+
+
+def _entry(key: str, value: object) -> t.Sequence[str]:
+    """Lines of one key. A matrix repeats itself, and PyYAML takes long for a little."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return (f"{key}: {value}",)
+    return _dumped(key, json.dumps(value))
+
+
+@functools.lru_cache(maxsize=4096)
+def _dumped(key: str, value: str) -> tuple[str, ...]:
     text: str = yaml.safe_dump(
-        claim, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True, indent=2
+        {key: json.loads(value)}, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
     )
-    first, *others = text.splitlines()
-    return "".join([f"  - {first}\n", *(f"    {line}\n" for line in others)])
+    # With nothing nested in it, the mapping itself would be in braces.
+    line = text.strip()
+    return (line[1:-1],) if line.startswith("{") else tuple(line.splitlines())
 
 
 def read_claims(path: str) -> tuple[Claim, ...]:
@@ -108,7 +128,8 @@ def read_claims(path: str) -> tuple[Claim, ...]:
     if text is None:
         raise LabError(f"file: {path} does not exist; write it with state=observe first")
     try:
-        content = yaml.safe_load(text)
+        # libyaml's reader is the same one, ten times as fast; not every PyYAML has it.
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise LabError(f"file: {path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or set(content) != {"claims"}:

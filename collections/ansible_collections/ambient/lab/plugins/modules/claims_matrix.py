@@ -43,7 +43,8 @@ notes:
 options:
   state:
     description:
-      - V(observe) writes O(file). Edits in it are replaced by what was seen.
+      - V(observe) writes O(file). Edits in it are replaced by what was seen. Where nothing can be said of more than
+        half of the pairs, it fails and leaves the file as it is.
       - V(compare) reads O(file), writes nothing, and fails when something differs.
     type: str
     choices: [observe, compare]
