@@ -10,7 +10,7 @@ import re
 import typing as t
 import xml.etree.ElementTree as ET
 
-from ansible_collections.ambient.lab.plugins.module_utils._page_model import PHASES, Object, current
+from ansible_collections.ambient.lab.plugins.module_utils._page_model import PHASES, Object, beyond_its_pairs, current
 
 # XML 1.0, section 2.2: what a document may hold. Nothing can escape the rest.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -68,7 +68,7 @@ def cases(report: Object, section: Object, cluster: str) -> list[Case]:
     for measured in section["convergence"]:
         if measured["cluster"] == cluster:
             found += [_pair(measured, pair) for pair in measured["pairs"]]
-            if not measured["pairs"]:
+            if beyond_its_pairs(measured):
                 message = measured["reason"] or "nothing was measured"
                 found.append(Case(f"{measured['policy']} takes hold", measured["verdict"], message, message))
     column = next(one for one in section["clusters"] if one["cluster"] == cluster)

@@ -111,7 +111,7 @@ def matrix_grid(matrix: Object) -> Grid | None:
     for cell in matrix["cells"]:
         codes = f"{cell['http_code'] or 0:03d}/{cell['exit_code']}" if cell["exit_code"] is not None else ""
         after = mark(cell["outcome"], f"{cell['outcome']} {codes}")
-        before = mark(cell["was"]) if cell["change"] and cell["was"] else None
+        before = mark(cell["was"].split()[0]) if cell["change"] and cell["was"] else None
         destination = _destination(cell["to"])
         if not destination.method:
             destination = Label(cell["method"] or "", cell["to"])

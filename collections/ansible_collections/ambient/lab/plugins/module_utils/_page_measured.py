@@ -13,7 +13,12 @@ QUANTILES = ("p50", "p99", "max")
 RUN = ("first_new", "last_old", "ready", "stale_after_accepted", "stale_after_ready", "flaps")
 COUNTS = ("stale_after_accepted", "stale_after_ready", "flaps", "requests")
 CELL = ("name", "from", "to", "method", "outcome", "http_code", "exit_code", "decided_by", "policy")
+# What may stand in a cell, and what else may differ from the claims file.
 CHANGES = ("opened", "closed", "changed")
+DIFFERENCES = (*CHANGES, "added", "gone")
+DIFFERENCE = ("name", "was", "now", "policy", "reason")
+# What nothing can be said of.
+LEFT_OUT = {"unprobed": ("source", "reason"), "unclear": ("name", "reason"), "skipped": ("what", "reason")}
 
 
 def convergence_of(measured: Object) -> Object:
@@ -59,9 +64,9 @@ def quantiles(measured: Object | None) -> Object | None:
 
 
 def matrix_of(matrix: Object) -> Object:
-    """The generated matrix, each cell with what changed in it."""
-    changes = {word: [_change(one) for one in matrix.get(word) or []] for word in CHANGES}
-    by_name = {one["name"]: (word, one) for word in CHANGES for one in changes[word]}
+    """The generated matrix, each cell with what changed in it since the claims file was written."""
+    differences = {word: [_texts(one, DIFFERENCE) for one in matrix.get(word) or []] for word in DIFFERENCES}
+    by_name = {one["name"]: (word, one) for word in CHANGES for one in differences[word]}
     cells = []
     for cell in matrix["cells"]:
         word, changed = by_name.get(cell["name"], (None, {"was": None}))
@@ -70,12 +75,10 @@ def matrix_of(matrix: Object) -> Object:
         "at": matrix.get("at") or "",
         **{key: matrix.get(key) or [] for key in ("namespaces", "methods")},
         "cells": cells,
-        "unprobed": [
-            {key: str(one.get(key) or "") for key in ("source", "reason")} for one in matrix.get("unprobed") or []
-        ],
-        **changes,
+        **{word: [_texts(one, keys) for one in matrix.get(word) or []] for word, keys in LEFT_OUT.items()},
+        **differences,
     }
 
 
-def _change(change: Object) -> Object:
-    return {key: change.get(key) for key in ("name", "was", "now", "policy")}
+def _texts(found: Object, keys: t.Sequence[str]) -> Object:
+    return {key: None if found.get(key) is None else str(found[key]) for key in keys}

@@ -68,6 +68,12 @@ def worst(verdicts: t.Iterable[str]) -> str:
     return max(verdicts, key=WORST.index, default="pass")
 
 
+def beyond_its_pairs(measured: Object) -> bool:
+    """Whether a measurement as a whole is worse than its pairs, for example because a proxy never had the policy."""
+    pairs = worst(pair["verdict"] for pair in measured["pairs"])
+    return WORST.index(measured["verdict"]) > WORST.index(pairs)
+
+
 def current(row: Object) -> Object | None:
     """What holds of a claim now: after the policy, or before it where nobody has looked after it."""
     found: Object | None = row["after"] or row["before"]
@@ -94,7 +100,7 @@ def _section(part: Object) -> Object:
     kept = [section for section in (part, graph) if section.get("verdict")]
     found = [row["verdict"] for row in rows.values()]
     if measured:
-        found += [measured["verdict"]] if not measured["pairs"] else [pair["verdict"] for pair in measured["pairs"]]
+        found += [pair["verdict"] for pair in measured["pairs"]] + [measured["verdict"]] * beyond_its_pairs(measured)
     return {
         "rows": rows,
         "convergence": measured,

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: claims_report
 short_description: Writes what was proven as a page, as JUnit XML and as JSON
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Makes one report of what the modules of this collection have kept of one cluster, or of a fleet with a column
     per cluster, and prints its table.

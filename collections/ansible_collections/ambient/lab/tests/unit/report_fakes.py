@@ -203,11 +203,20 @@ def matrix(sources: int = 3, destinations: int = 2) -> Object:
             policy = "shop/no-client-1" if one == 1 else None
             seen = {"outcome": outcome, "http_code": code, "exit_code": ended, "policy": policy}
             cells.append({"name": name, **places, **seen, "decided_by": DECIDED[outcome]})
-    change = {"name": "client-1 GET service-0", "was": "allowed", "now": "denied_l4", "policy": "shop/no-client-1"}
+    change = {
+        "name": "client-1 GET service-0",
+        "was": "allowed",
+        "now": "denied_l4 by shop/no-client-1",
+        "policy": "shop/no-client-1",
+    }
     return {
         "at": AT, "namespaces": ["shop"], "methods": ["GET"], "sources": [], "destinations": [], "cells": cells,
         "unprobed": [{"source": "shop/distroless", "reason": "its container has no curl"}],
         "opened": [], "closed": [change], "changed": [],
+        "added": [{"name": "client-2 GET service-1", "was": None, "now": "allowed", "policy": None, "reason": "new"}],
+        "gone": [{"name": "client-9 GET service-1", "was": "denied_l4", "now": None, "policy": "shop/old"}],
+        "unclear": [{"name": "client-2 POST service-1", "reason": "the answer changed all the time"}],
+        "skipped": [{"what": "shop/redis port 6379", "reason": "it does not speak HTTP"}],
     }  # fmt: skip
 
 

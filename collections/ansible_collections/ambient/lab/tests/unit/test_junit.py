@@ -140,6 +140,9 @@ def test_a_measurement_that_came_to_nothing() -> None:
     failed = case(read(a={"s": {"convergence": nothing}}), "default/layer4-authz takes hold").find("error")
     assert failed is not None
     assert failed.attrib["message"] == "no pod"
+    stuck = fakes.convergence(verdict="error", reason="the barrier was not reached")
+    root = read(a={"s": {"convergence": stuck}})
+    assert (root.attrib["tests"], root.attrib["errors"]) == ("5", "1")
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,9 @@ def test_everything_is_told() -> None:
         "0.248 s 0.301 s 0.31 s 4 leaks 0 0 600",
         "client-1 GET service-0: allowed \u2192 denied_l4 by shop/no-client-1",
         "1 sources could not be probed shop/distroless: its container has no curl",
+        "client-2 GET service-1: not there \u2192 allowed (new)",
+        "client-9 GET service-1: denied_l4 \u2192 gone by shop/old",
+        "1 left out shop/redis port 6379: it does not speak HTTP",
         "Kiali's graph of the 5 s before",
     ):
         assert words in text, words

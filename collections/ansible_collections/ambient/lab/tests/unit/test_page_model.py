@@ -106,6 +106,10 @@ def test_a_measurement_that_came_to_nothing_is_no_pass() -> None:
     measured = fakes.convergence(verdict="error", reason="no pod", directions={})
     found = report(a={"s": {"convergence": measured}})
     assert (found["verdict"], found["counts"]["error"]) == ("error", 1)
+    stuck = report(
+        a={"s": {"convergence": fakes.convergence(verdict="error", reason="apply: the barrier was not reached")}}
+    )
+    assert (stuck["verdict"], stuck["counts"]["pass"], stuck["counts"]["error"]) == ("error", 4, 1)
 
 
 @pytest.mark.parametrize(
