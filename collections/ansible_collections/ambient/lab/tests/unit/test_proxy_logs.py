@@ -193,6 +193,12 @@ def test_of_two_errors_the_last_is_the_reason() -> None:
     assert parsed.error == "connection timed out"
 
 
+def test_only_a_whole_word_is_a_fields_name() -> None:
+    parsed = parse_connection(text() + ' x-src.addr=6.6.6.6:1 "src.addr=7.7.7.7:1')
+    assert parsed is not None
+    assert parsed.source == "10.0.0.9:40000"
+
+
 @FORMATS
 @pytest.mark.parametrize(
     "name",
