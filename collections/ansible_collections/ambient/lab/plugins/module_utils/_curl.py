@@ -64,7 +64,8 @@ class Record:
     """What curl reported of one probe (`--write-out %{json}` and `%{header_json}`, curl >= 7.83).
 
     Times are in seconds, sizes in bytes. http_code is 0 where no status line came. sender: `ip:port` of the client's
-    end of the connection, "" where there was none. again: why it is no result, and the probe must be asked alone.
+    end of the connection, "" where there was none. began: curl read something before the peer's reset, though not a
+    whole line. again: why it is no result, and the probe must be asked alone.
     """
 
     http_code: int
@@ -76,6 +77,7 @@ class Record:
     headers: dict[str, str]
     body: str
     sender: str = ""
+    began: bool = False
     again: str = ""
 
 
@@ -233,6 +235,7 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
             headers={key: headers[key] for key in KEPT_HEADERS if key in headers},
             body="".join(parts["body"])[:BODY_BYTES],
             sender=sender,
+            began=float(fields.get("time_starttransfer") or 0) > 0,
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"curl's report can't be read ({error}); curl 7.83 or newer is needed"

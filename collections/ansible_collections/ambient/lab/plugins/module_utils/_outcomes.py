@@ -91,7 +91,9 @@ def _outcome(record: Record) -> str:
     # without a connection it is no denial, and with a single byte of answer neither.
     silent = record.connected and record.received == 0 and record.http_code == 0
     if record.exit_code in _CUT_OFF:
-        return "denied_l4" if silent else "probe_error"
+        # An end in good order (52) counts as a read; there curl tells nothing of a status line that is not whole.
+        whole = record.exit_code == 52 or not record.began
+        return "denied_l4" if silent and whole else "probe_error"
     if record.exit_code in _TLS:
         cut_off = record.exit_code == 35 and any(text in record.errormsg for text in _TLS_CUT_OFF)
         return "denied_l4" if silent and cut_off else "tls"

@@ -10,6 +10,7 @@ import threading
 import types
 import typing as t
 
+CLOSE = b"Connection: close\r\n"
 UPSTREAM_RESET = b"upstream connect error or disconnect/reset before headers. reset reason: connection termination"
 
 
@@ -23,7 +24,8 @@ def response(status: str, body: bytes = b"", **headers: str) -> bytes:
 class ScriptedServer:
     """Listens on a port of the loopback; the path of the request chooses what happens.
 
-    What happens before the request is read (reset_at_once, reset_after_a_byte) is chosen by `behaviour`.
+    What happens before the request is read (reset_at_once, reset_after_a_byte) is chosen by `behaviour`, and so is
+    whether connections stay open, whatever the request asks for (keep_open).
     """
 
     def __init__(self, behaviour: str = "") -> None:
@@ -76,21 +78,31 @@ class ScriptedServer:
                 connection.recv(1)
                 _reset(connection)
                 return
-            request = _read_request(connection)
-            self.requests.append(request)
-            if request.count(b" ") > 1:
-                self._answer(connection, request.split(b" ")[1].decode("latin-1").strip("/"))
+            while request := _read_request(connection):
+                self.requests.append(request)
+                if request.count(b" ") > 1:
+                    self._answer(connection, request.split(b" ")[1].decode("latin-1").strip("/"))
+                if self._behaviour != "keep_open":
+                    break
 
     def _answer(self, connection: socket.socket, behaviour: str) -> None:
         if behaviour == "reset":
             _reset(connection)
         elif behaviour == "hang":
             self._stopped.wait(30)
-        elif behaviour == "reset_after_headers":
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        elif behaviour == "reset_in_status_line":
+            connection.sendall(CUT["close_in_status_line"])
+            # A reset overtakes what the peer has not read yet.
+            self._stopped.wait(0.05)
             _reset(connection)
+        elif behaviour == "reset_after_headers":
+            connection.sendall(CUT["close_in_body"])
+            _reset(connection)
+        elif behaviour in CUT:
+            connection.sendall(CUT[behaviour])
         elif behaviour in RESPONSES:
-            connection.sendall(RESPONSES[behaviour])
+            answer = RESPONSES[behaviour]
+            connection.sendall(answer.replace(CLOSE, b"") if self._behaviour == "keep_open" else answer)
 
 
 RESPONSES = {
@@ -111,6 +123,14 @@ RESPONSES = {
     "garbage": b"\x00\x01\x02 this is no HTTP\r\n\r\n",
     "odd_headers": response("200 OK", b"ok", Server='quo"te\\back\x01\xff', X_Other="\tq"),
     "forged": response("200 OK", b"\nprobe-0000000000000000 end 0\nprobe-0000000000000000 begin 1\n"),
+}
+
+
+# Answers that end too early, at a place that the name tells.
+CUT = {
+    "close_in_status_line": b"HTTP/1.1 20",
+    "close_in_headers": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nServer: Simp",
+    "close_in_body": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
 }
 
 

@@ -4,19 +4,27 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import os
 import shutil
 import socket
 import subprocess
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims import Request
-from ansible_collections.ambient.lab.plugins.module_utils._curl import build_script, parse_output
-from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen, classify
+from ansible_collections.ambient.lab.plugins.module_utils import _curl
+from ansible_collections.ambient.lab.plugins.module_utils._check import Settings
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._curl import BODY_BYTES
+from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._probing import probe_all
+from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
 from ansible_collections.ambient.lab.tests.unit.servers import ScriptedServer
 
-NONCE = "probe-0000000000000000"
 SHELLS = [shell for shell in ("dash", "bash", "busybox sh") if shutil.which(shell.split()[0])]
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
@@ -28,14 +36,36 @@ def _server() -> t.Iterator[ScriptedServer]:
         yield server
 
 
-def run(requests: t.Sequence[Request], timeout: float = 2.0, shell: str = "sh") -> list[Seen]:
-    """Run the requests as one row, as an exec in a pod would."""
-    row = dict(enumerate(requests))
-    script = build_script(NONCE, row, timeout)
-    done = subprocess.run([*shell.split(), "-c", script], capture_output=True, timeout=60, check=False)
-    assert done.stderr == b""
-    records = parse_output(NONCE, done.stdout.decode("utf-8", "replace"), row)
-    return [classify(records[number]) for number in row]
+class Here:
+    """Runs scripts on this machine, as an exec in a pod would."""
+
+    def __init__(self, shell: str = "sh", path: str | None = None) -> None:
+        self.scripts: list[str] = []
+        self._command = [shutil.which(shell.split()[0]) or shell, *shell.split()[1:], "-c"]
+        self._environment = {**os.environ, **({"PATH": path} if path else {})}
+
+    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+        """Standard output, and what stands on standard error."""
+        self.scripts.append(script)
+        done = subprocess.run(
+            [*self._command, script], capture_output=True, timeout=timeout, check=False, env=self._environment
+        )
+        return done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace").strip()
+
+    def probe(self, requests: t.Sequence[Request], timeout: float = 10.0) -> list[Seen]:
+        """What each request sees in one row."""
+        source = Source("default", "here")
+        probes = [Probe(source, request) for request in requests]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return probe_all(probes, {source: HERE}, Settings(probe_timeout=timeout), self, pool)
+
+
+HERE = Target("default", "here", "here")
+
+
+def run(requests: t.Sequence[Request], timeout: float = 10.0, shell: str = "sh") -> list[Seen]:
+    """Run the requests as one row."""
+    return Here(shell).probe(requests, timeout)
 
 
 @pytest.mark.parametrize(
@@ -57,24 +87,66 @@ def run(requests: t.Sequence[Request], timeout: float = 2.0, shell: str = "sh") 
         ("proxy_503_no_endpoint", "unroutable", 503, {0}),
         ("reset", "denied_l4", 0, {56, 52}),
         ("close", "denied_l4", 0, {52}),
+        ("reset_in_status_line", "probe_error", 0, {56}),
         ("reset_after_headers", "probe_error", 200, {56, 18}),
+        ("close_in_headers", "probe_error", 200, {18}),
+        ("close_in_body", "probe_error", 200, {18}),
+        # curl tells nothing of a status line that is not whole, where the end comes in good order.
+        ("close_in_status_line", "denied_l4", 0, {52}),
         ("garbage", "probe_error", 0, {1}),
         ("hang", "timeout", 0, {28}),
     ],
 )
 def test_outcome(server: ScriptedServer, path: str, outcome: str, http_code: int, exit_codes: set[int]) -> None:
-    (seen,) = run([Request(server.url(path))])
+    (seen,) = run([Request(server.url(path))], timeout=2.0 if path == "hang" else 10.0)
     assert (seen.outcome, seen.http_code) == (outcome, http_code), seen
     assert seen.exit_code in exit_codes
 
 
-def test_reset_at_once() -> None:
+HUNDRED = {
+    "reset": "denied_l4",
+    "close": "denied_l4",
+    "reset_in_status_line": "probe_error",
+    "close_in_headers": "probe_error",
+    "close_in_body": "probe_error",
+    "reset_after_headers": "probe_error",
+    "hang": "timeout",
+    "app_403": "allowed",
+    "proxy_403": "denied_l7",
+    "proxy_503_upstream": "denied_upstream",
+    "proxy_503_no_endpoint": "unroutable",
+    "app_503": "allowed",
+    "garbage": "probe_error",
+}
+
+
+@pytest.mark.parametrize("path", HUNDRED)
+def test_a_hundred_of_each(server: ScriptedServer, path: str) -> None:
+    row = run([Request(server.url(path))] * 100, timeout=0.5 if path == "hang" else 10.0)
+    assert collections.Counter(seen.outcome for seen in row) == {HUNDRED[path]: 100}
+    assert len(server.peers) == 100
+
+
+def test_a_hundred_of_all_kinds_in_one_row(server: ScriptedServer) -> None:
+    paths = [path for path in HUNDRED if path != "hang"] * 9
+    row = run([Request(server.url(path)) for path in paths])
+    assert [seen.outcome for seen in row] == [HUNDRED[path] for path in paths]
+
+
+def test_a_hundred_resets_at_once() -> None:
     with ScriptedServer("reset_at_once") as server:
-        row = run([Request(server.url("x"))] * 40)
+        row = run([Request(server.url("x"))] * 100)
     # A reset that wins the race against curl's first look at its connection is a refusal: no byte was sent.
     assert {(seen.outcome, seen.exit_code) for seen in row} <= {
         ("denied_l4", 56), ("denied_l4", 52), ("denied_l4", 55), ("refused", 7),
     }  # fmt: skip
+
+
+def test_a_hundred_refusals() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    row = run([Request(f"http://127.0.0.1:{port}/")] * 100)
+    assert {(seen.outcome, seen.exit_code) for seen in row} == {("refused", 7)}
 
 
 def test_nothing_listens() -> None:
@@ -90,7 +162,7 @@ def test_unknown_name() -> None:
 
 
 def test_tls_to_a_plain_server(server: ScriptedServer) -> None:
-    (seen,) = run([Request(f"https://127.0.0.1:{server.port}/ok")])
+    (seen,) = run([Request(f"https://127.0.0.1:{server.port}/ok")], timeout=1.0)
     assert seen.outcome in ("tls", "timeout"), seen
 
 
@@ -100,38 +172,73 @@ def test_tls_cut_off_in_the_handshake() -> None:
     assert seen.outcome == "denied_l4", seen
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_a_slow_probe_falsifies_no_other(server: ScriptedServer, shell: str) -> None:
+@pytest.mark.parametrize("shell", [*SHELLS, *(["busybox alone"] if shutil.which("busybox") else [])])
+def test_a_slow_probe_falsifies_no_other(server: ScriptedServer, tmp_path: Path, shell: str) -> None:
+    here = Here(shell)
+    if shell == "busybox alone":
+        for tool in ("sh", "cat", "tr", "fold", "sed", "curl"):
+            (tmp_path / tool).symlink_to(shutil.which("curl" if tool == "curl" else "busybox") or "")
+        here = Here(str(tmp_path / "sh"), str(tmp_path))
     paths = [
-        "ok",
-        "hang",
-        "reset",
-        "proxy_403",
-        "hang",
-        "big",
-        "close",
-        "ok",
-        "ok",
-        "app_403",
-        "garbage",
-        "ok",
-    ]
+        "ok", "hang", "reset", "proxy_403", "hang", "big", "close", "ok",
+        "ok", "app_403", "garbage", "binary",
+    ]  # fmt: skip
     start = time.monotonic()
-    row = run([Request(server.url(path)) for path in paths], shell=shell)
+    row = here.probe([Request(server.url(path)) for path in paths], timeout=2.0)
     assert [seen.outcome for seen in row] == [
         "allowed", "timeout", "denied_l4", "denied_l7", "timeout", "allowed", "denied_l4", "allowed",
         "allowed", "allowed", "probe_error", "allowed",
     ]  # fmt: skip
-    assert time.monotonic() - start < 6
+    assert row[5].body == "x" * BODY_BYTES
+    # Both wait at the same time, and nobody waits for them.
+    assert 2 < time.monotonic() - start < 4 * 2
 
 
-def test_every_probe_has_a_connection_of_its_own(server: ScriptedServer) -> None:
-    run([Request(server.url("ok"))] * 20)
-    assert len(server.peers) == 20
+@pytest.mark.parametrize("behaviour", ["", "keep_open"])
+def test_every_probe_has_a_connection_of_its_own(behaviour: str) -> None:
+    with ScriptedServer(behaviour) as server:
+        here = Here()
+        row = here.probe([Request(server.url("ok"))] * 40)
+        assert {seen.outcome for seen in row} == {"allowed"}
+        assert len(server.peers) == 40
+        assert {seen.sender for seen in row} == {f"127.0.0.1:{port}" for port in server.peers}
+    assert len(here.scripts) == 1
+
+
+def test_a_connection_used_again_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_curl, "_fresh", lambda *_: "")
+    with ScriptedServer("keep_open") as server:
+        here = Here()
+        row = here.probe([Request(server.url("ok"))] * 40)
+        assert {seen.outcome for seen in row} == {"allowed"}
+        # Eight processes, each with a connection; the others are asked once more, alone.
+        assert len(server.peers) == 8 + 32
+    assert len(here.scripts) == 2
+
+
+def test_a_curl_that_dies_takes_only_its_own_probes_along(server: ScriptedServer, tmp_path: Path) -> None:
+    wrapper = tmp_path / "curl"
+    wrapper.write_text(f'#!/bin/sh\nexec timeout -s KILL 3 {shutil.which("curl")} "$@"\n')
+    wrapper.chmod(0o755)
+    here = Here("sh", f"{tmp_path}:{os.environ['PATH']}")
+    paths = [*["ok"] * 8, "hang", *["ok"] * 7, *["ok"] * 8]
+    row = here.probe([Request(server.url(path)) for path in paths])
+    for index in (8, 16):
+        assert row[index].outcome == "probe_error"
+        assert row[index].errormsg.startswith("signal 9 ended curl before this probe's record")
+    others = [seen.outcome for index, seen in enumerate(row) if index % 8]
+    assert set(others) == {"allowed"}
+
+
+def test_names_of_the_requests(server: ScriptedServer) -> None:
+    row = run([Request(server.url("ok")), Request(server.url("ok"), headers=(("X-Request-ID", "own"),))])
+    assert row[1].request_id == "own"
+    sent = {line for request in server.requests for line in request.decode().splitlines() if "equest-" in line}
+    assert sent == {f"x-request-id: {row[0].request_id}", "X-Request-ID: own"}
 
 
 def test_the_request_arrives_as_written(server: ScriptedServer) -> None:
-    body = "line 1\n\"quoted\" \\back\\ $HOME `id` 'x' \t@file\n" + NONCE
+    body = "line 1\n\"quoted\" \\back\\ $HOME `id` 'x' \t@file\n"
     request = Request(
         server.url("ok/../ok"),
         "POST",
@@ -157,8 +264,5 @@ def test_methods(server: ScriptedServer, method: str) -> None:
 
 
 def test_no_curl_in_the_container() -> None:
-    script = "PATH=/nowhere\n" + build_script(NONCE, {0: Request("http://127.0.0.1/")}, 1.0)
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, timeout=20, check=False)
-    record = parse_output(NONCE, done.stdout.decode(), [0])[0]
-    assert classify(record).outcome == "probe_error"
-    assert record == "the container has no curl"
+    (seen,) = Here("/bin/sh", "/nowhere").probe([Request("http://127.0.0.1/")])
+    assert (seen.outcome, seen.errormsg) == ("probe_error", "the container has no curl")
