@@ -16,7 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._files import diff_of,
 from ansible_collections.ambient.lab.plugins.module_utils._kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_diff import Difference, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_engine import Engine, Lack, unable, visible
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_match import Matched, match
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_match import Matched, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, Wanted, lay_out, require_few
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_probers import Clock, Probers, ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_report import (
@@ -81,9 +81,9 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     with ended_politely(), Probers(kube, params["probe_with"], params["probe_image"] or "", life, clock) as probers:
         edge = StandingEdge(kube)
         cluster = edge.snapshot({*wanted.namespaces, *namespaces_of(claims)})
-        plan = lay_out(wanted, cluster)
+        plan = lay_out(widened(wanted, claims), cluster)
         matched = match(claims, plan.pairs, cluster)
-        pairs = [*matched.known, *matched.new]
+        pairs = [*matched.known, *(pair for pair in matched.new if within(pair, wanted))]
         require_few(len(pairs))
         run = Run(settings, edge, probers, params["probe_with"], check_mode)
         found = run.look(pairs, cluster)

@@ -10,12 +10,12 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check import Edge, Settings, check, find_targets
+from ansible_collections.ambient.lab.plugins.module_utils._check import ClaimResult, Edge, Settings, check, find_targets
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_stand import ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_watch import Proof
-from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
@@ -76,26 +76,13 @@ class Engine:
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
         """Check claims in one round, with all witnesses."""
+        once = dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after")
         placed = [self._placed(claim) for claim in claims]
-        proofs = self._checked(placed)
-        good = [index for index, proof in enumerate(proofs) if _held(placed[index], proof)]
-        nameless = any(proofs[index].decided_by == "waypoint" and not proofs[index].policy for index in good)
-        if len(good) < len(proofs) and nameless:
-            # The check waits for a waypoint's late log only where every claim holds.
-            for index, proof in zip(good, self._checked([placed[index] for index in good]), strict=True):
-                proofs[index] = proof
-        return proofs
-
-    def _checked(self, claims: t.Sequence[Claim]) -> list[Proof]:
-        result = check(claims, dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after"), self._edge)
-        proofs = []
-        for item in result.claims:
-            verdict, testimony = item.observation.verdict, item.observation.testimony
-            decided_by, policy = (testimony.decided_by, testimony.policy) if testimony else ("-", None)
-            # Another answer than the one before is no error: it is one more round.
-            problem = verdict.reason if verdict.verdict == "error" else ""
-            proofs.append(Proof(decided_by, policy, problem, item.observation.seen))
-        return proofs
+        targets = find_targets(placed, self._edge.snapshot(self._namespaces))
+        # The check would not begin for any claim where the source of one is missing.
+        there = [claim for claim in placed if not _lost(targets[claim.source])]
+        proven = iter(check(there, once, self._edge).claims if there else ())
+        return [_lost(targets[claim.source]) or _proof(next(proven)) for claim in placed]
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -106,8 +93,18 @@ class Engine:
         self._edge.sleep(seconds)
 
 
-def _held(claim: Claim, proof: Proof) -> bool:
-    return not proof.problem and proof.seen is not None and proof.seen.outcome == claim.after.outcome
+def _lost(target: Target | Unusable) -> Proof | None:
+    if isinstance(target, Unusable) and target.missing:
+        return Proof(problem=target.reason, seen=probe_error(target.reason))
+    return None
+
+
+def _proof(item: ClaimResult) -> Proof:
+    verdict, testimony = item.observation.verdict, item.observation.testimony
+    decided_by, policy = (testimony.decided_by, testimony.policy) if testimony else ("-", None)
+    # Another answer than the one before is no error: it is one more round.
+    problem = verdict.reason if verdict.verdict == "error" else ""
+    return Proof(decided_by, policy, problem, item.observation.seen)
 
 
 @dataclasses.dataclass(frozen=True)

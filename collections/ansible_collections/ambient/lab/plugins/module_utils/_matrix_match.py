@@ -10,9 +10,11 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, foreign
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Pair, Wanted, foreign, path_of
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Unusable, find_target
+
+_POD = " -> pod of "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,23 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot)
     return Matched(tuple(known), tuple(new), gone)
 
 
+def widened(wanted: Wanted, claims: t.Iterable[Claim]) -> Wanted:
+    """What to span so that the file's rows to pods are found at their new addresses."""
+    rows = [claim.request for claim in claims if _POD in claim.name]
+    if not rows:
+        return wanted
+    methods = {*wanted.methods, *(request.method for request in rows)}
+    paths = {*wanted.paths, *(path_of(request) for request in rows)}
+    return dataclasses.replace(wanted, pod_ip=True, methods=tuple(sorted(methods)), paths=tuple(sorted(paths)))
+
+
+def within(pair: Pair, wanted: Wanted) -> bool:
+    """Whether a pair is a part of what was asked for."""
+    request = pair.claim.request
+    asked = request.method in wanted.methods and path_of(request) in wanted.paths
+    return asked and (wanted.pod_ip or not pair.pod)
+
+
 def _row(claim: Claim) -> tuple[str, Source, str]:
     """What tells rows to pods apart, whatever address the pod has."""
     return claim.name, claim.source, claim.request.method
@@ -74,7 +93,7 @@ def vanished(claim: Claim, cluster: Snapshot) -> str:
         return target.reason
     where = destination(claim.request, source.namespace)
     if where.address:
-        return "" if cluster.at_address(where.host) or " -> pod of " not in claim.name else "its pod is not there"
+        return "" if cluster.at_address(where.host) or _POD not in claim.name else "its pod is not there"
     if where.service is None:
         return ""
     service = cluster.service(where.namespace, where.service)

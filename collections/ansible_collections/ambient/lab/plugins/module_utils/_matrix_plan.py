@@ -10,7 +10,7 @@ import fnmatch
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Source, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims import Claim, Request, Source, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix_goals import Goal, Left, goals, is_waypoint
@@ -188,5 +188,10 @@ def foreign(claim: Claim) -> Pair:
     source = claim.source
     origin = f"{source.namespace}/{source.service_account}" if source.service_account else str(source)
     where = destination(claim.request, source.namespace)
-    parts = urllib.parse.urlsplit(claim.request.url)
-    return Pair(claim, origin, shown(str(where), parts.path + (f"?{parts.query}" if parts.query else "")))
+    return Pair(claim, origin, shown(str(where), path_of(claim.request)))
+
+
+def path_of(request: Request) -> str:
+    """Path of a URL, with its query."""
+    parts = urllib.parse.urlsplit(request.url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -7,11 +7,13 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Source
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_engine import lacking, visible
-from ansible_collections.ambient.lab.plugins.module_utils._matrix_match import match
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_engine import Engine, lacking, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_match import match, widened, within
+from ansible_collections.ambient.lab.plugins.module_utils._matrix_plan import Wanted, lay_out
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target, find_target
-from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, claims, pod
+from ansible_collections.ambient.lab.tests.unit.fakes import OK, Answer, FakeEdge, Object, claim, claims, pod
 from ansible_collections.ambient.lab.tests.unit.test_matrix_plan import APP, cluster, laid_out, service
 
 CURL = {"service_account": "curl", "namespace": "default"}
@@ -77,6 +79,20 @@ def test_a_pods_row_is_found_by_its_name_at_its_new_address() -> None:
     assert [item.claim.name for item in found.new] == ["default/app -> app.default:8080 GET"]
 
 
+def test_rows_to_pods_are_looked_for_whatever_was_asked_for() -> None:
+    wanted = Wanted(("default",), ("default",))
+    (plain, row) = claims(
+        claim("a -> b.c:1 GET"), claim("a -> pod of b.c:1 PUT /x", to={"url": "http://10.0.0.1/x?y", "method": "PUT"})
+    )
+    assert widened(wanted, [plain]) == wanted
+    wide = widened(wanted, [plain, row])
+    assert (wide.pod_ip, wide.methods, wide.paths) == (True, ("GET", "PUT"), ("/", "/x?y"))
+    pairs = lay_out(wide, cluster([pod("app", ip="10.0.0.7")], [service("app")])).pairs
+    assert len(pairs) == 8
+    assert [pair.claim.name for pair in pairs if within(pair, wanted)] == ["default/app -> app.default:8080 GET"]
+    assert all(within(pair, wide) for pair in pairs)
+
+
 def test_a_name_that_was_given_to_another_claim_stays_unique() -> None:
     name = "default/curl -> app.default:8080 GET"
     known, new, _ = matched(claim(name, source=CURL, to="http://app:8080/other"))
@@ -94,6 +110,29 @@ def test_stand_ins_of_other_runs_are_not_there() -> None:
         target = find_target(Source("default", pod="z", container=container), snapshot.pods["default"])
         assert isinstance(target, Target)
         assert target.container == expected
+
+
+def test_a_source_that_goes_away_takes_no_other_with_it() -> None:
+    edge = FakeEdge([pod("stays")], lambda name, number, method, url: OK)
+    cells = [claim(name, source={"pod": name}, to="http://app/") for name in ("goes", "stays")]
+    engine = Engine(claims(*cells), {}, Settings(witnesses="none"), edge)
+    lost, proven = engine.prove(claims(*cells))
+    assert (lost.problem, proven.problem) == ("pod default/goes does not exist", "")
+    assert [proof.seen.outcome for proof in (lost, proven) if proof.seen] == ["probe_error", "allowed"]
+    assert [seen.outcome for seen in engine.ask()] == ["probe_error", "allowed"]
+
+
+def test_a_stand_in_is_asked_in_the_sources_place() -> None:
+    asked = []
+
+    def answer(name: str, number: int, method: str, url: str) -> Answer:
+        asked.append(name)
+        return OK
+
+    (cell,) = claims(claim(source=CURL, to="http://app/"))
+    places = {cell.source: Source("default", pod="other", container="main")}
+    Engine([cell], places, Settings(witnesses="none"), FakeEdge([pod("curl"), pod("other")], answer)).ask()
+    assert asked == ["other"]
 
 
 @pytest.mark.parametrize(
