@@ -30,7 +30,7 @@ SERVERS = st.sampled_from([{}, {"server": "istio-envoy"}, {"server": "envoy"}, {
 RECORDS = st.builds(
     Record,
     http_code=st.sampled_from([0, 100, 200, 401, 403, 404, 500, 503]) | st.integers(0, 999),
-    exit_code=st.integers(0, 100),
+    exit_code=st.sampled_from([0, 7, 28, 35, 52, 55, 56]) | st.integers(0, 100),
     errormsg=st.text(max_size=20) | st.sampled_from(["Connection reset by peer", "unexpected eof while reading"]),
     connected=st.booleans(),
     received=st.integers(0, 5),
