@@ -33,7 +33,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render a record; `extra={"fields": {...}}` gives its fields."""
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-        stamp = f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
+        stamp = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
         level = _LEVELS.get(record.levelname, "info")
         scope = record.name if record.name == "access" else f"ztunnel::{record.name}"
         message = record.getMessage()
@@ -47,11 +47,14 @@ class Formatter(logging.Formatter):
 
 
 def _show(key: str, value: object) -> str:
-    return str(value) if key in _BARE else json.dumps(str(value), ensure_ascii=False)
+    return str(value) if key in _BARE else json.encoder.encode_basestring(str(value))
 
 
 def setup_logging(level: str, as_json: bool) -> None:
     """Log to stdout, as upstream does. `level` is RUST_LOG: `level` or `target=level`, with commas."""
+    # Nobody reads these of a record, and they are looked up for each (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the same HOWTO: no caller is looked for
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(Formatter(as_json))
     root = logging.getLogger()
@@ -127,10 +130,10 @@ class ConnectionRecord:
             "direction": "outbound" if reporter == "source" else "inbound",
         }
         self._fields = {key: value for key, value in self._fields.items() if value is not None}
-        metrics.opened.labels(**labels).inc()
+        metrics.traffic("opened", labels).inc()
         access.debug("connection opened", extra={"fields": self._fields})
-        self._request_metric = metrics.received.labels(**labels)
-        self._response_metric = metrics.sent.labels(**labels)
+        self._request_metric = metrics.traffic("received", labels)
+        self._response_metric = metrics.traffic("sent", labels)
 
     def add_request(self, size: int) -> None:
         """Bytes from the client towards the server."""
@@ -147,10 +150,9 @@ class ConnectionRecord:
         if self._recorded:
             return
         self._recorded = True
-        labels = {**self._labels, "response_flags": flag}
-        self._metrics.closed.labels(**labels).inc()
+        self._metrics.traffic("closed", self._labels, flag).inc()
         if flag != Flag.NONE:
-            self._metrics.failed.labels(**labels).inc()
+            self._metrics.traffic("failed", self._labels, flag).inc()
         outbound = self._reporter == "source"
         fields = {
             **self._fields,

@@ -7,6 +7,7 @@ TCP connection.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import ssl
 from collections.abc import Callable
@@ -64,6 +65,9 @@ class Connection(asyncio.Protocol):
         self._h2 = _Http2(
             h2.config.H2Configuration(client_side=on_request is None, **CONFIG)  # type: ignore[arg-type]
         )
+        # Huffman coding saves bytes that cost nothing on one machine, and takes long in Python.
+        encode = self._h2.encoder.encode
+        self._h2.encoder.encode = functools.partial(encode, huffman=False)  # type: ignore[method-assign]
         self._on_request = on_request
         self._transport: asyncio.Transport | None = None
         self._write_scheduled = False

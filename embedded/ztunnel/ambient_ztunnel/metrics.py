@@ -133,6 +133,7 @@ class Metrics:
 
     def __init__(self, tag: str = "embedded") -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[str, ...], Counter] = {}
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"istio_{name}", text, labels, registry=self.registry)
@@ -200,6 +201,18 @@ class Metrics:
             registry=self.registry,
         )
         gauge("istio_build", "Istio component build info", ("component", "tag")).labels("ztunnel", tag).set(1)
+
+    def traffic(self, name: str, labels: dict[str, str], flag: str = Flag.NONE) -> Counter:
+        """One of the counters of connections, by its attribute and what traffic_labels returned.
+
+        Kept by the values in their order: prometheus_client checks and sorts all the names for each look.
+        """
+        key = (name, flag, *labels.values())
+        child = self._children.get(key)
+        if child is None:
+            child = getattr(self, name).labels(**{**labels, "response_flags": flag})
+            self._children[key] = child
+        return child
 
     def render(self) -> bytes:
         """The text exposition."""
