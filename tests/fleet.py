@@ -1,0 +1,43 @@
+"""Runs the project's playbooks as a user does, and playbooks/claims.yml on a fleet of some clusters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from project import ROOT
+
+Ran = subprocess.CompletedProcess[str]
+
+
+def play(*arguments: str, timeout: float = 120) -> Ran:
+    """Run ansible-playbook with these arguments; timeout in seconds."""
+    program = Path(sys.executable).with_name("ansible-playbook")
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(
+        [str(program), *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def prove(folder: Path, clusters: dict[str, dict[str, Any]], *arguments: str) -> Ran:
+    """Run claims.yml on clusters, each with its variables; inventory, results and report are in a folder."""
+    inventory = folder / "fleet.json"
+    inventory.write_text(json.dumps({"all": {"hosts": clusters, "vars": {"claims_dir": str(folder / "claims")}}}))
+    return play("-i", str(inventory), "playbooks/claims.yml", *arguments)
+
+
+def line_of(ran: Ran, task: str, cluster: str) -> str:
+    """The first line that a task shows for a cluster, "" where there is none."""
+    shown = ran.stdout.partition(f"TASK [{task}]")[2].partition("\nTASK [")[0]
+    return next((line for line in shown.splitlines() if f"[{cluster}]" in line), "")
