@@ -71,6 +71,9 @@ def likely_cause(result: ClaimResult, expect: Expectation, phase: str, cluster: 
     """
     if result.observation.verdict.verdict == "pass" or result.target is None:
         return ""
+    if result.observation.seen.outcome == "probe_error":
+        # The probe failed, and says why; what it was to reach is not to blame.
+        return ""
     where = destination(result.claim.request, result.claim.source.namespace)
     service = cluster.service(where.namespace, where.service)
     pods = cluster.at_address(where.host) if where.address else cluster.backends(service) if service else []
@@ -107,6 +110,9 @@ def _no_destination(case: Case) -> str | None:
         if case.destination.port not in offered:
             ports = ", ".join(str(port) for port in offered)
             return Final(f"Service {name_of(case.service)} has no port {case.destination.port}, it has {ports}")
+    if case.service and not case.service.get("spec", {}).get("selector"):
+        # Whoever made its endpoints knows what is behind it.
+        return None
     if case.seen not in ("allowed", "denied_l7") and not any(pod_ready(pod) for pod in case.pods):
         return f"no ready pod is behind {case.destination}"
     return None
@@ -283,7 +289,7 @@ def _what_denies(case: Case) -> str | None:
         return None
     testimony = case.result.observation.testimony
     if testimony and testimony.policy:
-        return f"AuthorizationPolicy {testimony.policy} refused it, as the {testimony.decided_by} says"
+        return f"AuthorizationPolicy {testimony.policy} refused it, as the {testimony.decided_by} itself says"
     if testimony and testimony.problem and not testimony.silent:
         return testimony.problem
     names = [f"{name_of(policy)} ({policies.action(policy)})" for policy in found(case)]

@@ -14,6 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._snapshot import LISTS, take
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
+from ansible_collections.ambient.lab.plugins.module_utils._testimony import Testimony
 from ansible_collections.ambient.lab.tests.unit.fakes import Object, claim, claims, condition, pod, policy
 
 CLIENT = "cluster.local/ns/default/sa/curl"
@@ -232,3 +233,41 @@ def test_nothing_is_said_of_a_claim_that_holds() -> None:
     (parsed,) = claims(claim())
     result = ClaimResult(parsed, Observation(Seen("allowed", 200, 0), Verdict("pass")), None, [])
     assert likely_cause(result, parsed.after, "after", take(World(), ["default"])) == ""
+
+
+def test_nothing_is_guessed_of_a_probe_that_failed() -> None:
+    assert cause("allowed", "probe_error", World(pods=[pod("curl")])) == ""
+
+
+def test_what_is_behind_a_service_without_selector_is_not_known() -> None:
+    manual = service()
+    del manual["spec"]["selector"]
+    assert "no ready pod" in cause("allowed", "refused", World(pods=[pod("curl")]))
+    assert cause("allowed", "refused", World(pods=[pod("curl")], services=[manual])) == ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "message", "words"),
+    [
+        ("dns", "Could not resolve host: sample-app", "the source can't resolve sample-app, which is a Service"),
+        ("timeout", "Resolving timed out after 5000 milliseconds", "the source can't resolve sample-app"),
+        ("timeout", "Operation timed out after 5000 milliseconds with 0 bytes received", "took the connection"),
+        ("timeout", "Failed to connect to sample-app port 8080: Timed out", ""),
+    ],
+)
+def test_where_a_request_got_stuck(seen: str, message: str, words: str) -> None:
+    (parsed,) = claims(claim())
+    observation = Observation(Seen(seen, errormsg=message), Verdict("fail", "not as expected"))
+    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
+    said = likely_cause(result, parsed.after, "after", take(World(), needed_namespaces([result])))
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_what_refused_is_the_witness_word() -> None:
+    (parsed,) = claims(claim())
+    testimony = Testimony("ztunnel", "default/other")
+    observation = Observation(Seen("denied_l4", 0, 56), Verdict("fail", "not as expected"), testimony=testimony)
+    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
+    said = likely_cause(result, parsed.after, "after", take(World(policies=[DENYING]), needed_namespaces([result])))
+    assert said == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"
