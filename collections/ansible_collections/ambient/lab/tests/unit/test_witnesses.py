@@ -124,6 +124,13 @@ def test_the_waypoints_log_is_late_by_rounds(late: float) -> None:
     assert decided(result)[1] == ("waypoint", "default/layer7-authz")
 
 
+def test_an_earlier_rounds_line_names_the_policy_too() -> None:
+    # The last round's own line comes after all waiting has ended.
+    edge = MeshEdge(SOURCES, only("curl-deny", refused("default/layer7-authz")), waypoint=True, waypoint_late=2.5)
+    result = checked(edge, ALLOW, L7, interval=1.0)
+    assert (result.verdict, decided(result)[1]) == ("pass", ("waypoint", "default/layer7-authz"))
+
+
 def test_a_waypoint_without_a_log_is_believed_by_its_counter() -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", refused("default/layer7-authz")), waypoint=True, waypoint_late=1e6)
     result = checked(edge, ALLOW, L7)
