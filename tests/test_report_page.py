@@ -108,7 +108,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize("name", ["broken", "fleet", "hostile"])
 def test_all_text_can_be_read(chromium: Browser, pages: dict[str, str], name: str, scheme: str) -> None:
     with visit(chromium, pages[name], color_scheme=scheme) as opened:
         opened.page.locator("details.claim > summary").first.click()

@@ -55,7 +55,9 @@ def test_everything_is_written_once(tmp_path: pathlib.Path) -> None:
     first = write_report(arguments, check_mode=False, diff=False)
     assert (first["changed"], first["verdict"], first["counts"]["pass"]) == (True, "pass", 12)
     assert [diff["after"] for diff in planned["diff"]] == [(tmp_path / name).read_text() for name in FILES.values()]
+    files = [(tmp_path / name).stat().st_ino for name in FILES.values()]
     again = write_report(arguments, check_mode=False, diff=True)
+    assert [(tmp_path / name).stat().st_ino for name in FILES.values()] == files, "what does not differ is not touched"
     assert (again["changed"], again["diff"]) == (False, [])
     (tmp_path / "report.json").unlink()
     part = write_report(arguments, check_mode=False, diff=True)
