@@ -81,6 +81,11 @@ L4: list[Case] = [
         "application", None, CARRIED_ON,
     ),
     (
+        "the source's own ztunnel is no witness for the destination's",
+        DENIED, PATH, [logged(Z1, outbound(BY_DENY, "10.0.0.9:20002")), counted(Z2)],
+        "-", None, "no line that it refused this source",
+    ),
+    (
         "an address that only begins like ours",
         DENIED, PATH, [logged(Z1, outbound()), logged(Z2, inbound(source="10.0.0.99:55555"))],
         "application", None, CARRIED_ON,
