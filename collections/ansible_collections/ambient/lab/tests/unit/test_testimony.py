@@ -83,7 +83,7 @@ L4: list[Case] = [
     (
         "the source's own ztunnel is no witness for the destination's",
         DENIED, PATH, [logged(Z1, outbound(BY_DENY, "10.0.0.9:20002")), counted(Z2)],
-        "-", None, "no line that it refused this source",
+        "-", None, NO_LINE,
     ),
     (
         "an address that only begins like ours",
