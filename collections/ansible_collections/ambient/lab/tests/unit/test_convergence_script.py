@@ -44,7 +44,7 @@ def test_outcomes_are_those_of_the_classifier(path: str, outcome: str) -> None:
     with ScriptedServer() as server:
         stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url(path)), Request(server.url("ok"))])))])
     assert stream.problem == ""
-    assert len(stream.ticks) >= 2
+    assert stream.ticks
     assert [answer.seen.outcome for answer in stream.answers] == [outcome, "allowed"] * len(stream.ticks)
     assert [answer.number for answer in stream.answers] == [0, 1] * len(stream.ticks)
 
