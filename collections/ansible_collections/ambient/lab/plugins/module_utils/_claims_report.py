@@ -114,9 +114,9 @@ def lines(report: Object, given: t.Sequence[Given]) -> list[str]:
     for section in report["sections"]:
         for claim in section["claims"]:
             columns = {row["cluster"]: _short(row) for row in claim["clusters"]}
-            differs = "differs" if claim["differs"] else ""
+            differs = "yes" if claim["differs"] else "no"
             rows.append([claim["name"], *(columns.get(name, "not checked") for name in names), differs])
-    return table(["CLAIM", *names, ""], rows) + _measured(report)
+    return table(["CLAIM", *names, "DIFFER"], rows) + _measured(report)
 
 
 def _short(row: Object) -> str:

@@ -71,7 +71,7 @@ def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
         "cells": [cell_values(pair, cell) for pair, cell in found.cells],
         "unclear": [item for item in unclear if item["reason"]],
         "unprobed": [{"source": name, "reason": reason} for name, reason in found.unprobed.items()],
-        "skipped": [item.as_dict() for item in found.left],
+        "left_out": [item.as_dict() for item in found.left],
         "sources": [
             {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
             for name, mesh in found.mesh.items()
@@ -100,7 +100,7 @@ def section_values(found: Found, wanted: Wanted, difference: Difference | None) 
         "methods": sorted(set(wanted.methods)),
         "sources": list(dict.fromkeys(pair.origin for pair in found.pairs)),
         "destinations": list(dict.fromkeys(pair.goal for pair in found.pairs)),
-        **{key: values[key] for key in ("cells", "unprobed", "unclear", "skipped")},
+        **{key: values[key] for key in ("cells", "unprobed", "unclear", "left_out")},
         **{
             kind: [change.as_dict() for change in (difference or empty).of(kind)]
             for kind in KINDS

@@ -18,7 +18,7 @@ CHANGES = ("opened", "closed", "changed")
 DIFFERENCES = (*CHANGES, "added", "gone")
 DIFFERENCE = ("name", "was", "now", "policy", "reason")
 # What nothing can be said of.
-LEFT_OUT = {"unprobed": ("source", "reason"), "unclear": ("name", "reason"), "skipped": ("what", "reason")}
+LEFT_OUT = {"unprobed": ("source", "reason"), "unclear": ("name", "reason"), "left_out": ("what", "reason")}
 
 
 def convergence_of(measured: Object) -> Object:

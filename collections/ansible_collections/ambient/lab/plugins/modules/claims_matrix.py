@@ -18,7 +18,7 @@ description:
   - O(state=compare) asks what the file says, and what the cluster has beside it, and shows the difference.
   - A pair whose answer flaps, and a denial without a proof, are returned as RV(unclear), and are no claims.
   - Sources and destinations that can't be asked are never left out silently. They are returned as RV(unprobed)
-    and RV(skipped), each with a reason.
+    and RV(left_out), each with a reason.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
@@ -250,7 +250,7 @@ unprobed:
   type: list
   elements: dict
   sample: [{"source": "default/sample-app", "reason": "its container app has no curl"}]
-skipped:
+left_out:
   description: What is no part of the matrix, and why.
   returned: success, and with C(-v) also on failure
   type: list

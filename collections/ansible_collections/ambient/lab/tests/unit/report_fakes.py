@@ -216,7 +216,7 @@ def matrix(sources: int = 3, destinations: int = 2) -> Object:
         "added": [{"name": "client-2 GET service-1", "was": None, "now": "allowed", "policy": None, "reason": "new"}],
         "gone": [{"name": "client-9 GET service-1", "was": "denied_l4", "now": None, "policy": "shop/old"}],
         "unclear": [{"name": "client-2 POST service-1", "reason": "the answer changed all the time"}],
-        "skipped": [{"what": "shop/redis port 6379", "reason": "it does not speak HTTP"}],
+        "left_out": [{"what": "shop/redis port 6379", "reason": "it does not speak HTTP"}],
     }  # fmt: skip
 
 

@@ -148,11 +148,17 @@ def test_a_cluster_is_named_once(tmp_path: pathlib.Path) -> None:
 def test_the_table_of_a_fleet_has_a_column_per_cluster(tmp_path: pathlib.Path) -> None:
     clusters = {"staging": fakes.lab(), "production": fakes.lab(True), "edge": fakes.old()}
     lines = write_report(params(tmp_path, clusters), check_mode=True, diff=False)["table"]
-    assert lines[0].split() == ["CLAIM", "staging", "production", "edge"]
+    assert lines[0].split() == ["CLAIM", "staging", "production", "edge", "DIFFER"]
     (row,) = [line for line in lines if line.startswith("POST is refused")]
-    assert row.split()[-7:] == ["denied_l7", "403/0", "allowed", "200/0", "not", "checked", "differs"]
+    assert row.split()[-7:] == ["denied_l7", "403/0", "allowed", "200/0", "not", "checked", "yes"]
     assert "staging default/layer4-authz apply:" in "\n".join(lines)
     assert max(len(line) for line in lines) <= 100
+
+
+def test_two_equal_clusters_have_a_table_too(tmp_path: pathlib.Path) -> None:
+    clusters = {"one": fakes.lab(), "two": fakes.lab()}
+    lines = write_report(params(tmp_path, clusters), check_mode=True, diff=False)["table"]
+    assert {line.split()[-1] for line in lines[2:] if "denied_l4" in line} == {"no"}
 
 
 def test_the_table_of_one_cluster_has_before_and_after_and_how_fast(tmp_path: pathlib.Path) -> None:

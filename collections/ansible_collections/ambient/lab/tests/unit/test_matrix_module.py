@@ -89,7 +89,7 @@ def test_from_parameters_to_a_file_and_back(lab: Lab) -> None:
     assert first["changed"]
     assert first["diff"]["after"] == text == dry["diff"]["after"]
     assert [item["mesh"] for item in first["sources"]] == [True, False]
-    assert first["skipped"] == [{"what": "app.default:53", "reason": "UDP: curl speaks TCP"}]
+    assert first["left_out"] == [{"what": "app.default:53", "reason": "UDP: curl speaks TCP"}]
     assert first["unprobed"] == [{"source": "default/late", "reason": "pod default/late is Running, but not ready"}]
     assert "# Not probed: default/late (" in text
     assert "  # From default/curl, not in the mesh\n" in text
