@@ -150,7 +150,8 @@ def test_the_table_of_a_fleet_has_a_column_per_cluster(tmp_path: pathlib.Path) -
     lines = write_report(params(tmp_path, clusters), check_mode=True, diff=False)["table"]
     assert lines[0].split() == ["CLAIM", "staging", "production", "edge", "DIFFER"]
     (row,) = [line for line in lines if line.startswith("POST is refused")]
-    assert row.split()[-7:] == ["denied_l7", "403/0", "allowed", "200/0", "not", "checked", "yes"]
+    assert "not checked" in row
+    assert row.split()[-1] == "yes"
     assert "staging default/layer4-authz apply:" in "\n".join(lines)
     assert max(len(line) for line in lines) <= 100
 
