@@ -56,8 +56,8 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def columns(ran: Ran, claim: str) -> list[str]:
-    """The cells of a claim's row in the table that is printed."""
-    row = next(line for line in ran.stdout.splitlines() if line.startswith(claim))
+    """The cells of a claim's row in the report's table, which comes after what each cluster says."""
+    row = [line for line in ran.stdout.splitlines() if line.startswith(claim)][-1]
     return [cell.strip() for cell in row.removeprefix(claim).split("  ") if cell.strip()]
 
 
