@@ -14,8 +14,6 @@ import time
 import typing as t
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
-
 from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
