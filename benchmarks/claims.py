@@ -80,12 +80,12 @@ def compare(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     rounds = {}
     for name, settings in (
         ("one round, client alone", {"stable": 1, "witnesses": "none"}),
-        ("one round, all witnesses", {"stable": 1}),
-        ("three rounds, client alone", {"witnesses": "none"}),
+        ("one round, all witnesses", {"stable": 1, "witnesses": "required"}),
+        ("three rounds, all witnesses", {"witnesses": "required"}),
     ):
         result, _calls = check_claims(given, count, **settings)
         rounds[name] = {"seconds": round(result.elapsed, 2), "rounds": result.rounds, "verdict": result.verdict}
-    few, many = (check_claims(given, number, stable=1, witnesses="none")[1] for number in (sources, count))
+    few, many = (check_claims(given, number, stable=1, witnesses="required")[1] for number in (sources, count))
     return {
         "claims": count,
         "sources": sources,

@@ -13,7 +13,7 @@ import zlib
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims import Request
 
-PARALLEL = 8
+PARALLEL = 4
 BODY_BYTES = 256
 # Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN), and the script is one.
 MAX_SCRIPT = 100_000
@@ -22,6 +22,12 @@ KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-
 _FIRST_PORT, _PORTS, _TRIES = 16_384, 16_384, 64
 _BIND_FAILED = 45
 NO_RECORD = "the output ends before this probe's record"
+
+# What is read of curl's report. All of it (%{json}) would be four times as much for the API server to pass on.
+_REPORTED = (
+    "http_code", "exitcode", "num_connects", "size_header", "size_download", "time_total", "time_starttransfer",
+    "local_ip", "local_port",
+)  # fmt: skip
 
 # A few curl processes share the row: starting one costs more than twenty requests. Each `s` function writes the
 # config of one process, each `p` a section of it (`next` forgets all options, so that each section has them all).
@@ -39,8 +45,8 @@ noproxy = "*"
 connect-timeout = {timeout}
 max-time = {timeout}'
 p() {{
-printf '%s\n%s\nwrite-out = "\\n%s meta %s %%{{json}}\\n%s head %s %%{{header_json}}\\n%s end %s\\n"\n%s\n' \
-"$S" "$O" "$N" "$1" "$N" "$1" "$N" "$1" "$2"
+printf '%s\n%s\nwrite-out = "\\n%s meta %s {report}\\n%s why %s %%{{errormsg}}\\n' "$S" "$O" "$N" "$1" "$N" "$1"
+printf '%s head %s %%{{header_json}}\\n%s end %s\\n"\n%s\n' "$N" "$1" "$N" "$1" "$2"
 S=next
 }}
 {streams}
@@ -61,7 +67,7 @@ done
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What curl reported of one probe (`--write-out %{json}` and `%{header_json}`, curl >= 7.83).
+    """What curl reported of one probe (curl(1), `--write-out`; its `%{header_json}` came with 7.83).
 
     Times are in seconds, sizes in bytes. http_code is 0 where no status line came. sender: `ip:port` of the client's
     end of the connection, "" where there was none. began: curl read something before the peer's reset, though not a
@@ -103,7 +109,11 @@ def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: flo
     )
     names = [str(stream[0]) for stream in streams if stream]
     rows = "".join(f"row {' '.join(names[start : start + PARALLEL])}\n" for start in range(0, len(names), PARALLEL))
-    return _SCRIPT.format(nonce=nonce, timeout=f"{probe_timeout:g}", body=BODY_BYTES, streams=functions, rows=rows)
+    # Doubled, because the shell's printf takes it as a part of its format.
+    report = "".join(f"%%{{{name}}}," for name in _REPORTED)
+    return _SCRIPT.format(
+        nonce=nonce, timeout=f"{probe_timeout:g}", body=BODY_BYTES, report=report, streams=functions, rows=rows
+    )
 
 
 def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
@@ -189,7 +199,7 @@ def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int,
             part.append(line)
             continue
         _nonce, mark, number, rest = [*line.split(" ", 3), "", ""][:4]
-        if mark in ("meta", "head"):
+        if mark in ("meta", "why", "head"):
             part = parts[f"{mark} {number}"] = [rest]
             continue
         if mark == "missing":
@@ -218,24 +228,26 @@ def _ended(code: str | None) -> str:
 
 
 def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str:
-    if f"meta {number}" not in parts or f"head {number}" not in parts:
+    if any(f"{part} {number}" not in parts for part in ("meta", "why", "head")):
         return "the probe's record is cut"
     try:
-        fields = json.loads("".join(parts[f"meta {number}"]), strict=False)
+        # A comma ends each value, so that an empty one is one, too.
+        values = "".join(parts[f"meta {number}"]).removesuffix(",").split(",")
+        fields = dict(zip(_REPORTED, values, strict=True))
         head = json.loads("".join(parts[f"head {number}"]), strict=False)
         headers = {key.lower(): ", ".join(values) for key, values in head.items()}
         sender = _sender(fields)
         record = Record(
             http_code=int(fields["http_code"]),
             exit_code=int(fields["exitcode"]),
-            errormsg=fields["errormsg"] or "",
-            connected=bool(fields["num_connects"]),
+            errormsg=" ".join(parts[f"why {number}"]).strip(),
+            connected=fields["num_connects"] != "0",
             received=int(fields["size_header"]) + int(fields["size_download"]),
             elapsed=float(fields["time_total"]),
             headers={key: headers[key] for key in KEPT_HEADERS if key in headers},
             body="".join(parts["body"])[:BODY_BYTES],
             sender=sender,
-            began=float(fields.get("time_starttransfer") or 0) > 0,
+            began=float(fields["time_starttransfer"]) > 0,
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"curl's report can't be read ({error}); curl 7.83 or newer is needed"
@@ -246,9 +258,9 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
     return record
 
 
-def _sender(fields: t.Mapping[str, t.Any]) -> str:
+def _sender(fields: t.Mapping[str, str]) -> str:
     """The client's end of the connection, written like an address in ztunnel's log."""
-    address, port = str(fields.get("local_ip") or ""), int(fields.get("local_port") or 0)
+    address, port = fields["local_ip"], int(fields["local_port"] or 0)
     if not address or port <= 0:
         return ""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -9,9 +9,11 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._proxies import Proxy
-from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import Connection, Request
+from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import Connection, Denial, Request
 
 Risen = list[tuple[dict[str, str], float]]
+# A refusal by the destination's side, the line that reports it, and who wrote it.
+Refusal = tuple["Said", Connection, Denial]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Evidence:
     def __init__(self, said: t.Sequence[Said] = (), problem: str = "") -> None:
         self.said, self.problem = tuple(said), problem
         self._lines: dict[str, list[tuple[Said, Connection]]] = {}
+        self._refusals: dict[tuple[str, tuple[str, ...]], list[Refusal]] = {}
         for item in self.said:
             for connection in item.connections:
                 # A pod's address comes without the brackets that IPv6 has before a port.
@@ -65,3 +68,23 @@ class Evidence:
     def lines(self, source: str) -> list[tuple[Said, Connection]]:
         """Lines of connections from an `ip:port`, or from an `ip`, and who logged them."""
         return self._lines.get(source, [])
+
+    def refusals(self, source: str, targets: tuple[str, ...]) -> list[Refusal]:
+        """What ztunnels of the destination's side say that they refused of a source; the same is said once.
+
+        Args:
+            source: an `ip:port`, or an `ip`.
+            targets: `ip:port` of the destination, or `ip:` for any port.
+        """
+        if (source, targets) not in self._refusals:
+            found: dict[tuple[str, str, Denial], Refusal] = {}
+            for said, line in self.lines(source):
+                refusal = line.denial if line.direction != "outbound" and _fits(line.target, targets) else None
+                if refusal:
+                    found.setdefault((str(said.proxy), line.identity, refusal), (said, line, refusal))
+            self._refusals[source, targets] = list(found.values())
+        return self._refusals[source, targets]
+
+
+def _fits(target: str, targets: t.Collection[str]) -> bool:
+    return target in targets or f"{target.rpartition(':')[0]}:" in targets

@@ -128,6 +128,8 @@ def _text_fields(line: str) -> dict[str, str]:
 def _unquoted(value: str) -> str:
     if not value.startswith('"'):
         return value
+    if "\\" not in value:
+        return value[1:-1]
     try:
         return str(json.loads(value, strict=False))
     except ValueError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._evidence import Evidence, Said
+from ansible_collections.ambient.lab.plugins.module_utils._evidence import Evidence, Refusal, Said
 from ansible_collections.ambient.lab.plugins.module_utils._outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import Connection, Denial
+from ansible_collections.ambient.lab.plugins.module_utils._proxy_logs import Connection
 from ansible_collections.ambient.lab.plugins.module_utils._sources import Target
 
 NOT_MET = "no proxy says that it refused this"
@@ -70,10 +70,6 @@ class Path:
     waypoint_addresses: tuple[str, ...] = ()
     allowing: tuple[str, ...] = ()
     waypoint_allowing: tuple[str, ...] = ()
-
-
-# A refusal, the line that reports it, and who wrote it.
-Rejection = tuple[Said, Connection, Denial]
 
 
 def take_testimony(seen: Seen, path: Path, evidence: Evidence, ids: t.Sequence[str] = ()) -> Testimony:
@@ -149,29 +145,18 @@ def _source_side(said: Said, line: Connection) -> Statement:
     return Statement("ztunnel log", where, text, False)
 
 
-def _rejections(sender: str, address: str, targets: t.Collection[str], evidence: Evidence) -> list[Rejection]:
+def _rejections(sender: str, address: str, targets: tuple[str, ...], evidence: Evidence) -> list[Refusal]:
     """Refusals of connections from the source to the destination in this round.
 
     The client's own port is there only without HBONE; over HBONE its address and the destination's must do, and
     lines about other sources never fit.
     """
-    found = []
-    for said, line in evidence.lines(address) if address else []:
-        refusal = line.denial
-        if refusal is None or line.direction == "outbound" or not _fits(line.target, targets):
-            continue
-        if line.source == sender:
-            return [(said, line, refusal)]
-        found.append((said, line, refusal))
-    return found
-
-
-def _fits(target: str, targets: t.Collection[str]) -> bool:
-    return target in targets or f"{target.rpartition(':')[0]}:" in targets
+    own = evidence.refusals(sender, targets) if sender else []
+    return own or (evidence.refusals(address, targets) if address else [])
 
 
 def _destination_side(
-    candidates: t.Sequence[Rejection], path: Path, evidence: Evidence, refused: bool
+    candidates: t.Sequence[Refusal], path: Path, evidence: Evidence, refused: bool
 ) -> list[Statement]:
     found: dict[tuple[str, str], Statement] = {}
     for said, line, refusal in candidates:
@@ -218,7 +203,7 @@ def _counts(witness: str, proxies: t.Sequence[Said], labels: t.Mapping[str, str]
     return statements
 
 
-def _among(candidates: t.Sequence[Rejection], allowing: tuple[str, ...]) -> tuple[str, ...]:
+def _among(candidates: t.Sequence[Refusal], allowing: tuple[str, ...]) -> tuple[str, ...]:
     """Policies that the lines name; where they say that no ALLOW policy let it pass, those in force there."""
     named = {refusal.policy: None for _, _, refusal in candidates if refusal.policy}
     unmatched = any(refusal.unmatched for _, _, refusal in candidates)

@@ -173,17 +173,9 @@ def _output(script: str, answer: t.Callable[[str, str], Answer | None]) -> str:
 def record(nonce: str, number: str, answer: Answer) -> str:
     """What the script prints for one probe."""
     http_code, exit_code, headers, body = answer
-    meta = {
-        "http_code": http_code,
-        "exitcode": exit_code,
-        "errormsg": f"curl {exit_code}" if exit_code else None,
-        "num_connects": 1,
-        "size_header": 10 if http_code else 0,
-        "size_download": len(body),
-        "time_total": 0.001,
-        "local_ip": "10.0.0.9",
-        "local_port": 40000 + int(number),
-    }
+    size = 10 if http_code else 0
+    report = f"{http_code:03d},{exit_code},1,{size},{len(body)},0.001,0,10.0.0.9,{40000 + int(number)},"
+    why = f"curl {exit_code}" if exit_code else ""
     head = json.dumps({key: [value] for key, value in headers.items()})
-    marks = f"{nonce} meta {number} {json.dumps(meta)}\n{nonce} head {number} {head}\n{nonce} end {number}\n"
-    return f"{body}\n{marks}"
+    marks = {"meta": report, "why": why, "head": head, "end": ""}
+    return f"{body}\n" + "".join(f"{nonce} {mark} {number} {text}\n" for mark, text in marks.items())

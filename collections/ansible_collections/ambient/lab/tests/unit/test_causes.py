@@ -249,7 +249,7 @@ def test_what_is_behind_a_service_without_selector_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("seen", "message", "words"),
     [
-        ("dns", "Could not resolve host: sample-app", "the source can't resolve sample-app.default, which is a Service"),
+        ("dns", "Could not resolve host: sample-app", "can't resolve sample-app.default, which is a Service"),
         ("timeout", "Resolving timed out after 5000 milliseconds", "the source can't resolve sample-app"),
         ("timeout", "Operation timed out after 5000 milliseconds with 0 bytes received", "took the connection"),
         ("timeout", "Failed to connect to sample-app port 8080: Timed out", ""),

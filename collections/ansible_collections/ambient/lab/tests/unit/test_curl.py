@@ -44,12 +44,14 @@ def test_no_record(stdout: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"exitcode": 56', '"exitcode": "?"'),
-        ('"http_code": 0', '"http_codes": 0'),
-        ('"num_connects": 1', '"num_connects": 0'),
-        ('"size_download": 0', '"size_download": 4'),
+        # Exit code, a value less, no connection of its own, bytes of an answer.
+        ("000,56,1,0,0,", "000,?,1,0,0,"),
+        ("000,56,1,0,0,", "56,1,0,0,"),
+        ("000,56,1,0,0,", "000,56,0,0,0,"),
+        ("000,56,1,0,0,", "000,56,1,0,4,"),
         ("end 1", "end 2"),
-        ("{", "[", ),
+        ("why 1", "why 2"),
+        ("{", "["),
     ],
 )  # fmt: skip
 def test_a_record_that_is_no_proof_of_a_denial(old: str, new: str) -> None:
@@ -82,6 +84,6 @@ def test_short_rows_are_not_split() -> None:
     assert len(split_row({number: Request(f"http://app-{number}:8080/path") for number in range(400)})) == 1
 
 
-@pytest.mark.parametrize(("count", "seconds"), [(1, 16), (8, 16), (9, 22)])
+@pytest.mark.parametrize(("count", "seconds"), [(1, 16), (4, 16), (5, 22)])
 def test_row_seconds(count: int, seconds: float) -> None:
     assert row_seconds(count, 5) == seconds

@@ -65,21 +65,15 @@ def test_any_bytes_are_read_without_an_exception(noise: bytes, start: int, end: 
         assert all(outcome in OUTCOMES for outcome in outcomes(stdout))
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from([
-            "http_code", "exitcode", "errormsg", "num_connects", "size_header", "size_download", "time_total",
-            "local_ip", "local_port", "time_starttransfer",
-        ]),
-        JSON,
-    ),
-    JSON,
-)  # fmt: skip
-def test_any_report_of_curl_is_read_without_an_exception(fields: dict[str, t.Any], head: t.Any) -> None:
-    whole = {"http_code": 0, "exitcode": 56, "errormsg": "", "num_connects": 1, "size_header": 0, "size_download": 0}
-    meta = json.dumps({**whole, "time_total": 0.1, **fields})
-    stdout = f"{NONCE} meta 0 {meta}\n{NONCE} head 0 {json.dumps(head)}\n{NONCE} end 0\n"
-    assert outcomes(stdout)[0] in OUTCOMES
+@given(st.lists(st.text(max_size=12) | st.integers().map(str), max_size=11), st.text(max_size=30), JSON)
+def test_any_report_of_curl_is_read_without_an_exception(values: list[str], why: str, head: t.Any) -> None:
+    for report in (
+        ",".join(values),
+        "000,56,1,0,0,0.1,0,,0,",
+        *(f"000,56,1,0,0,0.1,0,{text},{text}," for text in values),
+    ):
+        stdout = f"{NONCE} meta 0 {report}\n{NONCE} why 0 {why}\n{NONCE} head 0 {json.dumps(head)}\n{NONCE} end 0 \n"
+        assert outcomes(stdout)[0] in OUTCOMES
 
 
 @given(RECORDS)
