@@ -288,11 +288,17 @@ def results_table(results: dict[str, t.Any]) -> list[str]:
                         claim["name"],
                         short(claim["before"]),
                         short(claim["after"]),
-                        " ".join(filter(None, (claim["decided_by"], claim.get("policy")))),
+                        _decided(claim),
                         "-" if after is None else f"{after:.1f} s",
                     ]
                 )
     return table(["CLAIM", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
+
+
+def _decided(claim: dict[str, t.Any]) -> str:
+    """Who decided, and the policy's name; its namespace is in the results file."""
+    policy = claim.get("policy")
+    return f"{claim['decided_by']} {policy.partition('/')[2]}" if policy else str(claim["decided_by"])
 
 
 def _short(entry: dict[str, t.Any] | None) -> str:

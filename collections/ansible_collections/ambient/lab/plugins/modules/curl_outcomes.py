@@ -28,7 +28,7 @@ extends_documentation_fragment:
   - ambient.lab._check
   - ambient.lab._kube
 notes:
-  - The container needs C(sh) with the usual small tools (C(cat), C(head), C(tr)) and curl 7.83 or newer.
+  - The container needs C(sh) with the usual small tools (C(cat), C(fold), C(sed), C(tr)) and curl 7.83 or newer.
   - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources,
     to list pods, Services, AuthorizationPolicies and Gateways in these and in the destinations' namespaces, and
     AuthorizationPolicies in C(istio-system).
@@ -87,7 +87,6 @@ options:
     type: str
     choices: [required, available, none]
     default: required
-    version_added: 0.2.0
 seealso:
   - module: ambient.lab.results_table
 """
