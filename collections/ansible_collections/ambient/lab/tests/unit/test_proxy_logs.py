@@ -378,9 +378,8 @@ def test_a_line_that_does_not_say_who_answered(line: str) -> None:
 @example("access\tconnection complete\t" + "a" * 20_000)
 def test_no_text_is_too_strange(line: str) -> None:
     for found in (line, f"{{{line}", f"access connection complete {line}", f'{{"scope": "access", {line}'):
-        parse_connection(found)
-        parse_request(found)
-        too_old(found)
+        for read in (parse_connection, parse_request, too_old):
+            read(found)
     denial(line)
     denial(REJECTED + line)
     parse_request(f'"{ID}" {line}')
