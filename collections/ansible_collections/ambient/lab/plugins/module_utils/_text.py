@@ -35,7 +35,9 @@ def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int
     widths[0] = min(widths[0], max(20, spare - sum(widths[1:])))
     lines: list[str] = []
     for row in (header, *rows):
-        cells = [textwrap.wrap(cell, size, break_on_hyphens=False) or [""] for cell, size in zip(row, widths, strict=True)]
+        cells = [
+            textwrap.wrap(cell, size, break_on_hyphens=False) or [""] for cell, size in zip(row, widths, strict=True)
+        ]
         for number in range(max(len(cell) for cell in cells)):
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
