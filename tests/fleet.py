@@ -17,7 +17,8 @@ Ran = subprocess.CompletedProcess[str]
 def play(*arguments: str, timeout: float = 120) -> Ran:
     """Run ansible-playbook with these arguments; timeout in seconds."""
     program = Path(sys.executable).with_name("ansible-playbook")
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    # molecule asks for colours.
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     return subprocess.run(
         [str(program), *arguments],
         cwd=ROOT,

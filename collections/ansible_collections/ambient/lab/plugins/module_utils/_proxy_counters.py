@@ -53,7 +53,7 @@ def parse_counters(text: str, kind: str) -> Counters:
     name = DENIED if kind == "ztunnel" else REQUESTS
     values: dict[Labels, float] = {}
     version = ""
-    known = kind == "waypoint"
+    known = False
     for line in text.splitlines():
         if line.startswith(_BUILD + "{"):
             version = dict(LABEL.findall(line)).get("tag", version)
@@ -61,12 +61,12 @@ def parse_counters(text: str, kind: str) -> Counters:
         elif line.startswith((f"# TYPE {name}", f"# TYPE {name.removesuffix('_total')} ")):
             known = True
         elif line.startswith(name + "{"):
+            known = True
             labels = dict(LABEL.findall(line))
             value = _number(line)
             if _refusal(labels, kind) and value is not None:
                 values[frozenset(labels.items())] = value
-                known = True
-    return Counters(values, version, known or _counts(version))
+    return Counters(values, version, known or (kind == "ztunnel" and _counts(version)))
 
 
 def _number(line: str) -> float | None:

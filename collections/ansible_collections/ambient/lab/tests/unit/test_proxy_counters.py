@@ -72,8 +72,9 @@ def test_whether_this_version_counts(metrics: str, known: bool) -> None:
     assert parse_counters(metrics, "ztunnel").known is known
 
 
-def test_a_waypoint_always_counts() -> None:
-    assert parse_counters("", "waypoint").known
+def test_a_waypoint_counts_where_it_has_counted_anything() -> None:
+    assert not parse_counters("", "waypoint").known
+    assert parse_counters('istio_requests_total{response_code="200"} 1\n', "waypoint").known
 
 
 @pytest.mark.parametrize(
