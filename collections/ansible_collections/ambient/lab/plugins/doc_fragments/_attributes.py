@@ -28,3 +28,14 @@ attributes:
     membership:
       - ambient.lab.probes
 """
+
+    CHANGES = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    description: Says what it would change, and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows what changes.
+"""

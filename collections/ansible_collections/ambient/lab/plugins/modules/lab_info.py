@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Reads C(lab.json) of a lab, checks that its cluster answers and that the required objects exist.
   - Fails with one line that says what to run first.
+  - In check mode that is a warning and RV(foreseen=false), because an earlier task may be about to make it.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
@@ -68,6 +69,9 @@ options:
       namespace:
         description: Namespace of the objects, where their kind has one. Left out, a list is of all namespaces.
         type: str
+      label_selector:
+        description: Labels of the objects, for example C(app=curl), where no name is given.
+        type: str
 """
 
 EXAMPLES = r"""
@@ -91,9 +95,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+foreseen:
+  description: Whether the lab and everything in O(requires) is there; false in check mode only.
+  returned: success
+  type: bool
 ansible_facts:
   description: The lab's facts, as the role C(cluster) wrote them.
-  returned: success
+  returned: where RV(foreseen=true)
   type: dict
   contains:
     lab:
@@ -125,6 +133,7 @@ LOOK_SPEC = {
     "api_version": {"type": "str", "required": True},
     "name": {"type": "str"},
     "namespace": {"type": "str"},
+    "label_selector": {"type": "str"},
 }
 SPEC = {
     "lab_dir": {"type": "path", "required": True},
@@ -141,8 +150,11 @@ def main() -> None:
         if not HAS_KUBERNETES:
             module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
         found = require(lab, module.params["requires"], module.params["look_for"])
-        module.exit_json(changed=False, ansible_facts={"lab": lab}, found=found)
+        module.exit_json(changed=False, foreseen=True, ansible_facts={"lab": lab}, found=found)
     except LabError as error:
+        if module.check_mode:
+            module.warn(f"Left out in check mode: {error.message}")
+            module.exit_json(changed=False, foreseen=False, found=[])
         module.fail_json(msg=error.message, **error.result)
 
 

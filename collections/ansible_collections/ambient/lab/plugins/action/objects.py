@@ -1,0 +1,81 @@
+# Applies many objects with kubernetes.core.k8s, and says truly what that changes.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import concurrent.futures
+import typing as t
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.ambient.lab.plugins.module_utils._applied import Object, documents, outcome, owned
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import KUBE_SPEC, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._objects import Finder, Wanted
+
+SPEC: dict[str, dict[str, t.Any]] = {
+    **KUBE_SPEC,
+    "definition": {"type": "raw", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "owner": {"type": "str"},
+    "field_manager": {"type": "str", "default": "ambient-lab"},
+    "wait_timeout": {"type": "int", "default": 120},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
+    """Action plugin of ambient.lab.objects: the module it runs is kubernetes.core.k8s."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Hand the objects over, and read the answer."""
+        super().run(tmp, task_vars)
+        _validation, options = self.validate_argument_spec(argument_spec=SPEC)
+        try:
+            wanted = documents(options["definition"])
+            if options["owner"]:
+                wanted = owned(wanted, _there(options, wanted), options["owner"], options["state"])
+            if not wanted:
+                return {"changed": False, "objects": [], "diff": []}
+            # Without the diff nobody could say afterwards what changed.
+            before, self._task.diff = self._task.diff, True
+            try:
+                answer = self._execute_module("kubernetes.core.k8s", _request(options, wanted), task_vars=task_vars)
+            finally:
+                self._task.diff = before
+            return outcome(wanted, answer, options["state"], bool(self._task.check_mode))
+        except LabError as error:
+            return {"changed": False, "failed": True, "msg": error.message, **error.result}
+
+
+def _there(options: dict[str, t.Any], wanted: list[Object]) -> list[Object]:
+    """Those of the objects that the cluster has; all are asked for at once."""
+    finder = Finder(Kube(options["kubeconfig"], options["context"]))
+    places = [(item["kind"], item["apiVersion"], item["metadata"]["name"]) for item in wanted]
+    spaces = [item["metadata"].get("namespace") for item in wanted]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda place, space: finder.find(Wanted(*place, space)), places, spaces)
+        return [item for items in found for item in items]
+
+
+def _request(options: dict[str, t.Any], wanted: list[Object]) -> dict[str, t.Any]:
+    """Options of kubernetes.core.k8s."""
+    state = options["state"]
+    request = {
+        "kubeconfig": options["kubeconfig"],
+        "context": options["context"],
+        "resource_definition": wanted,
+        "state": state,
+        "apply": state == "present",
+        # What somebody else has changed by hand is changed back.
+        "server_side_apply": {"field_manager": options["field_manager"], "force_conflicts": True},
+        # What goes is waited for; what comes is waited for in one task of its own, for all of it.
+        "wait": state == "absent",
+        "wait_sleep": 1,
+        "wait_timeout": options["wait_timeout"],
+        "continue_on_error": True,
+    }
+    return {key: value for key, value in request.items() if value is not None}

@@ -1,0 +1,76 @@
+#!/usr/bin/python
+# Says which CustomResourceDefinitions have objects, and which could go.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: crds_info
+short_description: Which CustomResourceDefinitions have objects, and which could go
+version_added: 0.2.0
+description:
+  - Whoever removes a CustomResourceDefinition removes all objects of its kind, everybody's. So a clean-up asks first.
+author:
+  - The ambient lab's authors (@ambient-lab)
+extends_documentation_fragment:
+  - ambient.lab._kube
+  - ambient.lab._attributes
+  - ambient.lab._attributes.probes
+options:
+  label_selectors:
+    description: Which CustomResourceDefinitions; those that any of these selects.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Find the kinds of Istio that nobody uses
+  ambient.lab.crds_info:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    label_selectors: [app.kubernetes.io/part-of=istio]
+"""
+
+RETURN = r"""
+unused:
+  description: Definitions that name the CustomResourceDefinitions without objects, as M(ambient.lab.objects) takes them.
+  returned: success
+  type: list
+  elements: dict
+used:
+  description: Names of those with objects.
+  returned: success
+  type: list
+  elements: str
+  sample: [virtualservices.networking.istio.io]
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.ambient.lab.plugins.module_utils._crds import crds
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+    HAS_KUBERNETES,
+    KUBE_SPEC,
+    KUBERNETES_IMPORT_ERROR,
+    Kube,
+)
+
+SPEC = {**KUBE_SPEC, "label_selectors": {"type": "list", "elements": "str", "required": True}}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    if not HAS_KUBERNETES:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
+    try:
+        kube = Kube(module.params["kubeconfig"], module.params["context"])
+        unused, used = crds(kube, module.params["label_selectors"])
+        module.exit_json(changed=False, unused=unused, used=used)
+    except LabError as error:
+        module.fail_json(msg=error.message, **error.result)
+
+
+if __name__ == "__main__":
+    main()
