@@ -16,9 +16,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
 from ansible_collections.ambient.lab.plugins.modules import claims_matrix
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import service
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._matrix.test_plan import service
 
 
 class Lab:

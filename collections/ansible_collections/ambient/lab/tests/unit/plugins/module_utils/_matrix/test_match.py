@@ -13,13 +13,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, lacking, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Wanted, lay_out
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import OK, Answer, FakeEdge, Object, claim, claims, pod
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._matrix.test_plan import (
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
     APP,
     cluster,
     laid_out,
     service,
 )
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import OK, Answer, FakeEdge, Object, claim, claims, pod
 
 CURL = {"service_account": "curl", "namespace": "default"}
 SNAPSHOT = cluster(

@@ -26,8 +26,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     running_ephemeral,
     this_run,
 )
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import cluster
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._matrix.test_plan import cluster
 
 CREATED = "2026-01-01T00:00:00Z"
 CREATED_AT = 1767225600.0

@@ -19,13 +19,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, compare, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._matrix.test_plan import (
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
     APP,
     cluster,
     laid_out,
     service,
 )
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
 from hypothesis import given
 from hypothesis import strategies as some
 

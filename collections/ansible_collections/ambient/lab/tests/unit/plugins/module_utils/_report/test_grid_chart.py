@@ -20,7 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._report.grid import (
 from ansible_collections.ambient.lab.plugins.module_utils._report.measured import convergence_of, matrix_of
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._report.test_model import report, section
+from ansible_collections.ambient.lab.tests.unit.fakes.reported import report, section
 
 
 def grid(*claims: Object) -> Grid:

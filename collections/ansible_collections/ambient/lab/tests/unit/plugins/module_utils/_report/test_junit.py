@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._report.junit import junit, legal
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._report.test_model import report
+from ansible_collections.ambient.lab.tests.unit.fakes.reported import report
 
 # The common shape: what an element may hold, in this order, and the attributes that it has.
 SHAPE = {

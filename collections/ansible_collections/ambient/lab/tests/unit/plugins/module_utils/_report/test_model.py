@@ -12,21 +12,12 @@ import typing as t
 import jsonschema
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import Given, change, report_of, seen, worst
+from ansible_collections.ambient.lab.plugins.module_utils._report.model import change, seen, worst
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
+from ansible_collections.ambient.lab.tests.unit.fakes.reported import report, section
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[5] / "docs" / "report.schema.json").read_text())
-
-
-def report(**clusters: Object) -> Object:
-    """The report of these clusters."""
-    return report_of("A title", [Given(name, f"{name}.json", results) for name, results in clusters.items()])
-
-
-def section(found: Object, name: str = "s") -> Object:
-    """A section of the report."""
-    return next(one for one in found["sections"] if one["name"] == name)
 
 
 def without(results: Object, *path: str) -> Object:
