@@ -14,10 +14,10 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.ambient.lab.plugins.module_utils._check import CheckResult, Settings, check
-from ansible_collections.ambient.lab.plugins.module_utils._claims import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._edge import KubeEdge
-from ansible_collections.ambient.lab.plugins.module_utils._kube import Answer, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer, Kube
 
 KUBECTL_SECONDS = 60.0
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._prove import prove
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import prove
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from running_lab import Lab
 
 NAMESPACE = "faults"

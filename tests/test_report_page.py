@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._page import page
-from ansible_collections.ambient.lab.plugins.module_utils._page_model import Given, report_of
-from ansible_collections.ambient.lab.tests.unit import report_fakes as fakes
+from ansible_collections.ambient.lab.plugins.module_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.module_utils._report.page import page
+from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from browser import browser
 from playwright.sync_api import Browser, Page
 

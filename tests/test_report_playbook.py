@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from ansible_collections.ambient.lab.tests.unit import report_fakes as fakes
+from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from project import ROOT
 
 PICTURES = {f"{section}-{phase}.svg" for section in ("l4_authz",) for phase in ("before", "after")}

@@ -19,6 +19,30 @@ from ansible.utils.display import Display
 
 display = Display()
 
+SPEC = {
+    "source": {"type": "path", "required": True},
+    "state": {
+        "type": "str",
+        "choices": ["built", "clean", "present", "absent"],
+        "default": "present",
+    },
+    "name": {"type": "str"},
+    "state_dir": {"type": "path", "required": True},
+    "cache_dir": {"type": "path"},
+    "lab_dir": {"type": "path"},
+    "forwards": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "host": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
+            "node_port": {"type": "int", "required": True},
+        },
+    },
+    "keep_build_files": {"type": "bool", "default": False},
+}
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
     """An action plugin, because a module cannot say anything before it ends."""
@@ -28,29 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
-            argument_spec={
-                "source": {"type": "path", "required": True},
-                "state": {
-                    "type": "str",
-                    "choices": ["built", "clean", "present", "absent"],
-                    "default": "present",
-                },
-                "name": {"type": "str"},
-                "state_dir": {"type": "path", "required": True},
-                "cache_dir": {"type": "path"},
-                "lab_dir": {"type": "path"},
-                "forwards": {
-                    "type": "list",
-                    "elements": "dict",
-                    "default": [],
-                    "options": {
-                        "host": {"type": "str", "required": True},
-                        "port": {"type": "int", "required": True},
-                        "node_port": {"type": "int", "required": True},
-                    },
-                },
-                "keep_build_files": {"type": "bool", "default": False},
-            },
+            argument_spec=SPEC,
             required_if=[
                 ("state", "built", ("cache_dir",)),
                 ("state", "clean", ("cache_dir",)),

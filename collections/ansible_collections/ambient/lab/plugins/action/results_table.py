@@ -9,8 +9,9 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report import read_results, results_table
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results
+from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
 
 SPEC = {"results_file": {"type": "path", "required": True}}
 

@@ -1,4 +1,4 @@
-# Options of the modules that check claims; the same options as module_utils/_prove.py CHECK_SPEC.
+# Options of the modules that check claims; the same options as module_utils/_check/curl_outcomes.py CHECK_SPEC.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 

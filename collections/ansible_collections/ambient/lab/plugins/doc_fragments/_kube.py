@@ -1,4 +1,4 @@
-# How a module of the collection reaches a cluster; the same options as module_utils/_kube.py KUBE_SPEC.
+# How a module of the collection reaches a cluster; the same options as module_utils/_cluster/kube.py KUBE_SPEC.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -293,13 +293,13 @@ gone:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._matrix import matrix
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
 
 SPEC: dict[str, dict[str, t.Any]] = {
     **KUBE_SPEC,

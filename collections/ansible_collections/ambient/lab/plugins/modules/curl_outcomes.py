@@ -245,13 +245,13 @@ proxies:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC, prove
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._prove import CHECK_SPEC, prove
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 SPEC = {
     **KUBE_SPEC,

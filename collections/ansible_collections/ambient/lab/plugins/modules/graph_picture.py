@@ -102,8 +102,8 @@ edges:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph_picture import picture
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import picture
 
 SPEC: dict[str, dict[str, t.Any]] = {
     "results_file": {"type": "path"},

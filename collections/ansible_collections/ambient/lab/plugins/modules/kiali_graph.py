@@ -267,14 +267,14 @@ traffic:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph_prove import prove_graph
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._prove import CHECK_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graph
 
 KIALI_SPEC = {
     "namespace": {"type": "str", "default": "istio-system"},

@@ -117,9 +117,9 @@ found:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import HAS_KUBERNETES, KUBERNETES_IMPORT_ERROR
-from ansible_collections.ambient.lab.plugins.module_utils._lab import read_lab, require
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBERNETES_IMPORT_ERROR
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import read_lab, require
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 OBJECT_SPEC = {
     "kind": {"type": "str", "required": True},

@@ -197,13 +197,13 @@ convergence:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._convergence_report import policy_convergence
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
 
 SPEC = {
     **KUBE_SPEC,

@@ -94,13 +94,13 @@ resources:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._wait import ready
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import ready
 
 OBJECT_SPEC = {
     "kind": {"type": "str", "required": True},

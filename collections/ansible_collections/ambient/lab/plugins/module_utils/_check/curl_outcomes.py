@@ -1,0 +1,101 @@
+# What the module curl_outcomes does: parse, check, explain, write down.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Reader, take
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
+    read_results,
+    require_section,
+    write_results,
+)
+
+MAX_CONCURRENCY = 64
+# What every module that checks claims takes; documented in doc_fragments/_check.py.
+CHECK_SPEC: dict[str, dict[str, t.Any]] = {
+    "phase": {"type": "str", "choices": ["before", "after"], "default": "after"},
+    "probe_timeout": {"type": "float", "default": 5},
+    "concurrency": {"type": "int", "default": 8},
+    "results_file": {"type": "path"},
+    "section": {"type": "str"},
+}
+
+
+def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Check the claims in the module's parameters on a cluster.
+
+    Args:
+        params: of the module curl_outcomes.
+        check_mode: probe, but write no results file.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer, and claims that do not hold.
+    """
+    settings = settings_of(params)
+    claims = parse_claims(params["claims"], params["namespace"])
+    path, section = params["results_file"], params["section"]
+    if path:
+        require_section(section)
+    results = read_results(path) if path else {}
+    kube = Kube(params["kubeconfig"], params["context"])
+    edge = KubeEdge(kube)
+    result = check(claims, settings, edge, lambda results: doomed(results, settings.phase, kube))
+    causes = explain(result.claims, settings.phase, kube)
+    if path and not check_mode:
+        write_results(path, merge(results, section, settings.phase, result, causes))
+    returned = as_result(result, settings.phase, causes)
+    if result.verdict != "pass":
+        raise LabError(failure(result, settings, section or "", causes, kubectl(params)), **returned)
+    return returned
+
+
+def explain(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> list[str]:
+    """Likely cause per claim, "" where it holds or none is known. Asks the API only where one fails."""
+    failed = [item for item in results if item.observation.verdict.verdict != "pass" and item.target]
+    if not failed:
+        return [""] * len(results)
+    try:
+        cluster = take(reader, needed_namespaces(failed))
+    except LabError:
+        # The user may lack the right to read; the verdict stands without a cause.
+        return [""] * len(results)
+    return [likely_cause(item, item.claim.expected(phase), phase, cluster) for item in results]
+
+
+def doomed(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> bool:
+    """Whether every claim that does not hold is kept from it by what the user wrote, so that nobody need wait."""
+    causes = explain(results, phase, reader)
+    return all(
+        isinstance(cause, Final) or item.observation.verdict.hopeless
+        for item, cause in zip(results, causes, strict=True)
+        if item.observation.verdict.verdict != "pass"
+    )
+
+
+def settings_of(params: t.Mapping[str, t.Any]) -> Settings:
+    """How to check, from a module's parameters.
+
+    Raises:
+        LabError: on a number out of range.
+    """
+    if params["stable"] < 1:
+        raise LabError(f"stable must be at least 1, not {params['stable']}")
+    if not 1 <= params["concurrency"] <= MAX_CONCURRENCY:
+        raise LabError(f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {params['concurrency']}")
+    for key, least in (("timeout", 0.0), ("interval", 0.0), ("probe_timeout", 0.1)):
+        if not least <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    names = [field.name for field in dataclasses.fields(Settings)]
+    return Settings(**{name: params[name] for name in names if name in params})

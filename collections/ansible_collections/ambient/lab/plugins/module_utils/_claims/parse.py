@@ -1,0 +1,362 @@
+# Parses claims (who calls whom, and what must happen) strictly: whatever is wrong is said before any traffic.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+import typing as t
+import urllib.parse
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+OUTCOMES = (
+    "allowed",
+    "denied_l4",
+    "denied_l7",
+    "denied_upstream",
+    "refused",
+    "timeout",
+    "dns",
+    "unroutable",
+    "tls",
+    "probe_error",
+)
+# A probe that failed proves nothing, so nobody can expect it.
+EXPECTABLE = OUTCOMES[:-1]
+DENIALS = ("denied_l4", "denied_l7", "denied_upstream")
+# Outcomes that come with an HTTP status, and the statuses they have unless the claim says otherwise.
+DEFAULT_CODES = {
+    "allowed": frozenset(range(200, 300)),
+    "denied_l7": frozenset({403}),
+    "denied_upstream": frozenset({503}),
+}
+MAX_BODY = 16_384
+
+CLAIM_KEYS = ("name", "from", "to", "expect", "before", "by")
+FROM_KEYS = ("pod", "labels", "service_account", "namespace", "container")
+TO_KEYS = ("url", "method", "headers", "body")
+EXPECT_KEYS = ("outcome", "http_code", "exit_code")
+
+_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Which pod calls: named, or any ready pod with these labels or this ServiceAccount."""
+
+    namespace: str
+    pod: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    service_account: str | None = None
+    container: str | None = None
+
+    def __str__(self) -> str:
+        if self.pod:
+            return f"pod {self.namespace}/{self.pod}"
+        if self.service_account:
+            return f"a pod with ServiceAccount {self.namespace}/{self.service_account}"
+        labels = ",".join(f"{key}={value}" for key, value in self.labels)
+        return f"a pod with labels {labels} in namespace {self.namespace}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One HTTP request as curl is to send it."""
+
+    url: str
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str | None = None
+    insecure: bool = False
+
+    @property
+    def host(self) -> str:
+        """Host of the URL, lower case, without brackets."""
+        return urllib.parse.urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Port of the URL, or the scheme's own."""
+        parts = urllib.parse.urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """What must be seen; None for codes means the outcome's own default."""
+
+    outcome: str
+    http_codes: frozenset[int] | None = None
+    exit_codes: frozenset[int] | None = None
+
+    @property
+    def accepted_codes(self) -> frozenset[int] | None:
+        """HTTP statuses that satisfy the expectation, None where the outcome has no status."""
+        return self.http_codes if self.http_codes is not None else DEFAULT_CODES.get(self.outcome)
+
+    def __str__(self) -> str:
+        parts = [self.outcome]
+        if self.http_codes is not None:
+            parts.append("HTTP " + "|".join(str(code) for code in sorted(self.http_codes)))
+        if self.exit_codes is not None:
+            parts.append("exit " + "|".join(str(code) for code in sorted(self.exit_codes)))
+        return " ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyRef:
+    """An AuthorizationPolicy by name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Who calls whom, how, and what must happen before and after the policy."""
+
+    name: str
+    source: Source
+    request: Request
+    after: Expectation
+    before: Expectation
+    by: PolicyRef | None = None
+
+    def expected(self, phase: str) -> Expectation:
+        """Expectation of the phase before or after."""
+        return self.before if phase == "before" else self.after
+
+
+def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
+    """Turn the user's list into claims.
+
+    Args:
+        raw: the list as Ansible hands it over.
+        namespace: namespace of sources that name none.
+
+    Raises:
+        LabError: with one line per problem, naming the claim, the key and what is allowed.
+    """
+    claims, problems = parse_list(raw, lambda item, number: _claim(item, number, namespace))
+    if problems:
+        raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
+    return tuple(claims)
+
+
+class Named(t.Protocol):
+    """A claim of any kind."""
+
+    @property
+    def name(self) -> str:
+        """Under which its result is kept."""
+
+
+AnyClaim = t.TypeVar("AnyClaim", bound=Named)
+
+
+def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple[list[AnyClaim], list[str]]:
+    """The claims of a list that are right, and one line for each that is not.
+
+    Args:
+        raw: the list as Ansible hands it over.
+        parse: makes a claim of an item and its number in the list, or raises Problem.
+
+    Raises:
+        LabError: when there is nothing in it.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
+    claims: dict[str, AnyClaim] = {}
+    problems: list[str] = []
+    for number, item in enumerate(raw, 1):
+        try:
+            claim = parse(item, number)
+            if claim.name in claims:
+                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
+            claims[claim.name] = claim
+        except Problem as problem:
+            problems.append(str(problem))
+    return list(claims.values()), problems
+
+
+class Problem(Exception):
+    """What is wrong with one key of one claim; the one that parses the list makes it the user's message."""
+
+    def __init__(self, label: str, key: str, text: str) -> None:
+        super().__init__(f"{label}: {key}: {text}")
+
+
+def label_of(item: object, number: int) -> str:
+    """What a claim of a list is called in messages: its number, and its name if it has one."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return f"claim {number} ({name!r})" if isinstance(name, str) and name else f"claim {number}"
+
+
+def _claim(item: object, number: int, namespace: str) -> Claim:
+    label = label_of(item, number)
+    fields = mapping(item, label, "claim", CLAIM_KEYS)
+    for key in ("name", "from", "to", "expect"):
+        if key not in fields:
+            raise Problem(label, key, "is missing")
+    name = text_of(fields["name"], label, "name")
+    by = fields.get("by")
+    return Claim(
+        name=name,
+        source=_source(fields["from"], label, namespace),
+        request=_request(fields["to"], label),
+        after=_expectation(fields["expect"], label, "expect"),
+        before=_expectation(fields.get("before", "allowed"), label, "before"),
+        by=None if by is None else _policy(by, label),
+    )
+
+
+def mapping(item: object, label: str, key: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
+    """A mapping with no other keys than the allowed ones. Raises Problem."""
+    if not isinstance(item, dict):
+        raise Problem(label, key, f"must be a mapping with the keys {', '.join(allowed)}, not {item!r}")
+    for unknown in item:
+        if unknown not in allowed:
+            raise Problem(label, key, f"unknown key {unknown!r}; allowed are {', '.join(allowed)}")
+    return item
+
+
+def text_of(value: object, label: str, key: str) -> str:
+    """A text that is not empty. Raises Problem."""
+    if not isinstance(value, str) or not value.strip():
+        raise Problem(label, key, f"must be a text that is not empty, not {value!r}")
+    return value
+
+
+def dns_name(value: object, label: str, key: str) -> str:
+    """The name of a Kubernetes object. Raises Problem."""
+    text = text_of(value, label, key)
+    if len(text) > 253 or not _DNS_NAME.fullmatch(text):
+        raise Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
+    return text
+
+
+def _source(value: object, label: str, namespace: str) -> Source:
+    fields = mapping(value, label, "from", FROM_KEYS)
+    chosen = [key for key in ("pod", "labels", "service_account") if key in fields]
+    if len(chosen) != 1:
+        raise Problem(label, "from", "needs exactly one of pod, labels, service_account")
+    labels: tuple[tuple[str, str], ...] = ()
+    if "labels" in fields:
+        raw = fields["labels"]
+        if not isinstance(raw, dict) or not raw:
+            raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {raw!r}")
+        labels = tuple(sorted((str(key), str(text)) for key, text in raw.items()))
+
+    def optional(key: str) -> str | None:
+        return dns_name(fields[key], label, f"from.{key}") if key in fields else None
+
+    return Source(
+        namespace=optional("namespace") or namespace,
+        pod=optional("pod"),
+        labels=labels,
+        service_account=optional("service_account"),
+        container=optional("container"),
+    )
+
+
+def _request(value: object, label: str) -> Request:
+    if isinstance(value, str):
+        return Request(url=_url(value, label, "to"))
+    fields = mapping(value, label, "to", TO_KEYS)
+    if "url" not in fields:
+        raise Problem(label, "to.url", "is missing")
+    method = text_of(fields.get("method", "GET"), label, "to.method")
+    if not _TOKEN.fullmatch(method):
+        raise Problem(label, "to.method", f"{method!r} is not an HTTP method")
+    if method == "HEAD" and fields.get("body") is not None:
+        raise Problem(label, "to.body", "a HEAD request has none")
+    body = fields.get("body")
+    if body is not None and (not isinstance(body, str) or "\x00" in body or len(body.encode()) > MAX_BODY):
+        raise Problem(label, "to.body", f"must be a text of at most {MAX_BODY} bytes")
+    return Request(url=_url(fields["url"], label, "to.url"), method=method, headers=_headers(fields, label), body=body)
+
+
+def _headers(fields: dict[str, t.Any], label: str) -> tuple[tuple[str, str], ...]:
+    headers = fields.get("headers", {})
+    if not isinstance(headers, dict):
+        raise Problem(label, "to.headers", f"must be a mapping, not {headers!r}")
+    pairs = []
+    for key, value in headers.items():
+        if not isinstance(key, str) or not _TOKEN.fullmatch(key):
+            raise Problem(label, "to.headers", f"{key!r} is not a header's name")
+        if not isinstance(value, (str, int, float)) or any(char in str(value) for char in "\r\n\x00"):
+            raise Problem(label, f"to.headers.{key}", "must be one line of text")
+        pairs.append((key, str(value)))
+    return tuple(pairs)
+
+
+def _url(value: object, label: str, key: str) -> str:
+    url = text_of(value, label, key)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port_ok = parts.port is None or parts.port > 0
+        host = parts.hostname or ""
+    except ValueError:
+        port_ok, parts, host = False, urllib.parse.urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not port_ok or parts.username or _CONTROL.search(url):
+        raise Problem(label, key, f"{url!r} is not a URL like http://sample-app:8080/ (http or https)")
+    if not _is_host(host):
+        raise Problem(label, key, f"{url!r} has no valid host")
+    return url
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and bool(re.fullmatch(r"[a-z0-9_]([-a-z0-9_.]*[a-z0-9_.])?", host))
+    return True
+
+
+def _expectation(value: object, label: str, key: str) -> Expectation:
+    fields = {"outcome": value} if isinstance(value, str) else mapping(value, label, key, EXPECT_KEYS)
+    outcome = fields.get("outcome")
+    if outcome == "probe_error":
+        raise Problem(label, key, "probe_error can't be expected: a probe that failed proves nothing")
+    if outcome not in EXPECTABLE:
+        raise Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(EXPECTABLE)}")
+    http_codes = codes_of(fields, "http_code", range(200, 600), label, key)
+    if http_codes is not None and outcome not in DEFAULT_CODES:
+        raise Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
+    return Expectation(outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key))
+
+
+def codes_of(fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str) -> frozenset[int] | None:
+    """A number or a list of numbers, all of them allowed; None where the key is left out. Raises Problem."""
+    if name not in fields:
+        return None
+    raw = fields[name] if isinstance(fields[name], list) else [fields[name]]
+    codes = set()
+    for item in raw:
+        # Ansible templating may hand a number over as text.
+        number = int(item) if isinstance(item, str) and item.isdecimal() else item
+        if isinstance(number, bool) or not isinstance(number, int) or number not in allowed:
+            raise Problem(label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}")
+        codes.add(number)
+    if not codes:
+        raise Problem(label, f"{key}.{name}", "is an empty list")
+    return frozenset(codes)
+
+
+def _policy(value: object, label: str) -> PolicyRef:
+    namespace, slash, name = text_of(value, label, "by").partition("/")
+    if not slash:
+        raise Problem(label, "by", f"{value!r} must be namespace/name of an AuthorizationPolicy")
+    return PolicyRef(dns_name(namespace, label, "by"), dns_name(name, label, "by"))

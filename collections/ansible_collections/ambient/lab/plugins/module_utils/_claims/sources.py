@@ -1,0 +1,105 @@
+# Finds the pod that a claim's source means, and says in what state it is.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
+
+_DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+_ENDED = ("Succeeded", "Failed")
+
+Pod = dict[str, t.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A container to run probes in, and by what proxies know its pod: IP, node, name of the workload."""
+
+    namespace: str
+    pod: str
+    container: str
+    address: str = ""
+    node: str = ""
+    workload: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+    """Why a source can't probe now. missing: there is nothing to wait for."""
+
+    reason: str
+    missing: bool = False
+
+
+def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
+    """The pod that the source means, among the pods of its namespace.
+
+    Of several that fit, the first ready one in the order of names is taken, so that rounds stay comparable.
+    """
+    fitting = sorted((pod for pod in pods if _fits(source, pod)), key=lambda pod: str(pod["metadata"]["name"]))
+    if not fitting:
+        return Unusable(f"{source} does not exist", missing=True)
+    alive = [pod for pod in fitting if pod.get("status", {}).get("phase") not in _ENDED]
+    if not alive:
+        return Unusable(f"{_state(fitting[0])} and won't come back", missing=True)
+    ready = [pod for pod in alive if pod_ready(pod)]
+    if not ready:
+        return Unusable(_state(alive[0]))
+    return _target(source, ready[0])
+
+
+def _fits(source: Source, pod: Pod) -> bool:
+    if source.pod:
+        return bool(pod["metadata"]["name"] == source.pod)
+    if source.service_account:
+        return bool(pod.get("spec", {}).get("serviceAccountName", "default") == source.service_account)
+    labels = pod["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in source.labels)
+
+
+def pod_ready(pod: Pod) -> bool:
+    """Running, ready and not about to go."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    ready = any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _state(pod: Pod) -> str:
+    name = f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    if "deletionTimestamp" in pod["metadata"]:
+        return f"{name} is being deleted"
+    status = pod.get("status", {})
+    for container in status.get("containerStatuses") or []:
+        for kind in ("waiting", "terminated"):
+            reason = (container.get("state") or {}).get(kind)
+            if reason:
+                code = f" (exit code {reason['exitCode']})" if kind == "terminated" else ""
+                return f"{name} is not ready: container {container['name']} is {kind}, {reason.get('reason')}{code}"
+    phase = status.get("phase", "Unknown")
+    return f"{name} is {phase}" + (", but not ready" if phase == "Running" else "")
+
+
+def _target(source: Source, pod: Pod) -> Target | Unusable:
+    names = [container["name"] for container in pod["spec"]["containers"]]
+    default = (pod["metadata"].get("annotations") or {}).get(_DEFAULT_CONTAINER)
+    wanted = source.container or (default if default in names else names[0])
+    if wanted not in names:
+        name = f"{source.namespace}/{pod['metadata']['name']}"
+        return Unusable(f"pod {name} has no container {wanted!r}, it has {', '.join(names)}", missing=True)
+    return Target(
+        source.namespace,
+        str(pod["metadata"]["name"]),
+        str(wanted),
+        str(pod.get("status", {}).get("podIP", "")),
+        str(pod["spec"].get("nodeName", "")),
+        workload_name(pod),
+    )

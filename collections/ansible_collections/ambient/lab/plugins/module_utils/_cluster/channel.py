@@ -1,0 +1,241 @@
+# Speaks to containers over websockets: exec, and GET through a port-forward. Both are bounded in time and size.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import io
+import json
+import time
+import traceback
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+
+try:
+    import websocket
+except ImportError:
+    WEBSOCKET_IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    WEBSOCKET_IMPORT_ERROR = None
+
+# A frame's first byte is its channel: of an exec stdin, stdout, stderr, status; of a forwarded port data, errors
+# (kubernetes/kubernetes, staging/src/k8s.io/kubelet/pkg/cri/streaming: remotecommand and portforward).
+PROTOCOL = "v4.channel.k8s.io"
+MAX_OUTPUT = 4_194_304
+MAX_ANSWER = 67_108_864
+_STDOUT, _STDERR, _STATUS = 1, 2, 3
+_DATA, _ERROR = 0, 1
+_SHOWN = 300
+
+Heard = t.Callable[[bytes], bool | None]
+
+
+class ChannelError(Exception):
+    """Why a channel could not be opened, or what ended it early; one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An HTTP answer as it came, whatever its status. Names of headers are in lower case."""
+
+    status: int
+    headers: t.Mapping[str, str]
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How to open a websocket: the API's address (ws:// or wss://), headers, TLS and proxy options of the client."""
+
+    host: str
+    headers: t.Mapping[str, str]
+    tls: t.Mapping[str, t.Any]
+    proxy: t.Mapping[str, t.Any]
+
+    def channel(self, path: str, timeout: float) -> t.Any:
+        """A connected websocket.
+
+        Args:
+            path: of the API, with its query.
+            timeout: seconds until it must be open.
+
+        Raises:
+            ChannelError: with the API's own reason where it gives one.
+        """
+        try:
+            # kubernetes.stream would do this without any timeout, and not from several threads.
+            return websocket.create_connection(
+                self.host + path,
+                timeout=timeout,
+                header=dict(self.headers),
+                subprotocols=[PROTOCOL],
+                sslopt=dict(self.tls),
+                **self.proxy,
+            )
+        except websocket.WebSocketBadStatusException as error:
+            raise ChannelError(_refusal(error)) from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise ChannelError(_one_line(error)) from error
+
+
+def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[str, str]:
+    """Read an exec to its end, and close it.
+
+    Args:
+        channel: an open one.
+        deadline: of the monotonic clock.
+        heard: is given each piece of standard output when it arrives, which is not kept then; True from it ends the
+            reading.
+
+    Returns:
+        Standard output, and what went wrong ("" where nothing did). Raises only what `heard` raises.
+    """
+    read = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
+    try:
+        for number, data in _frames(channel, deadline):
+            if number not in read:
+                continue
+            if heard and number == _STDOUT:
+                if data and heard(data):
+                    return "", ""
+                continue
+            read[number] += data
+            if sum(len(part) for part in read.values()) > MAX_OUTPUT:
+                return "", f"more than {MAX_OUTPUT} bytes of output"
+    except ChannelError as error:
+        return _text(read[_STDOUT]), str(error)
+    finally:
+        channel.shutdown()
+    return _text(read[_STDOUT]), _text(read[_STDERR]).strip()[:_SHOWN] or _failure(_text(read[_STATUS]))
+
+
+def ask_through(channel: t.Any, host: str, path: str, deadline: float) -> Answer:
+    """GET a path over a forwarded port, and close it.
+
+    Args:
+        channel: an open one, for one port.
+        host: for the Host header.
+        path: with its query.
+        deadline: of the monotonic clock.
+
+    Raises:
+        ChannelError: when no whole HTTP answer comes.
+    """
+    stream = _Stream(channel, deadline)
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    try:
+        channel.send_binary(bytes([_DATA]) + request.encode())
+        response = http.client.HTTPResponse(t.cast("t.Any", stream), method="GET")
+        response.begin()
+        body = response.read(MAX_ANSWER + 1)
+        if response.length:
+            raise ChannelError(f"the answer ends {response.length} bytes early")
+    except (http.client.HTTPException, ValueError, websocket.WebSocketException, OSError) as error:
+        raise ChannelError(stream.reason() or f"no HTTP answer ({_one_line(error) or type(error).__name__})") from error
+    finally:
+        channel.shutdown()
+    if len(body) > MAX_ANSWER:
+        raise ChannelError(f"more than {MAX_ANSWER} bytes of answer")
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+class _Stream(io.RawIOBase):
+    """What comes back on a forwarded port, as the file that http.client's parser reads.
+
+    The first frame of each channel repeats the port's number (portforward/websocket.go) and is left out.
+    """
+
+    def __init__(self, channel: t.Any, deadline: float) -> None:
+        super().__init__()
+        self._frames = _frames(channel, deadline)
+        self._begun: set[int] = set()
+        self._data = b""
+        self._errors = bytearray()
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """As a socket's."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """It is for reading alone."""
+        return True
+
+    def readinto(self, buffer: t.Any) -> int:
+        """Fill a part of the buffer; 0 at the end.
+
+        Raises:
+            OSError: when the connection is cut, or the time is over.
+        """
+        while not self._data:
+            try:
+                number, data = next(self._frames)
+            except StopIteration:
+                return 0
+            except ChannelError as error:
+                self._errors += b"" if self._errors else str(error).encode()
+                raise OSError(str(error)) from error
+            if number not in self._begun:
+                self._begun.add(number)
+            elif number == _DATA:
+                self._data = data
+            elif number == _ERROR:
+                self._errors += data
+        size = min(len(buffer), len(self._data))
+        buffer[:size] = self._data[:size]
+        self._data = self._data[size:]
+        return size
+
+    def reason(self) -> str:
+        """What the kubelet wrote about a port that it could not reach."""
+        return printable(_text(self._errors))[:_SHOWN]
+
+
+def _frames(channel: t.Any, deadline: float) -> t.Iterator[tuple[int, bytes]]:
+    """Channel and data of each frame until the other end closes."""
+    while True:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise ChannelError("it did not end in time")
+        channel.settimeout(remaining)
+        try:
+            opcode, frame = channel.recv_data()
+        except websocket.WebSocketTimeoutException:
+            continue
+        except websocket.WebSocketConnectionClosedException as error:
+            raise ChannelError("the connection was cut") from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise ChannelError(_one_line(error)) from error
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            return
+        if frame:
+            yield frame[0], frame[1:]
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _refusal(error: t.Any) -> str:
+    """Why the API refused a channel: its own message where it gives one."""
+    try:
+        message = str(json.loads(error.resp_body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "no reason given"
+    return f"HTTP {error.status_code}: {' '.join(message.split())[:_SHOWN]}"
+
+
+def _failure(status: str) -> str:
+    """Message of the exec's own status; used to explain missing output, never for a verdict."""
+    try:
+        parsed = json.loads(status)
+    except ValueError:
+        return ""
+    return "" if parsed.get("status") == "Success" else str(parsed.get("message", ""))[:_SHOWN]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_SHOWN]

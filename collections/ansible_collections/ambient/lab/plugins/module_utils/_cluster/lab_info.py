@@ -1,0 +1,102 @@
+# Reads the facts of a lab, and says what to run first when something in it is missing.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Finder, Object, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+# What it means that an object is missing, by the tag that makes it.
+MISSING = {
+    "istio_ambient": "The mesh is not installed",
+    "kiali": "Kiali is not installed",
+    "sample_app": "The sample app is not installed",
+    "l4_authz": "The L4 policy is not set up",
+    "l7_waypoint": "The L7 policy is not set up",
+}
+FACTS = (
+    "provider",
+    "cluster_name",
+    "kubeconfig",
+    "helm",
+    "gateway_api_crds",
+    "istio_values",
+    "images",
+    "node_ports",
+)
+
+
+def read_lab(lab_dir: str) -> dict[str, t.Any]:
+    """The facts that the role `cluster` wrote.
+
+    Args:
+        lab_dir: folder of the lab.
+
+    Raises:
+        LabError: when there is no lab, or its facts are incomplete.
+    """
+    path = os.path.join(lab_dir, "lab.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            lab = json.load(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LabError(f"No lab in {lab_dir}: run `ansible-playbook site.yml` first") from error
+    except (OSError, ValueError) as error:
+        raise LabError(
+            f"{path} can't be read ({error}): run `ansible-playbook site.yml --tags cluster` again"
+        ) from error
+    missing = [key for key in FACTS if key not in lab] if isinstance(lab, dict) else list(FACTS)
+    if missing:
+        raise LabError(f"{path} lacks {', '.join(missing)}: run `ansible-playbook site.yml --tags cluster` again")
+    if not os.path.isfile(lab["kubeconfig"]):
+        raise LabError(
+            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: run `ansible-playbook site.yml --tags cluster`"
+        )
+    return t.cast("dict[str, t.Any]", lab)
+
+
+def require(
+    lab: t.Mapping[str, t.Any], requires: t.Sequence[t.Mapping[str, t.Any]], look_for: t.Sequence[t.Mapping[str, t.Any]]
+) -> list[Object]:
+    """Check that the cluster answers and has the objects; all of them are asked for at once.
+
+    Args:
+        lab: facts of the lab.
+        requires: kind, api_version, name, namespace (optional) and made_by (the tag to run) of each.
+        look_for: the same without made_by; these may be missing.
+
+    Returns:
+        What is there of look_for.
+
+    Raises:
+        LabError: with one line that names the first object missing and what to run.
+    """
+    kube = Kube(lab["kubeconfig"], lab.get("context"))
+    finder = Finder(kube)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            version = pool.submit(kube.get, "/version")
+            found = list(pool.map(lambda item: finder.find(Wanted.of(item)), [*requires, *look_for]))
+            version.result()
+    except LabError as error:
+        raise LabError(f"{error.message}: run `ansible-playbook site.yml --tags cluster`") from error
+    for item, there in zip(requires, found, strict=False):
+        if not there:
+            raise LabError(_advice(item))
+    return [item for items in found[len(requires) :] for item in items]
+
+
+def _advice(item: t.Mapping[str, t.Any]) -> str:
+    tag = item["made_by"]
+    place = f" in namespace {item['namespace']}" if item.get("namespace") else ""
+    meaning = MISSING.get(tag, f"What the tag {tag} makes is not there")
+    missing = f"{item['kind']} {item['name']}{place} is missing"
+    return f"{meaning} ({missing}): run `ansible-playbook site.yml --tags {tag}` first"

@@ -1,0 +1,207 @@
+# Figures of a policy's convergence from the answers of probes that ran meanwhile. Pure: knows no cluster and no clock.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+
+# Changes of answer that a result keeps per run.
+MAX_CHANGES = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a claim demands. leaks_*: stale requests allowed where the change is to deny; converges_within: seconds."""
+
+    leaks_after_ready: int | None = None
+    leaks_after_accepted: int | None = None
+    converges_within: float | None = None
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """Those that are set."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one request saw. Seconds after the API accepted the change, negative before it.
+
+    start: not later than it really began. end: not earlier than it really ended.
+    """
+
+    start: float
+    end: float
+    seen: Seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Seconds after the API accepted the change. sent: when it was asked to; ready: the barrier, None if never."""
+
+    sent: float
+    ready: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Figures of one pair in one run. first_new is None where no new answer came."""
+
+    first_new: float | None
+    last_old: float
+    stale_after_accepted: int
+    stale_after_ready: int
+    flaps: int
+    ready: float | None
+    requests: int
+    changes: list[list[t.Any]]
+    problem: str = ""
+    broken: bool = False
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """As results keep it."""
+        keys = ("first_new", "last_old", "stale_after_accepted", "stale_after_ready", "flaps", "ready", "changes")
+        return {key: _rounded(getattr(self, key)) for key in keys}
+
+
+def fits(expect: Expectation, seen: Seen) -> bool:
+    """Whether an answer is the expected one."""
+    codes = expect.accepted_codes
+    return (
+        seen.outcome == expect.outcome
+        and (codes is None or seen.http_code in codes)
+        and (expect.exit_codes is None or seen.exit_code in expect.exit_codes)
+    )
+
+
+def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Answer], moments: Moments) -> Run:
+    """Figures of one pair from all answers of a run.
+
+    A request is stale when it started after the moment, and still got the old answer. Where the old answer is the
+    new one, the policy does not concern the pair: every other answer is a flap, and there is nothing to wait for.
+
+    Args:
+        old: what was answered before the change.
+        new: what must be answered after it.
+        answers: in any order.
+        moments: of the change.
+    """
+    ordered = sorted(answers, key=lambda answer: answer.start)
+    steady = old == new
+    # A request that was under way when the change was asked for may see the one answer or the other.
+    before = [answer for answer in ordered if answer.end <= moments.sent]
+    after = [answer for answer in ordered if answer.end > moments.sent]
+    fresh = [answer.start for answer in after if fits(new, answer.seen)]
+    stale = [answer.start for answer in after if not steady and fits(old, answer.seen)]
+    ready = math.inf if moments.ready is None else moments.ready
+    run = Run(
+        first_new=max(0.0, fresh[0]) if fresh else None,
+        last_old=max([0.0, *stale]),
+        stale_after_accepted=sum(start > 0 for start in stale),
+        stale_after_ready=sum(start > ready for start in stale),
+        flaps=_flaps(new, ordered if steady else after),
+        ready=moments.ready,
+        requests=len(ordered),
+        changes=_changes(ordered),
+    )
+    problem, broken = _problem(old, new, before, after, ready)
+    return dataclasses.replace(run, problem=problem, broken=broken)
+
+
+def _flaps(new: Expectation, answers: t.Sequence[Answer]) -> int:
+    """How often the answer went away from the new one again."""
+    good = [fits(new, answer.seen) for answer in answers]
+    return sum(here and not there for here, there in itertools.pairwise(good))
+
+
+def _changes(answers: t.Sequence[Answer]) -> list[list[t.Any]]:
+    """Every change of answer: when the first request with it started, and what it saw."""
+    changes: list[list[t.Any]] = []
+    for answer in answers:
+        text = answer.seen.outcome + (f" {answer.seen.http_code}" if answer.seen.http_code else "")
+        if not changes or changes[-1][1] != text:
+            changes.append([answer.start, text])
+    return [[_rounded(start), text] for start, text in changes[:MAX_CHANGES]]
+
+
+def _problem(
+    old: Expectation, new: Expectation, before: t.Sequence[Answer], after: t.Sequence[Answer], ready: float
+) -> tuple[str, bool]:
+    """Why a run proves nothing (True), or shows that the pair did not converge (False)."""
+    if not before or not after:
+        return f"no answers {'before' if not before else 'after'} the change", True
+    wrong = next((answer.seen for answer in before if not fits(old, answer.seen)), None)
+    if wrong is not None:
+        return f"before the change it saw {wrong}, not {old}", True
+    last = after[-1].seen
+    if not fits(new, last):
+        return f"at the end it still saw {last}, not {new}", last.outcome == "probe_error"
+    odd = [answer for answer in after if not fits(new, answer.seen) and not fits(old, answer.seen)]
+    # While the change spreads, a pair that it concerns may see something else.
+    late = next((answer for answer in odd if old == new or answer.start > ready), None)
+    if late is not None:
+        wanted = f"not {new}" if old == new else f"neither {old} nor {new}"
+        broken = late.seen.outcome == "probe_error"
+        return f"{max(0.0, late.start):.2f} s after the change it saw {late.seen}, {wanted}", broken
+    return "", False
+
+
+def quantiles(values: t.Iterable[float | None]) -> dict[str, float] | None:
+    """p50, p99 and the greatest of the values that are there (nearest rank), in seconds; None where none is."""
+    ordered = sorted(value for value in values if value is not None)
+    if not ordered:
+        return None
+    ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(ordered[max(0, math.ceil(rank * len(ordered)) - 1)], 3) for name, rank in ranks.items()}
+
+
+def judge_runs(new: Expectation, old: Expectation, limits: Limits, runs: t.Sequence[Run]) -> tuple[str, str]:
+    """Verdict of a pair over all runs of a direction, and why: pass, fail (a demand broken), error (no proof)."""
+    for kind, broken in (("error", True), ("fail", False)):
+        bad = [run for run in runs if run.problem and run.broken is broken]
+        if bad:
+            often = f" (in {len(bad)} of {len(runs)} runs)" if len(runs) > 1 else ""
+            return kind, bad[0].problem + often
+    if not runs:
+        return "error", "there was no run"
+    # A stale answer leaks only where the change is to deny.
+    if new.outcome in DENIALS and old != new:
+        for key, moment in (
+            ("stale_after_ready", "every proxy had it"),
+            ("stale_after_accepted", "the API accepted it"),
+        ):
+            allowed = getattr(limits, key.replace("stale", "leaks"))
+            worst = max(getattr(run, key) for run in runs)
+            if allowed is not None and worst > allowed:
+                return "fail", f"{worst} requests leaked after {moment} ({key.replace('stale', 'leaks')}: {allowed})"
+    if limits.converges_within is not None:
+        worst_time = max(max(run.first_new or 0.0, run.last_old) for run in runs)
+        if worst_time > limits.converges_within:
+            return "fail", f"converged after {worst_time:.2f} s (converges_within: {limits.converges_within:g})"
+    return "pass", ""
+
+
+def clock_offset(ticks: t.Iterable[tuple[float, float]]) -> float:
+    """What to add to the pod's clock to get ours: the least delay heard is the nearest to none at all.
+
+    Args:
+        ticks: of each, the pod's clock when it was said, and ours when it was heard; at least one.
+    """
+    return min(heard - said for said, heard in ticks)
+
+
+def spacing(ticks: t.Sequence[tuple[float, float]]) -> float:
+    """Usual seconds between two ticks; 0 where there are not two."""
+    gaps = sorted(there[0] - here[0] for here, there in itertools.pairwise(ticks))
+    return gaps[len(gaps) // 2] if gaps else 0.0
+
+
+def _rounded(value: t.Any) -> t.Any:
+    return round(value, 3) if isinstance(value, float) else value

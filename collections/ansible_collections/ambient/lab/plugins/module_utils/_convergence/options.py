@@ -1,0 +1,176 @@
+# Reads what the module policy_convergence is asked to do, strictly, before anything is sent or changed.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
+    CLAIM_KEYS,
+    Claim,
+    PolicyRef,
+    Problem,
+    label_of,
+    mapping,
+    parse_claims,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import Limits
+from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import refs
+
+MAX_REPEATS = 100
+MAX_RATE = 200.0
+# What all runs together may take at worst: seconds, and requests.
+MAX_SECONDS = 7200.0
+MAX_REQUESTS = 1_000_000
+# Seconds until every source has sent its requests so often that it is known what was before, and what is in the end.
+START_SECONDS = 20.0
+BASELINE_TICKS = 3
+END_TICKS = 2
+LIMIT_KEYS = ("leaks_after_ready", "leaks_after_accepted", "converges_within")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A claim, and what it demands of the convergence."""
+
+    claim: Claim
+    limits: Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to measure, and how. Times are in seconds; rate is per pair and second."""
+
+    pairs: tuple[Pair, ...]
+    definition: Object
+    policy: PolicyRef
+    repeats: int = 1
+    rate: float = 20.0
+    settle: float = 1.0
+    timeout: float = 30.0
+    probe_timeout: float = 5.0
+    final_state: str | None = None
+
+    @property
+    def run_seconds(self) -> float:
+        """The longest that one run may take."""
+        return 2 * START_SECONDS + self.timeout + self.settle
+
+    @property
+    def path(self) -> str:
+        """Of the policy in the Kubernetes API."""
+        root = f"/apis/{self.definition['apiVersion']}/namespaces/{self.policy.namespace}"
+        return f"{root}/authorizationpolicies/{self.policy.name}"
+
+
+def read_plan(params: t.Mapping[str, t.Any]) -> Plan:
+    """The module's parameters, checked.
+
+    Raises:
+        LabError: on wrong input; names the option and what is allowed.
+    """
+    definition, policy = _definition(params["definition"], params["namespace"])
+    plan = Plan(
+        pairs=read_pairs(params["claims"], params["namespace"]),
+        definition=definition,
+        policy=policy,
+        repeats=_within("repeats", params["repeats"], 1, MAX_REPEATS),
+        rate=_within("rate", params["rate"], 1.0, MAX_RATE),
+        settle=_within("settle", params["settle"], 0.0, 600.0),
+        timeout=_within("timeout", params["timeout"], 1.0, 600.0),
+        probe_timeout=_within("probe_timeout", params["probe_timeout"], 0.1, 60.0),
+        final_state=params["final_state"],
+    )
+    seconds = 2 * plan.repeats * plan.run_seconds
+    requests = seconds * plan.rate * len(plan.pairs)
+    if seconds > MAX_SECONDS:
+        raise LabError(
+            f"{plan.repeats} repeats may take {seconds:.0f} s at worst, more than the {MAX_SECONDS:.0f} s that are "
+            "allowed: choose a smaller repeats, timeout or settle"
+        )
+    if requests > MAX_REQUESTS:
+        raise LabError(
+            f"{plan.repeats} repeats with {len(plan.pairs)} claims may send {requests:.0f} requests at worst, more "
+            f"than the {MAX_REQUESTS} that are allowed: choose a smaller repeats, rate or timeout"
+        )
+    return plan
+
+
+def read_pairs(raw: object, namespace: str) -> tuple[Pair, ...]:
+    """Claims as curl_outcomes takes them, each with `limits` where it demands something.
+
+    Raises:
+        LabError: with one line per problem.
+    """
+    limits: list[Limits] = []
+    plain: list[Object] = []
+    problems = []
+    if isinstance(raw, list):
+        for number, item in enumerate(raw, 1):
+            label = label_of(item, number)
+            try:
+                limits.append(_limits(item.get("limits", {}), label) if isinstance(item, dict) else Limits())
+                # An unknown key is told with all that are allowed.
+                allowed = mapping(item, label, "claim", (*CLAIM_KEYS, "limits"))
+                plain.append({key: value for key, value in allowed.items() if key != "limits"})
+            except Problem as problem:
+                problems.append(str(problem))
+    if problems:
+        raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
+    claims = [_concerned(claim) for claim in parse_claims(plain, namespace)]
+    pairs = tuple(Pair(claim, limit) for claim, limit in zip(claims, limits, strict=True))
+    if all(claim.before == claim.after for claim in claims):
+        raise LabError(
+            "claims: every claim expects the same before and after the policy, so there is nothing to converge; "
+            "give at least one an `expect` that differs from its `before`"
+        )
+    return pairs
+
+
+def _concerned(claim: Claim) -> Claim:
+    """The claim; where an answer can be as expected before and after, the policy does not concern it."""
+    before, after = claim.before, claim.after
+    old, new = before.accepted_codes or frozenset(), after.accepted_codes or frozenset()
+    same = before.outcome == after.outcome and (old == new or not old.isdisjoint(new))
+    return dataclasses.replace(claim, before=after) if same else claim
+
+
+def _limits(value: object, label: str) -> Limits:
+    fields = mapping(value, label, "limits", LIMIT_KEYS)
+    for key in ("leaks_after_ready", "leaks_after_accepted"):
+        number = fields.get(key, 0)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise Problem(label, f"limits.{key}", f"{number!r} is not a number of requests, 0 or more")
+    seconds = fields.get("converges_within", 1)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0:
+        raise Problem(label, "limits.converges_within", f"{seconds!r} is not a number of seconds above 0")
+    return Limits(**fields)
+
+
+def _definition(given: Object, namespace: str) -> tuple[Object, PolicyRef]:
+    if given.get("kind") != "AuthorizationPolicy" or not str(given.get("apiVersion", "")).startswith(
+        "security.istio.io/"
+    ):
+        raise LabError(
+            "definition must be an AuthorizationPolicy: apiVersion security.istio.io/v1, kind, metadata, spec"
+        )
+    metadata = given.get("metadata")
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        raise LabError("definition: metadata.name is missing")
+    where = str(metadata.get("namespace") or namespace)
+    (policy,) = refs([f"{where}/{metadata['name']}"])
+    return {**given, "metadata": {**metadata, "namespace": where}}, policy
+
+
+Number = t.TypeVar("Number", int, float)
+
+
+def _within(name: str, value: Number, least: Number, most: Number) -> Number:
+    if not least <= value <= most:
+        raise LabError(f"{name} must be from {least:g} to {most:g}, not {value:g}")
+    return value

@@ -1,0 +1,171 @@
+# What the module policy_convergence does: measure, sum up, write down, and say what did not hold.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
+    now,
+    read_results,
+    require_section,
+    write_results,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import Plan, read_plan
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import (
+    DIRECTIONS,
+    Measured,
+    Runner,
+    differs,
+    wanted_at_end,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+
+MAX_SHOWN = 6
+_ORDER = ("pass", "fail", "error")
+
+
+def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Measure how a policy comes into force and goes out of it.
+
+    Args:
+        params: of the module policy_convergence.
+        check_mode: read only, and say what would be done.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer or refuses, and demands that are not met.
+    """
+    plan = read_plan(params)
+    path, section = params["results_file"], params["section"]
+    if path:
+        require_section(section)
+    results = read_results(path) if path else {}
+    kube = Kube(params["kubeconfig"], params["context"])
+    runner = Runner(plan, kube, Clock())
+    targets = runner.targets()
+    if check_mode:
+        before = runner.current()
+        return {
+            "changed": differs(wanted_at_end(plan, before), before),
+            "msg": _foreseen(plan, len(set(targets.values()))),
+        }
+    measured: list[Measured] = []
+    try:
+        for run in runner.measure(targets):
+            measured.append(run)
+            if run.passed.gaps:
+                break
+    finally:
+        changed = runner.restore()
+    summary = summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
+    if path:
+        kept = results.get(section) or {"claims": []}
+        write_results(path, {**results, section: {**kept, "convergence": summary}})
+    if summary["verdict"] != "pass":
+        raise LabError(failure(summary, kubectl(params)), changed=changed, convergence=summary)
+    return {"changed": changed, "convergence": summary}
+
+
+def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
+    """All runs as results keep them.
+
+    Args:
+        sources: the pod of each pair.
+    """
+    directions = {
+        name: _direction(name, plan, [item for item in measured if item.direction == name], sources)
+        for name in DIRECTIONS
+    }
+    pairs = [pair for direction in directions.values() for pair in direction["pairs"]]
+    worst = max(pairs, key=lambda pair: _ORDER.index(pair["verdict"]))
+    stuck = next((item for item in measured if item.passed.gaps), None)
+    verdict, reason = worst["verdict"], worst["reason"] and f"{worst['name']}: {worst['reason']}"
+    if stuck:
+        gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in stuck.passed.gaps[:4])
+        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps}"
+    return {
+        "policy": str(plan.policy),
+        "at": now(),
+        "verdict": verdict,
+        "reason": reason,
+        "repeats": plan.repeats,
+        "rate": plan.rate,
+        "resolution": round(max((item.resolution for item in measured), default=0.0), 3),
+        "requests": sum(run.requests for item in measured for run in item.runs),
+        "directions": directions,
+    }
+
+
+def _direction(name: str, plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
+    pairs = []
+    for number, pair in enumerate(plan.pairs):
+        old, new = pair.claim.before, pair.claim.after
+        if name == "remove":
+            old, new = new, old
+        runs = [item.runs[number] for item in measured]
+        verdict, reason = judge_runs(new, old, pair.limits, runs)
+        pairs.append(
+            {
+                "name": pair.claim.name,
+                "from": sources[number],
+                "to": str(pair.claim.request),
+                "old": str(old),
+                "new": str(new),
+                "first_new": quantiles(run.first_new for run in runs),
+                "last_old": quantiles(run.last_old for run in runs),
+                "stale_after_accepted": sum(run.stale_after_accepted for run in runs),
+                "stale_after_ready": sum(run.stale_after_ready for run in runs),
+                "flaps": sum(run.flaps for run in runs),
+                "requests": sum(run.requests for run in runs),
+                "limits": pair.limits.as_dict(),
+                "verdict": verdict,
+                "reason": reason,
+                "runs": [run.as_dict() for run in runs],
+            }
+        )
+    return {"ready": quantiles(run.ready for item in measured for run in item.runs[:1]), "pairs": pairs}
+
+
+def failure(summary: t.Mapping[str, t.Any], command: str) -> str:
+    """One screen: which pairs did not converge as demanded, and their figures.
+
+    Args:
+        command: with which the user reaches the cluster.
+    """
+    head = f"{summary['policy']} did not converge as the claims say ({summary['repeats']} repeats"
+    lines = [f"{head}, {summary['requests']} requests)", ""]
+    rows = []
+    for name, direction in summary["directions"].items():
+        for pair in direction["pairs"]:
+            if pair["verdict"] != "pass" and pair["runs"]:
+                rows.append([pair["name"], name, _seconds(pair["first_new"]), _seconds(pair["last_old"]), _stale(pair)])
+    titles = ["CLAIM", "CHANGE", "FIRST NEW", "LAST OLD", "STALE (READY)"]
+    lines += [*table(titles, rows[:MAX_SHOWN]), ""] if rows else []
+    if len(rows) > MAX_SHOWN:
+        lines.append(f"({len(rows) - MAX_SHOWN} more)")
+    namespace, _slash, name = summary["policy"].partition("/")
+    lines.append(f"why:  {summary['reason']}")
+    lines.append(f"look: {command} -n {namespace} get authorizationpolicy {name} -o yaml")
+    return "\n".join(lines)
+
+
+def _seconds(quantile: t.Mapping[str, float] | None) -> str:
+    return "never" if quantile is None else f"{quantile['max']:.2f} s"
+
+
+def _stale(pair: t.Mapping[str, t.Any]) -> str:
+    return f"{pair['stale_after_accepted']} ({pair['stale_after_ready']})"
+
+
+def _foreseen(plan: Plan, sources: int) -> str:
+    seconds = 2 * plan.repeats * plan.run_seconds
+    return (
+        f"would apply and remove {plan.policy} {plan.repeats} times while {len(plan.pairs)} claims are probed from "
+        f"{sources} pods, {plan.rate:g} requests per claim and second, in at most {seconds:.0f} s"
+    )

@@ -1,0 +1,293 @@
+# Applies and removes a policy while loops probe from every source, and never leaves anything of it behind.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import secrets
+import threading
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer as Reply
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
+    Answer,
+    Moments,
+    Run,
+    analyse,
+    clock_offset,
+    spacing,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import (
+    BASELINE_TICKS,
+    END_TICKS,
+    START_SECONDS,
+    Plan,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.script import (
+    CLOCK_STEP,
+    Stream,
+    build_loop,
+    parse_stream,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+
+FIELD_MANAGER = "ambient-lab"
+DIRECTIONS = ("apply", "remove")
+BARRIER_INTERVAL = 0.05
+# Bytes that one loop may say; what it says beyond is a fault.
+MAX_HEARD = 33_554_432
+# What the API adds to an object, and a new one must not have.
+_SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One run in one direction: a figure per pair, by how many seconds its times may be off, and the barrier's end."""
+
+    direction: str
+    runs: list[Run]
+    resolution: float
+    passed: Passed
+
+
+class Ear:
+    """Hears one source's loop: keeps each piece with its time, knows when the loop has begun, and can end it."""
+
+    def __init__(self, nonce: str, clock: Clock) -> None:
+        self.nonce = nonce
+        self.pieces: list[tuple[float, bytes]] = []
+        self.enough = threading.Event()
+        self.too_much = False
+        self.ticks = 0
+        self._clock = clock
+        self._size = 0
+
+    def hear(self, piece: bytes) -> bool:
+        """Take a piece of output; True when no more is wanted."""
+        self.pieces.append((self._clock.now(), piece))
+        self._size += len(piece)
+        self.ticks += piece.count(f"{self.nonce} t ".encode())
+        self.too_much = self._size > MAX_HEARD
+        return self.too_much or self.enough.is_set()
+
+
+class Runner:
+    """Measures on a cluster.
+
+    Args:
+        plan: what to measure.
+        kube: the cluster.
+        clock: of the controller.
+    """
+
+    def __init__(self, plan: Plan, kube: Kube, clock: Clock) -> None:
+        self._plan = plan
+        self._kube = kube
+        self._clock = clock
+        self._before: Object | None = None
+        self._touched = False
+
+    def current(self) -> Object | None:
+        """The policy as it is in the cluster, None where there is none.
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        return self._kube.get(self._plan.path)
+
+    def targets(self) -> dict[Source, Target]:
+        """The pod of each source.
+
+        Raises:
+            LabError: when one can't probe.
+        """
+        found: dict[Source, Target] = {}
+        pods = {
+            namespace: self._kube.items(f"/api/v1/namespaces/{namespace}/pods")
+            for namespace in {pair.claim.source.namespace for pair in self._plan.pairs}
+        }
+        for pair in self._plan.pairs:
+            target = find_target(pair.claim.source, pods[pair.claim.source.namespace])
+            if isinstance(target, Unusable):
+                raise LabError(f"claim {pair.claim.name!r} can't be probed, nothing was changed: {target.reason}")
+            found[pair.claim.source] = target
+        return found
+
+    def measure(self, targets: t.Mapping[Source, Target]) -> t.Iterator[Measured]:
+        """All runs, both directions in turn. Whoever stops asking must call restore().
+
+        Raises:
+            LabError: when the API does not answer or refuses, and when a loop does not begin.
+        """
+        self._before = self.current()
+        self._touched = True
+        if self._before is not None:
+            _accepted_at, passed, _ready_at = self._change("remove")
+            if passed.gaps:
+                gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
+                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps}")
+        for _repeat in range(self._plan.repeats):
+            for direction in DIRECTIONS:
+                yield self._run(direction, targets)
+
+    def restore(self) -> bool:
+        """Leave the policy as the plan says, or as it was before; whether that differs from before.
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        if not self._touched:
+            return False
+        wanted = wanted_at_end(self._plan, self._before)
+        there = self.current()
+        if differs(there, wanted):
+            if there is not None:
+                self._delete()
+            if wanted is self._before and wanted is not None:
+                parent = self._plan.path.rpartition("/")[0]
+                _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
+            elif wanted is not None:
+                self._apply()
+        if wanted is not None:
+            # Whoever goes on after this finds it in force; that it took too long is no news here.
+            Barrier(self._kube, [self._plan.policy], "present", self._clock).wait(self._plan.timeout, BARRIER_INTERVAL)
+        return differs(wanted, self._before)
+
+    def _run(self, direction: str, targets: t.Mapping[Source, Target]) -> Measured:
+        rows: dict[Target, list[int]] = {}
+        for number, pair in enumerate(self._plan.pairs):
+            rows.setdefault(targets[pair.claim.source], []).append(number)
+        ears = {target: Ear(f"loop-{secrets.token_hex(8)}", self._clock) for target in rows}
+        with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
+            try:
+                loops = {target: pool.submit(self._loop, target, row, ears[target]) for target, row in rows.items()}
+                self._await(ears, loops, BASELINE_TICKS, START_SECONDS)
+                sent = self._clock.now()
+                accepted, passed, ready = self._change(direction)
+                self._clock.sleep(self._plan.settle)
+                # A busy machine must not end this before anybody was asked.
+                self._await(ears, loops, END_TICKS, START_SECONDS)
+            finally:
+                for ear in ears.values():
+                    ear.enough.set()
+        streams = {}
+        for target, loop in loops.items():
+            problem = "it said more than can be kept" if ears[target].too_much else loop.result()
+            streams[target] = parse_stream(ears[target].nonce, ears[target].pieces)
+            if problem or streams[target].problem:
+                raise LabError(f"The loop in {target} failed: {streams[target].problem or problem}")
+        moments = Moments(sent - accepted, None if passed.gaps else ready - accepted)
+        runs, resolution = self._analysed(direction, streams, moments, accepted)
+        return Measured(direction, runs, resolution, passed)
+
+    def _loop(self, target: Target, row: t.Sequence[int], ear: Ear) -> str:
+        """Run one source's loop to its end; what went wrong with it."""
+        plan = self._plan
+        requests = {number: plan.pairs[number].claim.request for number in row}
+        script = build_loop(ear.nonce, requests, plan.rate, plan.run_seconds, plan.probe_timeout)
+        timeout = plan.run_seconds + len(row) * plan.probe_timeout
+        return self._kube.run(target.namespace, target.pod, target.container, script, timeout, ear.hear)[1]
+
+    def _await(
+        self,
+        ears: t.Mapping[Target, Ear],
+        loops: t.Mapping[Target, concurrent.futures.Future[str]],
+        ticks: int,
+        seconds: float,
+    ) -> None:
+        """Until every loop has made so many more ticks, and has begun another one.
+
+        Raises:
+            LabError: when one has ended, or makes them not in time.
+        """
+        end = self._clock.now() + seconds
+        wanted = {target: ear.ticks + ticks + 1 for target, ear in ears.items()}
+        for target, ear in ears.items():
+            while ear.ticks < wanted[target]:
+                if loops[target].done() or self._clock.now() > end:
+                    said = parse_stream(ear.nonce, ear.pieces).problem
+                    why = said or (loops[target].result() if loops[target].done() else "it is too slow")
+                    raise LabError(f"The loop of probes in {target} stands still: {why or 'it has ended'}")
+                self._clock.sleep(0.02)
+
+    def _change(self, direction: str) -> tuple[float, Passed, float]:
+        """Apply or remove the policy: when the API accepted that, how the barrier ended, and when."""
+        policy = self._apply() if direction == "apply" else self._delete()
+        accepted = self._clock.now()
+        state = "present" if direction == "apply" else "absent"
+        # The proxies of a deleted policy are found by what it said.
+        known = {str(self._plan.policy): policy} if policy and state == "absent" else None
+        barrier = Barrier(self._kube, [self._plan.policy], state, self._clock, known)
+        return accepted, barrier.wait(self._plan.timeout, BARRIER_INTERVAL), self._clock.now()
+
+    def _apply(self) -> Object:
+        body = self._plan.definition
+        reply = self._kube.send("PATCH", self._plan.path, body, APPLY, fieldManager=FIELD_MANAGER, force="true")
+        return _object(reply, "apply")
+
+    def _delete(self) -> Object | None:
+        policy = self.current()
+        reply = self._kube.send("DELETE", self._plan.path)
+        if reply.status != 404:
+            _object(reply, "remove")
+        return policy
+
+    def _analysed(
+        self, direction: str, streams: t.Mapping[Target, Stream], moments: Moments, accepted: float
+    ) -> tuple[list[Run], float]:
+        answers: dict[int, list[Answer]] = {number: [] for number in range(len(self._plan.pairs))}
+        resolution = 0.0
+        for stream in streams.values():
+            offset = clock_offset(stream.ticks) - accepted
+            resolution = max(resolution, spacing(stream.ticks) + CLOCK_STEP)
+            for heard in stream.answers:
+                answers[heard.number].append(Answer(heard.start + offset, heard.at - accepted, heard.seen))
+        runs = []
+        for number, pair in enumerate(self._plan.pairs):
+            old, new = pair.claim.before, pair.claim.after
+            if direction == "remove":
+                old, new = new, old
+            runs.append(analyse(old, new, answers[number], moments))
+        return runs, resolution
+
+
+def wanted_at_end(plan: Plan, before: Object | None) -> Object | None:
+    """The policy that must be there in the end; None for none."""
+    if plan.final_state is None:
+        return before
+    if plan.final_state == "absent":
+        return None
+    # One that says the same already is given back as it was.
+    same = before is not None and before.get("spec") == plan.definition.get("spec")
+    return before if same else plan.definition
+
+
+def differs(here: Object | None, there: Object | None) -> bool:
+    """Whether two states of a policy differ: there or not, and what it says."""
+    return (here is None) != (there is None) or (here or {}).get("spec") != (there or {}).get("spec")
+
+
+def as_new(policy: Object) -> Object:
+    """The object without what the API has set, so that it can be created again."""
+    metadata = {key: value for key, value in policy["metadata"].items() if key not in _SET_BY_API}
+    return {"metadata": metadata, **{key: value for key, value in policy.items() if key not in ("metadata", "status")}}
+
+
+def _object(reply: Reply, what: str) -> Object:
+    if 200 <= reply.status < 300:
+        return t.cast("Object", json.loads(reply.body))
+    try:
+        message = str(json.loads(reply.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "no reason given"
+    raise LabError(f"The API refused to {what} the policy with HTTP {reply.status}: {message}")

@@ -1,0 +1,124 @@
+# Sends a round's probes: one exec per source with its whole row.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import secrets
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
+    NO_RECORD,
+    Record,
+    build_script,
+    parse_output,
+    row_seconds,
+    split_row,
+)
+
+REQUEST_ID = "x-request-id"
+
+
+class Timing(t.Protocol):
+    """How long a probe may take."""
+
+    @property
+    def probe_timeout(self) -> float:
+        """Seconds."""
+
+
+class Runner(t.Protocol):
+    """Runs scripts in containers."""
+
+    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+        """Run a shell script in a container: its output, and what went wrong. Raises nothing."""
+
+
+def probe_all(
+    probes: t.Sequence[Probe],
+    targets: t.Mapping[Source, Target | Unusable],
+    settings: Timing,
+    edge: Runner,
+    pool: concurrent.futures.Executor,
+) -> list[Seen]:
+    """What every probe of a round saw: one exec per source with its whole row, the sources in parallel.
+
+    Args:
+        probes: of all sources.
+        targets: the pod of each source, or why it can't probe.
+        settings: probe_timeout in seconds.
+        edge: runs a script in a container.
+        pool: for the sources side by side.
+    """
+    rows: dict[Target, list[int]] = {}
+    seen: list[Seen] = []
+    for number, probe in enumerate(probes):
+        target = targets[probe.source]
+        seen.append(probe_error(target.reason if isinstance(target, Unusable) else "not run"))
+        if isinstance(target, Target):
+            rows.setdefault(target, []).append(number)
+    # Not the script's own marker: servers read it, and could write records with it.
+    name = secrets.token_hex(6)
+    requests = [_named(probe.request, f"probe-{name}-{number}") for number, probe in enumerate(probes)]
+    runs = [
+        pool.submit(_row, target, part, settings, edge)
+        for target, row in rows.items()
+        for part in split_row({number: requests[number] for number in row})
+    ]
+    for run in runs:
+        for number, answer in run.result().items():
+            seen[number] = answer
+    return seen
+
+
+def _named(request: Request, name: str) -> Request:
+    """The request with a header by which proxies' logs name it; a claim's own value stays.
+
+    It has not the form of a UUID, in which Envoy would mark its tracing decision (uuid_request_id extension).
+    """
+    if any(key.lower() == REQUEST_ID for key, _value in request.headers):
+        return request
+    return dataclasses.replace(request, headers=(*request.headers, (REQUEST_ID, name)))
+
+
+def _name_of(request: Request) -> str:
+    return next((value for key, value in request.headers if key.lower() == REQUEST_ID), "")
+
+
+def _row(target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner) -> dict[int, Seen]:
+    """One exec: a source's row, or a part of it where the row is very long."""
+    records = _run(target, requests, settings, edge)
+    again = {number: requests[number] for number, record in records.items() if _again(record)}
+    if again:
+        # There each probe has a curl process of its own, so that there is no connection to use again.
+        records |= _run(target, again, settings, edge, alone=True)
+    return {
+        number: dataclasses.replace(classify(record), request_id=_name_of(requests[number]))
+        for number, record in records.items()
+    }
+
+
+def _again(record: Record | str) -> bool:
+    return isinstance(record, Record) and bool(record.again)
+
+
+def _run(
+    target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner, *, alone: bool = False
+) -> dict[int, Record | str]:
+    nonce = f"probe-{secrets.token_hex(8)}"
+    script = build_script(nonce, requests, settings.probe_timeout, alone=alone)
+    stdout, problem = edge.run(target, script, row_seconds(len(requests), settings.probe_timeout))
+    records = parse_output(nonce, stdout, requests)
+    for number, record in records.items():
+        if isinstance(record, str) and problem:
+            records[number] = f"exec in {target} failed: {problem}" if record == NO_RECORD else f"{record}: {problem}"
+        elif isinstance(record, Record) and alone:
+            records[number] = dataclasses.replace(record, again="")
+    return records

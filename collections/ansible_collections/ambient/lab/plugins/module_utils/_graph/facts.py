@@ -1,0 +1,211 @@
+# Gathers what explains a missing edge, from Kiali back to the proxy that counts; each thing is asked once.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing as t
+import urllib.parse
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import workload_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import LABEL, METRICS_PATH, METRICS_PORT
+
+# What Kiali makes its edges of (graph/telemetry/istio/istio.go; rateTcp=sent reads what ztunnel received).
+METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}
+
+
+class Cluster(t.Protocol):
+    """What is asked of the Kubernetes API; everything raises LabError."""
+
+    host: str
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET a path and take any answer."""
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An edge that is looked for: its ends, and the kind of proxy that counts it (ztunnel or waypoint)."""
+
+    source: End
+    target: End
+    reporter: str
+
+    @classmethod
+    def of(cls, source: End, target: End, protocol: str | None) -> Pair:
+        """Without a protocol it is what ztunnel counts, because it carries everything."""
+        return cls(source, target, REPORTER[protocol or "tcp"])
+
+    @property
+    def metric(self) -> str:
+        """The counter that the edge is made of."""
+        return METRIC[self.reporter]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The counter's labels that mean this pair (istio.io, standard metrics)."""
+        names: dict[str, str] = {}
+        for end, side in ((self.source, "source"), (self.target, "destination")):
+            if end.kind == "workload":
+                names |= {f"{side}_workload": end.name, f"{side}_workload_namespace": end.namespace}
+            else:
+                names |= {"destination_service_name": end.name, "destination_service_namespace": end.namespace}
+        return names
+
+    @property
+    def selector(self) -> str:
+        """The counter's series of this pair, as Prometheus is asked for them."""
+        return self.metric + "{" + ",".join(f"{key}={json.dumps(text)}" for key, text in self.labels.items()) + "}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """A pod that counts. scraped: health of Prometheus' target for it and its last error, None where there is none.
+
+    exports: whether it has a series of the pair, None where it could not be asked (problem says why).
+    """
+
+    namespace: str
+    pod: str
+    ready: bool
+    scraped: tuple[str, str] | None = None
+    exports: bool | None = None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """All that is known of the way from the proxy to the picture.
+
+    kiali: its last reply. prometheus: why it does not answer, "" where it does. endpoints: of Prometheus that are
+    ready, None where nobody asked. increase: of the pair's counter in the window, None where it has no series.
+    """
+
+    kiali: Reply
+    prometheus: str = ""
+    endpoints: int | None = None
+    proxies: tuple[Proxy, ...] = ()
+    increase: float | None = None
+
+
+class Gatherer:
+    """Asks the cluster for facts, and remembers the answers for the next pair.
+
+    Args:
+        cluster: to ask.
+        prometheus: namespace, service and port.
+        kiali: its last reply.
+        window: begin and end of what Kiali was asked about, Unix times; None where it never was.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        prometheus: t.Mapping[str, t.Any],
+        kiali: Reply,
+        window: tuple[int, int] | None,
+    ) -> None:
+        self._cluster, self._where, self._kiali, self._window = cluster, prometheus, kiali, window
+        self._base = service_proxy(prometheus)
+        self._lists: dict[tuple[str, str], list[Object]] = {}
+        self._texts: dict[str, Answer] = {}
+        self._targets: Reply | None = None
+
+    def facts(self, pair: Pair) -> Facts:
+        """What is known about a pair.
+
+        Raises:
+            LabError: when the Kubernetes API does not answer, or refuses.
+        """
+        if self._targets is None:
+            self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
+        if self._targets.problem:
+            return Facts(self._kiali, self._targets.problem, self._endpoints())
+        proxies = tuple(self._proxy(pod, pair) for pod in self._pods(pair))
+        return Facts(self._kiali, proxies=proxies, increase=self._increase(pair))
+
+    def _endpoints(self) -> int:
+        slices = self._list(
+            f"/apis/discovery.k8s.io/v1/namespaces/{self._where['namespace']}/endpointslices",
+            f"kubernetes.io/service-name={self._where['service']}",
+        )
+        endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
+        return sum((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
+
+    def _pods(self, pair: Pair) -> list[Object]:
+        """The proxies on the way: the waypoints of the destination's namespace, or the ztunnels of both ends' nodes."""
+        if pair.reporter == "waypoint":
+            return self._list(f"/api/v1/namespaces/{pair.target.namespace}/pods", GATEWAY_NAME)
+        ends = {
+            pod.get("spec", {}).get("nodeName")
+            for end in (pair.source, pair.target)
+            for pod in self._list(f"/api/v1/namespaces/{end.namespace}/pods", "")
+            if workload_of(pod) == end
+        }
+        ztunnels = self._list("/api/v1/pods", "app=ztunnel")
+        near = [pod for pod in ztunnels if pod.get("spec", {}).get("nodeName") in ends]
+        return near or ztunnels
+
+    def _proxy(self, pod: Object, pair: Pair) -> Proxy:
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        path = proxy_path("pods", namespace, name, METRICS_PORT) + METRICS_PATH[pair.reporter]
+        if path not in self._texts:
+            self._texts[path] = self._cluster.ask(path)
+        answer = self._texts[path]
+        good = answer.status == 200
+        return Proxy(
+            namespace,
+            name,
+            pod_ready(pod),
+            self._scraped(str(pod.get("status", {}).get("podIP"))),
+            has_series(answer.body.decode("utf-8", "replace"), pair) if good else None,
+            "" if good else f"HTTP {answer.status}",
+        )
+
+    def _scraped(self, address: str) -> tuple[str, str] | None:
+        """Health and last error of the pod's target; a pod without one that is up may have several."""
+        data = (self._targets.body if self._targets else {}).get("data") or {}
+        found = [
+            (str(item.get("health")), str(item.get("lastError") or ""))
+            for item in data.get("activeTargets") or []
+            if urllib.parse.urlsplit(str(item.get("scrapeUrl"))).hostname == address
+        ]
+        return next((item for item in found if item[0] == "up"), found[0] if found else None)
+
+    def _increase(self, pair: Pair) -> float | None:
+        if self._window is None:
+            return None
+        begin, end = self._window
+        query = f"sum(increase({pair.selector}[{max(1, end - begin)}s]))"
+        reply = get(self._cluster, f"{self._base}/api/v1/query", "Prometheus", query=query, time=str(end))
+        result = ((reply.body or {}).get("data") or {}).get("result") or []
+        return float(result[0]["value"][1]) if result else None
+
+    def _list(self, path: str, selector: str) -> list[Object]:
+        if (path, selector) not in self._lists:
+            query = {"labelSelector": selector} if selector else {}
+            self._lists[path, selector] = self._cluster.items(path, **query)
+        return self._lists[path, selector]
+
+
+def has_series(text: str, pair: Pair) -> bool:
+    """Whether metrics in Prometheus' text format have a series of the pair."""
+    wanted = pair.labels.items()
+    return any(
+        line.startswith(pair.metric + "{") and wanted <= dict(LABEL.findall(line)).items() for line in text.splitlines()
+    )

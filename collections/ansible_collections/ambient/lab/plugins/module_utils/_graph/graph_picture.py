@@ -1,0 +1,77 @@
+# What the module graph_picture does: find Kiali's answer, draw it, and write the file if it differs.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results, require_section
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, parse_pairs
+from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import draw
+
+
+def picture(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[str, t.Any]:
+    """Draw the graph in the module's parameters.
+
+    Args:
+        params: of the module graph_picture.
+        check_mode: draw, but write nothing.
+        diff: return what changes.
+
+    Raises:
+        LabError: on wrong input, an answer that is no graph, and a file that can't be read or written.
+    """
+    answer, absent = _source(params)
+    absent += parse_pairs(params["absent"], params["namespace"])
+    graph = parse_graph(answer)
+    content = draw(graph, absent, params["title"])
+    old = put("path", params["path"], content, check_mode)
+    result = {
+        "changed": old != content,
+        "path": params["path"],
+        "nodes": len(graph.nodes),
+        "edges": len(graph.edges),
+    }
+    if diff:
+        result["diff"] = diff_of(params["path"], old, content)
+    return result
+
+
+def _source(params: t.Mapping[str, t.Any]) -> tuple[t.Any, list[tuple[End, End]]]:
+    """Kiali's answer, and the pairs of which a claim has proven that there is no edge."""
+    path, section, phase = params["results_file"], params["section"], params["phase"]
+    if (path is None) == (params["answer"] is None):
+        raise LabError("exactly one of results_file and answer says what to draw")
+    if path is None:
+        return params["answer"], []
+    require_section(section)
+    kept = kept_graph(read_results(path).get(section) or {}, phase)
+    if kept is None:
+        raise LabError(f"{path} has no graph of {section} {phase} the policy: run kiali_graph with results_file first")
+    return kept
+
+
+def kept_graph(section: t.Mapping[str, t.Any], phase: str) -> tuple[t.Any, list[tuple[End, End]]] | None:
+    """Kiali's answer that a section of a results file keeps, and the pairs proven to be absent; None where it has none.
+
+    Args:
+        phase: before or after.
+
+    Raises:
+        LabError: when a pair is none.
+    """
+    answer = (section.get("graphs") or {}).get(phase)
+    if answer is None:
+        return None
+    proven = [
+        {"from": claim["from"], "to": claim["to"]}
+        for claim in (section.get("graph") or {}).get("claims") or []
+        if claim[phase] and (claim[phase]["outcome"], claim[phase]["verdict"]) == ("no_edge", "pass")
+    ]
+    # Each end that was kept names its namespace.
+    return answer, parse_pairs(proven, "")

@@ -1,0 +1,311 @@
+# Draws a traffic graph as an SVG picture that is readable on light and dark pages, and without colours.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import math
+import typing as t
+import xml.etree.ElementTree as ET
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._graph.layout import Grid, Layout, Point, arrange
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Graph, Node, amount
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+
+INK, FAINT, PAPER = "#1f2328", "#59636e", "#ffffff"
+FILL = {"workload": "#eaf2fb", "service": "#eef7ee", "waypoint": "#f6effb", "outside": "#f6f8fa"}
+STROKE = {"workload": "#1f5fa8", "service": "#1a7f37", "waypoint": "#6639ba", "outside": "#59636e"}
+# A line's kind: its colour, and its dashes, which say the same without it.
+LINE = {
+    "tcp": ("#1f5fa8", ""),
+    "http": ("#1a7f37", ""),
+    "refused": ("#b42318", "9 5"),
+    "absent": ("#59636e", "2 6"),
+}
+MEANING = {
+    "tcp": "bytes (ztunnel)",
+    "http": "requests (waypoint)",
+    "refused": "some answered 4xx or 5xx",
+    "absent": "no traffic",
+}
+FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
+SIZE, LETTER, MARGIN, HEAD, ROW = 13, 7.3, 28.0, 66.0, 17.0
+LOCK, CROSS = 12.0, 7.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What is drawn between two nodes, one line for all protocols.
+
+    texts: of its label. locked: mTLS protects all of it.
+    """
+
+    source: str
+    target: str
+    kind: str
+    texts: tuple[str, ...]
+    locked: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A label's place, to keep labels apart."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether the two share any place."""
+        apart_x = self.x + self.width <= other.x or other.x + other.width <= self.x
+        return not (apart_x or self.y + self.height <= other.y or other.y + other.height <= self.y)
+
+
+def draw(graph: Graph, absent: t.Sequence[tuple[End, End]], title: str) -> str:
+    """The picture as a whole SVG document. The same graph gives the same text.
+
+    Args:
+        graph: of Kiali.
+        absent: pairs between which there is no traffic; their nodes are drawn even if they have none at all.
+        title: above the picture.
+    """
+    nodes = _nodes(graph, absent)
+    lines = _lines(graph, absent, nodes)
+    words = [text for line in lines for text in line.texts]
+    names = [part for node in nodes.values() for part in (node.name, _caption(node))]
+    grid = Grid(
+        width=max([120.0, *(len(name) * LETTER + 28 for name in names)]),
+        height=48.0,
+        gap=max([90.0, *(len(word) * LETTER + LOCK + 110 for word in words)]),
+        pitch=48.0 + 40.0,
+    )
+    layout = arrange(list(nodes), [(line.source, line.target) for line in lines], grid)
+    used = [kind for kind in LINE if any(line.kind == kind for line in lines)]
+    legend = _legend_width(used, any(line.locked for line in lines))
+    width = 2 * MARGIN + max(layout.width, len(title) * 10.5, legend, 420.0)
+    height = HEAD + layout.height + 3 * MARGIN
+    svg = _svg(width, height, title, graph, lines, nodes)
+    moved = ET.SubElement(
+        svg, "g", {"transform": f"translate({_n((width - layout.width) / 2)} {_n(HEAD + MARGIN / 2)})"}
+    )
+    _draw_lines(moved, lines, layout)
+    for name, node in nodes.items():
+        _draw_node(moved, node, layout.nodes[name], grid)
+    _draw_legend(svg, used, any(line.locked for line in lines), height - MARGIN)
+    ET.indent(svg)
+    return ET.tostring(svg, encoding="unicode") + "\n"
+
+
+def _nodes(graph: Graph, absent: t.Sequence[tuple[End, End]]) -> dict[str, Node]:
+    """The nodes with traffic and those without, by an id of their own, in a stable order."""
+    found = [node for node in graph.nodes if any(node in (edge.source, edge.target) for edge in graph.edges)]
+    for end in [end for pair in absent for end in pair]:
+        if not any(node.is_end(end) for node in found):
+            found.append(Node(f"absent {end}", end.kind, end.namespace, end.name))
+    found.sort(key=lambda node: (node.namespace, node.name, node.kind, node.id))
+    return {node.id: node for node in found}
+
+
+def _lines(graph: Graph, absent: t.Sequence[tuple[End, End]], nodes: t.Mapping[str, Node]) -> list[Line]:
+    pairs: dict[tuple[str, str], list[Edge]] = {}
+    for edge in graph.edges:
+        # There is no room for a line from a node to itself.
+        if edge.source.id != edge.target.id:
+            pairs.setdefault((edge.source.id, edge.target.id), []).append(edge)
+    lines = [_line(pair, sorted(edges, key=lambda edge: edge.protocol)) for pair, edges in pairs.items()]
+    for source, target in absent:
+        ids = [next(key for key, node in nodes.items() if node.is_end(end)) for end in (source, target)]
+        if tuple(ids) not in pairs:
+            lines.append(Line(ids[0], ids[1], "absent", ("no traffic",), False))
+    order = {name: place for place, name in enumerate(nodes)}
+    return sorted(dict.fromkeys(lines), key=lambda line: (order[line.source], order[line.target]))
+
+
+def _line(pair: tuple[str, str], edges: t.Sequence[Edge]) -> Line:
+    kind = "tcp" if all(edge.protocol == "tcp" for edge in edges) else "http"
+    if any(edge.errors > 0 or (edge.protocol == "http" and max(edge.codes, default="") >= "4") for edge in edges):
+        kind = "refused"
+    return Line(*pair, kind, tuple(_text(edge) for edge in edges), all(edge.mtls == 100 for edge in edges))
+
+
+def _text(edge: Edge) -> str:
+    words = [edge.protocol or "?", amount(edge.rate, edge.protocol), *edge.codes]
+    if edge.errors:
+        words.append(f"({edge.errors:.0f}% errors)")
+    return printable(" ".join(words))
+
+
+def _kind(node: Node) -> str:
+    if node.outside or node.kind not in ("workload", "service"):
+        return "outside"
+    return "waypoint" if node.waypoint else node.kind
+
+
+def _caption(node: Node) -> str:
+    kind = "waypoint" if node.waypoint else node.kind
+    return printable(f"{kind}, {node.namespace}" + (" (outside)" if node.outside else ""))
+
+
+def _svg(
+    width: float, height: float, title: str, graph: Graph, lines: t.Sequence[Line], nodes: t.Mapping[str, Node]
+) -> ET.Element:
+    when = datetime.datetime.fromtimestamp(graph.time, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    caption = f"Kiali's graph of the {graph.duration} s before {when}"
+    svg = ET.Element(
+        "svg",
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "width": _n(width),
+            "height": _n(height),
+            "viewBox": f"0 0 {_n(width)} {_n(height)}",
+            "role": "img",
+            "font-family": FONT,
+            "font-size": str(SIZE),
+        },
+    )
+    ET.SubElement(svg, "title").text = printable(title)
+    told = [f"{nodes[line.source].name} to {nodes[line.target].name}: {', '.join(line.texts)}" for line in lines]
+    ET.SubElement(svg, "desc").text = printable("; ".join([caption, *told]))
+    size = {"x": "0.5", "y": "0.5", "width": _n(width - 1), "height": _n(height - 1)}
+    ET.SubElement(svg, "rect", {**size, "rx": "8", "fill": PAPER, "stroke": "#d1d9e0"})
+    _write(svg, printable(title), MARGIN, 36, {"font-size": "18", "font-weight": "600"})
+    _write(svg, caption if lines else f"{caption}: no traffic", MARGIN, 56, {"fill": FAINT})
+    return svg
+
+
+def _write(parent: ET.Element, text: str, x: float, y: float, style: t.Mapping[str, str]) -> None:
+    ET.SubElement(parent, "text", {"x": _n(x), "y": _n(y), "fill": INK, **style}).text = text
+
+
+def _draw_node(parent: ET.Element, node: Node, place: Point, grid: Grid) -> None:
+    kind = _kind(node)
+    style = {"fill": FILL[kind], "stroke": STROKE[kind], "stroke-width": "1.5"}
+    if kind == "outside":
+        style["stroke-dasharray"] = "4 3"
+    if kind == "waypoint":
+        left, right, bottom = place.x, place.x + grid.width, place.y + grid.height
+        middle = place.y + grid.height / 2
+        corners = [
+            (left, middle), (left + 14, place.y), (right - 14, place.y),
+            (right, middle), (right - 14, bottom), (left + 14, bottom),
+        ]  # fmt: skip
+        ET.SubElement(parent, "polygon", {"points": " ".join(f"{_n(x)},{_n(y)}" for x, y in corners), **style})
+    else:
+        size = {"x": _n(place.x), "y": _n(place.y), "width": _n(grid.width), "height": _n(grid.height)}
+        ET.SubElement(parent, "rect", {**size, "rx": _n(grid.height / 2) if kind == "service" else "6", **style})
+    centre = place.x + grid.width / 2
+    _write(parent, printable(node.name), centre, place.y + 21, {"text-anchor": "middle", "font-weight": "600"})
+    _write(parent, _caption(node), centre, place.y + 38, {"text-anchor": "middle", "fill": FAINT, "font-size": "11"})
+
+
+def _draw_lines(parent: ET.Element, lines: t.Sequence[Line], layout: Layout) -> None:
+    placed: list[Box] = []
+    labels = []
+    for line, points in zip(lines, layout.lines, strict=True):
+        colour, dashes = LINE[line.kind]
+        style = {"fill": "none", "stroke": colour, "stroke-width": "2"}
+        if dashes:
+            style["stroke-dasharray"] = dashes
+        ET.SubElement(parent, "path", {"d": _path(points), **style})
+        _draw_arrow(parent, points, colour)
+        box = _free_place(line, points, placed)
+        placed.append(box)
+        labels.append((line, box, colour))
+    # Labels come last, so that no line crosses them.
+    for line, box, colour in labels:
+        _draw_label(parent, line, box, colour)
+
+
+def _path(points: t.Sequence[Point]) -> str:
+    """Curves that leave and reach each column level."""
+    parts = [f"M{_n(points[0].x)} {_n(points[0].y)}"]
+    for start, end in itertools.pairwise(points):
+        middle = _n((start.x + end.x) / 2)
+        parts.append(f"C{middle} {_n(start.y)} {middle} {_n(end.y)} {_n(end.x)} {_n(end.y)}")
+    return " ".join(parts)
+
+
+def _draw_arrow(parent: ET.Element, points: t.Sequence[Point], colour: str) -> None:
+    tip, back = points[-1], 9.0 if points[-1].x >= points[-2].x else -9.0
+    corners = [(tip.x, tip.y), (tip.x - back, tip.y - 5), (tip.x - back, tip.y + 5)]
+    ET.SubElement(parent, "polygon", {"points": " ".join(f"{_n(x)},{_n(y)}" for x, y in corners), "fill": colour})
+
+
+def _free_place(line: Line, points: t.Sequence[Point], placed: t.Sequence[Box]) -> Box:
+    """Where on its line a label covers no other; where it always does, in the middle."""
+    # Every second piece runs between columns, the others pass one.
+    number = (len(points) // 4) * 2
+    start, end = points[number], points[number + 1]
+    width = max(len(text) for text in line.texts) * LETTER + 10 + (LOCK + 4 if line.locked else 0)
+    height = len(line.texts) * ROW + 2
+    boxes = []
+    for share in (0.5, 0.4, 0.6, 0.3, 0.7):
+        # A cubic curve whose inner points lie level with its ends.
+        rise = 3 * share**2 - 2 * share**3
+        x, y = start.x + (end.x - start.x) * share, start.y + (end.y - start.y) * rise
+        if line.kind == "absent":
+            # The cross is on the line, and the words below it.
+            boxes.append(Box(x - width / 2, y - CROSS, width, CROSS * 2 + height))
+        else:
+            boxes.append(Box(x - width / 2, y - height / 2, width, height))
+    boxes += [dataclasses.replace(boxes[0], y=boxes[0].y + shift * height) for shift in (1, -1, 2, -2)]
+    return next((box for box in boxes if not any(box.overlaps(other) for other in placed)), boxes[0])
+
+
+def _draw_label(parent: ET.Element, line: Line, box: Box, colour: str) -> None:
+    top, height = box.y, box.height
+    if line.kind == "absent":
+        _draw_cross(parent, Point(box.x + box.width / 2, box.y + CROSS), colour)
+        top, height = box.y + 2 * CROSS, box.height - 2 * CROSS
+    size = {"x": _n(box.x), "y": _n(top), "width": _n(box.width), "height": _n(height)}
+    ET.SubElement(parent, "rect", {**size, "rx": "4", "fill": PAPER})
+    x, anchor = (box.x + LOCK + 9, "start") if line.locked else (box.x + box.width / 2, "middle")
+    for number, text in enumerate(line.texts):
+        _write(parent, text, x, top + 14 + number * ROW, {"text-anchor": anchor, "fill": colour})
+    if line.locked:
+        _draw_lock(parent, Point(box.x + 5, top + height / 2 - 7), colour)
+
+
+def _draw_cross(parent: ET.Element, at: Point, colour: str) -> None:
+    arms = " ".join(f"M{_n(at.x - 6)} {_n(at.y - side)} L{_n(at.x + 6)} {_n(at.y + side)}" for side in (6, -6))
+    ET.SubElement(parent, "path", {"d": arms, "stroke": colour, "stroke-width": "2.5", "fill": "none"})
+
+
+def _draw_lock(parent: ET.Element, at: Point, colour: str) -> None:
+    bow = f"M{_n(at.x + 2.5)} {_n(at.y + 5)} v-2 a2.5 2.5 0 0 1 5 0 v2"
+    ET.SubElement(parent, "path", {"d": bow, "fill": "none", "stroke": colour, "stroke-width": "1.5"})
+    body = {"x": _n(at.x), "y": _n(at.y + 5), "width": "10", "height": "7", "rx": "1.5"}
+    ET.SubElement(parent, "rect", {**body, "fill": colour})
+
+
+def _legend_width(used: t.Sequence[str], locked: bool) -> float:
+    return sum(len(MEANING[kind]) * LETTER + 60 for kind in used) + (70 if locked else 0)
+
+
+def _draw_legend(parent: ET.Element, used: t.Sequence[str], locked: bool, y: float) -> None:
+    x = MARGIN
+    for kind in used:
+        colour, dashes = LINE[kind]
+        style = {"stroke": colour, "stroke-width": "2", "fill": "none"}
+        if dashes:
+            style["stroke-dasharray"] = dashes
+        ET.SubElement(parent, "path", {"d": f"M{_n(x)} {_n(y)} h30", **style})
+        if kind == "absent":
+            _draw_cross(parent, Point(x + 15, y), colour)
+        _write(parent, MEANING[kind], x + 38, y + 4, {"fill": FAINT})
+        x += len(MEANING[kind]) * LETTER + 60
+    if locked:
+        _draw_lock(parent, Point(x, y - 6), FAINT)
+        _write(parent, "mTLS", x + 16, y + 4, {"fill": FAINT})
+
+
+def _n(number: float) -> str:
+    """A number with one digit after the point at most, the same on every machine."""
+    rounded = math.floor(number * 10 + 0.5) / 10
+    return f"{rounded:g}"

@@ -1,0 +1,55 @@
+# Which workloads the requests of the traffic go between: a missing edge means nothing unless something was sent.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, GraphClaim
+
+# From a workload, to a Service or to a workload behind it.
+Route = tuple[End, End]
+
+
+def workload_of(pod: Object) -> End:
+    """The workload that istiod takes a pod for."""
+    return End("workload", pod["metadata"]["namespace"], workload_name(pod))
+
+
+def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozenset[Route]:
+    """What a request of the traffic may show up as; nothing while it has no pod to be sent from."""
+    pod = cluster.pod(target.namespace, target.pod) if isinstance(target, Target) else None
+    if pod is None:
+        return frozenset()
+    where = destination(claim.request, claim.source.namespace)
+    service = cluster.service(where.namespace, where.service)
+    pods = cluster.at_address(where.host) if where.address else cluster.backends(service) if service else []
+    behind = {workload_of(item) for item in pods}
+    if len(behind) > 1:
+        # Nobody knows which of them got the request, and an edge to the others would be missing for no reason.
+        behind = set()
+    ends, inside = set(behind), set()
+    if service is not None:
+        front = End("service", service["metadata"]["namespace"], service["metadata"]["name"])
+        waypoint = cluster.waypoint(service)
+        ends |= {front, *([End("workload", *waypoint)] if waypoint else [])}
+        inside = {(front, end) for end in behind}
+    return frozenset({(workload_of(pod), end) for end in ends} | inside)
+
+
+def unsent(claims: t.Sequence[GraphClaim], phase: str, sent: t.Iterable[frozenset[Route]]) -> list[GraphClaim]:
+    """Claims that no edge is there although nothing in the traffic would make one."""
+    known = {route for part in sent for route in part}
+    return [
+        claim
+        for claim in claims
+        if claim.expected(phase).outcome == "no_edge" and (claim.source, claim.target) not in known
+    ]

@@ -1,0 +1,174 @@
+# Looks at Kiali's graph from round to round, in a window that begins anew where something has spoilt it.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import EdgesSeen, Judged, judge_all
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route
+from ansible_collections.ambient.lab.plugins.module_utils._graph.window import Sending, ServerClock, Window, covered
+
+# Seconds between two samples of Prometheus, where Kiali does not say (Kiali's own default, handlers/config.go).
+DEFAULT_SCRAPE = 15.0
+TOO_EARLY = "the window was still too short for Prometheus to have seen anything"
+NO_DATE = "Kiali's answer has no Date header, so that its window can't be placed"
+
+
+class KialiApi(t.Protocol):
+    """The two questions to Kiali; nothing is raised, the reply says what went wrong."""
+
+    def config(self) -> Reply:
+        """Kiali's configuration."""
+
+    def graph(self, namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> Reply:
+        """The graph of a window, with or without Services between the workloads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One look at the graph: a verdict per claim, and what Kiali said last.
+
+    window: of the answer, until `end` (Unix time). answer: raw, for the pictures. Both None where there is none.
+    """
+
+    judged: list[Judged]
+    reply: Reply
+    window: Window | None = None
+    end: int = 0
+    answer: dict[str, t.Any] | None = None
+
+
+class Watch:
+    """What is known of the graph: the server's clock, the window, what was sent in it, the last good look.
+
+    Args:
+        claims: about the graph.
+        phase: before or after.
+        namespaces: to ask Kiali about.
+        kiali: to ask.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        claims: t.Sequence[GraphClaim],
+        phase: str,
+        namespaces: t.Sequence[str],
+        kiali: KialiApi,
+        now: t.Callable[[], float],
+    ) -> None:
+        self.window: Window | None = None
+        self.restarts = 0
+        self._claims, self._phase, self._namespaces = claims, phase, namespaces
+        self._kiali, self._now = kiali, now
+        self._clock = ServerClock()
+        self._sent: dict[Route, list[Sending]] = {}
+        self._kept: Look | None = None
+
+    def begin(self) -> Reply:
+        """Open the first window, if Kiali answers; everything before this moment stays out of it."""
+        reply = self._heard(self._kiali.config())
+        if reply.problem:
+            return reply
+        if not self._clock.known:
+            return dataclasses.replace(reply, problem=NO_DATE)
+        prometheus = reply.body.get("prometheus") or {}
+        scrape = float(prometheus.get("globalScrapeInterval") or DEFAULT_SCRAPE)
+        self.window = Window.after(self._clock.time(self._now()), scrape)
+        return reply
+
+    def note(self, begin: float, end: float, sent: t.Iterable[Route]) -> None:
+        """Remember requests that behaved as claimed; begin and end of their sending, by the clock of `now`."""
+        if self.window:
+            sending = Sending(self._clock.time(begin), self._clock.time(end))
+            for route in sent:
+                self._sent.setdefault(route, []).append(sending)
+
+    def look(self) -> Look:
+        """Ask Kiali, judge all claims, and open a new window where the present one is spoilt for good."""
+        reply = Reply() if self.window else self.begin()
+        if self.window is None:
+            return self._nothing(reply)
+        window, end = self.window, int(self._clock.time(self._now()))
+        if window.seconds(end) < 1:
+            return Look([self._early(index, EdgesSeen()) for index in range(len(self._claims))], reply)
+        look = self._ask(window, end)
+        if any(item.sticky for item in look.judged):
+            self._kept = look
+            self.window = Window.after(self._clock.time(self._now()), window.scrape)
+            self.restarts += 1
+        elif look.answer and window.proves(end):
+            self._kept = look
+        return look
+
+    def shown(self, last: Look) -> Look:
+        """The last look's verdicts with the last answer that means something, Services included."""
+        best = self._kept or last
+        if best.window is None or best.answer is None:
+            return last
+        answer = best.answer
+        if not any(_through_service(claim) for claim in self._claims):
+            reply = self._kiali.graph(self._namespaces, best.window.start, best.end, True)
+            answer = answer if reply.problem else reply.body
+        return dataclasses.replace(best, judged=last.judged, reply=last.reply, answer=answer)
+
+    def _ask(self, window: Window, end: int) -> Look:
+        graphs: dict[bool, Graph] = {}
+        reply = Reply()
+        # False comes first, so that the answer that is kept shows Services where any claim names one.
+        for inject in sorted({_through_service(claim) for claim in self._claims}):
+            reply = self._heard(self._kiali.graph(self._namespaces, window.start, end, inject))
+            if reply.problem:
+                return self._nothing(reply)
+            try:
+                graphs[inject] = parse_graph(reply.body)
+            except LabError as error:
+                return self._nothing(dataclasses.replace(reply, problem=f"Kiali answered, but {error.message}"))
+        seen = [
+            EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
+            for claim in self._claims
+        ]
+        judged = judge_all(self._claims, self._phase, seen, lambda claim: self._covered(claim, window, end))
+        if not window.proves(end):
+            judged = self._too_early(judged)
+        return Look(judged, reply, window, end, reply.body)
+
+    def _covered(self, claim: GraphClaim, window: Window, end: int) -> bool:
+        return covered(self._sent.get((claim.source, claim.target), []), window, end)
+
+    def _too_early(self, judged: t.Sequence[Judged]) -> list[Judged]:
+        """What is there proves something at once; what is missing may still come."""
+        spoilt = any(item.sticky for item in judged)
+        return [
+            item if item.sticky or (spoilt and item.verdict.verdict == "pass") else self._early(index, item.seen)
+            for index, item in enumerate(judged)
+        ]
+
+    def _early(self, index: int, seen: EdgesSeen) -> Judged:
+        """In a window that proves nothing yet, what the one before it has shown still stands."""
+        if self._kept:
+            return dataclasses.replace(self._kept.judged[index], sticky=False)
+        return Judged(seen, Verdict("error", TOO_EARLY))
+
+    def _nothing(self, reply: Reply) -> Look:
+        judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.final))
+        return Look([judged] * len(self._claims), reply)
+
+    def _heard(self, reply: Reply) -> Reply:
+        if reply.reached and reply.date is not None:
+            self._clock.hear(reply.date, self._now())
+        return reply
+
+
+def _through_service(claim: GraphClaim) -> bool:
+    """Whether the claim names a Service. Between two workloads Kiali draws an edge only where it injects none."""
+    return "service" in (claim.source.kind, claim.target.kind)

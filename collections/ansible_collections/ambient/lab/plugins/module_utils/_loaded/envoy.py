@@ -1,0 +1,257 @@
+# Compares an AuthorizationPolicy with the RBAC filters that istiod writes of it for Envoy.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, action, rules
+
+# Values by attribute, "!" before an attribute that must not match. What no attribute here names is not compared.
+Attributes = dict[str, set[str]]
+# istiod, pilot/pkg/security/authz/model/model.go: what becomes part of a permission, the rest of a principal.
+_OPERATION = {"methods": "method", "paths": "path", "hosts": "host", "ports": "port"}
+_SOURCE = {"ipBlocks": "source.ip", "remoteIpBlocks": "remote.ip", "principals": "identity"}
+_WHEN_PERMISSION = {"destination.ip": "destination.ip", "destination.port": "port"}
+_WHEN_PRINCIPAL = {
+    "source.ip": "source.ip",
+    "remote.ip": "remote.ip",
+    "source.principal": "identity",
+    "source.namespace": "namespace",
+}
+_L7 = ("method", "path", "host", "header:")
+_ADDRESSES = {"direct_remote_ip": "source.ip", "source_ip": "source.ip", "remote_ip": "remote.ip"}
+_PEER = "io.istio.peer_principal"
+_NEVER = {"!any": {"true"}}
+# A waypoint's filter chains carry the Service's port in their name, for example inbound-vip|8080|http|....
+_CHAIN = re.compile(r"^inbound-[a-z]+\|(\d+)\|")
+# Versions of a listener that Envoy does not use, or not yet.
+_NOT_ACTIVE = ("warming_state", "draining_state", "error_state")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """One RBAC filter that has rules of the policy, by their number. port: of its chain; tcp: it sees no HTTP."""
+
+    action: str
+    rules: dict[int, Object]
+    port: str
+    tcp: bool
+
+
+def filters(dump: Object, namespace: str, name: str) -> list[Filter]:
+    """The active RBAC filters of a config dump (Envoy's admin port, /config_dump) that have the policy.
+
+    The names of the rules are istiod's (pilot/pkg/security/authz/builder/builder.go).
+    """
+    wanted = re.compile(rf"ns\[{re.escape(namespace)}\]-policy\[{re.escape(name)}\]-rule\[(\d+)\]$")
+    return list(_find(dump, wanted, ""))
+
+
+def _find(node: t.Any, wanted: re.Pattern[str], port: str) -> t.Iterator[Filter]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _find(item, wanted, port)
+    if not isinstance(node, dict):
+        return
+    chain = _CHAIN.match(str(node.get("name", "")))
+    port = chain[1] if chain else port
+    enforced = node.get("rules")
+    if isinstance(enforced, dict) and isinstance(enforced.get("policies"), dict):
+        found = {int(match[1]): rule for key, rule in enforced["policies"].items() if (match := wanted.search(key))}
+        if found:
+            tcp = "filters.network.rbac" in str(node.get("@type"))
+            yield Filter(str(enforced.get("action", "ALLOW")), found, port, tcp)
+        return
+    for key, item in node.items():
+        if key not in _NOT_ACTIVE:
+            yield from _find(item, wanted, port)
+
+
+def difference(policy: Object, found: Filter) -> str:
+    """How a filter differs from what istiod would write of the policy now; "" where it does not."""
+    if found.action != action(policy):
+        return f"its action is {found.action}"
+    # A policy without rules becomes one that never matches.
+    wanted: list[Object | None] = [*rules(policy)] or [None]
+    lost = set(range(len(wanted))) - set(found.rules)
+    if set(found.rules) - set(range(len(wanted))) or (lost and not found.tcp):
+        return f"it has {len(found.rules)} of {len(wanted)} rules" if lost else f"it has {len(found.rules)} rules"
+    for number, rule in found.rules.items():
+        for part in _PARTS:
+            expected = _expected(part, wanted[number], policy)
+            loaded = [_loaded(item) for item in rule.get(part) or []]
+            if not _same(expected, loaded, found):
+                return f"{part} of rule {number} are other ones"
+    return ""
+
+
+_PARTS = ("permissions", "principals")
+
+
+def _expected(part: str, rule: Object | None, policy: Object) -> list[Attributes]:
+    if rule is None:
+        return [dict(_NEVER)]
+    outer, inner = ("to", "operation") if part == "permissions" else ("from", "source")
+    items = [(item or {}).get(inner) or {} for item in rule.get(outer) or []] or [{}]
+    namespace = str(policy["metadata"]["namespace"])
+    return [_attributes(part, item, rule.get("when") or [], namespace) for item in items]
+
+
+def _attributes(part: str, item: Object, conditions: t.Sequence[Object], namespace: str) -> Attributes:
+    """Attributes of one operation or source, with the rule's conditions that go with it."""
+    given: list[tuple[str, t.Sequence[str], bool]] = []
+    for key, name in (_OPERATION if part == "permissions" else _SOURCE).items():
+        given += [(name, item.get(key) or [], False), (name, item.get(f"not{key[0].upper()}{key[1:]}") or [], True)]
+    if part == "principals":
+        given += [
+            ("namespace", item.get("namespaces") or [], False),
+            ("namespace", item.get("notNamespaces") or [], True),
+        ]
+        given += [("account", item.get("serviceAccounts") or [], False)]
+        given += [("account", item.get("notServiceAccounts") or [], True)]
+    for condition in conditions:
+        if name := _when_name(part, str(condition.get("key"))):
+            given += [(name, condition.get("values") or [], False), (name, condition.get("notValues") or [], True)]
+    found: Attributes = {}
+    for name, values, negated in given:
+        for value in values:
+            kind = "identity" if name in ("namespace", "account") else name
+            _add(found, kind, _written(name, str(value), namespace), negated)
+    return found
+
+
+def _when_name(part: str, key: str) -> str:
+    if part == "permissions":
+        return _WHEN_PERMISSION.get(key, "")
+    header = re.fullmatch(r"request\.headers\[(.+)\]", key)
+    return f"header:{header[1].lower()}" if header else _WHEN_PRINCIPAL.get(key, "")
+
+
+def _written(name: str, value: str, namespace: str) -> str:
+    if name == "account":
+        return value if "/" in value else f"{namespace}/{value}"
+    if name == "namespace":
+        return f"{value}/*"
+    if name == "identity":
+        return _identity(value)
+    if name.endswith(".ip"):
+        return _network(value)
+    if name == "path":
+        return value.replace("{**}", "**").replace("{*}", "*")
+    return value.lower() if name == "host" else value
+
+
+def _loaded(node: t.Any) -> Attributes:
+    """Attributes of one of Envoy's permissions or principals (envoy/config/rbac/v3/rbac.proto)."""
+    found: Attributes = {}
+    _walk(node, False, found)
+    return found
+
+
+def _walk(node: t.Any, negated: bool, found: Attributes) -> None:
+    for kind, item in node.items():
+        if kind in ("and_rules", "or_rules", "and_ids", "or_ids"):
+            for part in item.get("rules") or item.get("ids") or []:
+                _walk(part, negated, found)
+        elif kind in ("not_rule", "not_id"):
+            _walk(item, not negated, found)
+        elif kind == "any" and negated:
+            _add(found, "any", "true", True)
+        elif kind == "header":
+            name = str(item.get("name", "")).lower()
+            attribute = {":method": "method", ":authority": "host"}.get(name, f"header:{name}")
+            value = _header(item)
+            _add(found, attribute, value.lower() if attribute == "host" else value, negated)
+        elif kind == "url_path":
+            _add(found, "path", _glob(item.get("path") or {}), negated)
+        elif kind == "uri_template":
+            _add(found, "path", str((item.get("typed_config") or {}).get("path_template")), negated)
+        elif kind == "destination_port":
+            _add(found, "port", str(item), negated)
+        elif kind == "destination_ip":
+            _add(found, "destination.ip", _range(item), negated)
+        elif kind in _ADDRESSES:
+            _add(found, _ADDRESSES[kind], _range(item), negated)
+        elif kind == "authenticated":
+            _add(found, "identity", _identity(_glob(item.get("principal_name") or {})), negated)
+        elif kind == "filter_state" and item.get("key") == _PEER:
+            _add(found, "identity", _identity(_glob(item.get("string_match") or {})), negated)
+
+
+def _add(found: Attributes, name: str, value: str, negated: bool) -> None:
+    found.setdefault(f"!{name}" if negated else name, set()).add(value)
+
+
+def _header(item: Object) -> str:
+    if item.get("present_match"):
+        return "*"
+    older = {key.removesuffix("_match"): value for key, value in item.items() if key.endswith("_match")}
+    return _glob(item.get("string_match") or older)
+
+
+def _glob(matcher: Object) -> str:
+    """A StringMatcher the way policies write it, with * for what may be anything."""
+    if "safe_regex" in matcher:
+        return _regex(str((matcher["safe_regex"] or {}).get("regex")))
+    if "prefix" in matcher:
+        return f"{matcher['prefix']}*"
+    if "suffix" in matcher:
+        return f"*{matcher['suffix']}"
+    return str(matcher.get("exact", "*"))
+
+
+def _regex(text: str) -> str:
+    """A regular expression of istiod's generators (pilot/pkg/security/authz/model/generator.go) as a glob."""
+    for part in ("(?i)", "(.+/|)", "(/.+)?"):
+        text = text.replace(part, "")
+    text = re.sub(r"\[\^/\][*+]|(?<!\\)\.[*+]", "*", text)
+    return text.replace("\\", "")
+
+
+def _identity(text: str) -> str:
+    """namespace/ServiceAccount of a SPIFFE ID, without the trust domain: istiod adds those of the mesh's aliases."""
+    text = text.removeprefix("spiffe://")
+    match = re.search(r"/ns/([^/]+)(?:/sa/([^/]+))?", text)
+    return f"{match[1]}/{match[2] or '*'}" if match else text
+
+
+def _range(item: Object) -> str:
+    # A length that is left out is 0 (google.protobuf.UInt32Value in envoy/config/core/v3/address.proto).
+    return _network(f"{item.get('address_prefix')}/{item.get('prefix_len', 0)}")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        return text
+
+
+def _same(expected: t.Sequence[Attributes], loaded: t.Sequence[Attributes], found: Filter) -> bool:
+    """Whether both lists have the same items; of those that no filter of this kind can match, nothing is asked."""
+    left = list(loaded)
+    for wanted in expected:
+        match = next((item for item in left if _fits(wanted, item, found)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return not left
+
+
+def _fits(wanted: Attributes, loaded: Attributes, found: Filter) -> bool:
+    wanted = {name: values for name, values in wanted.items() if not (found.tcp and name.lstrip("!").startswith(_L7))}
+    loaded = dict(loaded)
+    # A waypoint's chain knows its port, so istiod decides there what a rule says of ports (model.go,
+    # AmbientDestinationPortAdapations): one that the chain has is left out, or forbids the whole rule.
+    for name in ("port", "!port"):
+        if name not in loaded and name in wanted and found.port in {"", *wanted[name]}:
+            wanted.pop(name)
+            if name == "!port":
+                loaded.pop("!any", None)
+    return wanted == loaded

@@ -1,0 +1,149 @@
+# Says how two states of a matrix differ: what opened, what closed, what changed, what came and what went.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim
+
+# A server's certificate that the client does not trust was shown to the client: nobody denied the call.
+REACHED = ("allowed", "tls")
+# In the order in which they are shown: what opened is what a policy is there to prevent.
+KINDS = ("opened", "closed", "changed", "unprobed", "added", "gone")
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a cell is, or what a file says that it is.
+
+    codes, exits: HTTP and exit codes that it may have, None where any will do. policy: which one decided, None where
+    nobody said. unclear: why the cell can't be said to be anything, "" where it can.
+    """
+
+    outcome: str
+    codes: frozenset[int] | None = None
+    exits: frozenset[int] | None = None
+    policy: str | None = None
+    unclear: str = ""
+
+    def __str__(self) -> str:
+        if self.unclear:
+            return f"{self.outcome} ({self.unclear})"
+        codes = self.codes or frozenset()
+        # The 2xx that a claim accepts when it names none would only be noise.
+        few = f" HTTP {'|'.join(str(code) for code in sorted(codes))}" if 0 < len(codes) < 10 else ""
+        return f"{self.outcome}{few}" + (f" by {self.policy}" if self.policy else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One difference. policy: the one that closes it now, or closed it before."""
+
+    name: str
+    kind: str
+    was: State | None
+    now: State | None
+    reason: str = ""
+
+    @property
+    def policy(self) -> str | None:
+        """The policy that the difference is about, where one is known."""
+        order = (self.was, self.now) if self.kind == "opened" else (self.now, self.was)
+        return next((state.policy for state in order if state and state.policy), None)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """The same as plain data; `reason` only where there is one."""
+        found: dict[str, t.Any] = {
+            "name": self.name,
+            "was": str(self.was) if self.was else None,
+            "now": str(self.now) if self.now else None,
+            "policy": self.policy,
+        }
+        return {**found, "reason": self.reason} if self.reason else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """All names of both states: those that are the same, and a change for each of the others."""
+
+    same: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+    def of(self, kind: str) -> list[Change]:
+        """The changes of one kind."""
+        return [change for change in self.changes if change.kind == kind]
+
+    def __str__(self) -> str:
+        counts = [(kind, len(self.of(kind))) for kind in KINDS]
+        return ", ".join(f"{count} {kind}" for kind, count in counts if count)
+
+
+def difference(
+    was: t.Mapping[str, State],
+    now: t.Mapping[str, State],
+    gone: t.Mapping[str, str] | None = None,
+    unprobed: t.Mapping[str, str] | None = None,
+) -> Difference:
+    """Compare two states by the names of their cells.
+
+    Args:
+        was: what a file says.
+        now: what is seen.
+        gone: why there is nothing to see any more, by name.
+        unprobed: why nobody could look, by name.
+    """
+    same, changes = [], []
+    for name in [*was, *(name for name in now if name not in was)]:
+        old, new = was.get(name), now.get(name)
+        if old is None or new is None:
+            changes.append(_one_sided(name, old, new, gone or {}, unprobed or {}))
+            continue
+        kind = compare(old, new)
+        if kind:
+            changes.append(Change(name, kind, old, new, new.unclear))
+        else:
+            same.append(name)
+    changes.sort(key=lambda change: KINDS.index(change.kind))
+    return Difference(tuple(same), tuple(changes))
+
+
+def _one_sided(
+    name: str,
+    old: State | None,
+    new: State | None,
+    gone: t.Mapping[str, str],
+    unprobed: t.Mapping[str, str],
+) -> Change:
+    if old is None:
+        return Change(name, "added", None, new, "the file does not have it")
+    if name in unprobed:
+        return Change(name, "unprobed", old, None, unprobed[name])
+    return Change(name, "gone", old, None, gone.get(name, "it is not there any more"))
+
+
+def compare(was: State, now: State) -> str:
+    """opened, closed or changed; "" where both agree."""
+    if was.unclear or now.unclear:
+        return "" if was == now else "changed"
+    if was.outcome in DENIALS and now.outcome in REACHED:
+        return "opened"
+    if was.outcome in REACHED and now.outcome in DENIALS:
+        return "closed"
+    if was.outcome != now.outcome or not (_within(was.codes, now.codes) and _within(was.exits, now.exits)):
+        return "changed"
+    # Where nobody named a policy, there is nothing to compare.
+    return "changed" if was.policy and now.policy and was.policy != now.policy else ""
+
+
+def _within(accepted: frozenset[int] | None, found: frozenset[int] | None) -> bool:
+    return accepted is None or found is None or found <= accepted
+
+
+def stated(claim: Claim) -> State:
+    """What a claim says of its cell."""
+    expect = claim.after
+    return State(expect.outcome, expect.accepted_codes, expect.exit_codes, str(claim.by) if claim.by else None)

@@ -1,0 +1,149 @@
+# Asks and proves the cells of a matrix with the check of claims; sources that can't probe are stood in for.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import re
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
+    ClaimResult,
+    Edge,
+    Settings,
+    check,
+    find_targets,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import ours
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
+
+# --write-out %{header_json}, curl's changelog of 7.83.0.
+CURL_NEEDED = (7, 83)
+LOOK_SECONDS = 15.0
+
+
+def visible(cluster: Snapshot, chosen: t.Collection[str]) -> Snapshot:
+    """The cluster without pods that only stand in for a source, save the chosen ones (namespace/name).
+
+    Ephemeral containers are among a pod's containers, so that one of them can be a claim's container.
+    """
+    pods = {
+        namespace: [_whole(pod) for pod in items if not ours(pod) or f"{namespace}/{pod['metadata']['name']}" in chosen]
+        for namespace, items in cluster.pods.items()
+    }
+    return dataclasses.replace(cluster, pods=pods)
+
+
+def _whole(pod: Object) -> Object:
+    extra = pod["spec"].get("ephemeralContainers")
+    if not extra:
+        return pod
+    # The pod's own container stays the one that is meant where none is named.
+    return {**pod, "spec": {**pod["spec"], "containers": [*pod["spec"]["containers"], *extra]}}
+
+
+class Engine:
+    """The world of watch.py on a cluster.
+
+    Args:
+        claims: of the cells.
+        stand_ins: pod and container that probe in a source's place.
+        settings: of the check.
+        edge: of the check, on a snapshot that has the stand-ins.
+    """
+
+    def __init__(
+        self, claims: t.Sequence[Claim], stand_ins: t.Mapping[Source, Source], settings: Settings, edge: Edge
+    ) -> None:
+        self._stand_ins = stand_ins
+        self._settings, self._edge = settings, edge
+        self._claims = [self._placed(claim) for claim in claims]
+        self._probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(self._claims)]
+        self._namespaces = {claim.source.namespace for claim in self._claims}
+
+    def _placed(self, claim: Claim) -> Claim:
+        return dataclasses.replace(claim, source=self._stand_ins.get(claim.source, claim.source))
+
+    def ask(self) -> list[Seen]:
+        """One round: what each cell's probe saw."""
+        targets = find_targets(self._claims, self._edge.snapshot(self._namespaces))
+        with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
+            return probe_all(self._probes, targets, self._settings, self._edge, pool)
+
+    def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
+        """Check claims in one round, with all witnesses."""
+        once = dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after")
+        placed = [self._placed(claim) for claim in claims]
+        targets = find_targets(placed, self._edge.snapshot(self._namespaces))
+        # The check would not begin for any claim where the source of one is missing.
+        there = [claim for claim in placed if not _lost(targets[claim.source])]
+        proven = iter(check(there, once, self._edge).claims if there else ())
+        return [_lost(targets[claim.source]) or _proof(next(proven)) for claim in placed]
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return self._edge.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between two rounds."""
+        self._edge.sleep(seconds)
+
+
+def _lost(target: Target | Unusable) -> Proof | None:
+    if isinstance(target, Unusable) and target.missing:
+        return Proof(problem=target.reason, seen=probe_error(target.reason))
+    return None
+
+
+def _proof(item: ClaimResult) -> Proof:
+    verdict, testimony = item.observation.verdict, item.observation.testimony
+    decided_by, policy = (testimony.decided_by, testimony.policy) if testimony else ("-", None)
+    # Another answer than the one before is no error: it is one more round.
+    problem = verdict.reason if verdict.verdict == "error" else ""
+    return Proof(decided_by, policy, problem, item.observation.seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lack:
+    """Why a source can't probe. mendable: somebody can stand in for it."""
+
+    reason: str
+    mendable: bool
+
+
+def unable(sources: t.Collection[Source], cluster: Snapshot, concurrency: int, edge: Edge) -> dict[Source, Lack]:
+    """The sources whose pod can't probe, and why; one exec each."""
+    targets = {source: find_target(source, cluster.pods.get(source.namespace, [])) for source in sources}
+    found = {source: Lack(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
+    ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
+
+    def look(target: Target) -> str:
+        return lacking(target.container, *edge.run(target, "curl --version", LOOK_SECONDS))
+
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        reasons = zip(ready, pool.map(look, ready.values()), strict=True)
+        return {**found, **{source: Lack(reason, True) for source, reason in reasons if reason}}
+
+
+def lacking(container: str, stdout: str, problem: str) -> str:
+    """What a container lacks to probe, from the output of `curl --version`; "" where it has all."""
+    version = re.match(r"curl (\d+)\.(\d+)", stdout)
+    if version:
+        if (int(version[1]), int(version[2])) >= CURL_NEEDED:
+            return ""
+        return f"its container {container} has curl {version[1]}.{version[2]}, 7.83 or newer is needed"
+    if re.search(r"curl: (not found|command not found|inaccessible)", problem):
+        return f"its container {container} has no curl"
+    if re.search(r'"sh".*(not found|no such file)|no such file or directory', problem):
+        return f"its container {container} has no sh"
+    return f"curl can't be run in its container {container}: {problem or 'it printed nothing'}"

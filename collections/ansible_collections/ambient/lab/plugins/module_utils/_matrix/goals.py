@@ -1,0 +1,167 @@
+# Finds what can be called in a cluster: the ports of its Services, and a pod's own address beside them.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+
+# istiod's label on what it makes for a waypoint (label.GatewayManaged of istio.io/api).
+_MANAGED = "gateway.istio.io/managed"
+_WAYPOINTS = "istio.io-mesh-controller"
+_HTTP = ("http", "http1", "http2", "ws", "web")
+_HTTPS = ("https", "wss")
+# Protocols by the name or appProtocol of a port that curl does not speak.
+_OTHER = (
+    *("tcp", "tls", "udp", "grpc", "grpcs", "h2c", "hbone", "dns", "amqp", "mqtt", "kafka", "ldap", "ldaps", "smtp"),
+    *("mongo", "mysql", "postgres", "postgresql", "redis", "memcached", "cassandra", "ssh", "ftp", "thrift"),
+)
+_HTTPS_PORTS = (443, 6443, 8443, 9443)
+# Ports of databases, brokers and the like; some of them lock a client out that sends them nonsense.
+_OTHER_PORTS = (22, 25, 53, 389, 636, 1433, 1521, 3306, 5432, 5672, 6379, 9042, 9092, 11211, 15008, 15010, 27017)
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What is not a part of the matrix, and why."""
+
+    what: str
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A destination: a port of a Service, or of one of its pods where there is an address."""
+
+    namespace: str
+    service: str
+    port: int
+    scheme: str = "http"
+    http: bool = True
+    address: str = ""
+
+    def __str__(self) -> str:
+        return f"{'pod of ' if self.address else ''}{self.service}.{self.namespace}:{self.port}"
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The ways in which a pattern can name it."""
+        return str(self), str(self).rpartition(":")[0]
+
+    def url(self, path: str) -> str:
+        """URL of a path, as short as every pod's DNS search list allows."""
+        host = f"[{self.address}]" if ":" in self.address else self.address or f"{self.service}.{self.namespace}"
+        return f"{self.scheme}://{host}:{self.port}{path}"
+
+
+def goals(
+    namespaces: t.Iterable[str], cluster: Snapshot, pod_ip: bool, non_http: bool
+) -> tuple[list[Goal], list[Left]]:
+    """The ports of all Services that curl can ask, and the Services and ports that it can't.
+
+    Args:
+        namespaces: of the Services.
+        cluster: objects of these namespaces.
+        pod_ip: also one ready pod of each Service by its address, which leads around the waypoint.
+        non_http: also ports that speak something else than HTTP.
+    """
+    found: dict[Goal, None] = {}
+    left: list[Left] = []
+    for namespace in namespaces:
+        for service in sorted(cluster.services.get(namespace, []), key=lambda item: str(item["metadata"]["name"])):
+            name = f"{service['metadata']['name']}.{namespace}"
+            pods = sorted(filter(pod_ready, cluster.backends(service)), key=lambda pod: str(pod["metadata"]["name"]))
+            reason = _unusable(service, pods)
+            if reason:
+                left.append(Left(name, reason))
+                continue
+            headless = service["spec"].get("clusterIP") == "None"
+            if headless and not (pod_ip and pods):
+                left.append(Left(name, "headless: it has no address of its own; pod_ip=true asks one of its pods"))
+                continue
+            for port in service["spec"].get("ports") or []:
+                why = unspoken(port, non_http)
+                if why:
+                    left.append(Left(f"{name}:{port['port']}", why))
+                    continue
+                kind, http = speaks(port)
+                if not headless:
+                    found[Goal(namespace, service["metadata"]["name"], int(port["port"]), kind, http)] = None
+                if pod_ip and pods:
+                    number = target_port(port, pods[0])
+                    address = str(pods[0]["status"]["podIP"])
+                    found[Goal(namespace, service["metadata"]["name"], number, kind, http, address)] = None
+    order = sorted(found, key=lambda goal: (goal.namespace, goal.service, bool(goal.address), goal.port))
+    # Two ports of a Service may lead to the same one of its pods.
+    return list({str(goal): goal for goal in reversed(order)}.values())[::-1], left
+
+
+def _unusable(service: Object, pods: t.Sequence[Object]) -> str:
+    spec = service.get("spec") or {}
+    if is_waypoint(service):
+        return "a waypoint's own Service: calls to it are carried inside HBONE"
+    if spec.get("type") == "ExternalName":
+        return f"ExternalName: it leads out of the cluster, to {spec.get('externalName')}"
+    if not spec.get("ports"):
+        return "it has no ports"
+    if spec.get("selector") and not pods:
+        return "no ready pod stands behind it"
+    return ""
+
+
+def is_waypoint(item: Object) -> bool:
+    """Whether istiod has made a pod or a Service for a waypoint."""
+    return bool((item["metadata"].get("labels") or {}).get(_MANAGED) == _WAYPOINTS)
+
+
+def unspoken(port: Object, non_http: bool) -> str:
+    """Why curl can't ask a Service's port; "" where it can."""
+    protocol = port.get("protocol") or "TCP"
+    if protocol != "TCP":
+        return f"{protocol}: curl speaks TCP"
+    if not speaks(port)[1] and not non_http:
+        return f"it speaks {hint(port) or 'no HTTP by its number'}: non_http=true sends it an HTTP request all the same"
+    return ""
+
+
+def hint(port: Object) -> str:
+    """The protocol that a port declares; a port is named `<protocol>[-<suffix>]` where it has no appProtocol.
+
+    Source: istio.io, Protocol Selection, explicit protocol selection.
+    """
+    declared = str(port.get("appProtocol") or port.get("name") or "").lower()
+    return declared.rpartition("/")[2].partition("-")[0]
+
+
+def speaks(port: Object) -> tuple[str, bool]:
+    """Scheme of the URL, and whether the port answers HTTP as far as its name, appProtocol and number say."""
+    declared, number = hint(port), int(port["port"])
+    if declared in _HTTPS:
+        return "https", True
+    if declared in _HTTP:
+        return "http", True
+    if declared in _OTHER or number in _OTHER_PORTS:
+        return "http", False
+    return ("https" if number in _HTTPS_PORTS else "http"), True
+
+
+def target_port(port: Object, pod: Object) -> int:
+    """Number of the pod's port that a Service's port leads to; the pod gives names their numbers."""
+    wanted = port.get("targetPort") or port["port"]
+    if isinstance(wanted, int) or str(wanted).isdecimal():
+        return int(wanted)
+    for container in pod["spec"]["containers"]:
+        for declared in container.get("ports") or []:
+            if declared.get("name") == wanted:
+                return int(declared["containerPort"])
+    return int(port["port"])

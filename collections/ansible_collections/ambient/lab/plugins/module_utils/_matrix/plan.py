@@ -1,0 +1,197 @@
+# Lays out a matrix from a cluster's objects: who can call, what can be called, and every pair of them as a claim.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import typing as t
+import urllib.parse
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Left, goals, is_waypoint
+
+MAX_PROBES = 20_000
+_ALIVE = ("Pending", "Running")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the matrix is to span. exclude: glob patterns on sources and destinations as they are shown."""
+
+    source_namespaces: tuple[str, ...]
+    destination_namespaces: tuple[str, ...]
+    methods: tuple[str, ...] = ("GET",)
+    paths: tuple[str, ...] = ("/",)
+    exclude: tuple[str, ...] = ()
+    pod_ip: bool = False
+    non_http: bool = False
+
+    @property
+    def namespaces(self) -> list[str]:
+        """All namespaces whose objects are needed."""
+        return sorted({*self.source_namespaces, *self.destination_namespaces})
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A source: a ServiceAccount with at least one pod. problem: why none of its pods can be asked, "" where one can.
+
+    mesh: whether its pod's traffic goes through ztunnel.
+    """
+
+    namespace: str
+    service_account: str
+    mesh: bool = False
+    pod: str = ""
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service_account}"
+
+    @property
+    def source(self) -> Source:
+        """As a claim names it, so that it outlives the pod."""
+        return Source(self.namespace, service_account=self.service_account)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A cell of the matrix: a claim, and how its two ends are shown."""
+
+    claim: Claim
+    origin: str
+    goal: str
+    pod: bool = False
+    http: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All cells, and what is not among them."""
+
+    origins: tuple[Origin, ...]
+    goals: tuple[Goal, ...]
+    pairs: tuple[Pair, ...]
+    left: tuple[Left, ...]
+
+
+def lay_out(wanted: Wanted, cluster: Snapshot) -> Plan:
+    """Every source x destination x method x path.
+
+    Args:
+        wanted: what to span.
+        cluster: objects of its namespaces.
+
+    Raises:
+        LabError: when a namespace does not exist, nothing is left to probe, or there is too much of it.
+    """
+    for name in wanted.namespaces:
+        if cluster.namespaces.get(name) is None:
+            raise LabError(f"namespace {name} does not exist: correct namespaces, or create it")
+    sources, left = origins(wanted.source_namespaces, cluster)
+    destinations, others = goals(wanted.destination_namespaces, cluster, wanted.pod_ip, wanted.non_http)
+    sources = [item for item in sources if not excluded(wanted.exclude, str(item))]
+    destinations = [item for item in destinations if not excluded(wanted.exclude, *item.shown)]
+    left = [item for item in (*left, *others) if not excluded(wanted.exclude, item.what)]
+    if not sources or not destinations:
+        what = "source (a running pod)" if not sources else "destination (a Service with a TCP port for HTTP)"
+        why = "".join(f"\n  {item.what}: {item.reason}" for item in left[:6])
+        raise LabError(f"there is no {what} in {', '.join(wanted.namespaces)}, so there is nothing to probe{why}")
+    require_few(len(sources) * len(destinations) * len(wanted.methods) * len(wanted.paths))
+    return Plan(tuple(sources), tuple(destinations), tuple(_pairs(sources, destinations, wanted)), tuple(left))
+
+
+def require_few(probes: int) -> None:
+    """Raises LabError where a round would be too large."""
+    if probes > MAX_PROBES:
+        raise LabError(
+            f"the matrix has {probes} probes in each round, at most {MAX_PROBES} are allowed: make it smaller with "
+            "source_namespaces, destination_namespaces, exclude, methods or paths, or write several files"
+        )
+
+
+def origins(namespaces: t.Iterable[str], cluster: Snapshot) -> tuple[list[Origin], list[Left]]:
+    """One source per ServiceAccount that runs pods, in the order of names; waypoints call nobody of their own."""
+    found: dict[tuple[str, str], Origin] = {}
+    left: dict[str, Left] = {}
+    for namespace in namespaces:
+        pods = [pod for pod in cluster.pods.get(namespace, []) if pod.get("status", {}).get("phase") in _ALIVE]
+        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+            account = str(pod.get("spec", {}).get("serviceAccountName") or "default")
+            if is_waypoint(pod):
+                left[account] = Left(f"{namespace}/{account}", "a waypoint forwards calls and makes none of its own")
+            elif (namespace, account) not in found:
+                found[namespace, account] = _origin(namespace, account, pods, cluster)
+    return [found[key] for key in sorted(found)], list(left.values())
+
+
+def _origin(namespace: str, account: str, pods: t.Sequence[Object], cluster: Snapshot) -> Origin:
+    # The same choice as that of the check which reads the file later.
+    target = find_target(Source(namespace, service_account=account), pods)
+    if not isinstance(target, Target):
+        return Origin(namespace, account, problem=target.reason)
+    pod = cluster.pod(namespace, target.pod)
+    return Origin(namespace, account, pod is not None and cluster.in_mesh(pod), target.pod)
+
+
+def excluded(patterns: t.Iterable[str], *shown: str) -> bool:
+    """Whether a glob pattern fits one of the ways in which something is shown."""
+    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in shown)
+
+
+def _pairs(sources: t.Sequence[Origin], destinations: t.Sequence[Goal], wanted: Wanted) -> list[Pair]:
+    raw: list[Object] = []
+    ends: list[tuple[Origin, Goal, str]] = []
+    for origin in sources:
+        for goal in destinations:
+            for path in sorted(set(wanted.paths)):
+                for method in sorted(set(wanted.methods)):
+                    ends.append((origin, goal, path))
+                    raw.append(_raw(origin, goal, method, path))
+    # The same strict reader as that of a user's claims: what is written down later can be read.
+    claims = parse_claims(raw, "default")
+    return [
+        Pair(claim, str(origin), shown(str(goal), path), bool(goal.address), goal.http)
+        for claim, (origin, goal, path) in zip(claims, ends, strict=True)
+    ]
+
+
+def _raw(origin: Origin, goal: Goal, method: str, path: str) -> Object:
+    return {
+        "name": name_of(str(origin), str(goal), method, path),
+        "from": {"service_account": origin.service_account, "namespace": origin.namespace},
+        "to": {"url": goal.url(path), "method": method},
+        "expect": "allowed",
+    }
+
+
+def name_of(origin: str, goal: str, method: str, path: str) -> str:
+    """A cell's name: unique, because each of its parts is what tells cells apart."""
+    return f"{origin} -> {goal} {method}" + ("" if path == "/" else f" {path}")
+
+
+def shown(goal: str, path: str) -> str:
+    """A destination with its path, where that is not the root."""
+    return goal if path in ("/", "") else f"{goal}{path}"
+
+
+def foreign(claim: Claim) -> Pair:
+    """A cell of a claim that somebody has written by hand."""
+    source = claim.source
+    origin = f"{source.namespace}/{source.service_account}" if source.service_account else str(source)
+    where = destination(claim.request, source.namespace)
+    return Pair(claim, origin, shown(str(where), path_of(claim.request)))
+
+
+def path_of(request: Request) -> str:
+    """Path of a URL, with its query."""
+    parts = urllib.parse.urlsplit(request.url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,0 +1,213 @@
+# Makes what stands in for sources without curl, waits until it runs, and removes it whatever happens.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import time
+import types
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
+    LABEL,
+    MANAGER,
+    ephemeral_of,
+    leftover,
+    ours,
+    pod_of,
+    run_is_gone,
+    running_ephemeral,
+    stuck_ephemeral,
+    this_run,
+)
+
+READY_SECONDS = 60.0
+GONE_SECONDS = 20.0
+POLL_SECONDS = 0.25
+PODS = "/api/v1/namespaces/{}/pods"
+_STRATEGIC_MERGE = "application/strategic-merge-patch+json"
+
+
+class Api(t.Protocol):
+    """What is needed of the cluster; all of it raises LabError when nobody answers."""
+
+    def get(self, path: str, **query: str) -> Object | None:
+        """One object, None where there is none."""
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list."""
+
+    def send(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json", **query: str
+    ) -> Answer:
+        """POST, PATCH or DELETE, and any answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Time in seconds; tests bring their own. epoch: since 1970, as the API's timestamps count."""
+
+    now: t.Callable[[], float] = time.monotonic
+    sleep: t.Callable[[float], None] = time.sleep
+    epoch: t.Callable[[], float] = time.time
+
+
+class Probers:
+    """What stands in for sources; leaving the context removes every pod that was made.
+
+    Args:
+        api: of the cluster.
+        kind: pod or ephemeral.
+        image: with sh and curl.
+        seconds: after which a node ends a pod by itself.
+        clock: to wait with.
+    """
+
+    def __init__(self, api: Api, kind: str, image: str, seconds: int, clock: Clock) -> None:
+        self._api, self._kind, self._image, self._seconds, self._clock = api, kind, image, seconds, clock
+        self._made: dict[str, tuple[str, str]] = {}
+        # Pods that got a container which they keep; namespace/name.
+        self.marked: list[str] = []
+
+    def __enter__(self) -> Probers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._remove(list(self._made))
+
+    @property
+    def pods(self) -> set[str]:
+        """The pods that were made, namespace/name."""
+        return set(self._made)
+
+    def clear(self, namespaces: t.Iterable[str]) -> list[str]:
+        """Remove what earlier runs had to leave behind; namespace/name of each pod."""
+        old: list[str] = []
+        for namespace in namespaces:
+            for pod in self._api.items(PODS.format(namespace), labelSelector=f"{LABEL}={MANAGER}"):
+                if ours(pod) and leftover(pod, self._clock.epoch(), run_is_gone):
+                    old.append(f"{namespace}/{pod['metadata']['name']}")
+        self._remove(old)
+        return old
+
+    def stand_in(self, sources: t.Iterable[Source], cluster: Snapshot) -> dict[Source, Source | str]:
+        """For each source the pod and container that probe in its place, or why there are none.
+
+        Args:
+            sources: by ServiceAccount.
+            cluster: objects of their namespaces.
+        """
+        make = self._make_pod if self._kind == "pod" else self._make_ephemeral
+        made = {source: make(source, cluster) for source in sources}
+        deadline = self._clock.now() + READY_SECONDS
+        wait = self._pod_runs if self._kind == "pod" else self._ephemeral_runs
+        return {source: item if isinstance(item, str) else wait(item, deadline) for source, item in made.items()}
+
+    def _make_pod(self, source: Source, cluster: Snapshot) -> Source | str:
+        target = find_target(source, cluster.pods.get(source.namespace, []))
+        model = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
+        account = source.service_account or "default"
+        pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run())
+        answer = self._api.send("POST", PODS.format(source.namespace), pod)
+        if answer.status != 201:
+            return f"the API refused a pod in its place: {_why(answer)}"
+        name = str(json.loads(answer.body)["metadata"]["name"])
+        self._made[f"{source.namespace}/{name}"] = (source.namespace, name)
+        return Source(source.namespace, pod=name, container="probe")
+
+    def _pod_runs(self, source: Source, deadline: float) -> Source | str:
+        while True:
+            pod = self._api.get(f"{PODS.format(source.namespace)}/{source.pod}")
+            found = find_target(source, [pod] if pod else [])
+            if not isinstance(found, Unusable):
+                return source
+            if found.missing or self._clock.now() >= deadline or "ImagePull" in found.reason:
+                return f"the pod in its place does not run: {found.reason}"
+            self._clock.sleep(POLL_SECONDS)
+
+    def _make_ephemeral(self, source: Source, cluster: Snapshot) -> Source | str:
+        target = find_target(source, cluster.pods.get(source.namespace, []))
+        pod = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
+        if pod is None or not isinstance(target, Target):
+            return "it has no pod that could take a container"
+        running = running_ephemeral(pod)
+        if running:
+            return Source(source.namespace, pod=target.pod, container=running)
+        container = ephemeral_of(pod, self._image)
+        path = f"{PODS.format(source.namespace)}/{target.pod}/ephemeralcontainers"
+        patch = {"spec": {"ephemeralContainers": [container]}}
+        answer = self._api.send("PATCH", path, patch, _STRATEGIC_MERGE)
+        if answer.status != 200:
+            return f"the API refused an ephemeral container in {target}: {_why(answer)}"
+        self.marked.append(str(target))
+        return Source(source.namespace, pod=target.pod, container=container["name"])
+
+    def _ephemeral_runs(self, source: Source, deadline: float) -> Source | str:
+        while True:
+            pod = self._api.get(f"{PODS.format(source.namespace)}/{source.pod}")
+            if pod is None:
+                return f"pod {source.namespace}/{source.pod} is gone"
+            if running_ephemeral(pod, source.container or ""):
+                return source
+            stuck = stuck_ephemeral(pod, source.container or "")
+            if self._clock.now() >= deadline or "ImagePull" in stuck or stuck.startswith("terminated"):
+                return f"the ephemeral container in its pod does not run: {stuck or 'it did not start in time'}"
+            self._clock.sleep(POLL_SECONDS)
+
+    def _remove(self, names: t.Sequence[str]) -> None:
+        """Delete pods and wait until they are gone; a pod that can't be deleted ends by its own deadline."""
+        refused = []
+        for name in names:
+            namespace, _, pod = name.partition("/")
+            answer = self._api.send(
+                "DELETE",
+                f"{PODS.format(namespace)}/{pod}",
+                {"gracePeriodSeconds": 1, "propagationPolicy": "Background"},
+            )
+            if answer.status not in (200, 202, 404):
+                refused.append(f"{name}: {_why(answer)}")
+        deadline = self._clock.now() + GONE_SECONDS
+        for name in names:
+            namespace, _, pod = name.partition("/")
+            while self._api.get(f"{PODS.format(namespace)}/{pod}") is not None and not refused:
+                if self._clock.now() >= deadline:
+                    break
+                self._clock.sleep(POLL_SECONDS)
+        if refused:
+            raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
+
+
+def _why(answer: Answer) -> str:
+    """The API's own message."""
+    try:
+        message = str(json.loads(answer.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "no reason given"
+    return f"HTTP {answer.status}: {' '.join(message.split())[:300]}"
+
+
+@contextlib.contextmanager
+def ended_politely() -> t.Iterator[None]:
+    """Turn SIGTERM into an exception for a while, so that what was made is removed."""
+
+    def end(number: int, frame: types.FrameType | None) -> t.NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,164 @@
+# Writes down what a matrix has shown: return values, the part of the results file, and the table of differences.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Left
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Watched
+
+# Of each kind of warning.
+SHOWN = 3
+_WHY = {
+    "opened": "it was denied, and is let through now",
+    "closed": "it was let through, and is denied now",
+    "changed": "neither let through nor denied in place of the other, but something else",
+    "added": "the file does not have it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All that a run has found out. asked_from: what stood in for a source, by its name."""
+
+    pairs: t.Sequence[Pair]
+    watched: Watched
+    unprobed: dict[str, str]
+    left: t.Sequence[Left]
+    mesh: dict[str, bool]
+    asked_from: dict[str, str]
+
+    @property
+    def cells(self) -> list[tuple[Pair, Cell]]:
+        """Each pair with what was seen of it."""
+        return list(zip(self.pairs, self.watched.cells, strict=True))
+
+    @property
+    def clear(self) -> list[tuple[Pair, Cell]]:
+        """The cells of which something can be said."""
+        return [(pair, cell) for pair, cell in self.cells if not cell.state.unclear]
+
+
+def cell_values(pair: Pair, cell: Cell) -> dict[str, t.Any]:
+    """One cell as plain data."""
+    return {
+        "name": pair.claim.name,
+        "from": pair.origin,
+        "to": pair.goal,
+        "method": pair.claim.request.method,
+        "outcome": cell.seen.outcome,
+        "http_code": cell.seen.http_code,
+        "exit_code": cell.seen.exit_code,
+        "decided_by": cell.decided_by,
+        "policy": cell.state.policy,
+    }
+
+
+def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
+    """Return values that do not depend on the file."""
+    unclear = [{"name": pair.claim.name, "reason": cell.state.unclear} for pair, cell in found.cells]
+    values: dict[str, t.Any] = {
+        "rounds": found.watched.rounds,
+        "elapsed": round(found.watched.elapsed, 2),
+        "cells": [cell_values(pair, cell) for pair, cell in found.cells],
+        "unclear": [item for item in unclear if item["reason"]],
+        "unprobed": [{"source": name, "reason": reason} for name, reason in found.unprobed.items()],
+        "left_out": [item.as_dict() for item in found.left],
+        "sources": [
+            {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
+            for name, mesh in found.mesh.items()
+            if name not in found.unprobed
+        ],
+    }
+    if difference:
+        values.update({_key(kind): [change.as_dict() for change in difference.of(kind)] for kind in KINDS[:3]})
+        values.update({_key(kind): [change.as_dict() for change in difference.of(kind)] for kind in ("added", "gone")})
+        values["same"] = len(difference.same)
+    return values
+
+
+def _key(kind: str) -> str:
+    # A module's own `changed` says whether it has changed something.
+    return "altered" if kind == "changed" else kind
+
+
+def section_values(found: Found, wanted: Wanted, difference: Difference | None) -> dict[str, t.Any]:
+    """The part of a results file that is about the matrix."""
+    values = returned(found, None)
+    empty = Difference((), ())
+    return {
+        "at": now(),
+        "namespaces": wanted.namespaces,
+        "methods": sorted(set(wanted.methods)),
+        "sources": list(dict.fromkeys(pair.origin for pair in found.pairs)),
+        "destinations": list(dict.fromkeys(pair.goal for pair in found.pairs)),
+        **{key: values[key] for key in ("cells", "unprobed", "unclear", "left_out")},
+        **{
+            kind: [change.as_dict() for change in (difference or empty).of(kind)]
+            for kind in KINDS
+            if kind != "unprobed"
+        },
+    }
+
+
+def failure(path: str, difference: Difference, changes: t.Sequence[Change], kubectl: str) -> str:
+    """One screen that says what differs from the file.
+
+    Args:
+        path: of the file.
+        difference: all of it.
+        changes: the ones that make it a failure.
+        kubectl: command with which the user reaches the cluster.
+    """
+    total = len(difference.same) + len(difference.changes)
+    head = f"{len(changes)} of {total} pairs differ from {os.path.basename(path)}: {difference}"
+    text = screen(head, "POLICY", [_row(change, kubectl) for change in changes])
+    if all(change.kind == "unprobed" for change in changes):
+        # Writing the file anew would only drop what nobody could look at.
+        return text
+    return f"{text}\nfix:  where it is as it should be now, write the file anew with state=observe and commit it"
+
+
+def _row(change: Change, kubectl: str) -> Row:
+    why = change.reason or _WHY.get(change.kind, "")
+    look = ""
+    if change.policy:
+        namespace, _, name = change.policy.partition("/")
+        look = f"{kubectl} -n {namespace} get authorizationpolicy {name} -o yaml"
+    was, seen = _short(change.was), _short(change.now)
+    if was == seen and change.was and change.now:
+        # Only the policy is another one.
+        was, seen = str(change.was), str(change.now)
+    return Row(change.name, was, seen, change.policy or "-", f"{change.kind}: {why}", look)
+
+
+def _short(state: State | None) -> str:
+    """A state without the policy, which has a column of its own, and without the reason, which stands below."""
+    if state is None:
+        return "-"
+    return state.outcome if state.unclear else str(dataclasses.replace(state, policy=None))
+
+
+def warnings_of(found: Found) -> list[str]:
+    """What a person should hear even when all went well: pairs that are not in the file."""
+    unclear = [(pair.claim.name, cell) for pair, cell in found.cells if cell.state.unclear]
+    groups = {
+        "pairs whose answer flaps": [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped],
+        "pairs that can't be told": [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped],
+        "sources that were not probed": [f"{name} ({reason})" for name, reason in found.unprobed.items()],
+    }
+    return [
+        f"{len(items)} {what}: {'; '.join(items[:SHOWN])}"
+        + (f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+        for what, items in groups.items()
+        if items
+    ]

@@ -1,0 +1,157 @@
+# Writes a matrix as a claims file that people read, edit and commit, and reads such a file.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
+
+# The Kubernetes client needs it too, and the module says when that one is missing.
+with contextlib.suppress(ImportError):
+    import yaml
+
+# A cell's name as it nearly always is, or a URL: nothing in it that YAML could take for something else.
+_PLAIN = re.compile(r"(?:[a-z0-9.-]+/[a-z0-9.-]+ -> (?:pod of )?|https?://)[a-z0-9.-]+:[0-9]+(?:/| [A-Z]+)")
+
+_HEAD = """\
+---
+# Who may call whom, as real traffic showed it; written by ambient.lab.claims_matrix.
+# Edit what should be otherwise, and commit the file. With state observe the module writes it anew.
+# Prove every claim of it:
+#   - ambient.lab.curl_outcomes:
+#       claims: "{{{{ (lookup('ansible.builtin.file', '{name}') | from_yaml).claims }}}}"
+# See what has opened or closed since:
+#   - ambient.lab.claims_matrix:
+#       state: compare
+#       file: {name}
+#       namespaces: [{namespaces}]
+"""
+_PODS = """\
+# Names with "pod of" go to a pod's own address, around the waypoint. A new pod has another address: state compare
+# finds it by the claim's name.
+"""
+
+
+def file_text(
+    path: str,
+    namespaces: t.Sequence[str],
+    cells: t.Sequence[tuple[Pair, State]],
+    notes: t.Mapping[str, str],
+    unprobed: t.Mapping[str, str],
+) -> str:
+    """The file's text. The same matrix gives the same text: there is no time and no pod's name in it.
+
+    Args:
+        path: of the file, for the head.
+        namespaces: that the matrix spans, for the head.
+        cells: what was seen, in the order of the matrix.
+        notes: what to say of a source, by its name.
+        unprobed: why a source was not asked, by its name.
+    """
+    lines = [_HEAD.format(name=os.path.basename(path), namespaces=", ".join(namespaces))]
+    if any(pair.pod for pair, _ in cells):
+        lines.append(_PODS)
+    lines += [f"# Not probed: {name} ({printable(reason)})\n" for name, reason in unprobed.items()]
+    lines.append("claims:\n")
+    last = ""
+    for pair, state in cells:
+        if pair.origin != last:
+            note = notes.get(pair.origin)
+            lines.append(f"  # From {pair.origin}" + (f", {note}\n" if note else "\n"))
+            last = pair.origin
+        lines.append(claim_text(as_claim(pair.claim, state)))
+    return "".join(lines)
+
+
+def as_claim(claim: Claim, state: State) -> Object:
+    """A cell as curl_outcomes takes it."""
+    source, request = claim.source, claim.request
+    raw: Object = {
+        "name": claim.name,
+        "from": {"service_account": source.service_account, "namespace": source.namespace},
+        "to": request.url if request.method == "GET" else {"url": request.url, "method": request.method},
+        "expect": _expect(state),
+    }
+    return {**raw, "by": state.policy} if state.policy else raw
+
+
+def _expect(state: State) -> object:
+    codes = sorted(state.codes or ())
+    if not codes or DEFAULT_CODES.get(state.outcome) == state.codes:
+        return state.outcome
+    return {"outcome": state.outcome, "http_code": codes[0] if len(codes) == 1 else codes}
+
+
+def claim_text(claim: Object) -> str:
+    """One claim as an item of the list, with the keys in the order in which people read them."""
+    lines = [line for key, value in claim.items() for line in _entry(key, value)]
+    return "".join(f"  {'  ' if number else '- '}{line}\n" for number, line in enumerate(lines))
+
+
+def _entry(key: str, value: object) -> t.Sequence[str]:
+    """Lines of one key. A matrix repeats itself, and PyYAML takes long for a little."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return (f"{key}: {value}",)
+    return _dumped(key, json.dumps(value))
+
+
+@functools.lru_cache(maxsize=4096)
+def _dumped(key: str, value: str) -> tuple[str, ...]:
+    text: str = yaml.safe_dump(
+        {key: json.loads(value)}, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+    )
+    # With nothing nested in it, the mapping itself would be in braces.
+    line = text.strip()
+    return (line[1:-1],) if line.startswith("{") else tuple(line.splitlines())
+
+
+def read_claims(path: str) -> tuple[Claim, ...]:
+    """The claims of a file.
+
+    Raises:
+        LabError: when there is none, or it holds something else.
+    """
+    text = read_text(path)
+    if text is None:
+        raise LabError(f"file: {path} does not exist; write it with state=observe first")
+    try:
+        # libyaml's reader is the same one, ten times as fast; not every PyYAML has it.
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise LabError(f"file: {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or set(content) != {"claims"}:
+        raise LabError(f"file: {path} must be a mapping with the one key `claims`")
+    try:
+        return parse_claims(content["claims"], "default")
+    except LabError as error:
+        raise LabError(f"file: {path}: {error.message}") from error
+
+
+def read_text(path: str) -> str | None:
+    """Content of a file, None where there is none.
+
+    Raises:
+        LabError: when it, or its folder, can't be read.
+    """
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise LabError(f"file: the folder of {path} does not exist; create it first")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"file: {path} can't be read ({error})") from error

@@ -1,0 +1,189 @@
+# The policy barrier: waits until every proxy that must enforce the policies has them as they are written now.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of, target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._ready.enforcers import (
+    Enforcer,
+    Plan,
+    Reader,
+    everybody,
+    plan_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+
+PARALLEL = 8
+ADMIN_PORT = 15000
+# Listeners alone: all of Envoy's configuration is several times as much.
+_DUMP = {"ztunnel": "/config_dump", "waypoint": "/config_dump?resource=dynamic_listeners"}
+# Who must enforce a policy changes seldom: a good plan is kept so many seconds.
+_PLAN_SECONDS = 1.0
+# Reasons of istiod's that only another policy can change (pilot/pkg/model/policy_status.go, PolicyConditionReason).
+_HOPELESS = ("UnsupportedValue", "Invalid", "PartiallyInvalid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Who does not have a policy as it is to be, and why. final: waiting is of no use."""
+
+    policy: str
+    who: str
+    why: str
+    final: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """When a proxy, or istiod's status, was first seen to be as it is to be; seconds after the barrier began."""
+
+    policy: str
+    kind: str
+    proxy: str
+    after: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """The end of the waiting: passed where there is no gap. waited is in seconds."""
+
+    waited: float
+    arrivals: list[Arrival]
+    gaps: list[Gap]
+
+
+class Barrier:
+    """Waits for policies to be in force, or to be gone.
+
+    Args:
+        reader: of the cluster.
+        policies: their names.
+        state: present (in force as written now) or absent.
+        clock: of the waiting.
+        known: what the policies said before they were deleted, by name; without it every ztunnel of the mesh and
+            every waypoint of the policy's namespace is asked.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        policies: t.Sequence[PolicyRef],
+        state: str,
+        clock: Clock,
+        known: t.Mapping[str, Object] | None = None,
+    ) -> None:
+        self._reader = reader
+        self._policies = policies
+        self._state = state
+        self._clock = clock
+        self._known = known or {}
+        self._plans: dict[str, tuple[float, Plan]] = {}
+        self._arrived: dict[tuple[str, str, str], Arrival] = {}
+        self._start = clock.now()
+
+    def wait(self, timeout: float, interval: float) -> Passed:
+        """Look until it passes, can't pass any more, or `timeout` seconds are over.
+
+        Raises:
+            LabError: when the API does not answer, or refuses a read.
+        """
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            while True:
+                gaps = [gap for policy in self._policies for gap in self._look(policy, pool)]
+                elapsed = self._clock.now() - self._start
+                if not gaps or any(gap.final for gap in gaps) or elapsed >= timeout:
+                    return Passed(elapsed, list(self._arrived.values()), gaps)
+                self._clock.sleep(min(interval, max(0.0, timeout - elapsed)))
+
+    def _look(self, ref: PolicyRef, pool: concurrent.futures.Executor) -> list[Gap]:
+        name = str(ref)
+        policy = self._reader.get(
+            f"/apis/security.istio.io/v1/namespaces/{ref.namespace}/authorizationpolicies/{ref.name}"
+        )
+        if self._state == "absent":
+            if policy is not None:
+                return [Gap(name, "the cluster", "AuthorizationPolicy still exists")]
+            policy = self._known.get(name, {"metadata": {"namespace": ref.namespace, "name": ref.name}})
+        elif policy is None:
+            return [Gap(name, "the cluster", "AuthorizationPolicy does not exist")]
+        gaps = self._status(policy) if self._state == "present" else []
+        plan = self._plan(policy)
+        gaps += [Gap(name, "its path", text) for text in plan.gaps]
+        # Another version of the policy must arrive anew.
+        version = f"{policy['metadata'].get('uid')} {policy['metadata'].get('generation')}"
+        missing = [item for item in plan.enforcers if (name, version, str(item.proxy)) not in self._arrived]
+        for item, loaded in zip(missing, pool.map(lambda item: self._ask(item, policy), missing), strict=True):
+            if isinstance(loaded, Gap):
+                gaps.append(loaded)
+            elif loaded.state == ("current" if self._state == "present" else "absent"):
+                self._arrive(name, version, item.proxy.kind, str(item.proxy))
+            else:
+                why = loaded.why if self._state == "present" else "it still has the policy"
+                gaps.append(Gap(name, f"{item.proxy.kind} {item.proxy}", why))
+        return gaps
+
+    def _plan(self, policy: Object) -> Plan:
+        name, now = name_of(policy), self._clock.now()
+        made, plan = self._plans.get(name, (0.0, None))
+        if plan is None or plan.gaps or now - made > _PLAN_SECONDS:
+            known = self._state == "present" or name in self._known
+            plan = plan_of(policy, self._reader) if known else everybody(policy["metadata"]["namespace"], self._reader)
+            if self._state == "absent":
+                # What is not there, selects nothing, or serves nobody can't enforce the policy any more.
+                plan = Plan(tuple(item for item in plan.enforcers if item.proxy.ready))
+            self._plans[name] = now, plan
+        return plan
+
+    def _ask(self, enforcer: Enforcer, policy: Object) -> Loaded | Gap:
+        proxy = enforcer.proxy
+        try:
+            answer = self._reader.forward(proxy.namespace, proxy.pod, ADMIN_PORT, _DUMP[proxy.kind])
+            dump = json.loads(answer.body) if answer.status == 200 else None
+        except (LabError, ValueError) as error:
+            return _unheard(name_of(policy), enforcer, str(error))
+        if not isinstance(dump, dict):
+            return _unheard(name_of(policy), enforcer, f"its admin port answers with HTTP {answer.status}")
+        if proxy.kind == "ztunnel":
+            return ztunnel_has(dump, policy, enforcer.pods)
+        return waypoint_has(dump, policy)
+
+    def _status(self, policy: Object) -> list[Gap]:
+        """What istiod says of this version of the policy.
+
+        Its condition is ZtunnelAccepted, or WaypointAccepted where the policy has targetRefs (istiod,
+        pilot/pkg/model/service.go); another one says nothing of who must enforce it (istio#58316).
+        """
+        kind = "WaypointAccepted" if target_refs(policy) else "ZtunnelAccepted"
+        generation = str(policy["metadata"].get("generation"))
+        for condition in (policy.get("status") or {}).get("conditions") or []:
+            if condition.get("type") == kind and str(condition.get("observedGeneration")) == generation:
+                reason = str(condition.get("reason"))
+                if condition.get("status") == "True" and reason == "Accepted":
+                    version = f"{policy['metadata'].get('uid')} {generation}"
+                    self._arrive(name_of(policy), version, "istiod", "istiod")
+                    return []
+                said = f"{kind}={condition.get('status')}, {reason}: {condition.get('message')}"
+                return [Gap(name_of(policy), "istiod", said, reason in _HOPELESS)]
+        return [Gap(name_of(policy), "istiod", f"it has not written {kind} for this version of the policy yet")]
+
+    def _arrive(self, policy: str, version: str, kind: str, proxy: str) -> None:
+        after = self._clock.now() - self._start
+        self._arrived.setdefault((policy, version, proxy), Arrival(policy, kind, proxy, after))
+
+
+def _unheard(policy: str, enforcer: Enforcer, error: str) -> Gap:
+    who = f"{enforcer.proxy.kind} {enforcer.proxy}"
+    if "HTTP 403" in error:
+        right = f"the user lacks the right to create pods/portforward in namespace {enforcer.proxy.namespace}"
+        return Gap(policy, who, f"{right}, so its configuration can't be read ({error})", final=True)
+    return Gap(policy, who, f"its configuration can't be read: {error}")

@@ -1,0 +1,94 @@
+# What the module policy_ready does: parse, wait, and say who does not have a policy, and why.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Arrival, Barrier, Gap, Passed
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+
+MAX_SHOWN = 12
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def policy_ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Wait until the policies in the module's parameters are in force, or gone.
+
+    Args:
+        params: of the module policy_ready.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer, and policies that are not there in time.
+    """
+    for key, least in (("timeout", 0.0), ("interval", 0.01)):
+        if not least <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    policies = refs(params["policies"])
+    kube = Kube(params["kubeconfig"], params["context"])
+    passed = Barrier(kube, policies, params["state"], Clock()).wait(params["timeout"], params["interval"])
+    if passed.gaps:
+        raise LabError(failure(passed, params["state"], kubectl(params)))
+    return {
+        "changed": False,
+        "waited": round(passed.waited, 2),
+        "proxies": [as_dict(arrival) for arrival in passed.arrivals],
+    }
+
+
+def refs(names: t.Sequence[str]) -> list[PolicyRef]:
+    """The policies that a user names.
+
+    Raises:
+        LabError: when there is none, or one is not written as namespace/name.
+    """
+    if not names:
+        raise LabError("policies is empty: a list that waits for nothing proves nothing; add namespace/name of one")
+    found = []
+    for text in names:
+        namespace, slash, name = str(text).partition("/")
+        if not slash or not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
+            raise LabError(f"policies: {text!r} must be namespace/name of an AuthorizationPolicy")
+        found.append(PolicyRef(namespace, name))
+    return list(dict.fromkeys(found))
+
+
+def as_dict(arrival: Arrival) -> dict[str, t.Any]:
+    """One line of the module's result."""
+    return {
+        "policy": arrival.policy,
+        "kind": arrival.kind,
+        "proxy": arrival.proxy,
+        "after": round(arrival.after, 2),
+    }
+
+
+def failure(passed: Passed, state: str, command: str) -> str:
+    """One screen that names each proxy without the policy, or still with it, and why.
+
+    Args:
+        command: with which the user reaches the cluster.
+    """
+    wanted = "in force" if state == "present" else "gone"
+    when = "and waiting won't help" if any(gap.final for gap in passed.gaps) else f"after {passed.waited:.1f} s"
+    names = list(dict.fromkeys(gap.policy for gap in passed.gaps))
+    lines = [f"{'1 policy is' if len(names) == 1 else f'{len(names)} policies are'} not {wanted} {when}:"]
+    # What no waiting can change is what the user must see first.
+    gaps = sorted(passed.gaps, key=lambda gap: not gap.final)
+    lines += [f"  {gap.policy}: {_sentence(gap)}" for gap in gaps[:MAX_SHOWN]]
+    if len(gaps) > MAX_SHOWN:
+        lines.append(f"  ({len(gaps) - MAX_SHOWN} more)")
+    namespace, _slash, name = names[0].partition("/")
+    lines.append(f"look: {command} -n {namespace} get authorizationpolicy {name} -o yaml")
+    return "\n".join(lines)
+
+
+def _sentence(gap: Gap) -> str:
+    return printable(f"{gap.who}: {gap.why}")[:400]

@@ -1,0 +1,128 @@
+# What the module ready does: look at all objects at once, again and again, until they are ready.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import time
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Finder, Object, Reader, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
+from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import Problem, counts, problem_of
+
+PARALLEL = 8
+MAX_SHOWN = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Time in seconds; tests bring their own."""
+
+    now: t.Callable[[], float] = time.monotonic
+    sleep: t.Callable[[float], None] = time.sleep
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One look at what was wanted: what is there, and what of it is not ready (None: there is nothing)."""
+
+    wanted: Wanted
+    found: list[Object]
+    problems: list[tuple[Object | None, Problem]]
+
+
+def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Wait until the objects in the module's parameters are ready.
+
+    Args:
+        params: of the module ready.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer, and objects that are not ready in time.
+    """
+    if not params["objects"]:
+        raise LabError("objects is empty: a list that waits for nothing proves nothing; add at least one object")
+    for key, least in (("timeout", 0.0), ("interval", 0.01)):
+        if not least <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    wanted = [Wanted.of(item) for item in params["objects"]]
+    for item in wanted:
+        if item.name and item.label_selector:
+            raise LabError(f"{item}: name and label_selector exclude each other")
+    kube = Kube(params["kubeconfig"], params["context"])
+    looks, elapsed = wait(wanted, Finder(kube), params["timeout"], params["interval"], Clock())
+    if any(look.problems for look in looks):
+        raise LabError(failure(looks, elapsed, kube, kubectl(params)))
+    return {
+        "changed": False,
+        "elapsed": round(elapsed, 2),
+        "resources": [item for look in looks for item in look.found],
+    }
+
+
+def wait(
+    wanted: t.Sequence[Wanted], finder: Finder, timeout: float, interval: float, clock: Clock
+) -> tuple[list[Look], float]:
+    """Look until everything is ready, something can't become ready any more, or `timeout` seconds are over.
+
+    Returns:
+        The last look at each, and the seconds it took.
+
+    Raises:
+        LabError: when the API does not answer, or refuses.
+    """
+    start = clock.now()
+    with concurrent.futures.ThreadPoolExecutor(min(PARALLEL, len(wanted))) as pool:
+        while True:
+            looks = list(pool.map(lambda item: _look(item, finder), wanted))
+            problems = [problem for look in looks for _item, problem in look.problems]
+            elapsed = clock.now() - start
+            if not problems or any(problem.final for problem in problems) or elapsed >= timeout:
+                return looks, elapsed
+            clock.sleep(min(interval, max(0.0, timeout - elapsed)))
+
+
+def _look(wanted: Wanted, finder: Finder) -> Look:
+    found = [item for item in finder.find(wanted) if counts(wanted, item)]
+    if not found:
+        return Look(wanted, [], [(None, Problem("does not exist" if wanted.name else "there is none"))])
+    judged = [(item, problem_of(wanted, item)) for item in found]
+    return Look(wanted, found, [(item, problem) for item, problem in judged if problem])
+
+
+def failure(looks: t.Sequence[Look], elapsed: float, reader: Reader, command: str) -> str:
+    """What is not ready, why, and where to look further.
+
+    Args:
+        command: with which the user reaches the cluster.
+    """
+    bad = [(look.wanted, item, problem) for look in looks for item, problem in look.problems]
+    total = sum(max(1, len(look.found)) for look in looks)
+    lines = [f"{len(bad)} of {total} objects are not ready after {elapsed:.1f} s"]
+    further: list[str] = []
+    for wanted, item, problem in bad[:MAX_SHOWN]:
+        name = str(wanted if item is None else dataclasses.replace(wanted, name=item["metadata"]["name"]))
+        lines.append(f"  {name}: {problem.text}")
+        reasons, pods = explain(item, wanted, reader) if item is not None else ([], [])
+        lines += [f"    {line}" for line in reasons]
+        further.append(_further(wanted, item, pods))
+    if len(bad) > MAX_SHOWN:
+        lines.append(f"  ({len(bad) - MAX_SHOWN} more)")
+    return "\n".join([*lines, *(f"look: {command} {text}" for text in list(dict.fromkeys(further))[:2])])
+
+
+def _further(wanted: Wanted, item: Object | None, pods: t.Sequence[str]) -> str:
+    """Arguments for kubectl."""
+    scope = f"-n {wanted.namespace} " if wanted.namespace else ""
+    if pods:
+        return f"{scope}describe pod {pods[0]}"
+    if item is not None:
+        return f"{scope}describe {wanted.kind.lower()} {item['metadata']['name']}"
+    labels = f" -l '{wanted.label_selector}' --show-labels" if wanted.label_selector else ""
+    return f"{scope}get {wanted.kind.lower()}{labels}"

@@ -1,0 +1,156 @@
+# What the action claims_report does: read every cluster's results, write the formats asked for, lay out the table.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable, table
+from ansible_collections.ambient.lab.plugins.module_utils._report.junit import junit
+from ansible_collections.ambient.lab.plugins.module_utils._report.model import (
+    Given,
+    Object,
+    current,
+    report_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._report.page import page
+from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
+
+FORMATS = ("html", "junit", "json")
+SPEC: dict[str, dict[str, t.Any]] = {
+    "results": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {"cluster": {"type": "str", "required": True}, "path": {"type": "path", "required": True}},
+    },
+    "title": {"type": "str", "default": "Who may call whom"},
+    "html": {"type": "path"},
+    "junit": {"type": "path"},
+    "json": {"type": "path"},
+    "fail_on": {"type": "str", "choices": ["never", "fail"], "default": "never"},
+}
+
+
+def write_report(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[str, t.Any]:
+    """Write the report in the formats asked for.
+
+    Args:
+        params: of the action claims_report.
+        check_mode: write nothing.
+        diff: return what changes.
+
+    Raises:
+        LabError: on wrong input, results that are missing or damaged, a file that can't be read or written, and, where
+            fail_on asks for it, claims that do not hold; everything is written by then.
+    """
+    formats = {key: params[key] for key in FORMATS if params[key]}
+    if not formats:
+        raise LabError(f"nothing to write: name at least one of {', '.join(FORMATS)}")
+    if len({os.path.realpath(path) for path in formats.values()}) < len(formats):
+        raise LabError("html, junit and json must be different files")
+    given = [read(item["cluster"], item["path"]) for item in params["results"]]
+    names = [one.cluster for one in given]
+    if not given or len(set(names)) < len(names):
+        raise LabError("results must name at least one cluster, and none twice" if given else "results is empty")
+    report = report_of(params["title"], given)
+    contents = {key: _WRITERS[key](report, given) for key in formats}
+    old = {key: put(key, path, contents[key], check_mode) for key, path in formats.items()}
+    result = {
+        "changed": any(old[key] != contents[key] for key in formats),
+        "verdict": report["verdict"],
+        "counts": report["counts"],
+        "table": lines(report, given),
+    }
+    if diff:
+        result["diff"] = [
+            diff_of(formats[key], old[key], contents[key]) for key in formats if old[key] != contents[key]
+        ]
+    if params["fail_on"] == "fail" and report["verdict"] != "pass":
+        raise LabError(f"{short(report)}: see {', '.join(formats.values())}", **result)
+    return result
+
+
+def read(cluster: str, path: str) -> Given:
+    """One cluster's results.
+
+    Raises:
+        LabError: where nothing was checked yet, and when the file is damaged.
+    """
+    where = f"{path} (cluster {printable(cluster)})"
+    advice = "check claims with ambient.lab.curl_outcomes first, for example by `ansible-playbook site.yml`"
+    if not os.path.isfile(path):
+        raise LabError(f"No results in {where}: {advice}")
+    results = read_results(path)
+    parts = [part for part in results.values() if isinstance(part, dict)]
+    if len(parts) < len(results):
+        raise LabError(f"{where} is no results file; remove it and check the claims again")
+    kept = ("claims", "graph", "convergence", "matrix")
+    if not any(part.get(key) for part in parts for key in kept):
+        raise LabError(f"Nothing was checked in {where}: {advice}")
+    return Given(cluster, path, results)
+
+
+def short(report: Object) -> str:
+    """The verdict in a line."""
+    counts = report["counts"]
+    total = sum(counts[key] for key in ("pass", "fail", "error"))
+    text = f"{total - counts['pass']} of {total} checks do not hold ({counts['fail']} fail, {counts['error']} error)"
+    return text + (f", {counts['unstable']} sections were not stable" if counts["unstable"] else "")
+
+
+def lines(report: Object, given: t.Sequence[Given]) -> list[str]:
+    """The table for a terminal: with one cluster before and after, with several a column for each."""
+    if len(given) == 1:
+        return results_table(given[0].results) + _measured(report)
+    names = [cluster["name"] for cluster in report["clusters"]]
+    rows = []
+    for section in report["sections"]:
+        for claim in section["claims"]:
+            columns = {row["cluster"]: _short(row) for row in claim["clusters"]}
+            differs = "yes" if claim["differs"] else "no"
+            rows.append([claim["name"], *(columns.get(name, "not checked") for name in names), differs])
+    return table(["CLAIM", *names, "DIFFER"], rows) + _measured(report)
+
+
+def _short(row: Object) -> str:
+    entry = current(row)
+    failed = "" if row["verdict"] == "pass" else f" {row['verdict'].upper()}"
+    return f"{entry['seen'] if entry else '-'}{failed}"
+
+
+def _measured(report: Object) -> list[str]:
+    """How fast each policy took hold, a row per pair; nothing where it was not measured."""
+    rows = []
+    for section in report["sections"]:
+        for measured in section["convergence"]:
+            policy = (
+                measured["policy"] if len(report["clusters"]) == 1 else f"{measured['cluster']} {measured['policy']}"
+            )
+            for pair in measured["pairs"]:
+                times = [_times(pair[key]) for key in ("first_new", "last_old")]
+                stale = f"{pair['stale_after_accepted']}/{pair['stale_after_ready']}"
+                failed = "" if pair["verdict"] == "pass" else f" {pair['verdict'].upper()}"
+                rows.append([f"{policy} {pair['direction']}: {pair['name']}", *times, stale + failed])
+    # Old answers after the API accepted the change, and after every proxy had it.
+    return ["", *table(["POLICY", "FIRST NEW", "LAST OLD", "OLD ANSWERS"], rows)] if rows else []
+
+
+def _times(measured: Object | None) -> str:
+    if not measured or measured["p50"] is None:
+        return "never"
+    return f"{measured['p50']:.3g} s, max {measured['max']:.3g} s"
+
+
+_WRITERS: dict[str, t.Callable[[Object, t.Sequence[Given]], str]] = {
+    "html": page,
+    "junit": lambda report, _given: junit(report),
+    "json": lambda report, _given: json.dumps(report, indent=1) + "\n",
+}

@@ -1,0 +1,130 @@
+# Asks the proxies' own configuration and istiod's status about the policies that decided: two more witnesses.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of, selects, target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import policy_state
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Forwarder, Proxy, config_dump
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, Statement, Testimony
+
+
+class Configurations:
+    """The config dumps of proxies, each read once, and what they say of policies.
+
+    Args:
+        forwarder: reaches the proxies' admin ports.
+        pool: for reads side by side.
+    """
+
+    def __init__(self, forwarder: Forwarder, pool: concurrent.futures.Executor) -> None:
+        self._forwarder, self._pool = forwarder, pool
+        self._dumps: dict[str, Object | str] = {}
+
+    def read(self, proxies: t.Iterable[Proxy]) -> None:
+        """Read the dumps that are not known yet, side by side."""
+        new = {str(proxy): proxy for proxy in proxies if str(proxy) not in self._dumps}
+        self._dumps |= dict(zip(new, self._pool.map(self._read, new.values()), strict=True))
+
+    def writes_access_log(self, proxy: Proxy) -> bool:
+        """Whether a waypoint writes requests down where its pod's log is read; so too where nobody can tell."""
+        self.read([proxy])
+        dump = self._dumps[str(proxy)]
+        return isinstance(dump, str) or any(path in ("/dev/stdout", "/dev/stderr") for path in _log_paths(dump))
+
+    def statement(self, proxy: Proxy, policy: Object, cluster: Snapshot) -> Statement:
+        """Whether a proxy has a policy as it is written now."""
+        witness, dump = f"{proxy.kind} config", self._dumps[str(proxy)]
+        if isinstance(dump, str):
+            return Statement(witness, str(proxy), f"could not be read: {dump}", None)
+        loaded = _loaded(proxy, dump, policy, cluster)
+        if loaded.state == "current":
+            return Statement(witness, str(proxy), f"has {name_of(policy)} as it is now", True)
+        return Statement(witness, str(proxy), f"{name_of(policy)}: {loaded.why}", False)
+
+    def _read(self, proxy: Proxy) -> Object | str:
+        try:
+            return config_dump(self._forwarder, proxy)
+        except LabError as error:
+            return error.message
+
+
+def _loaded(proxy: Proxy, dump: Object, policy: Object, cluster: Snapshot) -> Loaded:
+    if proxy.kind == "waypoint":
+        return waypoint_has(dump, policy)
+    pods = [pod for items in cluster.pods.values() for pod in items if selects(policy, pod) and cluster.in_mesh(pod)]
+    return ztunnel_has(dump, policy, [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node])
+
+
+def _log_paths(node: object) -> t.Iterator[str]:
+    """Files that access logs of a configuration are written to."""
+    if isinstance(node, dict):
+        for log in node.get("access_log") or []:
+            yield str((log.get("typed_config") or {}).get("path", ""))
+        for value in node.values():
+            yield from _log_paths(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _log_paths(value)
+
+
+def with_configuration(
+    testimony: Testimony,
+    path: Path,
+    named: str | None,
+    proxies: t.Sequence[Proxy],
+    cluster: Snapshot,
+    configurations: Configurations,
+) -> Testimony:
+    """A denial's testimony with what istiod and the proxies' configuration say of the policy that decided.
+
+    Args:
+        testimony: of the other witnesses.
+        path: of the probe.
+        named: the policy that the claim names, where it names one.
+        proxies: all that were asked.
+        cluster: objects on the claims' paths.
+        configurations: of the proxies; read already.
+    """
+    name = testimony.policy or named
+    policies = {name_of(item): item for items in cluster.policies.values() for item in items}
+    policy = policies.get(name or "")
+    # A policy that istiod made of a PeerAuthentication is no object of the API.
+    if policy is None or testimony.problem or testimony.decided_by not in ("ztunnel", "waypoint"):
+        return testimony
+    statements = [_status(policy)]
+    statements += [
+        configurations.statement(proxy, policy, cluster) for proxy in deciding(testimony, path, policy, proxies)
+    ]
+    bad = [f"{item.witness} of {item.where}: {item.said}" for item in statements if item.supports is False]
+    problem = f"refused by {name}, yet {'; '.join(bad)}" if bad else ""
+    return dataclasses.replace(testimony, statements=(*testimony.statements, *statements), problem=problem)
+
+
+def deciding(testimony: Testimony, path: Path, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:
+    """The proxies that must have the policy for this testimony to be true."""
+    if testimony.decided_by == "waypoint":
+        return [proxy for proxy in proxies if proxy.kind == "waypoint" and proxy.address in path.waypoint_addresses]
+    if target_refs(policy):
+        return []
+    return [proxy for proxy in proxies if proxy.kind == "ztunnel" and proxy.node in path.nodes]
+
+
+def _status(policy: Object) -> Statement:
+    state = policy_state(name_of(policy), policy)
+    kind = "WaypointAccepted" if target_refs(policy) else "ZtunnelAccepted"
+    conditions = (policy.get("status") or {}).get("conditions") or []
+    if state.problem:
+        return Statement("istiod", "", state.problem, False)
+    if not any(item.get("type") == kind for item in conditions):
+        return Statement("istiod", "", f"says nothing of {name_of(policy)}", None)
+    return Statement("istiod", "", f"{name_of(policy)}: {kind}", True)

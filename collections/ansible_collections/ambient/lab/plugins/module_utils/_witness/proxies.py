@@ -1,0 +1,116 @@
+# Finds the proxies on a claim's path: the ztunnels of its nodes, the pods of its waypoint.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+# The label that Istio's ztunnel chart gives its pods, in whatever namespace it is installed.
+ZTUNNEL_SELECTOR = "app=ztunnel"
+# The container of both kinds of proxy (manifests/charts/ztunnel, and the waypoint's template).
+CONTAINER = "istio-proxy"
+
+
+# The admin port of ztunnel and of Envoy, which listens on the pod's own localhost only.
+ADMIN_PORT = 15000
+# Listeners alone: all of Envoy's configuration is several times as much.
+DUMP_PATH = {"ztunnel": "/config_dump", "waypoint": "/config_dump?resource=dynamic_listeners"}
+
+
+class Forwarder(t.Protocol):
+    """Reaches a pod's localhost; raises LabError."""
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        """GET a path from what listens there."""
+
+
+class Reader(t.Protocol):
+    """The read that finding proxies needs; raises LabError."""
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """A pod that enforces policies. kind: ztunnel or waypoint; address: its IP."""
+
+    kind: str
+    namespace: str
+    pod: str
+    container: str = CONTAINER
+    node: str = ""
+    address: str = ""
+    image: str = ""
+    ready: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+    @property
+    def path(self) -> str:
+        """Path of its pod in the Kubernetes API."""
+        return f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}"
+
+
+def ztunnels(reader: Reader, nodes: t.Collection[str]) -> list[Proxy]:
+    """The ztunnels of these nodes.
+
+    Raises:
+        LabError: when pods can't be listed over all namespaces.
+    """
+    pods = reader.items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
+    return [proxy for proxy in (proxy_of("ztunnel", pod) for pod in pods) if proxy.node in nodes]
+
+
+def waypoints(reader: Reader, namespace: str, name: str) -> list[Proxy]:
+    """The pods of a waypoint.
+
+    Raises:
+        LabError: when the namespace's pods can't be listed.
+    """
+    pods = reader.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{GATEWAY_NAME}={name}")
+    return [proxy_of("waypoint", pod) for pod in pods]
+
+
+def config_dump(forwarder: Forwarder, proxy: Proxy) -> Object:
+    """What a proxy has loaded, as its admin port tells it.
+
+    Raises:
+        LabError: when it can't be read.
+    """
+    answer = forwarder.forward(proxy.namespace, proxy.pod, ADMIN_PORT, DUMP_PATH[proxy.kind])
+    try:
+        dump = json.loads(answer.body) if answer.status == 200 else None
+    except ValueError as error:
+        raise LabError(f"its config dump is no JSON: {error}") from error
+    if not isinstance(dump, dict):
+        raise LabError(f"its admin port answers with HTTP {answer.status}")
+    return dump
+
+
+def proxy_of(kind: str, pod: Object) -> Proxy:
+    """What the pod of a proxy says of it."""
+    containers = pod.get("spec", {}).get("containers") or [{}]
+    names = [str(item.get("name")) for item in containers]
+    index = names.index(CONTAINER) if CONTAINER in names else 0
+    return Proxy(
+        kind,
+        str(pod["metadata"]["namespace"]),
+        str(pod["metadata"]["name"]),
+        names[index],
+        str(pod.get("spec", {}).get("nodeName", "")),
+        str(pod.get("status", {}).get("podIP", "")),
+        str(containers[index].get("image", "")),
+        pod_ready(pod),
+    )

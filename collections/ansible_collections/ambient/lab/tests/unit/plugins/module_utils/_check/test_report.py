@@ -1,0 +1,139 @@
+# What is told: the failure on one screen, the results file, the closing table.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import pathlib
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results, write_results
+from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
+    OK,
+    RESET,
+    Answer,
+    FakeEdge,
+    claim,
+    claims,
+    pod,
+    policy,
+)
+
+PODS = [pod("curl-allow"), pod("curl-deny")]
+CLAIMS = claims(
+    claim("curl-allow reaches sample-app", source={"pod": "curl-allow"}),
+    claim("curl-deny is cut off by ztunnel", source={"pod": "curl-deny"}, expect="denied_l4", by="default/p"),
+)
+
+
+def run(phase: str, deny: Answer = RESET, pods: list[dict[str, t.Any]] = PODS) -> CheckResult:
+    """Check two claims."""
+    edge = FakeEdge(pods, lambda name, *_: deny if name == "curl-deny" else OK)
+    edge.authorization = [policy("p")]
+    return check(CLAIMS, Settings(phase=phase, timeout=2), edge)
+
+
+def test_failure_fits_a_screen_and_says_it_all() -> None:
+    result = run("after", OK)
+    text = failure(result, Settings(), "l4_authz", ["", "no AuthorizationPolicy selects it"], "kubectl --kubeconfig /k")
+    lines = text.splitlines()
+    assert lines[0].startswith("1 of 2 claims of l4_authz did not hold (after the policy, ")
+    assert lines[2].split() == ["CLAIM", "EXPECTED", "SEEN", "FROM"]
+    assert "curl-deny is cut off by ztunnel  denied_l4  allowed 200/0  default/curl-deny" in text
+    assert "why:  no AuthorizationPolicy selects it" in lines
+    assert "look: kubectl --kubeconfig /k -n default get authorizationpolicy p -o yaml" in lines
+    assert max(len(line) for line in lines) <= 100
+    assert len(lines) < 20
+
+
+def test_failure_of_many_claims_still_fits() -> None:
+    name = "a claim with a name that is rather long, as the names of claims tend to be, and a number too"
+    many = claims(*[claim(f"{name}: {number}") for number in range(40)])
+    edge = FakeEdge([pod("curl")], lambda *_: RESET)
+    result = check(many, Settings(timeout=0), edge)
+    lines = failure(result, Settings(), "", [""] * 40, "kubectl").splitlines()
+    assert len(lines) < 40
+    assert max(len(line) for line in lines) <= 100
+    assert lines[-1] == "(34 more: run again with -v)"
+
+
+def test_failure_of_a_missing_source() -> None:
+    text = failure(run("after", pods=PODS[:1]), Settings(), "l4_authz", ["", ""], "kubectl")
+    assert "nothing was probed" in text
+    assert "why:  pod default/curl-deny does not exist" in text
+    assert "curl-allow" not in text
+    assert "look: kubectl -n default get pods -o wide --show-labels" in text
+
+
+def test_before_and_after_are_merged_by_name() -> None:
+    results = merge({"other": {"kept": True}}, "l4_authz", "before", run("before", OK), ["", ""])
+    results = merge(results, "l4_authz", "after", run("after"), ["", ""])
+    assert results["other"] == {"kept": True}
+    section = results["l4_authz"]
+    assert (section["verdict"], section["phase"], section["rounds"]) == ("pass", "after", 3)
+    allow, deny = section["claims"]
+    assert (allow["before"]["outcome"], allow["after"]["outcome"], allow["decided_by"]) == (
+        "allowed",
+        "allowed",
+        "-",
+    )
+    assert (deny["before"]["outcome"], deny["after"]["exit_code"], deny["decided_by"]) == (
+        "allowed",
+        56,
+        "-",
+    )
+    assert (deny["expected"], deny["by"], deny["from"]) == ("denied_l4", "default/p", "default/curl-deny")
+    again = merge(results, "l4_authz", "after", run("after"), ["", ""])
+    assert again["l4_authz"]["claims"][1]["before"] == deny["before"]
+    anew = merge(results, "l4_authz", "before", run("before", OK), ["", ""])
+    assert anew["l4_authz"]["claims"][1]["after"] is None
+
+
+def test_where_nobody_was_asked_nobody_decided() -> None:
+    results = merge({}, "s", "after", run("after", OK), ["", ""])
+    assert [item["decided_by"] for item in results["s"]["claims"]] == ["-", "-"]
+    assert results["s"]["converged_after"] is None
+
+
+def test_the_table_fits_a_terminal() -> None:
+    results = merge({}, "l4_authz", "before", run("before", OK), ["", ""])
+    results = merge(results, "l4_authz", "after", run("after"), ["", ""])
+    results = merge(results, "failed", "after", run("after", pods=PODS[:1]), ["", ""])
+    lines = results_table(results)
+    assert lines[0].split("  ")[0] == "CLAIM"
+    assert max(len(line) for line in lines) <= 100
+    row = "curl-deny is cut off by ztunnel  allowed 200/0  denied_l4 000/56  -  0.1 s"
+    assert lines[3].split() == row.split()
+    assert "ERROR" in "\n".join(lines[4:])
+
+
+def test_results_file(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "results.json"
+    assert read_results(str(path)) == {}
+    write_results(str(path), {"a": {"claims": []}})
+    assert read_results(str(path)) == {"a": {"claims": []}}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
+def test_a_results_file_that_is_none(tmp_path: pathlib.Path, content: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(LabError, match="remove it and run again"):
+        read_results(str(path))
+
+
+def test_a_results_file_without_a_folder(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(LabError, match="does not exist"):
+        read_results(str(tmp_path / "no" / "results.json"))
+
+
+def test_the_result_is_plain_data() -> None:
+    json.dumps(as_result(run("after"), "after", ["", ""]))

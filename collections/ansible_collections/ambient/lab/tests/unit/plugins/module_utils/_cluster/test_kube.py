@@ -1,0 +1,154 @@
+# The edge to a Kubernetes API: one line for every failure, and an exec that is bounded.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+import socket
+import time
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
+from ansible_collections.ambient.lab.plugins.module_utils._cluster import channel as channel_module
+from ansible_collections.ambient.lab.plugins.module_utils._cluster import kube as kube_module
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+
+
+def test_get_and_items(tmp_path: pathlib.Path) -> None:
+    with FakeApi({"/a": {"x": 1}, "/list": {"items": [{"x": 1}, {"x": 2}]}, "/no": 403}) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        assert kube.get("/a") == {"x": 1}
+        assert kube.get("/b") is None
+        assert kube.items("/list") == [{"x": 1}, {"x": 2}]
+        assert not kube.items("/b")
+        with pytest.raises(LabError, match=f"The cluster at {api.url} answered GET /no with HTTP 403"):
+            kube.get("/no")
+        assert len(api.connections) == 1
+
+
+def test_an_api_that_does_not_answer(tmp_path: pathlib.Path) -> None:
+    with FakeApi({}) as api:
+        kubeconfig = api.kubeconfig(tmp_path)
+    with pytest.raises(LabError) as caught:
+        Kube(kubeconfig, None).get("/version")
+    assert caught.value.message.startswith(f"The cluster does not answer at {api.url}: ")
+    assert "refused" in caught.value.message
+    assert "object at 0x" not in caught.value.message
+
+
+def test_an_api_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_module, "READ_SECONDS", 0.3)
+    with FakeApi({}) as api, socket.create_server(("127.0.0.1", 0)) as silent:
+        api.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        with pytest.raises(LabError, match="timed out"):
+            kube.get("/version")
+        assert "timed out" in kube.run("default", "curl", "main", "true", 5)[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "context", "words"),
+    [
+        (None, None, "Can't use kubeconfig"),
+        ("{", None, "Can't use kubeconfig"),
+        ("just text", None, "Can't use kubeconfig"),
+        ("", None, "Can't use kubeconfig"),
+        ("valid", "other", "context other"),
+    ],
+)
+def test_a_kubeconfig_that_is_none(
+    tmp_path: pathlib.Path, content: str | None, context: str | None, words: str
+) -> None:
+    path = tmp_path / "kubeconfig"
+    if content == "valid":
+        with FakeApi({}) as api:
+            api.kubeconfig(tmp_path)
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(LabError) as caught:
+        Kube(str(path), context)
+    assert words in caught.value.message
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_run(tmp_path: pathlib.Path) -> None:
+    with FakeApi({}) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        assert kube.run("default", "curl", "main", "printf 'a\\nb'", 5) == ("a\nb", "")
+        assert kube.run("default", "curl", "main", "echo no >&2; exit 3", 5) == ("", "no")
+        stdout, problem = kube.run("default", "curl", "main", "head -c 300000 /dev/zero | tr '\\0' x", 5)
+        assert (len(stdout), problem) == (300_000, "")
+
+
+def test_run_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "MAX_OUTPUT", 1000)
+    with FakeApi({}) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        assert kube.run("default", "curl", "main", "head -c 3000 /dev/zero", 5) == (
+            "",
+            "more than 1000 bytes of output",
+        )
+        start = time.monotonic()
+        assert kube.run("default", "curl", "main", "sleep 3", 0.3) == ("", "it did not end in time")
+        assert time.monotonic() - start < 2
+
+
+def test_run_that_is_refused(tmp_path: pathlib.Path) -> None:
+    with FakeApi({}) as api:
+        api.exec_status = 500
+        stdout, problem = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)
+    assert stdout == ""
+    assert problem == "HTTP 500: no"
+
+
+def test_runs_side_by_side(tmp_path: pathlib.Path) -> None:
+    with FakeApi({"/a": {"x": 1}}) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+
+        def once(number: int) -> bool:
+            stdout, problem = kube.run("default", "curl", "main", f"sleep 0.1; printf {number}", 20)
+            return (stdout, problem) == (str(number), "") and kube.get("/a") == {"x": 1}
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(once, range(48)))
+
+
+SERVICE = {"spec": {"ports": [{"port": 8080}]}}
+READY = {"items": [{"endpoints": [{"conditions": {"ready": True}}]}]}
+UNREADY = {"items": [{"endpoints": [{"conditions": {"ready": False}}]}]}
+POD = {
+    "metadata": {"name": "app"},
+    "spec": {"containers": [{"ports": [{"containerPort": 8080}]}]},
+    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+}
+SERVICE_PATH = "/api/v1/namespaces/default/services/app"
+SLICES_PATH = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
+
+@pytest.mark.parametrize(
+    ("url", "objects", "ready"),
+    [
+        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, True),
+        ("http://app.default.svc.cluster.local:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, True),
+        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: UNREADY}, False),
+        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: {"items": [{"endpoints": None}]}}, False),
+        ("http://app:81/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, False),
+        ("http://app:8080/", {SLICES_PATH: READY}, False),
+        ("http://10.0.0.1:8080/", {"/api/v1/pods": {"items": [POD]}}, True),
+        ("http://10.0.0.1:81/", {"/api/v1/pods": {"items": [POD]}}, False),
+        ("http://10.0.0.1:8080/", {"/api/v1/pods": {"items": []}}, False),
+        ("http://www.example.com/", {}, False),
+    ],
+)
+def test_endpoint_ready(tmp_path: pathlib.Path, url: str, objects: dict[str, t.Any], ready: bool) -> None:
+    with FakeApi(objects) as api:
+        edge = KubeEdge(Kube(api.kubeconfig(tmp_path), None))
+        assert edge.endpoint_ready(destination(Request(url), "default")) is ready

@@ -1,0 +1,272 @@
+# The measurement as a whole: a real loop, an API on the loopback whose policy switches what a server answers.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import pathlib
+import socket
+import threading
+import typing as t
+
+import pytest
+import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import read_plan
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import as_new
+from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, condition, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
+
+Object = dict[str, t.Any]
+
+POLICIES = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies"
+POLICY = f"{POLICIES}/p"
+SPEC = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]}
+DEFINITION = {
+    "apiVersion": "security.istio.io/v1",
+    "kind": "AuthorizationPolicy",
+    "metadata": {"name": "p"},
+    "spec": SPEC,
+}
+
+
+class Switched(ScriptedServer):
+    """Answers /switch by what is in force."""
+
+    answer = "ok"
+
+    def _answer(self, connection: socket.socket, behaviour: str) -> None:
+        super()._answer(connection, self.answer if behaviour == "switch" else behaviour)
+
+
+class World:
+    """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it."""
+
+    def __init__(self, server: Switched, late: float = 0.0, spec: Object | None = None) -> None:
+        self._server = server
+        self._late = late
+        self._generation = 0
+        self.policy: Object | None = None
+        self.sent: list[str] = []
+        self.accepted = True
+        if spec is not None:
+            self._put({**DEFINITION, "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
+            self._server.answer = "reset"
+        node = {"nodeName": "n1", "containers": [{"name": "main"}]}
+        app, client, ztunnel = pod("app"), pod("curl"), pod("zt", "mesh")
+        self.objects: Object = {
+            "/api/v1/namespaces/default/pods": {"items": [{**app, "spec": node}, {**client, "spec": node}]},
+            "/api/v1/pods": {"items": [{**ztunnel, "spec": node}]},
+            POLICY: lambda _query: self.policy or 404,
+            f"PATCH {POLICY}": self._patch,
+            f"DELETE {POLICY}": self._delete,
+            f"POST {POLICIES}": self._post,
+        }
+
+    def dump(self, _query: object) -> Object:
+        """What ztunnel has."""
+        if self.policy is None:
+            return {"policies": []}
+        found = {"name": "p", "namespace": "default", "scope": "Namespace", "action": "Deny"}
+        return {"policies": [{**found, "rules": [[[{"destinationPorts": [8080]}]]]}]}
+
+    def _put(self, body: Object) -> Object:
+        self._generation += 1
+        metadata = {**body["metadata"], "generation": self._generation, "uid": f"u{self._generation}"}
+        status = {"conditions": [condition(seen=self._generation)]}
+        self.policy = {**body, "metadata": metadata, "status": status}
+        return self.policy
+
+    def _patch(self, body: Object) -> Object | int:
+        self.sent.append("PATCH")
+        if not self.accepted:
+            return 403
+        self._switch("reset")
+        return self._put(body)
+
+    def _post(self, body: Object) -> Object:
+        self.sent.append("POST")
+        assert "uid" not in body["metadata"]
+        assert "status" not in body
+        self._switch("reset")
+        return self._put(body)
+
+    def _delete(self, _body: Object) -> Object | int:
+        self.sent.append("DELETE")
+        found, self.policy = self.policy, None
+        self._switch("ok")
+        return 404 if found is None else {"status": "Success"}
+
+    def _switch(self, answer: str) -> None:
+        timer = threading.Timer(self._late, lambda: setattr(self._server, "answer", answer))
+        timer.daemon = True
+        timer.start()
+        if not self._late:
+            timer.join()
+
+
+def params(api: FakeApi, folder: pathlib.Path, claims: list[Object], **changed: t.Any) -> Object:
+    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
+    given = {"kubeconfig": api.kubeconfig(folder), "claims": claims, "definition": DEFINITION}
+    return {**defaults, **given, "settle": 0.5, "timeout": 5, "rate": 20.0, **changed}
+
+
+def claims_of(server: Switched, **limits: t.Any) -> list[Object]:
+    return [
+        claim("stays", to=server.url("ok")),
+        claim("is cut off", to=server.url("switch"), expect="denied_l4", limits=limits),
+    ]
+
+
+def measure(
+    world: World, tmp_path: pathlib.Path, claims: list[Object], check: bool = False, **changed: t.Any
+) -> Object:
+    with FakeApi(world.objects) as api:
+        api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+        return policy_convergence(params(api, tmp_path, claims, **changed), check)
+
+
+def test_a_policy_that_works_at_once(tmp_path: pathlib.Path) -> None:
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"role": {"claims": [], "phase": "after"}}))
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server)
+        claims = claims_of(server, leaks_after_ready=0)
+        found = measure(world, tmp_path, claims, repeats=2, results_file=str(results), section="role")
+    assert (found["changed"], world.policy) == (False, None)
+    conv = found["convergence"]
+    assert (conv["verdict"], conv["reason"], conv["policy"], conv["repeats"]) == ("pass", "", "default/p", 2)
+    assert 0.05 <= conv["resolution"] < 2
+    for name, old, new in (("apply", "allowed", "denied_l4"), ("remove", "denied_l4", "allowed")):
+        direction = conv["directions"][name]
+        assert direction["ready"]["max"] >= 0
+        stays, cut = direction["pairs"]
+        assert (cut["old"], cut["new"], cut["from"]) == (old, new, "default/curl")
+        assert (cut["stale_after_accepted"], cut["stale_after_ready"], cut["flaps"]) == (0, 0, 0)
+        assert len(cut["runs"]) == 2
+        assert [text.split(" ")[0] for _at, text in cut["runs"][0]["changes"]] == [old, new]
+        assert (stays["old"], stays["new"], stays["flaps"]) == ("allowed", "allowed", 0)
+    assert conv["requests"] == sum(pair["requests"] for item in conv["directions"].values() for pair in item["pairs"])
+    kept = json.loads(results.read_text())["role"]
+    assert kept == {"claims": [], "phase": "after", "convergence": conv}
+    documented = yaml.safe_load(module.RETURN)
+    assert set(documented["convergence"]["contains"]) == set(conv)
+
+
+def test_a_policy_that_leaks_after_every_proxy_has_it(tmp_path: pathlib.Path) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, late=0.4)
+        with pytest.raises(LabError) as caught:
+            measure(world, tmp_path, claims_of(server, leaks_after_ready=0), settle=1.2)
+    conv = caught.value.result["convergence"]
+    cut = conv["directions"]["apply"]["pairs"][1]
+    assert cut["verdict"] == "fail"
+    assert cut["stale_after_ready"] > 0
+    assert 0.2 < cut["first_new"]["max"] < 1.2
+    assert abs(cut["last_old"]["max"] - cut["first_new"]["max"]) <= 2 * conv["resolution"]
+    # What is opened late is no leak.
+    assert conv["directions"]["remove"]["pairs"][1]["verdict"] == "pass"
+    lines = caught.value.message.splitlines()
+    assert lines[0].startswith("default/p did not converge as the claims say (1 repeats, ")
+    assert any("requests leaked after every proxy had it (leaks_after_ready: 0)" in line for line in lines)
+    assert world.policy is None
+
+
+@pytest.mark.parametrize(
+    ("final_state", "there", "changed", "sent"),
+    [
+        (None, False, False, ["PATCH", "DELETE"]),
+        (None, True, False, ["DELETE", "PATCH", "DELETE", "POST"]),
+        ("present", False, True, ["PATCH", "DELETE", "PATCH"]),
+        ("present", True, False, ["DELETE", "PATCH", "DELETE", "POST"]),
+        ("absent", True, True, ["DELETE", "PATCH", "DELETE"]),
+        ("absent", False, False, ["PATCH", "DELETE"]),
+    ],
+)
+def test_final_states(
+    tmp_path: pathlib.Path, final_state: str | None, there: bool, changed: bool, sent: list[str]
+) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC if there else None)
+        claims = claims_of(server)
+        foreseen = measure(world, tmp_path, claims, check=True, final_state=final_state)
+        assert (foreseen["changed"], world.sent, len(server.requests)) == (changed, [], 0)
+        found = measure(world, tmp_path, claims, final_state=final_state, settle=0.2)
+    assert (found["changed"], world.sent) == (changed, sent)
+    assert (world.policy is not None) == (final_state == "present" or (final_state is None and there))
+
+
+def test_the_policy_is_given_back_when_something_fails(tmp_path: pathlib.Path) -> None:
+    other = {**SPEC, "rules": [{"to": [{"operation": {"ports": ["9090"]}}]}]}
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=other)
+        world.accepted = False
+        with pytest.raises(LabError, match="The API refused to apply the policy with HTTP 403"):
+            measure(world, tmp_path, claims_of(server))
+        assert world.policy is not None
+        assert world.policy["spec"] == other
+        count = len(server.requests)
+        threading.Event().wait(0.5)
+        assert len(server.requests) == count, "a loop was left behind"
+
+
+def test_answers_that_are_not_as_before_prove_nothing(tmp_path: pathlib.Path) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        claims = [claim("wrong", to=server.url("proxy_403"), expect="denied_l4")]
+        with pytest.raises(LabError, match="before the change it saw denied_l7 403/0, not allowed") as caught:
+            measure(World(server), tmp_path, claims, settle=0.2)
+    assert caught.value.result["convergence"]["verdict"] == "error"
+
+
+def test_nothing_is_changed_where_a_source_can_not_probe(tmp_path: pathlib.Path) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server)
+        bad = claim("cut", source={"pod": "nobody"}, expect="denied_l4")
+        with pytest.raises(LabError, match="nothing was changed: pod default/nobody does not exist"):
+            measure(world, tmp_path, [bad])
+        assert world.sent == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"repeats": 0}, "repeats must be from 1 to 100"),
+        ({"rate": 500.0}, "rate must be from 1 to 200"),
+        ({"repeats": 100, "timeout": 60.0}, "more than the 7200 s that are allowed"),
+        ({"repeats": 50, "rate": 200.0}, "more than the 1000000 that are allowed"),
+        ({"definition": {"kind": "Service"}}, "definition must be an AuthorizationPolicy"),
+        ({"definition": {**DEFINITION, "metadata": {}}}, "metadata.name is missing"),
+        ({"claims": []}, "claims is empty"),
+        ({"claims": [claim("same")]}, "nothing to converge"),
+        (
+            {"claims": [claim("x", limit=1)]},
+            "unknown key 'limit'; allowed are name, from, to, expect, before, by, limits",
+        ),
+        ({"claims": [claim("x", limits={"leaks": 1})]}, "unknown key 'leaks'"),
+        ({"claims": [claim("x", limits={"leaks_after_ready": -1})]}, "is not a number of requests"),
+        ({"claims": [claim("x", limits={"converges_within": True})]}, "is not a number of seconds"),
+        ({"claims": [claim("x", expect="probe_error")]}, "can't be expected"),
+    ],
+)
+def test_options_are_read_strictly(changed: Object, words: str) -> None:
+    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
+    given = {**defaults, "definition": DEFINITION, "claims": [claim("x", expect="denied_l4"), claim("y")], "rate": 20.0}
+    assert read_plan(given).policy.name == "p"
+    with pytest.raises(LabError) as caught:
+        read_plan({**given, **changed})
+    assert words in caught.value.message
+
+
+def test_an_object_is_given_back_without_what_the_api_set() -> None:
+    policy = {"kind": "K", "metadata": {"name": "p", "uid": "1", "annotations": {"a": "b"}}, "status": {}, "spec": {}}
+    assert as_new(policy) == {"kind": "K", "metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {}}

@@ -1,0 +1,132 @@
+# The probing loop with a real shell and a real curl: what it says, how fast it goes, and that it always ends.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pathlib
+import random
+import subprocess
+import time
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.script import build_loop, parse_stream
+from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
+
+NONCE = "loop-0123"
+
+
+def loop(requests: list[Request], rate: float = 50, seconds: float = 0.2, probe_timeout: float = 2) -> str:
+    return build_loop(NONCE, dict(enumerate(requests)), rate, seconds, probe_timeout)
+
+
+def run(script: str) -> bytes:
+    return subprocess.run(["sh", "-c", script], capture_output=True, check=False, timeout=60).stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "outcome"),
+    [
+        ("ok", "allowed"),
+        ("big", "allowed"),
+        ("binary", "allowed"),
+        ("app_403", "allowed"),
+        ("proxy_403", "denied_l7"),
+        ("proxy_403_nameless", "denied_l7"),
+        ("proxy_503_upstream", "denied_upstream"),
+        ("proxy_503_no_endpoint", "unroutable"),
+        ("reset", "denied_l4"),
+        ("reset_after_headers", "probe_error"),
+    ],
+)
+def test_outcomes_are_those_of_the_classifier(path: str, outcome: str) -> None:
+    with ScriptedServer() as server:
+        stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url(path)), Request(server.url("ok"))])))])
+    assert stream.problem == ""
+    assert stream.ticks
+    assert [answer.seen.outcome for answer in stream.answers] == [outcome, "allowed"] * len(stream.ticks)
+    assert [answer.number for answer in stream.answers] == [0, 1] * len(stream.ticks)
+
+
+def test_every_request_has_a_connection_of_its_own_and_is_sent_as_written() -> None:
+    with ScriptedServer() as server:
+        requests = [
+            Request(server.url("ok"), "POST", (("x-team", 'it\'s "blue"'),), "a\nb"),
+            Request(server.url("ok"), "HEAD"),
+        ]
+        stream = parse_stream(NONCE, [(0.0, run(loop(requests)))])
+        assert len(set(server.peers)) == len(stream.answers) == len(server.requests)
+        post = server.requests[0].decode()
+    assert post.startswith("POST /ok HTTP/1.1\r\n")
+    assert 'x-team: it\'s "blue"\r\n' in post
+    assert post.endswith("\r\n\r\na\nb")
+
+
+def test_starts_are_the_ticks_and_what_came_before_in_them() -> None:
+    before = float(pathlib.Path("/proc/uptime").read_text().split()[0])
+    with ScriptedServer() as server:
+        stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("ok"))] * 3, 20, 0.5)))])
+    after = float(pathlib.Path("/proc/uptime").read_text().split()[0])
+    starts = [answer.start for answer in stream.answers]
+    assert starts == sorted(starts)
+    assert before - 0.02 <= starts[0] <= starts[-1] <= after
+    assert stream.ticks[0][0] == starts[0] < starts[1]
+
+
+def test_it_ends_by_its_count_and_by_its_time() -> None:
+    with ScriptedServer() as server:
+        start = time.monotonic()
+        stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("ok"))], 10, 0.5)))])
+        assert 1 <= len(stream.ticks) <= 5
+        assert time.monotonic() - start < 10
+        # Each request takes its whole time here, so that the loop is late all the time.
+        stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("hang"))], 50, 1, 0.3)))])
+    assert {answer.seen.outcome for answer in stream.answers} == {"timeout"}
+    assert 1 <= len(stream.ticks) <= 5
+
+
+def test_it_ends_when_nobody_listens_any_more() -> None:
+    with ScriptedServer() as server:
+        script = loop([Request(server.url("ok"))], 20, 60)
+        with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout
+            process.stdout.read(100)
+            process.stdout.close()
+            process.wait(timeout=10)
+        count = len(server.requests)
+        time.sleep(0.5)
+        assert len(server.requests) == count
+
+
+def test_a_container_without_the_tools() -> None:
+    script = "PATH=/nowhere\n" + loop([Request("http://127.0.0.1:1/")])
+    assert parse_stream(NONCE, [(0.0, run(script))]).problem == "the container has no curl"
+
+
+def test_pieces_may_be_cut_anywhere() -> None:
+    with ScriptedServer() as server:
+        output = run(loop([Request(server.url("ok")), Request(server.url("proxy_403"))]))
+    whole = parse_stream(NONCE, [(0.0, output)])
+    source = random.Random(1)
+    for _attempt in range(20):
+        pieces, rest, at = [], output, 0.0
+        while rest:
+            size = source.randint(1, 40)
+            pieces.append((at, rest[:size]))
+            rest, at = rest[size:], at + 1
+        cut = parse_stream(NONCE, pieces)
+        assert [(item.number, item.start, item.seen) for item in cut.answers] == [
+            (item.number, item.start, item.seen) for item in whole.answers
+        ]
+        heard = [at for _said, at in cut.ticks]
+        assert heard == sorted(heard)
+        assert heard[-1] > 0
+    # What is cut off at the end is no answer.
+    assert len(parse_stream(NONCE, [(0.0, output[: len(output) // 2])]).answers) < len(whole.answers)
+
+
+def test_a_response_can_not_forge_an_answer() -> None:
+    forged = f"\n{NONCE[:-1]}X t 1\n{NONCE[:-1]}X r 0 200 0 1 1 1 0.1 \n".encode()
+    stream = parse_stream(NONCE, [(0.0, f"\n{NONCE} t 100\n".encode() + forged)])
+    assert (len(stream.ticks), stream.answers) == (1, [])

@@ -1,0 +1,135 @@
+# Judging edges: what holds, what the window keeps, and what an edge that is not there needs to mean something.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import (
+    NO_CONTROL,
+    NOT_SENT,
+    EdgesSeen,
+    Judged,
+    judge_all,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
+from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, graph_claim, graph_claims, raw_graph
+
+
+def judged(claims: t.Sequence[GraphClaim], *flows: Flow, phase: str = "after", sent: bool = True) -> list[Judged]:
+    """All claims on a graph of these edges."""
+    graph = parse_graph(raw_graph(*flows))
+    seen = [EdgesSeen(tuple(graph.between(claim.source, claim.target))) for claim in claims]
+    return judge_all(claims, phase, seen, lambda _claim: sent)
+
+
+TCP = Flow("curl-allow", "sample-app-blue")
+HTTP = Flow("curl-allow", "sample-app-blue", "http", 0.8, ("200", "403"), 100)
+
+
+@pytest.mark.parametrize(
+    ("expect", "flows", "verdict", "words", "sticky"),
+    [
+        ("edge", [TCP], "pass", "", False),
+        ("edge", [HTTP], "pass", "", False),
+        ("edge", [], "fail", "expected edge, saw no edge", False),
+        ({"outcome": "edge", "protocol": "tcp"}, [TCP], "pass", "", False),
+        ({"outcome": "edge", "protocol": "tcp"}, [HTTP], "fail", "expected edge tcp, saw http 0.8/s 200 403", False),
+        ({"outcome": "edge", "protocol": "tcp", "min_rate": 92}, [TCP], "pass", "", False),
+        ({"outcome": "edge", "protocol": "tcp", "min_rate": 92.1}, [TCP], "fail", "saw a rate of 92", False),
+        ("edge", [Flow("curl-allow", "sample-app-blue", rate=0)], "fail", "expected edge, saw tcp 0 B/s", False),
+        ({"outcome": "edge", "codes": [200, 403]}, [HTTP], "pass", "", False),
+        # A code that is missing may come, a code too many stays in the window.
+        ({"outcome": "edge", "codes": [200, 403, 404]}, [HTTP], "fail", "wants exactly 200, 403, 404", False),
+        ({"outcome": "edge", "codes": [200]}, [HTTP], "fail", "the codes are 200, 403, the claim wants", True),
+        (
+            {"outcome": "edge", "codes": [200]},
+            [Flow("curl-allow", "sample-app-blue", "http", 1, ("-", "200"))],
+            "fail",
+            "the codes are no response, 200",
+            True,
+        ),
+        ({"outcome": "edge", "mtls": True}, [HTTP], "pass", "", False),
+        ({"outcome": "edge", "mtls": True}, [TCP], "fail", "Kiali does not say that mTLS protects", False),
+        (
+            {"outcome": "edge", "mtls": True},
+            [Flow("curl-allow", "sample-app-blue", mtls=99)],
+            "fail",
+            "mTLS protects only 99% of it",
+            True,
+        ),
+        ({"outcome": "edge", "mtls": False}, [TCP], "pass", "", False),
+        ({"outcome": "edge", "mtls": False}, [HTTP], "fail", "mTLS protects 100% of it", True),
+        # Both protocols at once: the claim is about those it names, and all of them otherwise.
+        ({"outcome": "edge", "mtls": True}, [TCP, HTTP], "fail", "Kiali does not say", False),
+        ({"outcome": "edge", "protocol": "http", "mtls": True}, [TCP, HTTP], "pass", "", False),
+    ],
+)
+def test_an_edge(expect: object, flows: list[Flow], verdict: str, words: str, sticky: bool) -> None:
+    (item,) = judged(graph_claims(graph_claim(expect=expect)), *flows)
+    assert (item.verdict.verdict, item.sticky) == (verdict, sticky)
+    assert words in item.verdict.reason
+    assert item.missing == (verdict == "fail" and "expected edge" in words and "saw" in words and "rate" not in words)
+
+
+CONTROL = graph_claim("control", expect={"outcome": "edge", "protocol": "tcp"})
+ABSENT = graph_claim("absent", "curl-deny", before={"outcome": "edge", "protocol": "tcp"}, expect="no_edge")
+
+
+def test_an_absence_with_its_control() -> None:
+    control, absent = judged(graph_claims(CONTROL, ABSENT), TCP)
+    assert (control.verdict.verdict, absent.verdict.verdict) == ("pass", "pass")
+    assert absent.control == "the same window has default/curl-allow -> sample-app-blue (tcp 92 B/s)"
+    assert not absent.sticky
+
+
+def test_an_edge_that_must_not_be_there() -> None:
+    _control, absent = judged(graph_claims(CONTROL, ABSENT), TCP, Flow("curl-deny", "sample-app-blue", rate=0))
+    assert (absent.verdict.verdict, absent.sticky) == ("fail", True)
+    assert absent.verdict.reason == "expected no_edge, saw tcp 0 B/s"
+    # Of another protocol than the claim names, it is none of its business.
+    tcp = {**ABSENT, "expect": {"outcome": "no_edge", "protocol": "tcp"}}
+    http = Flow("curl-deny", "sample-app-blue", "http", 1, ("200",))
+    assert judged(graph_claims(CONTROL, tcp), TCP, http)[1].verdict.verdict == "pass"
+    assert judged(graph_claims(CONTROL, ABSENT), TCP, http)[1].verdict.verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("control", "flows", "sent", "reason"),
+    [
+        (CONTROL, [], True, NO_CONTROL),
+        (CONTROL, [TCP], False, NOT_SENT),
+        # The control's edge is there, but it does not hold, or another kind of proxy has reported it.
+        (graph_claim("c", expect={"outcome": "edge", "protocol": "tcp", "min_rate": 100}), [TCP], True, NO_CONTROL),
+        (graph_claim("c"), [HTTP], True, NO_CONTROL),
+    ],
+)
+def test_an_absence_that_proves_nothing(control: dict[str, t.Any], flows: list[Flow], sent: bool, reason: str) -> None:
+    absent = judged(graph_claims(control, ABSENT), *flows, sent=sent)[1]
+    assert (absent.verdict.verdict, absent.verdict.reason, absent.sticky) == ("error", reason, False)
+
+
+def test_an_absence_is_controlled_by_the_phases_own_edges() -> None:
+    late = graph_claim("late", before="no_edge", expect={"outcome": "edge", "protocol": "tcp"})
+    other = graph_claim("other", "third", expect={"outcome": "edge", "protocol": "tcp"})
+    third = Flow("third", "sample-app-blue")
+    claims = graph_claims(late, other)
+    assert [item.verdict.verdict for item in judged(claims, third, phase="before")] == ["pass", "pass"]
+    assert [item.verdict.verdict for item in judged(claims, TCP, third, phase="before")] == ["fail", "pass"]
+    assert [item.verdict.verdict for item in judged(claims, TCP, third)] == ["pass", "pass"]
+
+
+def test_no_answer() -> None:
+    claims = graph_claims(CONTROL, ABSENT)
+    items = judge_all(claims, "after", [EdgesSeen(problem="HTTP 500")] * 2, lambda _claim: True)
+    assert [(item.verdict.verdict, item.verdict.reason) for item in items] == [("error", "HTTP 500")] * 2
+    assert items[1].seen.outcome == "no_answer"
+
+
+def test_what_is_remembered_is_not_the_rate() -> None:
+    kinds = [judged(graph_claims(graph_claim()), flow)[0].seen.kind for flow in (TCP, HTTP)]
+    assert kinds == ["edge tcp", "edge http 200 403"]
+    assert EdgesSeen().kind == "no_edge"

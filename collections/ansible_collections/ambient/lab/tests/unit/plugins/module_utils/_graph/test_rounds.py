@@ -1,0 +1,360 @@
+# Rounds on the graph: the window, its new beginning, controls, traffic, and a Kiali that does not answer.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import NO_CONTROL, NOT_SENT
+from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import NO_DATE
+from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
+    SERVER_START,
+    FakeKiali,
+    Flow,
+    graph_claim,
+    graph_claims,
+    lab,
+)
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
+    APP_403,
+    OK,
+    RESET,
+    Answer,
+    FakeEdge,
+    Object,
+    claim,
+    claims,
+    pod,
+)
+
+ALLOWED = graph_claim("allowed", expect={"outcome": "edge", "protocol": "tcp"})
+DENIED = graph_claim("denied", "curl-deny", before={"outcome": "edge", "protocol": "tcp"}, expect="no_edge")
+TRAFFIC = claims(
+    claim("allow", source={"pod": "curl-allow"}),
+    claim("deny", source={"pod": "curl-deny"}, expect="denied_l4"),
+)
+FLOWS = {name: Flow(name, "sample-app-blue") for name in ("curl-allow", "curl-deny")}
+SETTINGS = Settings(stable=2, timeout=30, interval=1)
+
+Answers = t.Callable[[FakeKiali, str, int, str], Answer]
+
+
+def enforced(kiali: FakeKiali, name: str, _number: int, _method: str) -> Answer:
+    """What both see while the policy is in force: ztunnel counts only what it lets through."""
+    if name == "curl-deny":
+        return RESET
+    kiali.count(FLOWS[name])
+    return OK
+
+
+def run(
+    answers: Answers = enforced,
+    graph: t.Sequence[Object] = (ALLOWED, DENIED),
+    settings: Settings = SETTINGS,
+    prepare: t.Callable[[FakeEdge, FakeKiali], None] = lambda _edge, _kiali: None,
+    traffic: t.Any = TRAFFIC,
+    scrape: float = 1.0,
+) -> tuple[GraphResult, FakeKiali]:
+    """Check two claims on a fake lab."""
+    edge, kiali = lab(answers, scrape)
+    prepare(edge, kiali)
+    return check_graph(graph_claims(*graph), traffic, ["default"], settings, edge, kiali), kiali
+
+
+def verdicts(result: GraphResult) -> list[str]:
+    """Verdict of each claim on the graph."""
+    return [item.judged.verdict.verdict for item in result.claims]
+
+
+def test_both_hold() -> None:
+    result, kiali = run()
+    assert (result.verdict, verdicts(result), result.restarts) == ("pass", ["pass", "pass"], 0)
+    assert result.converged_after is not None
+    assert result.claims[1].judged.control == (
+        f"the same window has default/curl-allow -> sample-app-blue ({result.claims[0].judged.seen})"
+    )
+    # The window began after the check did, and grew; its end is never in the future (the fake asserts it).
+    starts = {start for start, _end, _inject in kiali.windows}
+    assert len(starts) == 1
+    assert min(starts) > SERVER_START
+    ends = [end for _start, end, inject in kiali.windows if not inject]
+    assert ends == sorted(ends)
+    assert result.look.window is not None
+    assert result.look.window.seconds(result.look.end) >= 5
+    assert result.look.answer is not None
+
+
+def test_times_are_counted_from_the_start() -> None:
+    result, kiali = run(prepare=lambda edge, _kiali: setattr(edge, "clock", 5000.0))
+    assert result.converged_after is not None
+    assert 4 < result.converged_after < result.elapsed < 12
+    assert result.claims[1].history[-1]["at"] == pytest.approx(result.converged_after, abs=0.01)
+    assert min(start for start, _end, _inject in kiali.windows) > SERVER_START + 5000
+
+
+def test_the_first_rounds_are_not_yet() -> None:
+    result, _kiali = run()
+    changes = [(change["outcome"], change["verdict"]) for change in result.claims[0].history]
+    # Seen in a window that is still short, it counts only when the window is long enough.
+    assert changes == [("no_edge", "error"), ("edge tcp", "error"), ("edge tcp", "pass")]
+    assert result.rounds > 4
+
+
+def test_traffic_from_before_is_never_in_the_window() -> None:
+    def before(_edge: FakeEdge, kiali: FakeKiali) -> None:
+        for tick in range(200):
+            kiali.count(FLOWS["curl-deny"], SERVER_START - 20 + tick / 10)
+
+    result, _kiali = run(prepare=before)
+    assert (result.verdict, result.restarts) == ("pass", 0)
+    assert "edge tcp" not in [change["outcome"] for change in result.claims[1].history]
+
+
+def test_a_late_trace_of_the_past_begins_the_window_anew() -> None:
+    def late(_edge: FakeEdge, kiali: FakeKiali) -> None:
+        for tick in range(40):
+            kiali.count(FLOWS["curl-deny"], SERVER_START + tick / 10)
+
+    result, kiali = run(prepare=late)
+    assert (result.verdict, verdicts(result)) == ("pass", ["pass", "pass"])
+    assert result.restarts == len({start for start, _end, inject in kiali.windows if not inject}) - 1 > 0
+    # It is seen, and the window begun anew, long before the window could prove anything.
+    first = kiali.windows[0][0]
+    assert max(end - start for start, end, _inject in kiali.windows if start == first) < 3
+    changes = [(change["outcome"], change["verdict"]) for change in result.claims[1].history]
+    assert changes[-3:] == [("edge tcp", "fail"), ("no_edge", "error"), ("no_edge", "pass")]
+    # What the old window has shown of the others still stands while the new one is too short.
+    assert [change["verdict"] for change in result.claims[0].history][-2:] == ["error", "pass"]
+    assert not result.claims[0].flapped
+
+
+def test_an_edge_that_stays_fails_with_what_was_seen() -> None:
+    def open_to_all(kiali: FakeKiali, name: str, _number: int, _method: str) -> Answer:
+        kiali.count(FLOWS[name])
+        return RESET if name == "curl-deny" else OK
+
+    for timeout in (10, 11, 12, 13):
+        result, _kiali = run(open_to_all, settings=dataclasses.replace(SETTINGS, timeout=timeout))
+        assert (result.verdict, verdicts(result)) == ("fail", ["pass", "fail"])
+        assert result.claims[1].judged.verdict.reason.startswith("expected no_edge, saw tcp ")
+        assert result.restarts > 1
+        assert not result.claims[0].flapped
+        # The answer that is shown is the one with the edge, not that of a window too short for any.
+        assert result.look.answer is not None
+        assert len(result.look.answer["elements"]["edges"]) == 2
+        assert result.look.window is not None
+        assert result.look.end > result.look.window.start
+
+
+def test_a_control_that_is_missing_is_an_error_not_a_pass() -> None:
+    result, _kiali = run(lambda _kiali, name, *_: RESET if name == "curl-deny" else OK)
+    assert (result.verdict, verdicts(result)) == ("error", ["fail", "error"])
+    assert result.claims[0].judged.missing
+    assert result.claims[1].judged.verdict.reason == NO_CONTROL
+
+
+def test_requests_that_were_not_sent_prove_nothing() -> None:
+    def broken(kiali: FakeKiali, name: str, number: int, method: str) -> Answer:
+        return (0, 6, {}, "") if name == "curl-deny" else enforced(kiali, name, number, method)
+
+    result, _kiali = run(broken)
+    assert (result.verdict, verdicts(result)) == ("error", ["pass", "error"])
+    assert result.claims[1].judged.verdict.reason == NOT_SENT
+    assert [item.observation.verdict.verdict for item in result.traffic] == ["pass", "fail"]
+
+
+def test_a_round_whose_traffic_is_not_as_claimed_is_not_good() -> None:
+    def flaky(kiali: FakeKiali, name: str, number: int, method: str) -> Answer:
+        if name == "curl-allow" and number % 2:
+            return APP_403
+        return enforced(kiali, name, number, method)
+
+    result, _kiali = run(flaky)
+    assert (result.verdict, verdicts(result), result.converged_after) == ("fail", ["pass", "pass"], None)
+    assert result.traffic[0].flapped
+
+
+def test_the_graph_alone_without_traffic_of_its_own() -> None:
+    def elsewhere(_edge: FakeEdge, kiali: FakeKiali) -> None:
+        for tick in range(600):
+            kiali.count(FLOWS["curl-allow"], SERVER_START + tick / 10)
+
+    result, kiali = run(graph=[ALLOWED], traffic=(), prepare=elsewhere)
+    assert (result.verdict, result.traffic) == ("pass", [])
+    assert kiali.windows[-1][2]
+
+
+@pytest.mark.parametrize(
+    ("traffic", "prepare", "words"),
+    [
+        ((), lambda edge: None, "denied: nothing in traffic surely goes default/curl-deny -> sample-app-blue"),
+        (TRAFFIC[:1], lambda edge: None, "denied: nothing in traffic surely goes"),
+        (
+            claims(claim(source={"pod": "curl-deny"}, to="http://other/")),
+            lambda edge: None,
+            "nothing in traffic surely",
+        ),
+        (
+            TRAFFIC,
+            lambda edge: edge.objects.pop(1),
+            "The traffic can't be sent, nothing was asked:\n  pod default/curl",
+        ),
+    ],
+)
+def test_what_could_prove_nothing_is_refused_before_any_traffic(
+    traffic: t.Any, prepare: t.Callable[[FakeEdge], object], words: str
+) -> None:
+    edge, kiali = lab(enforced)
+    prepare(edge)
+    with pytest.raises(LabError) as caught:
+        check_graph(graph_claims(ALLOWED, DENIED), traffic, ["default"], SETTINGS, edge, kiali)
+    assert words in caught.value.message
+    assert (edge.execs, kiali.windows) == (0, [])
+
+
+def test_a_source_that_is_starting_is_waited_for() -> None:
+    edge, kiali = lab(enforced)
+    ready, edge.objects[1] = edge.objects[1], pod("curl-deny", ready=False)
+    sleep = edge.sleep
+
+    def wake(seconds: float) -> None:
+        sleep(seconds)
+        if edge.clock > 5:
+            edge.objects[1] = ready
+
+    edge.sleep = wake  # type: ignore[method-assign]
+    result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert result.verdict == "pass"
+    assert result.claims[1].history[-2]["verdict"] == "error"
+
+
+SILENT = Reply(problem="the Kubernetes API could not reach Kiali, HTTP 503: no endpoints available")
+LOGIN = Reply(date=SERVER_START, problem="Kiali asks for a login", reached=True, final=True)
+BROKEN = Reply(date=SERVER_START, problem="Kiali answered HTTP 503: no Prometheus", reached=True)
+
+
+def test_a_kiali_that_comes_late() -> None:
+    edge, kiali = lab(enforced)
+    kiali.problem = SILENT
+    sleep = edge.sleep
+
+    def start(seconds: float) -> None:
+        sleep(seconds)
+        if edge.clock > 5:
+            kiali.problem = Reply()
+
+    edge.sleep = start  # type: ignore[method-assign]
+    result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert result.verdict == "pass"
+    outcomes = dict.fromkeys(change["outcome"] for change in result.claims[0].history)
+    assert list(outcomes) == ["no_answer", "no_edge", "edge tcp"]
+
+
+@pytest.mark.parametrize(("problem", "early"), [(SILENT, False), (BROKEN, False), (LOGIN, True)])
+def test_a_kiali_that_never_answers(problem: Reply, early: bool) -> None:
+    result, kiali = run(prepare=lambda _edge, kiali: setattr(kiali, "problem", problem))
+    assert (result.verdict, verdicts(result)) == ("error", ["error", "error"])
+    assert result.claims[0].judged.verdict.reason == problem.problem
+    assert result.claims[0].judged.seen.outcome == "no_answer"
+    assert (result.look.window, result.look.answer, kiali.windows) == (None, None, [])
+    # Nobody waits for a login to be switched off.
+    assert (result.rounds == SETTINGS.stable) == early
+
+
+def test_a_kiali_that_goes_away_keeps_its_last_answer() -> None:
+    edge, kiali = lab(lambda kiali, name, *_: OK)
+    sleep = edge.sleep
+
+    def stop(seconds: float) -> None:
+        sleep(seconds)
+        if edge.clock > 20:
+            kiali.problem = BROKEN
+
+    edge.sleep = stop  # type: ignore[method-assign]
+    result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert verdicts(result) == ["error", "error"]
+    assert result.look.answer is not None
+    assert result.look.reply == BROKEN
+
+
+def test_an_answer_that_is_no_graph() -> None:
+    edge, kiali = lab(enforced)
+    kiali.graph = lambda *_: Reply({"title": "x"}, date=SERVER_START, reached=True)  # type: ignore[method-assign]
+    result = check_graph(graph_claims(ALLOWED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert result.claims[0].judged.verdict.reason.startswith("Kiali answered, but this is no graph of Kiali")
+
+
+def test_an_answer_without_a_date() -> None:
+    edge, kiali = lab(enforced)
+    kiali.config = lambda: Reply({"prometheus": {}}, reached=True)  # type: ignore[method-assign]
+    result = check_graph(graph_claims(ALLOWED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert (result.verdict, result.claims[0].judged.verdict.reason) == ("error", NO_DATE)
+
+
+@pytest.mark.parametrize(("scrape", "needed"), [(1, 6), (15, 34)])
+def test_time_is_up_when_samples_could_have_shown_it(scrape: int, needed: int) -> None:
+    settings = dataclasses.replace(SETTINGS, timeout=5)
+    result, _kiali = run(
+        lambda _kiali, name, *_: RESET if name == "curl-deny" else OK, settings=settings, scrape=scrape
+    )
+    assert result.verdict == "error"
+    assert 5 + needed <= result.elapsed < 5 + needed + 3
+    assert result.claims[0].judged.missing
+
+
+def test_a_graph_that_never_comes_is_not_waited_for_any_longer() -> None:
+    """A stopped Prometheus: Kiali still tells an interval, its own default, and has no graph."""
+    edge, kiali = lab(enforced, scrape=15)
+    kiali.graph = lambda *_: BROKEN  # type: ignore[method-assign]
+    settings = dataclasses.replace(SETTINGS, timeout=5)
+    result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], settings, edge, kiali)
+    assert verdicts(result) == ["error", "error"]
+    assert 5 <= result.elapsed < 5 + 3
+
+
+def test_slow_samples() -> None:
+    result, _kiali = run(settings=dataclasses.replace(SETTINGS, timeout=5), scrape=15)
+    assert result.verdict == "pass"
+    assert result.look.window is not None
+    assert result.look.window.seconds(result.look.end) >= 31
+
+
+def test_services_are_asked_for_where_claims_name_one() -> None:
+    through = Flow("curl-allow", "service:sample-app")
+
+    def counted(kiali: FakeKiali, name: str, _number: int, _method: str) -> Answer:
+        if name == "curl-deny":
+            return RESET
+        kiali.count(FLOWS[name])
+        kiali.count(through)
+        return OK
+
+    service = {**ALLOWED, "name": "service", "to": {"service": "sample-app"}}
+    result, kiali = run(counted, graph=[ALLOWED, service, DENIED])
+    assert result.verdict == "pass"
+    asked = [inject for _start, _end, inject in kiali.windows]
+    assert asked == [False, True] * (len(asked) // 2)
+    assert result.look.answer is not None
+    assert "service" in [item["data"]["nodeType"] for item in result.look.answer["elements"]["nodes"]]
+
+
+def test_codes_too_many_begin_the_window_anew() -> None:
+    wanted = graph_claim("codes", to={"service": "sample-app"}, expect={"outcome": "edge", "codes": [200]})
+    good = Flow("curl-allow", "service:sample-app", "http", codes=("200",))
+
+    def counted(kiali: FakeKiali, name: str, number: int, _method: str) -> Answer:
+        if name == "curl-allow":
+            kiali.count(dataclasses.replace(good, codes=("200", "503")) if number < 5 else good)
+        return OK if name == "curl-allow" else RESET
+
+    result, _kiali = run(counted, graph=[wanted])
+    assert result.verdict == "pass"
+    assert result.restarts > 0
+    assert "edge http 200 503" in str(result.claims[0].history)

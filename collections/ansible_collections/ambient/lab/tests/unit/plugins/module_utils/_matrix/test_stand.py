@@ -1,0 +1,261 @@
+# What stands in for sources: objects, leftovers, and a life that ends whatever happens.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
+    RUN,
+    ephemeral_of,
+    leftover,
+    ours,
+    pod_of,
+    run_is_gone,
+    running_ephemeral,
+    this_run,
+)
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import cluster
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
+
+CREATED = "2026-01-01T00:00:00Z"
+CREATED_AT = 1767225600.0
+BARE = Source("default", service_account="bare")
+MANAGED = {"app.kubernetes.io/managed-by": "ambient-lab"}
+
+
+class FakeCluster:
+    """Pods by path, as an API keeps them; what `states` says becomes of a pod or container that is made."""
+
+    def __init__(self, *pods: Object) -> None:
+        self.pods = {f"{item['metadata']['namespace']}/{item['metadata']['name']}": item for item in pods}
+        self.sent: list[str] = []
+        self.refuse: dict[str, int] = {}
+        self.waiting = ""
+        self.clock = 0.0
+
+    def get(self, path: str, **query: str) -> Object | None:
+        return self.pods.get(self._key(path))
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        assert query == {"labelSelector": "app.kubernetes.io/managed-by=ambient-lab"}
+        return [item for item in self.pods.values() if f"/{item['metadata']['namespace']}/" in path]
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: t.Mapping[str, t.Any] | None = None,
+        content_type: str = "application/json",
+        **query: str,
+    ) -> Answer:
+        self.sent.append(f"{method} {path}")
+        if method in self.refuse:
+            return Answer(self.refuse[method], {}, b'{"message": "not  you"}')
+        if method == "DELETE":
+            gone = self.pods.pop(self._key(path), None)
+            return Answer(200 if gone else 404, {}, b"{}")
+        assert body is not None
+        if method == "PATCH":
+            assert content_type == "application/strategic-merge-patch+json"
+            found = self.pods[self._key(path.removesuffix("/ephemeralcontainers"))]
+            (container,) = body["spec"]["ephemeralContainers"]
+            found["spec"].setdefault("ephemeralContainers", []).append(container)
+            state = {"waiting": {"reason": self.waiting}} if self.waiting else {"running": {}}
+            found["status"].setdefault("ephemeralContainerStatuses", []).append(
+                {"name": container["name"], "state": state}
+            )
+            return Answer(200, {}, b"{}")
+        made = json.loads(json.dumps(body))
+        made["metadata"]["name"] = f"{made['metadata']['generateName']}{len(self.sent)}"
+        made["metadata"]["creationTimestamp"] = CREATED
+        made["status"] = pod("x", ready=not self.waiting, waiting=self.waiting, phase="Running")["status"]
+        self.pods[f"{made['metadata']['namespace']}/{made['metadata']['name']}"] = made
+        return Answer(201, {}, json.dumps(made).encode())
+
+    @staticmethod
+    def _key(path: str) -> str:
+        parts = path.split("/")
+        return f"{parts[4]}/{parts[6]}"
+
+    def probers(self, kind: str) -> Probers:
+        """Probers with a clock of their own."""
+
+        def sleep(seconds: float) -> None:
+            self.clock += seconds
+
+        return Probers(self, kind, "tools", 600, Clock(lambda: self.clock, sleep, lambda: CREATED_AT + 100))
+
+
+def test_a_pod_has_the_sources_identity_and_nothing_that_a_service_selects() -> None:
+    model = pod("bare", labels={"app": "bare", "istio.io/dataplane-mode": "none"})
+    made = pod_of("default", "bare", model, "tools", 600, "me")
+    assert made["metadata"]["labels"] == {**MANAGED, "istio.io/dataplane-mode": "none"}
+    assert pod_of("default", "bare", pod("bare"), "tools", 600, "me")["metadata"]["labels"] == MANAGED
+    spec = made["spec"]
+    assert (spec["serviceAccountName"], spec["activeDeadlineSeconds"]) == ("bare", 600)
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["resources"]["limits"]
+
+
+def test_an_ephemeral_container_gets_a_name_that_is_free() -> None:
+    item = pod("bare")
+    assert ephemeral_of(item, "tools")["name"] == "ambient-lab-probe-1"
+    item["spec"]["ephemeralContainers"] = [{"name": "ambient-lab-probe-1"}, {"name": "debug"}]
+    assert ephemeral_of(item, "tools")["name"] == "ambient-lab-probe-2"
+
+
+def _mine(**fields: t.Any) -> Object:
+    item = pod("ambient-lab-probe-x", labels=MANAGED, **fields)
+    item["metadata"] |= {"creationTimestamp": CREATED, "annotations": {RUN: "me"}}
+    item["spec"]["activeDeadlineSeconds"] = 600
+    return item
+
+
+@pytest.mark.parametrize(
+    ("phase", "age", "gone", "expected"),
+    [
+        ("Running", 10, False, False),
+        ("Pending", 10, False, False),
+        ("Running", 10, True, True),
+        ("Running", 601, False, True),
+        ("Failed", 10, False, True),
+        ("Succeeded", 10, False, True),
+    ],
+)
+def test_leftovers(phase: str, age: float, gone: bool, expected: bool) -> None:
+    assert leftover(_mine(phase=phase), CREATED_AT + age, lambda run: gone) is expected
+
+
+def test_only_own_pods_are_ours() -> None:
+    assert ours(_mine())
+    assert not ours(pod("ambient-lab-probe-x"))
+    assert not ours(pod("sample-app", labels=MANAGED))
+
+
+def test_a_run_is_gone_when_its_process_is() -> None:
+    assert not run_is_gone(this_run())
+    with subprocess.Popen(["sleep", "60"]) as process:
+        with open(f"/proc/{process.pid}/stat", encoding="utf-8") as file:
+            started = file.read().rpartition(")")[2].split()[19]
+        run = f"{socket.gethostname()}/{process.pid}/{started}"
+        assert not run_is_gone(run)
+        # The number may belong to another process by now.
+        assert run_is_gone(f"{socket.gethostname()}/{process.pid}/1")
+        process.kill()
+        process.wait()
+        assert run_is_gone(run)
+    assert not run_is_gone(f"elsewhere/{os.getpid()}/1")
+    assert not run_is_gone("")
+    assert not run_is_gone(f"{socket.gethostname()}/1/")
+
+
+def test_pods_are_removed_whatever_happens() -> None:
+    api = FakeCluster(pod("bare"))
+
+    def probe() -> t.NoReturn:
+        with api.probers("pod") as probers:
+            (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+            assert place == Source("default", pod="ambient-lab-probe-1", container="probe")
+            assert probers.pods == {"default/ambient-lab-probe-1"} <= set(api.pods)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        probe()
+    assert list(api.pods) == ["default/bare"]
+
+
+def test_leftovers_are_removed_first_and_others_stay() -> None:
+    alive, dead, other = _mine(), _mine(phase="Failed"), pod("sample-app", labels=MANAGED)
+    dead["metadata"]["name"] = "ambient-lab-probe-y"
+    api = FakeCluster(alive, dead, other)
+    with api.probers("pod") as probers:
+        assert probers.clear(["default", "empty"]) == ["default/ambient-lab-probe-y"]
+    assert sorted(api.pods) == ["default/ambient-lab-probe-x", "default/sample-app"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "waiting", "reason", "seconds"),
+    [
+        ("pod", "POST", "", "the API refused a pod in its place: HTTP 403: not you", 0),
+        ("pod", "", "ErrImagePull", "container main is waiting, ErrImagePull", 0),
+        ("pod", "", "ContainerCreating", "the pod in its place does not run", 60),
+        ("ephemeral", "PATCH", "", "the API refused an ephemeral container in default/bare: HTTP 403", 0),
+        ("ephemeral", "", "ImagePullBackOff", "waiting, ImagePullBackOff", 0),
+        ("ephemeral", "", "ContainerCreating", "does not run: waiting, ContainerCreating", 60),
+    ],
+)
+def test_where_nothing_can_stand_in(kind: str, method: str, waiting: str, reason: str, seconds: float) -> None:
+    api = FakeCluster(pod("bare"))
+    api.waiting = waiting
+    if method:
+        api.refuse[method] = 403
+    with api.probers(kind) as probers:
+        (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+    assert isinstance(place, str)
+    assert reason in place
+    assert seconds <= api.clock < seconds + 1
+    assert list(api.pods) == ["default/bare"]
+
+
+def test_a_pod_that_stays_is_said() -> None:
+    api = FakeCluster(pod("bare"))
+    probers = api.probers("pod")
+    probers.stand_in([BARE], cluster([pod("bare")], []))
+    api.refuse["DELETE"] = 403
+    words = "can't be removed, do it by hand: default/ambient-lab-probe-1: HTTP 403: not you"
+    with pytest.raises(LabError, match=words):
+        probers.__exit__(None, None, None)
+
+
+def test_an_ephemeral_container_is_made_once() -> None:
+    bare = pod("bare")
+    api = FakeCluster(bare)
+    for marked in (["default/bare"], []):
+        with api.probers("ephemeral") as probers:
+            (place,) = probers.stand_in([BARE], cluster([bare], [])).values()
+            assert place == Source("default", pod="bare", container="ambient-lab-probe-1")
+            assert probers.marked == marked
+    assert len(api.sent) == 1
+    assert running_ephemeral(bare) == "ambient-lab-probe-1"
+    bare["status"]["ephemeralContainerStatuses"][0]["state"] = {"terminated": {"reason": "Completed"}}
+    with api.probers("ephemeral") as probers:
+        (place,) = probers.stand_in([BARE], cluster([bare], [])).values()
+        assert place == Source("default", pod="bare", container="ambient-lab-probe-2")
+
+
+def test_a_source_whose_pod_is_gone_gets_no_container() -> None:
+    with FakeCluster().probers("ephemeral") as probers:
+        assert probers.stand_in([BARE], cluster([], [])) == {BARE: "it has no pod that could take a container"}
+
+
+def test_sigterm_is_an_exception_for_a_while() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    removed = []
+
+    def end() -> None:
+        with ended_politely():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                removed.append("pod")
+
+    with pytest.raises(SystemExit) as caught:
+        end()
+    assert caught.value.code == 143
+    assert removed == ["pod"]
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,266 @@
+# The policy barrier on a cluster in memory: who must have a policy, when it passes, what it says where it does not.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import pathlib
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
+from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ready, refs
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import condition, pod, policy
+
+Object = dict[str, t.Any]
+
+POLICIES = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies"
+PODS = "/api/v1/namespaces/default/pods"
+SERVICES = "/api/v1/namespaces/default/services"
+GATEWAYS = "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways"
+RULES = [{"to": [{"operation": {"ports": ["8080"]}}]}]
+SELECTOR = {"matchLabels": {"app": "app"}}
+L4 = policy("p", selector=SELECTOR, action="DENY", rules=RULES, conditions=[condition()])
+REFS = [{"kind": "Service", "name": "app"}]
+L7 = policy("p", targetRefs=REFS, rules=RULES, conditions=[condition(kind="WaypointAccepted")])
+
+
+def on(node: str, item: Object) -> Object:
+    return {**item, "spec": {**item["spec"], "nodeName": node}}
+
+
+APP = on("n1", pod("app"))
+ZTUNNEL = on("n1", pod("zt", "mesh", containers=["istio-proxy"]))
+WAYPOINT = on("n1", pod("wp", containers=["istio-proxy"], labels={"gateway.networking.k8s.io/gateway-name": "wp"}))
+SERVICE = {"metadata": {"name": "app", "namespace": "default", "labels": {"istio.io/use-waypoint": "wp"}}}
+
+
+def ztunnel_dump(*, action: str = "Deny", named: bool = True, there: bool = True) -> Object:
+    found: Object = {"name": "p", "namespace": "default", "scope": "WorkloadSelector", "action": action}
+    found["rules"] = [[[{"destinationPorts": [8080]}]]]
+    workload = {"name": "app", "namespace": "default", "authorizationPolicies": ["default/p"] if named else []}
+    return {"policies": [found] if there else [], "workloads": [workload]}
+
+
+def waypoint_dump(port: int = 8080, name: str = "p") -> Object:
+    rule = {"permissions": [{"destination_port": port}], "principals": [{"any": True}]}
+    return {"rbac": {"rules": {"policies": {f"ns[default]-policy[{name}]-rule[0]": rule}}}}
+
+
+class World:
+    """A cluster whose every answer may be a list: one per look, the last one for good."""
+
+    def __init__(self, objects: Object, dumps: Object) -> None:
+        self.objects = objects
+        self.dumps = dumps
+        self.time = 0.0
+        self.asked: list[str] = []
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.time, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+    def _next(self, store: Object, key: str) -> t.Any:
+        found = store.get(key)
+        if isinstance(found, tuple):
+            store[key] = found[1:] if len(found) > 2 else found[1]
+            return found[0]
+        return found
+
+    def get(self, path: str, **_query: str) -> Object | None:
+        return t.cast("Object | None", self._next(self.objects, path))
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        return list(self._next(self.objects, f"{path}?{query['labelSelector']}" if query else path) or [])
+
+    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
+        assert port == 15000
+        self.asked.append(f"{namespace}/{pod}{path}")
+        dump = self._next(self.dumps, f"{namespace}/{pod}")
+        if isinstance(dump, Exception):
+            raise dump
+        return Answer(200 if dump else 404, {}, json.dumps(dump).encode())
+
+
+def world(changed: Object | None = None, dumps: Object | None = None) -> World:
+    objects: Object = {
+        f"{POLICIES}/p": L4,
+        PODS: [APP, pod("client"), pod("done", phase="Succeeded", labels={"app": "app"})],
+        "/api/v1/pods?app=ztunnel": [ZTUNNEL, on("n2", pod("zt2", "mesh"))],
+        SERVICES: [SERVICE],
+        GATEWAYS: [{"metadata": {"name": "wp", "namespace": "default"}}],
+        f"{PODS}?gateway.networking.k8s.io/gateway-name=wp": [WAYPOINT],
+        f"{PODS}?gateway.istio.io/managed": [WAYPOINT],
+    }
+    return World(objects | (changed or {}), {"mesh/zt": ztunnel_dump(), "default/wp": waypoint_dump()} | (dumps or {}))
+
+
+def wait(cluster: World, state: str = "present", known: Object | None = None) -> Passed:
+    barrier = Barrier(cluster, [PolicyRef("default", "p")], state, cluster.clock(), known)
+    return barrier.wait(2, 0.1)
+
+
+def test_a_policy_that_every_proxy_has() -> None:
+    cluster = world()
+    passed = wait(cluster)
+    assert (passed.waited, passed.gaps) == (0, [])
+    assert [(item.kind, item.proxy, item.after) for item in passed.arrivals] == [
+        ("istiod", "istiod", 0),
+        ("ztunnel", "mesh/zt", 0),
+    ]
+    # The other node has no pod that the policy selects.
+    assert cluster.asked == ["mesh/zt/config_dump"]
+
+
+def test_a_policy_that_a_waypoint_has() -> None:
+    cluster = world({f"{POLICIES}/p": L7})
+    passed = wait(cluster)
+    assert [(item.kind, item.proxy) for item in passed.arrivals] == [("istiod", "istiod"), ("waypoint", "default/wp")]
+    assert cluster.asked == ["default/wp/config_dump?resource=dynamic_listeners"]
+
+
+def test_waits_for_the_last_proxy_and_asks_the_others_no_more() -> None:
+    nodes = {PODS: [APP, on("n2", pod("app2", labels={"app": "app"}))]}
+    late = ztunnel_dump()
+    late["workloads"].append({"name": "app2", "namespace": "default", "authorizationPolicies": ["default/p"]})
+    cluster = world(nodes, {"mesh/zt2": (ztunnel_dump(there=False), ztunnel_dump(action="Allow"), late)})
+    passed = wait(cluster)
+    assert passed.waited == pytest.approx(0.2)
+    assert {item.proxy: round(item.after, 1) for item in passed.arrivals} == {
+        "istiod": 0,
+        "mesh/zt": 0,
+        "mesh/zt2": 0.2,
+    }
+    assert cluster.asked.count("mesh/zt/config_dump") == 1
+
+
+def test_a_policy_that_is_edited_meanwhile_must_arrive_anew() -> None:
+    edited = {**L4, "metadata": {**L4["metadata"], "generation": 3}, "status": {"conditions": [condition(seen=3)]}}
+    unsaid = {**edited, "status": L4["status"]}
+    cluster = world({f"{POLICIES}/p": (L4, unsaid, edited)}, {"mesh/zt": (ztunnel_dump(there=False), ztunnel_dump())})
+    passed = wait(cluster)
+    assert passed.waited == pytest.approx(0.2)
+    assert not passed.gaps
+
+
+REFUSED = LabError("Can't GET: HTTP 403: pods is forbidden")
+NOT_READY = [on("n1", pod("zt", "mesh", ready=False))]
+
+
+@pytest.mark.parametrize(
+    ("changed", "dumps", "said"),
+    [
+        ({f"{POLICIES}/p": None}, {}, "the cluster: AuthorizationPolicy does not exist"),
+        ({}, {"mesh/zt": ztunnel_dump(there=False)}, "ztunnel mesh/zt: it has not been given the policy"),
+        ({}, {"mesh/zt": ztunnel_dump(action="Allow")}, "ztunnel mesh/zt: it has a version with another action"),
+        ({}, {"mesh/zt": ztunnel_dump(named=False)}, "ztunnel mesh/zt: it has the policy, but not for pod default/app"),
+        (
+            {},
+            {"mesh/zt": None},
+            "ztunnel mesh/zt: its configuration can't be read: its admin port answers with HTTP 404",
+        ),
+        ({}, {"mesh/zt": LabError("gone")}, "ztunnel mesh/zt: its configuration can't be read: gone"),
+        ({PODS: [pod("client")]}, {}, "its path: it selects no pod"),
+        ({PODS: [pod("app", mesh=False)]}, {}, "its path: none of the 1 pods that it selects is in the mesh"),
+        ({"/api/v1/pods?app=ztunnel": []}, {}, "its path: node n1, where it selects a pod, has no ztunnel"),
+        ({"/api/v1/pods?app=ztunnel": NOT_READY}, {}, "its path: ztunnel mesh/zt is not ready"),
+        ({f"{POLICIES}/p": {**L4, "status": {}}}, {}, "istiod: it has not written ZtunnelAccepted for this version"),
+        ({f"{POLICIES}/p": L7, SERVICES: []}, {}, "its path: Service default/app does not exist"),
+        (
+            {f"{POLICIES}/p": L7, SERVICES: [{"metadata": {"name": "app", "namespace": "default"}}]},
+            {},
+            "its path: Service default/app has no waypoint",
+        ),
+        (
+            {f"{POLICIES}/p": L7, f"{PODS}?gateway.networking.k8s.io/gateway-name=wp": []},
+            {},
+            "its path: waypoint default/wp has no pod",
+        ),
+        (
+            {f"{POLICIES}/p": L7},
+            {"default/wp": waypoint_dump(81)},
+            "waypoint default/wp: a listener has another version",
+        ),
+        ({f"{POLICIES}/p": L7}, {"default/wp": waypoint_dump(name="q")}, "waypoint default/wp: no listener has the"),
+    ],
+)
+def test_says_who_does_not_have_it_and_why(changed: Object, dumps: Object, said: str) -> None:
+    passed = wait(world(changed, dumps))
+    assert passed.waited == pytest.approx(2)
+    assert [f"{gap.who}: {gap.why}" for gap in passed.gaps if f"{gap.who}: {gap.why}".startswith(said)]
+    assert not any(gap.final for gap in passed.gaps)
+
+
+@pytest.mark.parametrize(
+    ("changed", "dumps", "said"),
+    [
+        (
+            {f"{POLICIES}/p": {**L4, "status": {"conditions": [condition("UnsupportedValue")]}}},
+            {},
+            "ZtunnelAccepted=True, UnsupportedValue: ",
+        ),
+        ({}, {"mesh/zt": REFUSED}, "the user lacks the right to create pods/portforward in namespace mesh"),
+    ],
+)
+def test_does_not_wait_for_what_waiting_can_not_change(changed: Object, dumps: Object, said: str) -> None:
+    passed = wait(world(changed, dumps))
+    assert passed.waited == 0
+    assert [gap.final for gap in passed.gaps if gap.why.startswith(said)] == [True]
+
+
+def test_a_deleted_policy_is_gone_when_no_proxy_has_it() -> None:
+    gone = ztunnel_dump(there=False)
+    dumps = {"mesh/zt": (ztunnel_dump(), gone), "mesh/zt2": gone, "default/wp": waypoint_dump(name="q")}
+    cluster = world({f"{POLICIES}/p": (L4, None)}, dumps)
+    passed = wait(cluster, "absent")
+    assert passed.waited == pytest.approx(0.2)
+    # Nobody knows any more whom it selected.
+    assert {item.proxy for item in passed.arrivals} == {"mesh/zt", "mesh/zt2", "default/wp"}
+
+
+def test_who_knew_the_policy_asks_only_those_who_had_it() -> None:
+    cluster = world({f"{POLICIES}/p": None}, {"mesh/zt": ztunnel_dump(there=False)})
+    passed = wait(cluster, "absent", {"default/p": L4})
+    assert (passed.waited, passed.gaps) == (0, [])
+    assert cluster.asked == ["mesh/zt/config_dump"]
+    still = wait(world({f"{POLICIES}/p": None}), "absent", {"default/p": L4})
+    assert [f"{gap.who}: {gap.why}" for gap in still.gaps] == ["ztunnel mesh/zt: it still has the policy"]
+    still = wait(world(), "absent")
+    assert [f"{gap.who}: {gap.why}" for gap in still.gaps] == ["the cluster: AuthorizationPolicy still exists"]
+
+
+@pytest.mark.parametrize("names", [[], ["p"], ["default/"], ["default/P"], ["a/b/c"]])
+def test_names_are_read_strictly(names: list[str]) -> None:
+    with pytest.raises(LabError, match="policies"):
+        refs(names)
+
+
+def test_from_parameters_to_the_message(tmp_path: pathlib.Path) -> None:
+    objects: Object = {
+        f"{POLICIES}/p": L4,
+        PODS: {"items": [APP]},
+        "/api/v1/pods": {"items": [ZTUNNEL]},
+    }
+    with FakeApi(objects) as api:
+        params: Object = {"kubeconfig": api.kubeconfig(tmp_path), "context": None, "policies": ["default/p"]}
+        params |= {"state": "present", "timeout": 0.2, "interval": 0.05}
+        api.forwarded["mesh/zt:15000/config_dump"] = ztunnel_dump()
+        result = policy_ready(params)
+        assert (result["changed"], [item["proxy"] for item in result["proxies"]]) == (False, ["istiod", "mesh/zt"])
+        api.forwarded["mesh/zt"] = 403
+        with pytest.raises(LabError) as caught:
+            policy_ready(params)
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "1 policy is not in force and waiting won't help:"
+    assert "lacks the right to create pods/portforward in namespace mesh" in lines[1]
+    assert lines[2].endswith("-n default get authorizationpolicy p -o yaml")
+    with pytest.raises(LabError, match="timeout must be"):
+        policy_ready({**params, "timeout": -1})

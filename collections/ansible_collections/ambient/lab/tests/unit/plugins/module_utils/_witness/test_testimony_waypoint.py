@@ -1,0 +1,177 @@
+# What a waypoint says of a refusal, and what the destination's ztunnel says of the waypoint.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
+from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Request
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import NOT_MET, Path, take_testimony
+from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
+    BEHIND,
+    BY_NOBODY,
+    DENIED,
+    DENIED_L7,
+    DENIED_UPSTREAM,
+    ID,
+    L7,
+    OLD,
+    PATH,
+    UNMATCHED,
+    WP,
+    WP2,
+    Z2,
+    Case,
+    answered,
+    conclude,
+    counted,
+    counted_l7,
+    inbound,
+    logged,
+)
+
+AT_WAYPOINT: list[Case] = [
+    (
+        "log and counter agree",
+        DENIED_L7, BEHIND, [counted_l7(answered(WP, L7))],
+        "waypoint", "default/layer7-authz", "",
+    ),
+    ("log not written yet", DENIED_L7, BEHIND, [counted_l7(WP)], "waypoint", None, ""),
+    (
+        "counters can't be asked",
+        DENIED_L7, BEHIND, [answered(WP, L7, counter_problem="HTTP 403: no")],
+        "waypoint", "default/layer7-authz", "",
+    ),
+    (
+        "the application itself answered 403",
+        DENIED_L7, BEHIND, [answered(WP, Request(ID, 403, "via_upstream", None, False))],
+        "network", None, "via_upstream",
+    ),
+    (
+        "counter and log disagree: the answer was another's",
+        DENIED_L7, BEHIND, [counted_l7(answered(WP, Request(ID, 403, "via_upstream", None, False)))],
+        "-", None, "the witnesses disagree",
+    ),
+    (
+        "log and counter disagree",
+        DENIED_L7, BEHIND, [answered(WP, L7)],
+        "-", None, "the witnesses disagree",
+    ),
+    (
+        "another's request",
+        DENIED_L7, BEHIND, [answered(WP, dataclasses.replace(L7, request_id="probe-0a-2"))],
+        "network", None, NOT_MET,
+    ),
+    (
+        "the counter of another code, source or Service",
+        DENIED_L7, BEHIND,
+        [
+            counted(counted_l7(counted_l7(WP, 401), 503), workload="other", response_code="403"),
+            counted(WP2, response_code="403", destination_service_name="other"),
+        ],
+        "network", None, NOT_MET,
+    ),
+    (
+        "a token is missing",
+        Seen("denied_l7", 401, 0, request_id=ID), BEHIND,
+        [counted_l7(answered(WP, Request(ID, 401, "jwt_authn_access_denied{Jwt_is_missing}", None, True)), 401)],
+        "waypoint", None, "",
+    ),
+    (
+        "one ALLOW policy lets nobody in",
+        DENIED_L7, dataclasses.replace(BEHIND, waypoint_allowing=("default/only",), allowing=("default/l4",)),
+        [counted_l7(answered(WP, BY_NOBODY))],
+        "waypoint", "default/only", "",
+    ),
+    (
+        "one of several ALLOW policies",
+        DENIED_L7, dataclasses.replace(BEHIND, waypoint_allowing=("default/a", "default/b")),
+        [counted_l7(answered(WP, BY_NOBODY))],
+        "waypoint", None, "",
+    ),
+    (
+        "an ALLOW policy has nothing to do with a refusal of another kind",
+        DENIED_L7, dataclasses.replace(BEHIND, waypoint_allowing=("default/only",)),
+        [counted_l7(answered(WP, Request(ID, 403, "ext_authz_denied", None, True)))],
+        "waypoint", None, "",
+    ),
+    (
+        "two replicas, either may have answered",
+        DENIED_L7, dataclasses.replace(BEHIND, waypoint_addresses=("10.0.1.7", "10.0.1.8")),
+        [WP, counted_l7(answered(WP2, L7))],
+        "waypoint", "default/layer7-authz", "",
+    ),
+    (
+        "two replicas, the one that answered can't be asked for its counters",
+        DENIED_L7, dataclasses.replace(BEHIND, waypoint_addresses=("10.0.1.7", "10.0.1.8")),
+        [WP, answered(WP2, L7, counter_problem="HTTP 503: no")],
+        "waypoint", "default/layer7-authz", "",
+    ),
+    ("no waypoint on the path", DENIED_L7, PATH, [counted_l7(answered(WP, L7))], "network", None, "no waypoint"),
+    (
+        "nobody can be asked",
+        DENIED_L7, BEHIND, [answered(WP, log_problem="HTTP 403: no", counter_problem="HTTP 403: no")],
+        "-", None, "nobody could say",
+    ),
+    (
+        "a log in a format of the user's own, no counters",
+        DENIED_L7, BEHIND,
+        [answered(WP, Request(ID, 0, "", None, None), counter_problem="HTTP 403: no")],
+        "-", None, "format of its own",
+    ),
+    (
+        "a log in a format of the user's own",
+        DENIED_L7, BEHIND, [counted_l7(answered(WP, Request(ID, 0, "", None, None)))],
+        "waypoint", None, "",
+    ),
+]  # fmt: skip
+FROM_WAYPOINT = inbound(UNMATCHED, "10.0.1.7:44444")
+UPSTREAM: list[Case] = [
+    (
+        "the destination's ztunnel refused the waypoint",
+        DENIED_UPSTREAM, dataclasses.replace(BEHIND, allowing=("default/only",)),
+        [counted(logged(Z2, FROM_WAYPOINT), workload="wp"), WP],
+        "ztunnel", "default/only", "",
+    ),
+    (
+        "it refused the client, which is something else",
+        DENIED_UPSTREAM, BEHIND, [counted(logged(Z2, inbound())), WP],
+        "network", None, NOT_MET,
+    ),
+    (
+        "it refused another waypoint",
+        DENIED_UPSTREAM, BEHIND, [counted(logged(Z2, inbound(source="10.0.1.8:1")), workload="other")],
+        "network", None, NOT_MET,
+    ),
+    ("the waypoint's counter alone", DENIED_UPSTREAM, BEHIND, [counted_l7(WP, 503)], "-", None, "nobody could say"),
+    ("the log alone", DENIED_UPSTREAM, BEHIND, [logged(Z2, FROM_WAYPOINT, **OLD)], "ztunnel", None, ""),
+    (
+        "no waypoint on the path",
+        DENIED_UPSTREAM, PATH, [counted(logged(Z2, FROM_WAYPOINT), workload="wp")],
+        "network", None, NOT_MET,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "seen", "path", "said", "decided", "policy", "problem"), [*AT_WAYPOINT, *UPSTREAM])
+def test_who_decided(
+    name: str, seen: Seen, path: Path, said: list[Said], decided: str, policy: str | None, problem: str
+) -> None:
+    conclude(seen, path, said, decided, policy, problem)
+
+
+def test_the_newest_line_of_the_same_answers_is_taken() -> None:
+    older = dataclasses.replace(L7, request_id="probe-0a-0", policy="default/old")
+    said = [counted_l7(answered(WP, L7, older))]
+    assert take_testimony(DENIED_L7, BEHIND, Evidence(said), [ID, "probe-0a-0"]).policy == "default/layer7-authz"
+    assert take_testimony(DENIED_L7, BEHIND, Evidence(said), ["probe-0a-9", "probe-0a-0"]).policy == "default/old"
+
+
+def test_late() -> None:
+    assert take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(WP)])).late
+    assert not take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(answered(WP, L7))])).late
+    assert not take_testimony(DENIED, PATH, Evidence([counted(logged(Z2, inbound()))])).late

@@ -1,0 +1,186 @@
+# The module claims_matrix as a whole: documentation, and from parameters to a file and back, with real curl.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import typing as t
+
+import pytest
+import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
+from ansible_collections.ambient.lab.plugins.modules import claims_matrix
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import service
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
+
+
+class Lab:
+    """A cluster of two sources and a headless Service whose pod is the scripted server: real curl, no network."""
+
+    def __init__(self, api: FakeApi, server: ScriptedServer, folder: pathlib.Path) -> None:
+        self.api, self.server, self.folder = api, server, folder
+        ports = [{"name": "http", "port": 80, "targetPort": server.port}, {"port": 53, "protocol": "UDP"}]
+        sources = [pod("app", ip="127.0.0.1"), pod("curl", mesh=False), pod("late", ready=False)]
+        self.put("pods", sources)
+        self.put("services", [service("app", ports=ports, clusterIP="None")])
+        api.objects["/api/v1/namespaces/default"] = {"metadata": {"name": "default"}}
+        self.file = folder / "claims.yml"
+
+    def put(self, kind: str, items: list[Object]) -> None:
+        """Replace a list of the namespace default."""
+        self.api.objects[f"/api/v1/namespaces/default/{kind}"] = {"items": items}
+
+    def params(self, **changed: t.Any) -> dict[str, t.Any]:
+        """Parameters of the module with their defaults."""
+        return {
+            **{name: option.get("default") for name, option in claims_matrix.SPEC.items()},
+            "kubeconfig": self.api.kubeconfig(self.folder),
+            "file": str(self.file),
+            "namespaces": ["default"],
+            "paths": ["/ok", "/proxy_403"],
+            "pod_ip": True,
+            "witnesses": "none",
+            "interval": 0,
+            **changed,
+        }
+
+    def run(self, check_mode: bool = False, diff: bool = False, **changed: t.Any) -> dict[str, t.Any]:
+        """Run the module."""
+        return matrix(self.params(**changed), check_mode, diff)
+
+
+@pytest.fixture
+def lab(tmp_path: pathlib.Path) -> t.Iterator[Lab]:
+    with contextlib.ExitStack() as stack:
+        yield Lab(stack.enter_context(FakeApi({})), stack.enter_context(ScriptedServer()), tmp_path)
+
+
+def test_from_parameters_to_a_file_and_back(lab: Lab) -> None:
+    results = lab.folder / "results.json"
+    keep: dict[str, t.Any] = {"results_file": str(results), "section": "all"}
+    dry = lab.run(check_mode=True, diff=True, **keep)
+    assert (dry["changed"], dry["verdict"], dry["claims"]) == (True, "observed", 4)
+    assert not lab.file.exists()
+    assert not results.exists()
+    first = lab.run(diff=True, **keep)
+    text = lab.file.read_text()
+    assert first["changed"]
+    assert first["diff"]["after"] == text == dry["diff"]["after"]
+    assert [item["mesh"] for item in first["sources"]] == [True, False]
+    assert first["left_out"] == [{"what": "app.default:53", "reason": "UDP: curl speaks TCP"}]
+    assert first["unprobed"] == [{"source": "default/late", "reason": "pod default/late is Running, but not ready"}]
+    assert "# Not probed: default/late (" in text
+    assert "  # From default/curl, not in the mesh\n" in text
+    assert [claim["name"] for claim in yaml.safe_load(text)["claims"]] == [item["name"] for item in first["cells"]]
+    assert len(parse_claims(yaml.safe_load(text)["claims"], "x")) == 4
+    assert [item["outcome"] for item in first["cells"]] == ["allowed", "denied_l7"] * 2
+    kept = json.loads(results.read_text())["all"]["matrix"]
+    assert (kept["sources"], kept["methods"]) == (["default/app", "default/curl"], ["GET"])
+    documented = yaml.safe_load(claims_matrix.RETURN)
+    assert set(first) - {"changed", "diff", "warnings"} <= set(documented)
+    again = lab.run()
+    assert not again["changed"]
+    assert lab.file.read_text() == text
+    same = lab.run(state="compare", **keep)
+    assert (same["verdict"], same["same"], same["changed"]) == ("pass", 4, False)
+    assert set(same) - {"changed", "warnings"} <= set(documented)
+
+
+def test_what_has_changed_since_is_shown_and_kept(lab: Lab) -> None:
+    results = lab.folder / "results.json"
+    results.write_text(json.dumps({"all": {"claims": [], "phase": "after"}}))
+    lab.run()
+    content = yaml.safe_load(lab.file.read_text())
+    opened, closed = content["claims"][0], content["claims"][1]
+    opened.update(name="opened", expect="denied_l4", by="default/old")
+    closed.update(name="closed", expect={"outcome": "allowed", "http_code": 200})
+    content["claims"][2]["from"] = {"service_account": "gone", "namespace": "default"}
+    content["claims"][3]["from"] = {"service_account": "late", "namespace": "default"}
+    lab.file.write_text(yaml.safe_dump(content))
+    before = lab.file.read_text()
+    arguments: dict[str, t.Any] = {"state": "compare", "results_file": str(results), "section": "all"}
+    with pytest.raises(LabError) as caught:
+        lab.run(**arguments)
+    message, found = caught.value.message, caught.value.result
+    assert message.startswith("6 of 6 pairs differ from claims.yml: 1 opened, 1 closed, 1 unprobed, 2 added, 1 gone")
+    assert "why:  opened: opened: it was denied, and is let through now" in message
+    assert "get authorizationpolicy old -o yaml" in message
+    assert message.endswith("write the file anew with state=observe and commit it")
+    assert found["verdict"] == "fail"
+    assert [item["name"] for item in found["opened"]] == ["opened"]
+    assert found["opened"][0]["policy"] == "default/old"
+    assert (found["closed"][0]["was"], found["closed"][0]["now"]) == ("allowed HTTP 200", "denied_l7 HTTP 403")
+    assert len(found["added"]) == 2
+    assert len(found["gone"]) == 1
+    assert lab.file.read_text() == before
+    section = json.loads(results.read_text())["all"]
+    assert section["phase"] == "after"
+    assert [item["name"] for item in section["matrix"]["closed"]] == ["closed"]
+    returned = lab.run(fail_on_difference=False, **arguments)
+    assert (returned["verdict"], returned["changed"]) == ("fail", False)
+
+
+def test_sources_that_need_a_pod_do_not_fail_a_comparison_in_check_mode(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.run()
+    monkeypatch.setattr(
+        "ansible_collections.ambient.lab.plugins.module_utils._matrix.engine.lacking",
+        lambda container, stdout, problem: f"its container {container} has no curl",
+    )
+    arguments: dict[str, t.Any] = {"state": "compare", "probe_with": "pod", "probe_image": "tools"}
+    returned = lab.run(check_mode=True, **arguments)
+    assert returned["verdict"] == "pass"
+    assert [item["source"] for item in returned["unprobed"]] == ["default/app", "default/curl", "default/late"]
+    assert "POST" not in str(lab.api.asked)
+    with pytest.raises(LabError, match="4 unprobed") as caught:
+        lab.run(state="compare")
+    assert "probe_with=pod or probe_with=ephemeral" in caught.value.message
+    with pytest.raises(LabError, match="nothing could be observed, so no file is written") as caught:
+        lab.run()
+    assert "default/app (its container main has no curl" in caught.value.message
+
+
+def test_a_cluster_that_is_broken_does_not_replace_a_good_file(lab: Lab) -> None:
+    lab.run()
+    text = lab.file.read_text()
+    paths = ["/ok", "/reset_after_headers", "/garbage"]
+    with pytest.raises(LabError, match="only 2 of 6 pairs could be observed, so no file is written") as caught:
+        lab.run(paths=paths)
+    assert "4 pairs that can't be told: default/app -> pod of" in caught.value.message
+    assert lab.file.read_text() == text
+    half = lab.run(paths=paths[:2])
+    assert (half["claims"], len(half["unclear"])) == (2, 2)
+    assert "2 pairs that can't be told" in half["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"namespaces": []}, "namespaces is empty"),
+        ({"namespaces": ["../x"]}, "'../x' is not a Kubernetes name"),
+        ({"namespaces": ["nowhere"]}, "namespace nowhere does not exist"),
+        ({"methods": []}, "methods is empty"),
+        ({"methods": ["GE T"]}, "'GE T' is not an HTTP method"),
+        ({"paths": ["x"]}, "'x' must begin with /"),
+        ({"probe_with": "pod"}, "probe_with=pod needs probe_image"),
+        ({"stable": 0}, "stable must be at least 1"),
+        ({"results_file": "/nowhere/results.json"}, "needs section"),
+        ({"results_file": "/nowhere/results.json", "section": "x"}, "the folder of /nowhere/results.json"),
+        ({"file": "/nowhere/claims.yml"}, "the folder of /nowhere/claims.yml does not exist"),
+        ({"state": "compare"}, "write it with state=observe first"),
+        ({"exclude": ["*"]}, "there is no source"),
+    ],
+)
+def test_wrong_input_fails_before_any_traffic(lab: Lab, changed: dict[str, t.Any], words: str) -> None:
+    with pytest.raises(LabError) as caught:
+        lab.run(**changed)
+    assert words in caught.value.message
+    assert lab.server.requests == []

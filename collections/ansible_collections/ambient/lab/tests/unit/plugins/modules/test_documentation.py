@@ -1,0 +1,72 @@
+# Every module's documentation says what its argument spec says, and its main() is thin.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pathlib
+import types
+import typing as t
+
+import pytest
+import yaml
+from ansible_collections.ambient.lab.plugins.doc_fragments import _check as check_fragment
+from ansible_collections.ambient.lab.plugins.doc_fragments import _kube as kube_fragment
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC
+
+PLUGINS = "ansible_collections.ambient.lab.plugins"
+FOLDER = pathlib.Path(inspect.getfile(kube_fragment)).parents[1]
+FRAGMENTS = {"ambient.lab._kube": kube_fragment, "ambient.lab._check": check_fragment}
+NAMES = sorted(path.stem for path in (FOLDER / "modules").glob("*.py"))
+# These have an action plugin, which takes the options; the module is their documentation.
+ACTIONS = {path.stem for path in (FOLDER / "action").glob("*.py")}
+
+
+def _module(name: str) -> types.ModuleType:
+    return importlib.import_module(f"{PLUGINS}.modules.{name}")
+
+
+def _documented(module: types.ModuleType) -> dict[str, dict[str, t.Any]]:
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    options = dict(documentation.get("options") or {})
+    for name, fragment in FRAGMENTS.items():
+        if name in documentation.get("extends_documentation_fragment", []):
+            options |= yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"]
+    return options
+
+
+def _same(documented: dict[str, dict[str, t.Any]], spec: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+    assert set(documented) == set(spec)
+    for name, option in spec.items():
+        for key in ("type", "required", "default", "choices", "elements"):
+            assert documented[name].get(key) == option.get(key), (name, key)
+        if "options" in option:
+            _same(documented[name]["suboptions"], option["options"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documentation_and_specification_agree(name: str) -> None:
+    doer = importlib.import_module(f"{PLUGINS}.action.{name}") if name in ACTIONS else _module(name)
+    _same(_documented(_module(name)), doer.SPEC)
+
+
+def test_shared_options_are_the_fragments() -> None:
+    for fragment, spec in ((kube_fragment, KUBE_SPEC), (check_fragment, CHECK_SPEC)):
+        _same(yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"], spec)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - ACTIONS))
+def test_main_is_thin(name: str) -> None:
+    assert len(inspect.getsource(_module(name).main).splitlines()) <= 25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_valid(name: str) -> None:
+    module = _module(name)
+    mine = [task[f"ambient.lab.{name}"] for task in yaml.safe_load(module.EXAMPLES) if f"ambient.lab.{name}" in task]
+    assert mine
+    for arguments in mine:
+        assert set(arguments) <= set(_documented(module))
