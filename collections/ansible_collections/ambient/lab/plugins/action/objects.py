@@ -8,10 +8,10 @@ import concurrent.futures
 import typing as t
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.ambient.lab.plugins.module_utils._applied import Object, documents, outcome, owned
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import KUBE_SPEC, Kube
-from ansible_collections.ambient.lab.plugins.module_utils._objects import Finder, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Object, documents, outcome, owned
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 SPEC: dict[str, dict[str, t.Any]] = {
     **KUBE_SPEC,
@@ -54,11 +54,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 def _there(options: dict[str, t.Any], wanted: list[Object]) -> list[Object]:
     """Those of the objects that the cluster has; all are asked for at once."""
     finder = Finder(Kube(options["kubeconfig"], options["context"]))
-    places = [(item["kind"], item["apiVersion"], item["metadata"]["name"]) for item in wanted]
-    spaces = [item["metadata"].get("namespace") for item in wanted]
+    asked = [
+        Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
+        for item in wanted
+    ]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda place, space: finder.find(Wanted(*place, space)), places, spaces)
-        return [item for items in found for item in items]
+        return [item for items in pool.map(finder.find, asked) for item in items]
 
 
 def _request(options: dict[str, t.Any], wanted: list[Object]) -> dict[str, t.Any]:

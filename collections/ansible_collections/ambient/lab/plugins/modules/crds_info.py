@@ -34,7 +34,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 unused:
-  description: Definitions that name the CustomResourceDefinitions without objects, as M(ambient.lab.objects) takes them.
+  description: The CustomResourceDefinitions without objects, by name, as M(ambient.lab.objects) takes them.
   returned: success
   type: list
   elements: dict
@@ -47,14 +47,14 @@ used:
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._crds import crds
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kube import (
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.crds_info import crds
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
     Kube,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 SPEC = {**KUBE_SPEC, "label_selectors": {"type": "list", "elements": "str", "required": True}}
 

@@ -1,108 +1,181 @@
-# Finds objects by kind, with one request per object where the kind is a common one.
+# Reads what kubernetes.core.k8s answers for many objects: one diff an object, and what check mode may foresee.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import re
 import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+try:
+    import yaml
+except ImportError:  # ansible-core needs it itself
+    yaml = None  # type: ignore[assignment]
 
 Object = dict[str, t.Any]
 
-# Plural names by group and kind, so that nobody has to ask the API for them.
-_PLURALS = {
-    ("", "Namespace"): "namespaces",
-    ("", "Node"): "nodes",
-    ("", "Pod"): "pods",
-    ("", "Service"): "services",
-    ("apps", "DaemonSet"): "daemonsets",
-    ("apps", "Deployment"): "deployments",
-    ("apps", "StatefulSet"): "statefulsets",
-    ("batch", "Job"): "jobs",
-    ("apiextensions.k8s.io", "CustomResourceDefinition"): "customresourcedefinitions",
-    ("gateway.networking.k8s.io", "Gateway"): "gateways",
-    ("gateway.networking.k8s.io", "GatewayClass"): "gatewayclasses",
-    ("security.istio.io", "AuthorizationPolicy"): "authorizationpolicies",
-}
+# What the API keeps of every object for itself; a change of nothing else is no change that anybody made.
+_BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
+# Who made an object: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
+MANAGED_BY = "app.kubernetes.io/managed-by"
+# The API server's own words (admission of pods, namespace lifecycle), and kubernetes.core's for a kind without a CRD.
+_NO_ACCOUNT = re.compile(r'error looking up service account \S+: serviceaccount "(?P<name>[^"]+)" not found')
+_NO_NAMESPACE = re.compile(r'namespaces "(?P<name>[^"]+)" not found')
+_NO_KIND = "Failed to find exact match for"
 
 
-class Reader(t.Protocol):
-    """Reads of an API; all raise LabError when it does not answer."""
+def documents(definition: t.Any) -> list[Object]:
+    """The objects of a definition: a list, one object, or YAML with any number of documents.
 
-    def get(self, path: str, **query: str) -> Object | None:
-        """One object, None where there is none."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
-
-    def text(self, path: str, **query: str) -> str:
-        """A body that is no JSON, for example a log."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """Which objects: the one with this name, or all of the kind, with these labels where a selector is given."""
-
-    kind: str
-    api_version: str = "v1"
-    name: str | None = None
-    namespace: str | None = None
-    label_selector: str | None = None
-
-    @classmethod
-    def of(cls, params: t.Mapping[str, t.Any]) -> Wanted:
-        """From a module's suboptions; other keys are left alone."""
-        return cls(**{field.name: params[field.name] for field in dataclasses.fields(cls) if field.name in params})
-
-    @property
-    def group(self) -> str:
-        """API group, "" for the core group."""
-        return self.api_version.rpartition("/")[0]
-
-    def __str__(self) -> str:
-        if self.name:
-            return f"{self.kind} {f'{self.namespace}/' if self.namespace else ''}{self.name}"
-        labels = f" with {self.label_selector}" if self.label_selector else ""
-        return f"{self.kind}{labels}" + (f" in namespace {self.namespace}" if self.namespace else "")
+    Raises:
+        LabError: when it is none of these, or an object has no kind or no name.
+    """
+    if isinstance(definition, str):
+        try:
+            definition = list(yaml.safe_load_all(definition))
+        except yaml.YAMLError as error:
+            raise LabError(f"definition is no YAML: {' '.join(str(error).split())}") from error
+    found = [item for item in (definition if isinstance(definition, list) else [definition]) if item]
+    for item in found:
+        if not (isinstance(item, dict) and item.get("kind") and (item.get("metadata") or {}).get("name")):
+            raise LabError(f"definition holds something without kind or metadata.name: {json.dumps(item)[:100]}")
+    return found
 
 
-class Finder:
-    """Reads objects; may be used from several threads at once."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self._asked: dict[tuple[str, str], str] = {}
-
-    def find(self, wanted: Wanted) -> list[Object]:
-        """The objects that are there; none where the API does not know the kind (yet).
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
-        plural = self._plural(wanted)
-        if plural is None:
-            return []
-        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace else ""
-        path = f"{_root(wanted.api_version)}{scope}/{plural}"
-        if wanted.name:
-            found = self.reader.get(f"{path}/{wanted.name}")
-            return [] if found is None else [found]
-        query = {"labelSelector": wanted.label_selector} if wanted.label_selector else {}
-        # The API leaves these two out of a list's items.
-        head = {"apiVersion": wanted.api_version, "kind": wanted.kind}
-        return [{**head, **item} for item in self.reader.items(path, **query)]
-
-    def _plural(self, wanted: Wanted) -> str | None:
-        known = _PLURALS.get((wanted.group, wanted.kind)) or self._asked.get((wanted.api_version, wanted.kind))
-        if known is None:
-            body = self.reader.get(_root(wanted.api_version)) or {}
-            for item in body.get("resources") or []:
-                if "/" not in item["name"]:
-                    self._asked[wanted.api_version, item["kind"]] = item["name"]
-            known = self._asked.get((wanted.api_version, wanted.kind))
-        return known
+def title(item: Object) -> str:
+    """Kind, namespace and name, for people."""
+    meta = item["metadata"]
+    return f"{item['kind']} {meta['namespace'] + '/' if meta.get('namespace') else ''}{meta['name']}"
 
 
-def _root(api_version: str) -> str:
-    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+def owned(wanted: list[Object], there: list[Object], owner: str, state: str) -> list[Object]:
+    """The objects that may be touched: with the owner's label, and nobody else's.
+
+    Args:
+        wanted: the objects, in the order they were given.
+        there: those of them that the cluster has already.
+        owner: value of the label app.kubernetes.io/managed-by.
+        state: present or absent.
+
+    Returns:
+        To be present, all of them, labelled. Otherwise only those that are there with this label.
+
+    Raises:
+        LabError: when one that shall be present is there already without the label.
+    """
+    labels = {title(item): (item["metadata"].get("labels") or {}).get(MANAGED_BY) for item in there}
+    if state == "absent":
+        return [item for item in wanted if labels.get(title(item)) == owner]
+    foreign = [title(item) for item in wanted if labels.get(title(item), owner) != owner]
+    if foreign:
+        raise LabError(
+            f"{foreign[0]} is there already and is not the lab's (it has no label {MANAGED_BY}={owner}): "
+            "remove it, or choose another name or namespace",
+            refused=foreign,
+        )
+    return [_labelled(item, owner) for item in wanted]
+
+
+def _labelled(item: Object, owner: str) -> Object:
+    meta = item["metadata"]
+    return {**item, "metadata": {**meta, "labels": {**(meta.get("labels") or {}), MANAGED_BY: owner}}}
+
+
+def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Object:
+    """The task's result.
+
+    Args:
+        wanted: the objects, in the order they were given.
+        answer: of kubernetes.core.k8s with continue_on_error.
+        state: present or absent.
+        check: whether nothing was written.
+
+    Returns:
+        changed, objects (the title of each that changed) and diff (before, after, and their headers, of each).
+
+    Raises:
+        LabError: with one line for the first object that was refused.
+    """
+    nested = (answer.get("result") or {}).get("results")
+    results = nested if isinstance(nested, list) else [answer]
+    if len(results) != len(wanted):
+        raise LabError(_words(answer.get("msg") or "kubernetes.core.k8s gave no answer"))
+    refused: list[str] = []
+    diffs = []
+    for item, result in zip(wanted, results, strict=True):
+        error = (result.get("error") or {}).get("msg")
+        if error and state == "absent" and _NO_KIND in error:
+            continue
+        if error and not (check and state == "present" and _comes_with(error, item, wanted)):
+            refused.append(f"{title(item)}: {_words(error)}")
+        elif error or result.get("changed"):
+            diffs.append(_difference(item, result, state))
+    if refused:
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise LabError(refused[0] + more, refused=refused)
+    diffs = [item for item in diffs if item["before"] != item["after"]]
+    return {"changed": bool(diffs), "objects": [item["after_header"] for item in diffs], "diff": diffs}
+
+
+def _comes_with(error: str, item: Object, wanted: list[Object]) -> bool:
+    """Whether what the API misses is made by the same task, which check mode did not make."""
+    message = _message(error)
+    for pattern, kind in ((_NO_ACCOUNT, "ServiceAccount"), (_NO_NAMESPACE, "Namespace")):
+        found = pattern.search(message)
+        if found:
+            namespace = item["metadata"].get("namespace") if kind == "ServiceAccount" else None
+            missing = {"kind": kind, "metadata": {"name": found["name"], "namespace": namespace}}
+            return title(missing) in [title(other) for other in wanted]
+    return False
+
+
+def _difference(item: Object, result: Object, state: str) -> Object:
+    """Before and after of one object, as Ansible shows them; of an object that is new or goes, what was asked for."""
+    told = result.get("diff") or {}
+    if state == "absent":
+        before, after = item, {}
+    elif told.get("before"):
+        before, after = _plain(told["before"]), _plain(told["after"])
+    else:
+        before, after = {}, item
+    header = {"before_header": title(item), "after_header": title(item)}
+    return {"before": _yaml(before), "after": _yaml(after), **header}
+
+
+def _plain(item: Object) -> Object:
+    """An object without what the API keeps for itself."""
+    shown = {key: value for key, value in item.items() if key != "status"}
+    meta = {key: value for key, value in (shown.pop("metadata", None) or {}).items() if key not in _BOOKKEEPING}
+    kept = {key: value for key, value in meta.items() if value}
+    return {**({"metadata": kept} if kept else {}), **shown}
+
+
+def _yaml(item: Object) -> str:
+    # Ansible's own strings and dicts carry tags, which YAML cannot write.
+    return str(yaml.safe_dump(json.loads(json.dumps(item)))) if item else ""
+
+
+def _status(error: str) -> Object:
+    """The API's Status object out of the text that kubernetes.core makes of it; empty where there is none."""
+    start = error.find("{")
+    try:
+        found = json.loads(error[start:]) if start >= 0 else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _message(error: str) -> str:
+    return str(_status(error).get("message") or error)
+
+
+def _words(error: str) -> str:
+    """What the API said, in one line, and what to do about it where that is known."""
+    said = " ".join(_message(error).split())
+    if _status(error).get("code") == 403 and " cannot " in said:
+        return f"{said}. Give the kubeconfig's user this permission, or use another kubeconfig"
+    return said

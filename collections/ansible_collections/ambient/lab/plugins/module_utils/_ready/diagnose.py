@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Object, Reader, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Reader, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable

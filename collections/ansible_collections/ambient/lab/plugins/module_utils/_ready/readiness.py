@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Object, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Wanted
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import dataclasses
 import time
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Reader, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Finder, Object, Reader, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
 from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import Problem, counts, problem_of

@@ -8,7 +8,7 @@ import pathlib
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Finder, Object, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock, ready, wait

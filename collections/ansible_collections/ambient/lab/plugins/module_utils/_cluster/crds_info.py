@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._objects import Finder, Object, Reader, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Reader, Wanted
 
 _KIND, _VERSION = "CustomResourceDefinition", "apiextensions.k8s.io/v1"
 

@@ -1,0 +1,108 @@
+# Finds objects by kind, with one request per object where the kind is a common one.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+Object = dict[str, t.Any]
+
+# Plural names by group and kind, so that nobody has to ask the API for them.
+_PLURALS = {
+    ("", "Namespace"): "namespaces",
+    ("", "Node"): "nodes",
+    ("", "Pod"): "pods",
+    ("", "Service"): "services",
+    ("apps", "DaemonSet"): "daemonsets",
+    ("apps", "Deployment"): "deployments",
+    ("apps", "StatefulSet"): "statefulsets",
+    ("batch", "Job"): "jobs",
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): "customresourcedefinitions",
+    ("gateway.networking.k8s.io", "Gateway"): "gateways",
+    ("gateway.networking.k8s.io", "GatewayClass"): "gatewayclasses",
+    ("security.istio.io", "AuthorizationPolicy"): "authorizationpolicies",
+}
+
+
+class Reader(t.Protocol):
+    """Reads of an API; all raise LabError when it does not answer."""
+
+    def get(self, path: str, **query: str) -> Object | None:
+        """One object, None where there is none."""
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list."""
+
+    def text(self, path: str, **query: str) -> str:
+        """A body that is no JSON, for example a log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which objects: the one with this name, or all of the kind, with these labels where a selector is given."""
+
+    kind: str
+    api_version: str = "v1"
+    name: str | None = None
+    namespace: str | None = None
+    label_selector: str | None = None
+
+    @classmethod
+    def of(cls, params: t.Mapping[str, t.Any]) -> Wanted:
+        """From a module's suboptions; other keys are left alone."""
+        return cls(**{field.name: params[field.name] for field in dataclasses.fields(cls) if field.name in params})
+
+    @property
+    def group(self) -> str:
+        """API group, "" for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    def __str__(self) -> str:
+        if self.name:
+            return f"{self.kind} {f'{self.namespace}/' if self.namespace else ''}{self.name}"
+        labels = f" with {self.label_selector}" if self.label_selector else ""
+        return f"{self.kind}{labels}" + (f" in namespace {self.namespace}" if self.namespace else "")
+
+
+class Finder:
+    """Reads objects; may be used from several threads at once."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._asked: dict[tuple[str, str], str] = {}
+
+    def find(self, wanted: Wanted) -> list[Object]:
+        """The objects that are there; none where the API does not know the kind (yet).
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        plural = self._plural(wanted)
+        if plural is None:
+            return []
+        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace else ""
+        path = f"{_root(wanted.api_version)}{scope}/{plural}"
+        if wanted.name:
+            found = self.reader.get(f"{path}/{wanted.name}")
+            return [] if found is None else [found]
+        query = {"labelSelector": wanted.label_selector} if wanted.label_selector else {}
+        # The API leaves these two out of a list's items.
+        head = {"apiVersion": wanted.api_version, "kind": wanted.kind}
+        return [{**head, **item} for item in self.reader.items(path, **query)]
+
+    def _plural(self, wanted: Wanted) -> str | None:
+        known = _PLURALS.get((wanted.group, wanted.kind)) or self._asked.get((wanted.api_version, wanted.kind))
+        if known is None:
+            body = self.reader.get(_root(wanted.api_version)) or {}
+            for item in body.get("resources") or []:
+                if "/" not in item["name"]:
+                    self._asked[wanted.api_version, item["kind"]] = item["name"]
+            known = self._asked.get((wanted.api_version, wanted.kind))
+        return known
+
+
+def _root(api_version: str) -> str:
+    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
