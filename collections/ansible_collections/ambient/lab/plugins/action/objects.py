@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import typing as t
 
+from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC, Kube
@@ -42,6 +43,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
                 return {"changed": False, "objects": [], "diff": []}
             # Without the diff nobody could say afterwards what changed.
             before, self._task.diff = self._task.diff, True
+            # kubernetes.core keeps what kinds an API has in a temporary folder. This one goes with the playbook's run,
+            # so that no other cluster at the same address is taken for this one.
+            self._task.environment = [*(self._task.environment or []), {"TMPDIR": constants.DEFAULT_LOCAL_TMP}]
             try:
                 answer = self._execute_module("kubernetes.core.k8s", _request(options, wanted), task_vars=task_vars)
             finally:

@@ -1,0 +1,186 @@
+"""Snapshots of a cluster's objects and of this machine, and what differs between two of them.
+
+Run as a program: `state.py cluster|host write|compare FILE [KUBECONFIG]`; compare exits with 1 when something differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# What something is, by its name; equal snapshots are equal states.
+State = dict[str, str]
+
+# Kinds whose objects come and go by themselves, or follow others.
+FLEETING = re.compile(r"^(events|leases|endpoints|endpointslices|componentstatuses|replicasets|ipaddresses|\w+\.metrics)")
+BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid", "ownerReferences")
+# The time of the last look is in it.
+CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
+LEADER = "control-plane.alpha.kubernetes.io/leader"
+# Ansible's own, of this very run; sockets and pipes of programs that run here; caches of what was asked before.
+OWN_FILES = re.compile(r"/(ansible[-_.].*|\.ansible.*|tmp\w{8}(cacert\.pem)?|pytest-.*|bash_.*|dockerd.*|\.X.*)$")
+FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", "/root", "/opt", "/usr/local")
+# Folders whose whole tree counts; of the others the first level.
+WHOLE = {"/etc", "/run"}
+
+
+def digest(value: object) -> str:
+    """A short fingerprint."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cluster(kubeconfig: str, kubectl: str = "kubectl") -> State:
+    """Every object of every kind that can be listed, but for what is fleeting: its fingerprint without its status."""
+
+    def run(*arguments: str) -> str:
+        command = [kubectl, "--kubeconfig", kubeconfig, *arguments]
+        return subprocess.run(command, check=True, text=True, capture_output=True, timeout=120).stdout
+
+    kinds = [kind for kind in run("api-resources", "--verbs=list", "-o", "name").split() if not FLEETING.match(kind)]
+    items = json.loads(run("get", ",".join(kinds), "-A", "-o", "json"))["items"]
+    return {name: digest(content) for item in items for name, content in [_object(item)] if name}
+
+
+def _object(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and content; no name where the object is fleeting."""
+    meta = item["metadata"]
+    kept = {key: value for key, value in meta.items() if key not in BOOKKEEPING}
+    if LEADER in kept.get("annotations", {}):
+        kept["annotations"] = {key: value for key, value in kept["annotations"].items() if key != LEADER}
+    content = {key: value for key, value in item.items() if key not in ("status", "metadata")} | {"metadata": kept}
+    if item["kind"] == "Node":
+        # The kubelet renews them.
+        content["metadata"] = {"name": meta["name"], "labels": meta.get("labels")}
+    name = f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"
+    # A pod that somebody owns follows its owner.
+    is_fleeting = meta["name"] in CHURNING or (item["kind"] == "Pod" and "ownerReferences" in meta)
+    return ("" if is_fleeting else name), content
+
+
+def host() -> State:
+    """Processes, mounts, interfaces, routes, firewall rules, listening ports, cgroups, kernel settings and files."""
+    parts: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+        "process": _processes,
+        "mount": _mounts,
+        "network": _network,
+        "cgroup": _cgroups,
+        "setting": _settings,
+        "file": _files,
+    }
+    return {f"{part} {name}": value for part, read in parts.items() for name, value in read()}
+
+
+def _processes() -> Iterator[tuple[str, str]]:
+    """Programs that outlive their parents: those that are neither the kernel's nor of this very process' family."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        parents[int(fields["Pid"])] = (int(fields["PPid"]), fields["Name"])
+    family = {os.getpid()}
+    while (parent := parents.get(min(family, default=0), (0, ""))[0]) and parent not in family:
+        family.add(parent)
+    for pid, (parent, name) in parents.items():
+        # An orphan belongs to PID 1; a namespace's first process does, too.
+        if parent == 1 and pid not in family:
+            yield f"{name} (child of PID 1)", "runs"
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, target, kind, *_ = line.split()
+        yield f"{target} ({kind})", source
+
+
+def _network() -> Iterator[tuple[str, str]]:
+    questions = {
+        "links": ["ip", "-o", "link"],
+        "addresses": ["ip", "-o", "-4", "addr"],
+        "routes": ["ip", "route", "show", "table", "all"],
+        "rules": ["ip", "rule"],
+        "network namespaces": ["ip", "netns"],
+        "nft": ["nft", "list", "ruleset"],
+        "iptables": ["iptables-save"],
+        "listening": ["ss", "-Hltn"],
+    }
+    for name, command in questions.items():
+        if shutil.which(command[0]):
+            said = subprocess.run(command, text=True, capture_output=True, timeout=30, check=False).stdout
+            # Counters and times are no state.
+            lines = [re.sub(r"\[\d+:\d+\]|\bvalid_lft.*|^#.*|\d+sec", "", line).strip() for line in said.splitlines()]
+            for line in filter(None, lines):
+                yield f"{name}: {line if name != 'listening' else line.split()[3]}", "is there"
+
+
+def _cgroups() -> Iterator[tuple[str, str]]:
+    for folder, _, _ in os.walk("/sys/fs/cgroup"):
+        yield folder, "is there"
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    for name in ("ip_forward", "conf/all/forwarding", "conf/all/rp_filter", "conf/default/forwarding"):
+        path = Path("/proc/sys/net/ipv4", name)
+        yield f"net.ipv4 {name}", path.read_text().strip()
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    for top in FOLDERS:
+        for folder, folders, files in os.walk(top):
+            names = [os.path.join(folder, name) for name in [*folders, *files]]
+            for name in names:
+                if not OWN_FILES.search(name):
+                    yield name, _size(name) if top == "/etc" else "is there"
+            if top not in WHOLE:
+                folders.clear()
+            folders[:] = [name for name in folders if not OWN_FILES.search(os.path.join(folder, name))]
+
+
+def _size(name: str) -> str:
+    try:
+        return str(os.lstat(name).st_size) if os.path.isfile(name) else "is there"
+    except OSError:
+        return "is gone"
+
+
+def differences(before: State, after: State) -> list[str]:
+    """A line for each thing that came, went or changed."""
+    rows = [f"+ {name}: {after[name]}" for name in sorted(after.keys() - before.keys())]
+    rows += [f"- {name}: {before[name]}" for name in sorted(before.keys() - after.keys())]
+    changed = (name for name in sorted(before.keys() & after.keys()) if before[name] != after[name])
+    return rows + [f"~ {name}: {before[name]} -> {after[name]}" for name in changed]
+
+
+def table(before: State, after: State) -> list[str]:
+    """How many things of each kind there were and are, for a person."""
+    kinds = sorted({name.split()[0] for name in before | after})
+    counts = [[sum(name.split()[0] == kind for name in state) for state in (before, after)] for kind in kinds]
+    rows = [f"{kind:<40} {first:>7} {second:>7}" for kind, (first, second) in zip(kinds, counts, strict=True)]
+    return [f"{'':<40} {'before':>7} {'after':>7}", *rows]
+
+
+def main(what: str, action: str, file: str, kubeconfig: str = "", kubectl: str = "kubectl") -> int:
+    """Write a snapshot, or compare with one that was written."""
+    state = host() if what == "host" else cluster(kubeconfig, kubectl)
+    if action == "write":
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
+        return 0
+    before = json.loads(Path(file).read_text(encoding="utf-8"))
+    found = differences(before, state)
+    print("\n".join([*table(before, state), *(found or ["equal"])]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
