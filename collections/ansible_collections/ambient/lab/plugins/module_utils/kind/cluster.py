@@ -49,6 +49,7 @@ MISSING, CURRENT, OTHER, UNKNOWN = (
     "not known before the nodes run",
 )
 LOADED, NOT_LOADED = "on every node", "not on every node"
+WIDTH = 1000
 STARTABLE = {"exited", "created", "stopped", "configured", "initialized"}
 
 
@@ -76,7 +77,7 @@ class State:
 
     def shown(self) -> str:
         """The state as text, for diff mode."""
-        return str(yaml_dump(dataclasses.asdict(self), default_flow_style=False))
+        return _dumped(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,14 +141,16 @@ class Cluster:
         return f"remove it (kind delete cluster --name {self.name}, or the lab's clean-up), then run this again"
 
     def create(self) -> None:
-        """Make the cluster. A failed one is taken away again by kind itself."""
-        _write(self.options["config_file"], str(yaml_dump(self.config, sort_keys=False)), 0o644)
+        """Make the cluster, or leave nothing of it: kind takes back what it knows of, not a node that came later."""
+        _write(self.options["config_file"], _dumped(self.config), 0o644)
         # kind would merge into it what is left of an earlier cluster.
         _remove(self.options["kubeconfig"])
         wait = ("--wait", f"{self.options['wait']}s") if self.options["wait"] else ()
         arguments = ("--config", self.options["config_file"], "--kubeconfig", self.options["kubeconfig"], *wait)
         answer = self.kind("create", "cluster", *arguments, shown=True)
         if answer.code:
+            if self.engine.names(self.name):
+                self.kind("delete", "cluster", "--kubeconfig", self.options["kubeconfig"])
             _remove(self.options["config_file"])
             raise LabError(words.explain(f"The kind cluster {self.name} can't be made", answer.err))
 
@@ -296,6 +299,10 @@ def kubeconfig_state(text: str | None, real: str) -> str:
     have, wanted = _parsed(text), _parsed(real)
     same = all(item in (have.get(key) or ()) for key in ("clusters", "users") for item in wanted[key])
     return CURRENT if same else OTHER
+
+
+def _dumped(content: dict[str, t.Any]) -> str:
+    return str(yaml_dump(content, sort_keys=False, default_flow_style=False, width=WIDTH))
 
 
 def _parsed(text: str | None) -> dict[str, t.Any]:

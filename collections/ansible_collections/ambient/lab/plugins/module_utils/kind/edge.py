@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import NOT_FOUND, Answer
@@ -19,6 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils.kind.words import prog
 
 Show = t.Callable[[str], None]
 TIMED_OUT = 124
+GROUP_SECONDS = 10.0
 
 
 class Programs:
@@ -56,6 +58,8 @@ class Programs:
             # An interrupted play takes its command along.
             if process.poll() is None:
                 _end(process)
+        if process.returncode:
+            _await_group(process.pid)
         if timeout and process.returncode == -signal.SIGTERM:
             return Answer(TIMED_OUT, out, f"{command[0]} did not answer in {timeout:.0f} s")
         return Answer(process.returncode, out, "".join(lines))
@@ -65,6 +69,15 @@ class Programs:
             lines.append(line)
             if shown and (text := progress(line)):
                 self._show(text)
+
+
+def _await_group(group: int) -> None:
+    """Wait until what a failed program began has ended: kind does not wait for a second node when the first fails."""
+    deadline = time.monotonic() + GROUP_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -68,8 +68,12 @@ def lines_of(stderr: str) -> list[str]:
 
 def progress(line: str) -> str | None:
     """What kind begins with, or has failed with, as it is shown; None for a line that says nothing more."""
-    text = COLOUR.sub("", line).strip()
-    return text.lstrip("• ").removesuffix("...").strip() if text.startswith(("✗", "•")) else None
+    found = re.match(r"([•✗]) (.+)", COLOUR.sub("", line).strip())
+    if not found:
+        return None
+    # kind decorates its steps with pictures.
+    text = found[2].encode("ascii", "ignore").decode().rstrip(" .")
+    return text if found[1] == "•" else f"failed: {text}"
 
 
 def explain(what: str, stderr: str) -> str:
