@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
             for words, text in state["fails"].items():
                 if words in " ".join(arguments):
                     raise Failure(text)
-            answer = COMMANDS.get(arguments[0], lambda *_: "")(state, arguments[1:])
+            answer: str | None = COMMANDS.get(arguments[0], _silent)(state, arguments[1:])
         except Failure as failure:
             answer = None
             print(failure, file=sys.stderr)
@@ -83,6 +83,10 @@ def main(arguments: list[str]) -> None:
     if answer is None:
         sys.exit(125 if arguments[0] == "run" else 1)
     print(answer, end="\n" if answer and not answer.endswith("\n") else "")
+
+
+def _silent(*_: object) -> str:
+    return ""
 
 
 def _info(_: Any, arguments: list[str]) -> str:

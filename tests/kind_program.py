@@ -1,4 +1,4 @@
-"""The real kind, built once from its Go module into the project's cache of built parts."""
+"""Programs for the tests of clusters with upstream's images, from the project's cache: the real kind, helm, kubectl."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from ambient_embedded import cache
 from ambient_embedded.gobuild import Go
+from ambient_embedded.parts import Bill
 from project import defaults
 
 CACHE = Path(os.environ.get("AMBIENT_LAB_CACHE", "~/.cache/ambient-lab")).expanduser()
 VERSION = defaults("cluster")["cluster_upstream"]["kind"]["version"]
+
+
+def built_programs() -> Path:
+    """The folder with helm and kubectl, as the embedded cluster's build has made it; skips where it has not yet."""
+    folder = Bill(CACHE).programs.folder(CACHE)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not built: run `make build` first (helm and kubectl are in it)")
+    return folder
 
 
 def kind_program() -> Path:

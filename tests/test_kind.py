@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,12 +18,11 @@ from typing import Any
 import fake_docker
 import pytest
 import yaml
-from ambient_embedded.parts import Bill
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils.kind.cluster import World, settle
 from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import Programs, port_problem
 from fleet import play
-from kind_program import CACHE, VERSION, kind_program
+from kind_program import VERSION, built_programs, kind_program
 from ports import free_port
 from project import defaults
 
@@ -38,11 +38,8 @@ def kind() -> Path:
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder with helm and kubectl, as the embedded cluster's build has made it."""
-    folder = Bill(CACHE).programs.folder(CACHE)
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not built: run `make build` first (helm and kubectl are in it)")
-    return folder
+    """The folder with helm and kubectl."""
+    return built_programs()
 
 
 class Lab:
@@ -112,16 +109,42 @@ class Lab:
         return [line for line in lines if not any(words in line for words in reads)]
 
 
+def enter(lab: Lab, environment: pytest.MonkeyPatch) -> None:
+    """A machine whose PATH has kind and the engine's program, and whose home is empty."""
+    for variable in ("KIND_EXPERIMENTAL_PROVIDER", "KIND_CLUSTER_NAME", "DOCKER_HOST", "KUBECONFIG"):
+        environment.delenv(variable, raising=False)
+    environment.setenv("PATH", str(lab.programs))
+    (lab.folder / "home").mkdir()
+    environment.setenv("HOME", str(lab.folder / "home"))
+
+
 @pytest.fixture
 def lab(tmp_path: Path, kind: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """A machine whose PATH has kind and the engine's program, and whose home is empty."""
-    made = Lab(tmp_path, kind)
-    for variable in ("KIND_EXPERIMENTAL_PROVIDER", "KIND_CLUSTER_NAME", "DOCKER_HOST", "KUBECONFIG"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PATH", str(made.programs))
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return made
+    """A machine without a cluster."""
+    found = Lab(tmp_path, kind)
+    enter(found, monkeypatch)
+    return found
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, kind: Path) -> Lab:
+    """A cluster that kind has made, for tests to begin with a copy of it."""
+    first = Lab(tmp_path_factory.mktemp("made"), kind)
+    with pytest.MonkeyPatch.context() as environment:
+        enter(first, environment)
+        first.settle(wait=1)
+    return first
+
+
+@pytest.fixture
+def running(made: Lab, lab: Lab) -> Lab:
+    """A machine with a cluster; the engine has not been asked for anything yet."""
+    shutil.copytree(made.folder / "lab", lab.folder / "lab")
+    shutil.copy(made.programs / "docker.json", lab.programs)
+    lab.host_port = made.host_port
+    lab.options["config"] = made.options["config"]
+    lab.calls()
+    return lab
 
 
 def test_a_cluster_is_made_once_and_removed_once(lab: Lab) -> None:
@@ -159,100 +182,92 @@ def test_a_cluster_is_made_once_and_removed_once(lab: Lab) -> None:
     assert not lab.settle(state="absent")["changed"]
 
 
-def test_the_kept_configuration_is_what_kind_was_given(lab: Lab) -> None:
+def test_the_kept_configuration_is_what_kind_was_given(running: Lab) -> None:
     """kind.yaml makes the same cluster by hand."""
-    lab.settle()
-    written = lab.folder / "lab" / "kind.yaml"
-    by_hand = ["kind", "create", "cluster", "--config", str(written), "--kubeconfig", str(lab.folder / "other")]
-    lab.settle(state="absent", config_file=str(lab.folder / "elsewhere"))
+    written = running.folder / "lab" / "kind.yaml"
+    by_hand = ["kind", "create", "cluster", "--config", str(written), "--kubeconfig", str(running.folder / "other")]
+    running.settle(state="absent", config_file=str(running.folder / "elsewhere"))
     made = subprocess.run(by_hand, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    assert not lab.settle(check_mode=True, kubeconfig=str(lab.folder / "other"))["changed"]
+    assert not running.settle(check_mode=True, kubeconfig=str(running.folder / "other"))["changed"]
 
 
-@pytest.mark.parametrize("damage", ["", "clusters: []", "{"])
-def test_a_kubeconfig_that_does_not_lead_there_is_written_again(lab: Lab, damage: str) -> None:
-    lab.settle()
-    lab.calls()
-    path = Path(lab.options["kubeconfig"])
+def test_a_kubeconfig_that_does_not_lead_there_is_written_again(running: Lab) -> None:
+    path = Path(running.options["kubeconfig"])
     right = yaml.safe_load(path.read_text())
-    path.write_text(damage)
-    assert lab.settle(check_mode=True)["changed"]
-    assert path.read_text() == damage
-    result = lab.settle()
-    assert "kubeconfig: of another cluster, or outdated" in result["diff"]["before"]
-    assert yaml.safe_load(path.read_text()) == right
-    assert "a2V5" not in json.dumps(result)
+    for damage in ("", "clusters: []", "{"):
+        path.write_text(damage)
+        assert running.settle(check_mode=True)["changed"]
+        assert path.read_text() == damage
+        result = running.settle()
+        assert "kubeconfig: of another cluster, or outdated" in result["diff"]["before"]
+        assert "a2V5" not in json.dumps(result)
+        assert yaml.safe_load(path.read_text()) == right
     path.unlink()
-    assert lab.settle()["changed"]
+    assert "kubeconfig: missing" in running.settle()["diff"]["before"]
     assert yaml.safe_load(path.read_text()) == right
-    assert lab.calls() == []
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert running.calls() == []
 
 
-def test_stopped_nodes_are_started(lab: Lab) -> None:
-    lab.settle()
-    lab.calls()
-    lab.change(lambda state: state["containers"][WORKER]["State"].update(Status="exited"))
-    foreseen = lab.settle(check_mode=True)
+def test_stopped_nodes_are_started(running: Lab) -> None:
+    running.change(lambda state: state["containers"][WORKER]["State"].update(Status="exited"))
+    foreseen = running.settle(check_mode=True)
     assert f"{WORKER}: exited" in foreseen["diff"]["before"]
-    assert lab.calls() == []
-    assert lab.settle()["changed"]
-    assert lab.calls() == [f"start {WORKER}"]
-    assert not lab.settle()["changed"]
+    assert running.calls() == []
+    assert running.settle()["changed"]
+    assert running.calls() == [f"start {WORKER}"]
+    assert not running.settle()["changed"]
 
-    lab.change(lambda state: state["containers"][WORKER]["State"].update(Status="exited"))
-    lab.fails("start", "Error response from daemon: Bind for 127.0.0.1:1 failed: port is already allocated")
-    assert "127.0.0.1:1 can't be published" in lab.refused()
-    lab.change(lambda state: state["containers"][WORKER]["State"].update(Status="dead"))
-    assert f"{WORKER} is dead" in lab.refused()
+    running.change(lambda state: state["containers"][WORKER]["State"].update(Status="exited"))
+    running.fails("start", "Error response from daemon: Bind for 127.0.0.1:1 failed: port is already allocated")
+    assert "127.0.0.1:1 can't be published" in running.refused()
+    running.change(lambda state: state["containers"][WORKER]["State"].update(Status="dead"))
+    assert f"{WORKER} is dead" in running.refused()
 
 
-def test_a_cluster_that_differs_is_an_error_that_names_the_fix(lab: Lab) -> None:
+def test_a_cluster_that_differs_is_an_error_that_names_the_fix(running: Lab) -> None:
     """Ports, image, nodes, and what the engine does not show."""
-    lab.settle()
-    nodes = lab.options["config"]["nodes"]
+    nodes = running.options["config"]["nodes"]
     config: dict[str, Any]
     for said, image, config in (
-        ("publishes", IMAGE, {"nodes": [{**nodes[0], "extraPortMappings": [lab.mapping("30081")]}, nodes[1]]}),
-        ("runs kindest/node", "kindest/node:v1.35.0", lab.options["config"]),
+        ("publishes", IMAGE, {"nodes": [{**nodes[0], "extraPortMappings": [running.mapping("30081")]}, nodes[1]]}),
+        ("runs kindest/node", "kindest/node:v1.35.0", running.options["config"]),
         ("its nodes are", IMAGE, {"nodes": [*nodes, {"role": "worker"}]}),
         ("kind.yaml: networking", IMAGE, {"nodes": nodes, "networking": {"kubeProxyMode": "nftables"}}),
     ):
-        message = lab.refused(config=config, image=image)
+        message = running.refused(config=config, image=image)
         assert said in message
         assert "kind delete cluster --name lab" in message
-    assert not lab.settle()["changed"]
+    assert not running.settle()["changed"]
 
 
-def test_half_a_cluster_is_an_error_that_names_the_fix(lab: Lab) -> None:
+def test_half_a_cluster_is_an_error_that_names_the_fix(running: Lab) -> None:
     """A run was interrupted before kubeadm was done."""
-    lab.settle()
-    lab.fails("admin.conf", "cat: /etc/kubernetes/admin.conf: No such file or directory")
-    assert "is not whole" in lab.refused()
-    lab.change(lambda state: state["fails"].clear())
-    lab.settle(state="absent")
-    assert lab.settle()["changed"]
+    running.fails("admin.conf", "cat: /etc/kubernetes/admin.conf: No such file or directory")
+    assert "is not whole" in running.refused()
+    running.change(lambda state: state["fails"].clear())
+    running.settle(state="absent")
+    assert running.settle()["changed"]
 
 
-def test_archives_are_loaded_where_they_are_missing(lab: Lab) -> None:
+def test_archives_are_loaded_where_they_are_missing(running: Lab) -> None:
     config = b"{}"
     image = {"id": "sha256:" + hashlib.sha256(config).hexdigest(), "repoTags": ["docker.io/library/app:1"]}
     manifest = json.dumps([{"Config": "c.json", "RepoTags": ["app:1"]}]).encode()
-    path = str(lab.folder / "app.tar")
+    path = str(running.folder / "app.tar")
     with tarfile.open(path, "w") as archive:
         for name, data in (("manifest.json", manifest), ("c.json", config)):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    lab.settle()
-    lab.calls()
-    lab.change(lambda state: state.update(archive=[image]))
-    lab.change(lambda state: state["containers"][WORKER].update(images=[image]))
-    assert "not on every node" in lab.settle(check_mode=True, image_archives=[path])["diff"]["before"]
-    assert lab.settle(image_archives=[path])["changed"]
-    assert [item["images"] for item in lab.docker["containers"].values()] == [[image], [image]]
-    assert not lab.settle(image_archives=[path])["changed"]
-    assert "no archive of images" in lab.refused(image_archives=[str(lab.folder / "none.tar")])
+    running.change(lambda state: state.update(archive=[image]))
+    running.change(lambda state: state["containers"][WORKER].update(images=[image]))
+    assert "not on every node" in running.settle(check_mode=True, image_archives=[path])["diff"]["before"]
+    assert running.settle(image_archives=[path])["changed"]
+    assert [item["images"] for item in running.docker["containers"].values()] == [[image], [image]]
+    assert not running.settle(image_archives=[path])["changed"]
+    assert "no archive of images" in running.refused(image_archives=[str(running.folder / "none.tar")])
 
 
 def test_kind_refuses_a_wrong_configuration_and_the_engine_is_not_asked_for_anything(lab: Lab) -> None:

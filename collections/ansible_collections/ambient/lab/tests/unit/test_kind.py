@@ -130,7 +130,9 @@ def test_an_archive_tells_its_images_and_a_node_whether_it_has_them(tmp_path: pa
     manifest = [{"Config": "config.json", "RepoTags": ["app:1"], "Layers": []}]
     wanted = images.read_archive(archive(tmp_path / "a.tar", {"manifest.json": manifest, "config.json": config}))
     assert wanted == {images.Image("docker.io/library/app:1", digest)}
-    listed = {"images": [{"id": digest, "repoTags": ["docker.io/library/app:1"]}, {"id": "sha256:1", "repoTags": None}]}
+    listed: dict[str, t.Any] = {
+        "images": [{"id": digest, "repoTags": ["docker.io/library/app:1"]}, {"id": "sha256:1", "repoTags": None}]
+    }
     assert not wanted - images.of_node(json.dumps(listed))
     listed["images"][0]["id"] = "sha256:2"
     assert wanted - images.of_node(json.dumps(listed)) == wanted

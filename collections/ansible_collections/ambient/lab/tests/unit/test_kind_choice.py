@@ -11,7 +11,9 @@ import sys
 import typing as t
 
 import pytest
+import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils.kind import choice, cluster
 from ansible_collections.ambient.lab.plugins.module_utils.kind.choice import Machine, choose, own_provider
 from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import TIMED_OUT, Programs, port_problem
 from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
@@ -21,6 +23,7 @@ from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
     answering,
     engine_of,
 )
+from ansible_collections.ambient.lab.plugins.modules import cluster_provider, kind_cluster
 
 DOWN = Answer(
     1, "{}", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
@@ -43,8 +46,19 @@ class Scripted:
         return self.programs.get(command[0], Answer(NOT_FOUND, "", "no such file"))
 
 
-def machine(system: str = "Linux", root: bool = True, chosen: str = "", **programs: Answer) -> Machine:
-    return Machine(Scripted(**programs), {CHOICE: chosen}, system, root)
+def machine(**programs: Answer) -> Machine:
+    """Linux, as root, with these programs."""
+    return Machine(Scripted(**programs), {}, "Linux", True)
+
+
+def mac(**programs: Answer) -> Machine:
+    """A laptop that is not Linux, as a user."""
+    return machine(**programs)._replace(system="Darwin", root=False)
+
+
+def chosen(engine: str, **programs: Answer) -> Machine:
+    """A machine whose user has chosen an engine."""
+    return machine(**programs)._replace(environ={CHOICE: engine})
 
 
 @pytest.fixture
@@ -65,7 +79,7 @@ def leave(options: dict[str, t.Any], provider: str) -> None:
     [
         (machine(docker=UP, **HELM), "kind"),
         (machine(docker=DOWN, podman=UP, **HELM), "kind"),
-        (machine("Darwin", False, docker=UP, **HELM), "kind"),
+        (mac(docker=UP, **HELM), "kind"),
         # A docker program without an engine behind it is no engine.
         (machine(docker=DOWN, **HELM), "embedded"),
         (machine(docker=UP, helm=UP, kubectl=UP), "embedded"),
@@ -80,7 +94,7 @@ def test_auto_takes_kind_where_an_engine_answers_else_the_embedded_cluster(
 
 def test_where_nothing_can_be_one_line_lists_what_is_missing(options: dict[str, t.Any]) -> None:
     with pytest.raises(LabError) as raised:
-        choose(options, machine("Darwin", False, docker=DOWN, kubectl=UP, helm=HELM["helm"]))
+        choose(options, mac(docker=DOWN, kubectl=UP, helm=HELM["helm"]))
     message = raised.value.message
     for text in ("For kind: no container engine answers (docker: Cannot connect", "the program kind is missing",
                  "For embedded: Linux (this is Darwin); root", "cluster_provider=existing"):  # fmt: skip
@@ -93,7 +107,7 @@ def test_where_nothing_can_be_one_line_lists_what_is_missing(options: dict[str, 
 def test_auto_keeps_the_provider_that_the_lab_was_made_with(options: dict[str, t.Any], own: str) -> None:
     leave(options, own)
     assert choose(options, machine(docker=UP, **HELM)) == own
-    assert choose({**options, "state": "absent"}, machine(root=False)) == own
+    assert choose({**options, "state": "absent"}, mac()) == own
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
@@ -118,7 +132,7 @@ def test_a_lab_that_was_not_finished_leaves_traces(options: dict[str, t.Any]) ->
 
 
 def test_nothing_is_to_be_removed_where_nothing_was_made(options: dict[str, t.Any]) -> None:
-    assert choose({**options, "state": "absent"}, machine("Darwin", False)) == ""
+    assert choose({**options, "state": "absent"}, mac()) == ""
     assert choose({**options, "state": "absent", "provider": "kind"}, machine()) == "kind"
 
 
@@ -130,8 +144,8 @@ def test_nothing_is_to_be_removed_where_nothing_was_made(options: dict[str, t.An
         ("kind", machine(docker=UP, kind=UP, kubectl=UP), "the program helm is missing"),
         ("kind", machine(docker=UP, kind=UP, helm=HELM["helm"]), "the program kubectl is missing, install kubectl"),
         ("kind", machine(**HELM), "none of docker, nerdctl, podman is installed"),
-        ("kind", machine(chosen="podman", docker=UP, **HELM), "podman is not installed"),
-        ("kind", machine(chosen="dockr", **HELM), "KIND_EXPERIMENTAL_PROVIDER=dockr is no engine that kind knows"),
+        ("kind", chosen("podman", docker=UP, **HELM), "podman is not installed"),
+        ("kind", chosen("dockr", **HELM), "KIND_EXPERIMENTAL_PROVIDER=dockr is no engine that kind knows"),
         (
             "kind",
             machine(docker=Answer(1, "", "permission denied while trying to connect to the Docker daemon"), **HELM),
@@ -148,7 +162,7 @@ def test_what_an_explicit_provider_lacks_is_said(
 
 
 def test_the_embedded_provider_names_its_own_needs(options: dict[str, t.Any]) -> None:
-    assert choose({**options, "provider": "embedded"}, machine("Darwin", False)) == "embedded"
+    assert choose({**options, "provider": "embedded"}, mac()) == "embedded"
 
 
 def test_the_engine_is_the_one_that_holds_the_cluster() -> None:
@@ -190,3 +204,13 @@ def test_a_port_is_free_or_the_reason_is_told() -> None:
         assert port_problem("127.0.0.1", port) == "something listens there already"
     assert port_problem("127.0.0.1", port) is None
     assert "no address of this machine" in str(port_problem("192.0.2.1", port))
+
+
+@pytest.mark.parametrize(
+    ("documentation", "spec"),
+    [(cluster_provider.DOCUMENTATION, choice.SPEC), (kind_cluster.DOCUMENTATION, cluster.SPEC)],
+)
+def test_documented_options_are_the_accepted_ones(documentation: str, spec: dict[str, dict[str, t.Any]]) -> None:
+    options = yaml.safe_load(documentation)["options"]
+    assert all(option.pop("description") for option in options.values())
+    assert options == spec

@@ -128,6 +128,12 @@ class Cluster:
         """Whether the kubeconfig leads to this cluster, as things are now."""
         return kubeconfig_state(_read(self.options["kubeconfig"]), self.real_kubeconfig())
 
+    def write_access(self) -> None:
+        """Make the kubeconfig lead to this cluster."""
+        path, real = self.options["kubeconfig"], self.real_kubeconfig()
+        if kubeconfig_state(_read(path), real) != CURRENT:
+            _write(path, real, 0o600)
+
     def real_kubeconfig(self) -> str:
         answer = self.kind("get", "kubeconfig")
         if answer.code:
@@ -231,8 +237,7 @@ def _build(cluster: Cluster, nodes: t.Sequence[Node]) -> None:
     if stopped := [node for node in nodes if node.status != "running"]:
         cluster.start(stopped)
     cluster.load(nodes)
-    if cluster.access() != CURRENT:
-        _write(cluster.options["kubeconfig"], cluster.real_kubeconfig(), 0o600)
+    cluster.write_access()
 
 
 def _delete(cluster: Cluster, _: t.Sequence[Node]) -> None:
