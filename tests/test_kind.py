@@ -328,6 +328,15 @@ def test_a_rootless_engine_without_cgroup_v2_is_named(lab: Lab, monkeypatch: pyt
     assert "a rootless engine needs cgroup v2" in lab.refused()
 
 
+def test_a_crash_of_kind_is_said_and_leaves_nothing(lab: Lab) -> None:
+    """kind 0.33 does not expect that kubectl says nothing; it crashes, and can't take its containers away any more."""
+    program = lab.programs / "docker"
+    program.write_text(program.read_text().replace("return READY", 'return ""'))
+    assert "kind itself crashed (runtime error: index out of range" in lab.refused(wait=1)
+    assert f"rm -f -v {CONTROL_PLANE} {WORKER}" in lab.calls()
+    assert lab.docker["containers"] == {}
+
+
 def test_a_taken_port_is_found_before_kind_is_asked(lab: Lab) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", lab.host_port))

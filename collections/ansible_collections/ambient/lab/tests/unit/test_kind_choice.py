@@ -196,6 +196,15 @@ def test_programs_are_run_shown_and_ended() -> None:
     assert "did not answer" in hanging.err
 
 
+def test_what_a_failed_program_has_begun_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """kind ends with the first node that fails, while the engine still makes the second."""
+    late = f"import time; time.sleep(0.4); open({str(tmp_path / 'late')!r}, 'w')"
+    begin = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.DEVNULL, "
+    script = begin + "stderr=subprocess.DEVNULL); sys.exit(1)"
+    assert Programs(print)(sys.executable, "-c", script, late).code == 1
+    assert (tmp_path / "late").exists()
+
+
 def test_a_port_is_free_or_the_reason_is_told() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -11,6 +11,7 @@ import typing as t
 PORTS = "set another one in cluster_node_ports, or end what holds it"
 # kind's own words and those of the engines under it: what they look like, and what they mean.
 CAUSES: tuple[tuple[str, str], ...] = (
+    (r"^panic: (?P<what>.+)", "kind itself crashed ({what}): install another version of kind"),
     (
         r"(?:Bind for|listen tcp\d?|exposing port TCP|bind host port(?: for)?) (?P<what>(?:\[[\da-f:]+\]|[\d.]+):\d+)"
         r".*?(?:already allocated|already in use|not available|permission denied|forbidden)",
@@ -86,7 +87,7 @@ def explain(what: str, stderr: str) -> str:
     lines = lines_of(stderr)
     last = _cause(lines)
     for pattern, meaning in CAUSES:
-        if found := re.search(pattern, COLOUR.sub("", stderr)):
+        if found := re.search(pattern, COLOUR.sub("", stderr), re.MULTILINE):
             named: t.Mapping[str, str] = {"what": "", **found.groupdict()}
             return f"{what}: " + meaning.format(what=" ".join(named["what"].split()), last=last)
     return f"{what}: " + (" / ".join(lines[-KEPT_LINES:]) or "it gave no reason")
