@@ -1,0 +1,141 @@
+# Which provider a lab has, and whether this machine has what the provider needs.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
+    NOT_FOUND,
+    Run,
+    answering,
+    last_line,
+    no_engine,
+)
+
+PROVIDERS = ("embedded", "kind", "existing")
+SPEC: dict[str, dict[str, t.Any]] = {
+    "provider": {"type": "str", "choices": ["auto", *PROVIDERS], "default": "auto"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "name": {"type": "str", "required": True},
+    "lab_dir": {"type": "path", "required": True},
+    "state_dir": {"type": "path", "required": True},
+    "kind": {"type": "str", "default": "kind"},
+    "helm": {"type": "str", "default": "helm"},
+    "kubectl": {"type": "str", "default": "kubectl"},
+}
+# The major version that kubernetes.core, as requirements.txt brings it, works with.
+HELM_MAJOR = 3
+
+
+class Machine(t.NamedTuple):
+    """What decides about a provider on this machine.
+
+    Attributes:
+        run: runs a program.
+        environ: this process's variables.
+        system: as platform.system() says.
+        root: whether this process is root's.
+    """
+
+    run: Run
+    environ: t.Mapping[str, str]
+    system: str
+    root: bool
+
+
+def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
+    """The provider of a lab: the one that it was made with, else the one asked for, else the first that can be.
+
+    Args:
+        options: as SPEC has them.
+
+    Returns:
+        Its name; "" where there is nothing to remove.
+
+    Raises:
+        LabError: with one line, when another one than the lab's own is asked for, or when something is missing.
+    """
+    asked, own = options["provider"], own_provider(options)
+    if own and asked not in {"auto", own}:
+        name = options["name"]
+        raise LabError(
+            f"The lab {name} was made with cluster_provider={own}, and {asked} is asked for: remove it first "
+            f"(ansible-playbook playbooks/cleanup.yml -e cluster_name={name}), or take another cluster_name"
+        )
+    if options["state"] == "absent":
+        return own if asked == "auto" else str(asked)
+    if own or asked != "auto":
+        provider = own or str(asked)
+        if lacks := NEEDS[provider](options, machine):
+            raise LabError(f"cluster_provider={provider} can't be used: {'; '.join(lacks)}")
+        return provider
+    missing = {"kind": _kind(options, machine), "embedded": _embedded(machine)}
+    if possible := [provider for provider, lacks in missing.items() if not lacks]:
+        return possible[0]
+    listed = ". ".join(f"For {provider}: {'; '.join(lacks)}" for provider, lacks in missing.items())
+    raise LabError(
+        f"No cluster can be made here. {listed}. Or use cluster_provider=existing with a cluster of your own"
+    )
+
+
+def own_provider(options: t.Mapping[str, t.Any]) -> str:
+    """The provider a lab was made with, or was about to be: its folder tells, and the embedded cluster's state does."""
+    lab_dir = options["lab_dir"]
+    try:
+        with open(os.path.join(lab_dir, "lab.json"), encoding="utf-8") as file:
+            provider = json.load(file)["provider"]
+        if provider in PROVIDERS:
+            return str(provider)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no lab, or one that was not finished: other traces tell
+    if os.path.exists(os.path.join(lab_dir, "kind.yaml")):
+        return "kind"
+    return "embedded" if os.path.isdir(os.path.join(options["state_dir"], options["name"])) else ""
+
+
+def _kind(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
+    engines, reasons = answering(machine.run, machine.environ)
+    lacks = [] if engines else [no_engine(reasons)]
+    lacks += _program(machine.run, options["kind"], "--version", "kind")
+    return [*lacks, *_helm(options, machine), *_program(machine.run, options["kubectl"], "version", "kubectl")]
+
+
+def _existing(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
+    return _helm(options, machine)
+
+
+def _embedded(machine: Machine) -> list[str]:
+    """What the choice looks at; all the rest is checked, and named at once, by the provider itself."""
+    lacks = [] if machine.system == "Linux" else [f"Linux (this is {machine.system})"]
+    return lacks if machine.root else [*lacks, "root (run as root, or with sudo)"]
+
+
+def _program(run: Run, program: str, question: str, title: str) -> list[str]:
+    arguments = (question, "--client") if title == "kubectl" else (question,)
+    missing = run(program, *arguments).code == NOT_FOUND
+    return [f"the program {program} is missing, install {title}"] if missing else []
+
+
+def _helm(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
+    answer = machine.run(options["helm"], "version", "--short")
+    if answer.code == NOT_FOUND:
+        return [f"the program {options['helm']} is missing, install helm {HELM_MAJOR} or name it in cluster_istio.helm"]
+    found = re.search(r"v(\d+)\.", answer.out)
+    if found and int(found[1]) == HELM_MAJOR:
+        return []
+    said = last_line(answer.out + answer.err)
+    return [f"{options['helm']} is not helm {HELM_MAJOR} ({said}), name one in cluster_istio.helm"]
+
+
+NEEDS: dict[str, t.Callable[[t.Mapping[str, t.Any], Machine], list[str]]] = {
+    "kind": _kind,
+    "embedded": lambda options, machine: [],
+    "existing": _existing,
+}

@@ -1,0 +1,169 @@
+# The container engine under kind: which one answers, and what it says of a cluster's nodes.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+
+# In the order in which kind looks for them (pkg/cluster/provider.go, DetectNodeProvider), and all it knows by name
+# (pkg/internal/runtime/runtime.go).
+ENGINES = ("docker", "nerdctl", "podman")
+KNOWN = (*ENGINES, "finch", "nerdctl.lima")
+CHOICE = "KIND_EXPERIMENTAL_PROVIDER"
+# kind's pkg/cluster/internal/providers/docker/constants.go and pkg/cluster/constants.
+CLUSTER_LABEL = "io.x-k8s.kind.cluster"
+ROLE_LABEL = "io.x-k8s.kind.role"
+NOT_FOUND = 127
+ANSWER_SECONDS = 30.0
+REFUSED = "permission denied"
+
+
+class Answer(t.NamedTuple):
+    """How a program ended: its exit status (127 where there is no such program) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run(t.Protocol):
+    """Runs a program to its end; the one way from here to the machine."""
+
+    def __call__(
+        self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None, shown: bool = False
+    ) -> Answer:
+        """Run a command.
+
+        Args:
+            command: program and arguments.
+            env: variables on top of this process's own.
+            timeout: seconds; one that takes longer counts as failed.
+            shown: whether the lines that it writes to stderr are shown to the user as they come.
+        """
+
+
+class Port(t.NamedTuple):
+    """One published port of a node."""
+
+    container: int
+    host: int
+    address: str
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.host}->{self.container}/{self.protocol.lower()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node of a cluster, as it is or as it is asked for; image None where nothing is known or asked."""
+
+    name: str
+    role: str
+    image: str | None
+    ports: frozenset[Port]
+    status: str = "running"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A container engine that answers."""
+
+    name: str
+    run: Run
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What makes kind use this engine; kind finds Docker by itself, and Podman behind a `docker` that is Podman."""
+        return {} if self.name == "docker" else {CHOICE: self.name}
+
+    def names(self, cluster: str) -> list[str]:
+        """Names of a cluster's containers, stopped ones too."""
+        label = f"label={CLUSTER_LABEL}={cluster}"
+        return self._ask("ps", "-a", "--filter", label, "--format", "{{.Names}}").split()
+
+    def nodes(self, cluster: str) -> list[Node]:
+        """The nodes of a cluster, by name; none where there is no such cluster."""
+        names = self.names(cluster)
+        found = json.loads(self._ask("container", "inspect", *names)) if names else []
+        return sorted((node_of(item) for item in found), key=lambda node: node.name)
+
+    def start(self, nodes: t.Sequence[Node]) -> Answer:
+        """Start nodes that are stopped."""
+        return self.run(self.name, "start", *(node.name for node in nodes))
+
+    def execute(self, node: str, *command: str) -> str:
+        """What a program in a node writes."""
+        return self._ask("exec", node, *command)
+
+    def _ask(self, *arguments: str) -> str:
+        answer = self.run(self.name, *arguments)
+        if answer.code:
+            raise LabError(f"{self.name} {arguments[0]} failed: {last_line(answer.err)}")
+        return answer.out
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+
+
+def node_of(item: t.Mapping[str, t.Any]) -> Node:
+    """A node from what `container inspect` says: Docker Engine API, ContainerInspect; Podman and nerdctl follow it."""
+    config, host = item.get("Config") or {}, item.get("HostConfig") or {}
+    labels = config.get("Labels") or {}
+    ports = frozenset(
+        Port(int(name.split("/")[0]), int(to.get("HostPort") or 0), to.get("HostIp") or "0.0.0.0", name.split("/")[1])
+        for name, bindings in (host.get("PortBindings") or {}).items()
+        for to in bindings or ()
+    )
+    status = str((item.get("State") or {}).get("Status", "")).lower()
+    return Node(str(item["Name"]).lstrip("/"), labels.get(ROLE_LABEL, ""), config.get("Image"), ports, status)
+
+
+def answering(run: Run, environ: t.Mapping[str, str]) -> tuple[list[Engine], list[str]]:
+    """The engines that answer, in kind's order, and why each of the others does not.
+
+    Args:
+        environ: this process's variables, of which KIND_EXPERIMENTAL_PROVIDER leaves one engine to look for.
+    """
+    wanted = environ.get(CHOICE, "")
+    if wanted and wanted not in KNOWN:
+        raise LabError(f"{CHOICE}={wanted} is no engine that kind knows: unset it, or set one of {', '.join(KNOWN)}")
+    engines, reasons = [], []
+    for name in (wanted,) if wanted else ENGINES:
+        # The question kind itself begins with: providers/*/provider.go, info().
+        answer = run(name, "info", "--format", "json" if name == "podman" else "{{json .}}", timeout=ANSWER_SECONDS)
+        if answer.code == 0:
+            engines.append(Engine(name, run))
+        elif answer.code != NOT_FOUND:
+            reasons.append(f"{name}: {last_line(answer.err)}")
+    missing = f"none of {', '.join(ENGINES)} is installed"
+    return engines, reasons or [f"{wanted} is not installed" if wanted else missing]
+
+
+def no_engine(reasons: t.Sequence[str]) -> str:
+    """One line that says why there is no engine, and what to do."""
+    said = "; ".join(reasons)
+    if REFUSED in said.lower():
+        return f"the container engine refuses this user ({said}): run as root, or join the engine's group (docker)"
+    return f"no container engine answers ({said}): start Docker or Podman, or install one"
+
+
+def engine_of(run: Run, environ: t.Mapping[str, str], cluster: str) -> Engine:
+    """The engine that holds a cluster, else the first one that answers.
+
+    Raises:
+        LabError: when none answers.
+    """
+    engines, reasons = answering(run, environ)
+    if not engines:
+        message = no_engine(reasons)
+        raise LabError(message[0].upper() + message[1:])
+    return next((engine for engine in engines if engine.names(cluster)), engines[0])

@@ -1,0 +1,94 @@
+#!/usr/bin/python
+# Says which provider a lab has, and what is missing for it.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cluster_provider
+short_description: The provider of a lab's cluster
+version_added: 0.1.0
+description:
+  - A lab keeps the provider that it was made with. Asking for another one is an error.
+  - For a new lab V(auto) means V(kind) where a container engine answers and kind, helm and kubectl are there, else
+    V(embedded) on Linux as root.
+  - Fails with one line that lists all that is missing.
+author:
+  - The ambient lab's authors (@ambient-lab)
+extends_documentation_fragment:
+  - ambient.lab._attributes
+options:
+  provider:
+    description: The provider asked for.
+    type: str
+    choices: [auto, embedded, kind, existing]
+    default: auto
+  state:
+    description: With V(absent), the provider whose cluster is to be removed; nothing is checked then.
+    type: str
+    choices: [present, absent]
+    default: present
+  name:
+    description: Name of the lab.
+    type: str
+    required: true
+  lab_dir:
+    description: Folder of the lab.
+    type: path
+    required: true
+  state_dir:
+    description: Folder of all embedded labs' own state.
+    type: path
+    required: true
+  kind:
+    description: The program kind.
+    type: str
+    default: kind
+  helm:
+    description: The program helm.
+    type: str
+    default: helm
+  kubectl:
+    description: The program kubectl.
+    type: str
+    default: kubectl
+"""
+
+EXAMPLES = r"""
+- name: Choose the provider
+  ambient.lab.cluster_provider:
+    name: my-lab
+    lab_dir: "{{ playbook_dir }}/.lab/my-lab"
+    state_dir: /var/lib/ambient-lab
+"""
+
+RETURN = r"""
+provider:
+  description: The provider, empty where there is nothing to remove.
+  returned: success
+  type: str
+  sample: kind
+"""
+
+import os
+import platform
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils.kind.choice import SPEC, Machine, choose
+from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import Programs
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
+    machine = Machine(Programs(lambda line: None), os.environ, platform.system(), os.geteuid() == 0)
+    try:
+        module.exit_json(changed=False, provider=choose(module.params, machine))
+    except LabError as error:
+        module.fail_json(msg=error.message)
+
+
+if __name__ == "__main__":
+    main()
