@@ -10,9 +10,9 @@ from typing import Any
 
 import fake_docker
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.cluster import World, settle
-from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import Programs, port_problem
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import World, settle
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs, port_problem
 from kind_program import VERSION
 from ports import free_port
 from project import defaults

@@ -20,7 +20,7 @@ from typing import Any
 State = dict[str, str]
 
 # Kinds whose objects come and go by themselves, or follow others.
-FLEETING = re.compile(r"^(events|leases|endpoints|endpointslices|componentstatuses|replicasets|ipaddresses|\w+\.metrics)")
+FLEETING = ("componentstatuses", "endpoints", "endpointslices", "events", "ipaddresses", "leases", "replicasets")
 BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid", "ownerReferences")
 # The time of the last look is in it.
 CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
@@ -44,7 +44,11 @@ def cluster(kubeconfig: str, kubectl: str = "kubectl") -> State:
         command = [kubectl, "--kubeconfig", kubeconfig, *arguments]
         return subprocess.run(command, check=True, text=True, capture_output=True, timeout=120).stdout
 
-    kinds = [kind for kind in run("api-resources", "--verbs=list", "-o", "name").split() if not FLEETING.match(kind)]
+    kinds = [
+        kind
+        for kind in run("api-resources", "--verbs=list", "-o", "name").split()
+        if kind.partition(".")[0] not in FLEETING
+    ]
     items = json.loads(run("get", ",".join(kinds), "-A", "-o", "json"))["items"]
     return {name: digest(content) for item in items for name, content in [_object(item)] if name}
 

@@ -9,9 +9,9 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.cluster import SPEC, World, settle
-from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import Programs, port_problem
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, World, settle
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs, port_problem
 
 display = Display()
 

@@ -75,9 +75,9 @@ import os
 import platform
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.choice import SPEC, Machine, choose
-from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import Programs
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs
 
 
 def main() -> None:

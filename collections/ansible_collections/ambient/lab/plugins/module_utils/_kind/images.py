@@ -10,8 +10,8 @@ import json
 import tarfile
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.config import full_name
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.config import full_name
 
 
 class Image(t.NamedTuple):

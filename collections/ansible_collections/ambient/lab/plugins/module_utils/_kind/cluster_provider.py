@@ -10,8 +10,8 @@ import os
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
     NOT_FOUND,
     Run,
     answering,

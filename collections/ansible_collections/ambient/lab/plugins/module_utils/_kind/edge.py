@@ -15,8 +15,8 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import NOT_FOUND, Answer
-from ansible_collections.ambient.lab.plugins.module_utils.kind.words import progress
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import NOT_FOUND, Answer
+from ansible_collections.ambient.lab.plugins.module_utils._kind.words import progress
 
 Show = t.Callable[[str], None]
 TIMED_OUT = 124

@@ -11,16 +11,16 @@ import re
 import typing as t
 
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind import images, words
-from ansible_collections.ambient.lab.plugins.module_utils.kind.config import (
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind import images, words
+from ansible_collections.ambient.lab.plugins.module_utils._kind.config import (
     LOAD_BALANCER,
     Config,
     asked_nodes,
     differences,
     rendered,
 )
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
     NOT_FOUND,
     Answer,
     Engine,

@@ -12,11 +12,16 @@ import typing as t
 
 import pytest
 import yaml
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind import choice, cluster
-from ansible_collections.ambient.lab.plugins.module_utils.kind.choice import Machine, choose, own_provider
-from ansible_collections.ambient.lab.plugins.module_utils.kind.edge import TIMED_OUT, Programs, port_problem
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import (
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind import cluster
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import (
+    SPEC,
+    Machine,
+    choose,
+    own_provider,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import TIMED_OUT, Programs, port_problem
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
     CHOICE,
     NOT_FOUND,
     Answer,
@@ -217,7 +222,7 @@ def test_a_port_is_free_or_the_reason_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("documentation", "spec"),
-    [(cluster_provider.DOCUMENTATION, choice.SPEC), (kind_cluster.DOCUMENTATION, cluster.SPEC)],
+    [(cluster_provider.DOCUMENTATION, SPEC), (kind_cluster.DOCUMENTATION, cluster.SPEC)],
 )
 def test_documented_options_are_the_accepted_ones(documentation: str, spec: dict[str, dict[str, t.Any]]) -> None:
     options = yaml.safe_load(documentation)["options"]

@@ -9,8 +9,8 @@ import collections
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import Node, Port
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import Node, Port
 
 Config = dict[str, t.Any]
 API = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}

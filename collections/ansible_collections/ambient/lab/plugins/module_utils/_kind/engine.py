@@ -9,7 +9,7 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 # In the order in which kind looks for them (pkg/cluster/provider.go, DetectNodeProvider), and all it knows by name
 # (pkg/internal/runtime/runtime.go).

@@ -12,16 +12,16 @@ import tarfile
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils.kind import images, words
-from ansible_collections.ambient.lab.plugins.module_utils.kind.cluster import CURRENT, MISSING, OTHER, kubeconfig_state
-from ansible_collections.ambient.lab.plugins.module_utils.kind.config import (
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._kind import images, words
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import CURRENT, MISSING, OTHER, kubeconfig_state
+from ansible_collections.ambient.lab.plugins.module_utils._kind.config import (
     asked_nodes,
     differences,
     full_name,
     rendered,
 )
-from ansible_collections.ambient.lab.plugins.module_utils.kind.engine import Node, Port, node_of
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import Node, Port, node_of
 
 CONFIG: dict[str, t.Any] = {
     "nodes": [
