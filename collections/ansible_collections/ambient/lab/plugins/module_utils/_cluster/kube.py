@@ -184,7 +184,7 @@ class Kube:
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise LabError(f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}")
+            raise LabError(refusal(answer, f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}"))
         return answer.body
 
     def _opening(self) -> Opening:
@@ -265,6 +265,22 @@ def fetch(
     )
     names = {str(name).lower(): str(value) for name, value in response.headers.items()}
     return Answer(int(response.status), names, bytes(response.data))
+
+
+def refusal(answer: Answer, otherwise: str) -> str:
+    """What the API says of a right that is missing, and what to do about it; `otherwise` for every other answer."""
+    try:
+        said = " ".join(str(json.loads(answer.body)["message"]).split())
+    except (ValueError, KeyError, TypeError):
+        return otherwise
+    return missing_right(said) if answer.status == 403 else f"{otherwise}: {said}"
+
+
+def missing_right(said: str) -> str:
+    """The API's words for a right that is missing, and what to do about it."""
+    return (
+        f"{said.rstrip('.')}. Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig"
+    )
 
 
 def kubectl(params: t.Mapping[str, t.Any]) -> str:

@@ -9,6 +9,7 @@ import json
 import re
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import missing_right
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 try:
@@ -177,5 +178,5 @@ def _words(error: str) -> str:
     """What the API said, in one line, and what to do about it where that is known."""
     said = " ".join(_message(error).split())
     if _status(error).get("code") == 403 and " cannot " in said:
-        return f"{said}. Give the kubeconfig's user this permission, or use another kubeconfig"
+        return missing_right(said)
     return said

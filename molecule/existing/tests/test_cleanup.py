@@ -1,0 +1,89 @@
+"""Clean-up takes back what the roles have made, and nothing else: in any order, twice, and after half a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fleet import Ran, play
+from project import ROOT, load
+from running_lab import Lab
+from state import State, cluster, differences
+
+VARIABLES = f"@{ROOT}/molecule/existing/lab.yml"
+SHARED = ROOT / ".lab" / "molecule-default" / "lab.json"
+TAGS = ("l7", "l4", "sample_app", "kiali", "istio_ambient")
+# Objects of somebody else's, in the places where the roles work: none of them may be touched.
+STRANGERS: list[dict[str, Any]] = [
+    {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "theirs", "namespace": "default"},
+        "data": {"a": "b"},
+    },
+    {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "theirs", "namespace": "default"}},
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "theirs", "labels": {"app": "sample-app"}}},
+]
+
+
+def run(playbook: str, *arguments: str) -> Ran:
+    """A playbook for the lab on the shared cluster, as its user."""
+    return play(playbook, "-e", VARIABLES, *arguments, timeout=400)
+
+
+def state() -> State:
+    lab = json.loads(SHARED.read_text(encoding="utf-8"))
+    return cluster(lab["kubeconfig"], lab["kubectl"])
+
+
+def changed(ran: Ran) -> int:
+    return int(re.findall(r"changed=(\d+)", ran.stdout)[-1])
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[State]:
+    """The cluster's state without the lab, with somebody else's objects in it."""
+    shared = Lab.at(SHARED.parent)
+    ran = run("playbooks/cleanup.yml")
+    assert ran.returncode == 0, ran.stdout
+    shared.apply(STRANGERS)
+    yield state()
+    for item in STRANGERS:
+        shared.delete(item)
+
+
+def test_nothing_of_a_whole_lab_is_left(bare: State) -> None:
+    before = json.loads((SHARED.parent / "bare.json").read_text(encoding="utf-8"))
+    others = ("lab-user", "ambient-lab-user", "ambient-lab-installer", "theirs")
+    assert [line for line in differences(before, bare) if not any(name in line for name in others)] == []
+
+
+@pytest.mark.parametrize("order", [TAGS, TAGS[::-1]], ids=["last role first", "first role first"])
+def test_part_by_part_in_any_order_and_twice(bare: State, order: tuple[str, ...]) -> None:
+    """Each part goes whatever else is there, and the second time nothing is left to do."""
+    built = run("site.yml", "--tags", "cluster,istio_ambient,kiali,sample_app,l4,l7")
+    assert built.returncode == 0, built.stdout
+    for tag in order:
+        first = run("playbooks/cleanup.yml", "--tags", tag)
+        assert (first.returncode, changed(first)) > (0, 0), first.stdout
+        second = run("playbooks/cleanup.yml", "--tags", tag)
+        assert (second.returncode, changed(second)) == (0, 0), second.stdout
+    assert differences(bare, state()) == []
+
+
+def test_after_half_a_run(bare: State) -> None:
+    """A run that breaks off in the middle leaves nothing that the clean-up does not find."""
+    istio = load(ROOT / "molecule/existing/lab.yml")["cluster_istio"]
+    charts = json.loads(SHARED.read_text(encoding="utf-8"))["helm"]["charts"]
+    broken = {"cluster_istio": {**istio, "charts": {**charts, "ztunnel": "/nowhere"}}}
+    half = run("site.yml", "-e", json.dumps(broken))
+    assert half.returncode != 0
+    assert differences(bare, state()) != []
+    cleaned = run("playbooks/cleanup.yml")
+    assert cleaned.returncode == 0, cleaned.stdout
+    assert differences(bare, state()) == []
+    again = run("playbooks/cleanup.yml")
+    assert (again.returncode, changed(again)) == (0, 0), again.stdout
