@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Progress is shown line by line where the output goes to a file or a pipe, too.
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
-.PHONY: help up down verify test lint build unit molecule clean clean-images
+.PHONY: help up down verify test lint sanity build unit molecule clean clean-images
 
 help: ## Say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -22,14 +22,19 @@ verify: .venv/up ## Prove the claims of a running lab again
 down: .venv/up ## Remove the lab; what was built stays in the cache
 	ansible-playbook playbooks/cleanup.yml $(ARGS)
 
-test: lint build unit molecule ## Linters, unit tests, and a lab of its own from nothing to nothing
+test: lint sanity build unit molecule ## Linters, ansible-test, unit tests, and a lab of its own from nothing to nothing
 
 lint: .venv/test
 	ruff check .
 	ruff format --check .
 	mypy
+	MYPYPATH=embedded/ztunnel/tests mypy embedded/ztunnel
+	MYPYPATH=embedded/waypoint/tests mypy embedded/waypoint
 	yamllint --strict .
 	ansible-lint
+
+sanity: .venv/test ## ansible-test of the collection, as it is shipped
+	python tests/sanity.py
 
 build: .venv/test
 	ansible-playbook playbooks/build.yml $(ARGS)

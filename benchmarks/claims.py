@@ -17,7 +17,8 @@ from pathlib import Path
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 
 KUBECTL_SECONDS = 60.0
 

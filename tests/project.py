@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+COLLECTION = ROOT / "collections/ansible_collections/ambient/lab"
 ROLES = ("cluster", "istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint")
+
+
+def tracked(*patterns: str) -> list[str]:
+    """The project's own files by git's patterns, as paths from its root: those of the last commit, and new ones."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    shown = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return [path for path in shown.splitlines() if (ROOT / path).is_file()]
 
 
 def load(path: Path) -> Any:

@@ -1,14 +1,14 @@
-"""A role's variables are written down in three places, and say the same in each."""
+"""A role's variables are written down in two places, and say the same in both; the reference is generated of them."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from project import ROLES, ROOT, defaults, options
+from project import ROLES, ROOT, defaults, load, options, tracked
 
-TABLE = re.compile(r"^\| variable \|.*\n((?:\|.*\n)+)", re.MULTILINE | re.IGNORECASE)
-ROW = re.compile(r"^\| `([a-z0-9_]+)` \|", re.MULTILINE)
+# Both ways to write it: a mapping in one line, and keys in lines of their own.
+CALL = re.compile(r"\bname: ([a-z0-9_]+)(?:, |\n +)tasks_from: ([a-z]+)")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -27,8 +27,21 @@ def test_every_variable_carries_the_roles_prefix_and_a_description(role: str) ->
         assert option["type"]
 
 
-def test_documented_variables_are_the_roles_variables() -> None:
-    """docs/variables.md has a row for every variable of every role, and no other."""
-    tables = TABLE.findall((ROOT / "docs/variables.md").read_text(encoding="utf-8"))
-    documented = {name for table in tables for name in ROW.findall(table)}
-    assert documented == {name for role in ROLES for name in options(role)}
+@pytest.mark.parametrize("role", ROLES)
+def test_every_entry_point_checks_the_same_variables(role: str) -> None:
+    """What playbooks and other roles call with tasks_from is specified, and so is what every role has."""
+    specified = load(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]
+    assert set(specified) == {"main", "verify", "cleanup"} | called(role)
+    for name, entry in specified.items():
+        assert entry["options"] == options(role), name
+        assert (ROOT / "roles" / role / f"tasks/{name}.yml").is_file()
+
+
+def called(role: str) -> set[str]:
+    """The entry points of a role that files outside of it name."""
+    found = set()
+    for path in tracked("*.yml"):
+        if not path.startswith(f"roles/{role}/"):
+            for name, entry in CALL.findall((ROOT / path).read_text(encoding="utf-8")):
+                found |= {entry} if name == role else set()
+    return found

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import Given, report_of
-from ansible_collections.ambient.lab.plugins.module_utils._report.page import page
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import page
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from browser import browser
 from playwright.sync_api import Browser, Page

@@ -152,7 +152,7 @@ def test_an_admin_interface_that_does_not_answer_is_a_503_with_the_reason(tmp_pa
 def test_clients_that_leave_or_send_too_much_do_no_harm(tmp_path: Path, admin: Admin) -> None:
     async def test(_: Exporter) -> None:
         for request in (b"GET", b"x" * (1 << 17)):
-            _, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+            _reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
             writer.write(request)
             writer.close()
         assert (await ask(tmp_path))[0] == "HTTP/1.1 200 OK"

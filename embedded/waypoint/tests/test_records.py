@@ -185,6 +185,19 @@ def test_grpc_without_a_status() -> None:
     assert (found["request_protocol"], found["grpc_response_status"]) == ("grpc", "")
 
 
+WRONG: list[dict[str, object]] = [
+    {"response_code": "200"},
+    {"response_code": True},
+    {"milliseconds": 1.5},
+    {"response_flags": 1},
+    {"baggage": []},
+    {"services": "app"},
+    {"services": ["app"]},
+    {"services": [{"host": 1}]},
+    {"endpoint": {}},
+]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -195,20 +208,7 @@ def test_grpc_without_a_status() -> None:
         b"[]",
         b"{}",
         json.dumps({**RECORD, "more": 1}).encode(),
-        *(
-            json.dumps({**RECORD, **change}).encode()
-            for change in (
-                {"response_code": "200"},
-                {"response_code": True},
-                {"milliseconds": 1.5},
-                {"response_flags": 1},
-                {"baggage": []},
-                {"services": "app"},
-                {"services": ["app"]},
-                {"services": [{"host": 1}]},
-                {"endpoint": {}},
-            )
-        ),
+        *(json.dumps({**RECORD, **change}).encode() for change in WRONG),
     ],
 )
 def test_other_lines_are_malformed(line: bytes) -> None:

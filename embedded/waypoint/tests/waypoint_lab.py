@@ -152,7 +152,7 @@ class Tunnel:
         context.set_alpn_protocols(["h2"])
         context.load_cert_chain(*map(str, identity))
         self.tls = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5))
-        self.connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.connection = h2.connection.H2Connection(h2.config.H2Configuration())
         self.connection.initiate_connection()
         self.connection.send_headers(1, [(":method", "CONNECT"), (":authority", destination), *headers.items()])
         self.data = b""
@@ -188,7 +188,7 @@ class Tunnel:
                 raise ConnectionError(message)
             for event in self.connection.receive_data(received):
                 if isinstance(event, h2.events.ResponseReceived):
-                    self.status = dict(event.headers)[":status"]
+                    self.status = dict(event.headers)[b":status"].decode()
                 elif isinstance(event, h2.events.DataReceived):
                     self.data += event.data
                 elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)) and not holds():

@@ -14,6 +14,7 @@ import pytest
 from ambient_ztunnel import inbound, outbound
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import Action, AppTunnel, Match, Policy, Scope
+from ambient_ztunnel.pool import Key, OpenError
 from ambient_ztunnel.relay import proxy_header
 from test_dataplane import DENY_CLIENT, go, hello
 from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, STRICT, Ca, Mesh, captured, errors, mesh, until
@@ -87,8 +88,8 @@ def test_server_with_another_identity_is_refused(caplog: pytest.LogCaptureFixtur
             await made.serve(hello)
             # The client's view of the server: another service account than the one that answers.
             pool = made.pods.proxies["1"].outbound.pool
-            key = outbound.Key(CLIENT, (Identity("cluster.local", "default", "other"),), SERVER_IP, 15008)
-            with pytest.raises(outbound.OpenError, match="did not present the expected SAN"):
+            key = Key(CLIENT, (Identity("cluster.local", "default", "other"),), SERVER_IP, 15008)
+            with pytest.raises(OpenError, match="did not present the expected SAN"):
                 await pool.open(key, [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}")])
 
     go(body())

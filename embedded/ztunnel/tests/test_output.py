@@ -287,4 +287,4 @@ def test_policy_message() -> None:
     )
     assert convert.policy(message) == Policy("p", "ns", Scope.WORKLOAD, Action.DENY, (((want,),),), True)
     with pytest.raises(ValueError, match="unknown scope"):
-        convert.policy(authz.Authorization(scope=9))  # type: ignore[arg-type]
+        convert.policy(authz.Authorization(scope=9))

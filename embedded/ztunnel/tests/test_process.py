@@ -135,7 +135,7 @@ def test_life_of_a_ztunnel(tmp_path: Path) -> None:
         }
         await istiod.start(tmp_path)
         cni = Cni(tmp_path / "zds.sock")
-        with two_namespaces() as (client, server):  # type: ignore[attr-defined]
+        with two_namespaces() as (client, server):
             ztunnel = Ztunnel(client, tmp_path, istiod.port, f"localhost:{istiod.port}")
             process = await ztunnel.start()
             try:

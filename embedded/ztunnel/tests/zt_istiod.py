@@ -166,7 +166,8 @@ class Cni:
         socket.send_fds(self._conn, [request.SerializeToString()], list(fds))
         raw = await asyncio.get_running_loop().sock_recv(self._conn, 1024)
         assert raw, "ztunnel hung up"
-        return zds.WorkloadResponse.FromString(raw).ack.error
+        error: str = zds.WorkloadResponse.FromString(raw).ack.error
+        return error
 
     def hang_up(self) -> None:
         """Drop the connection."""

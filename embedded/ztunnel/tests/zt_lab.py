@@ -8,7 +8,7 @@ import datetime
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -37,6 +37,7 @@ from ambient_ztunnel.state import State, WorkloadInfo
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 CLIENT_IP = ip_address("10.77.0.1")
 SERVER_IP = ip_address("10.77.0.2")
@@ -99,7 +100,7 @@ class Ca:
         key = csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         uri = x509.UniformResourceIdentifier(str(identity))
-        usages = [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         leaf = (
             self._builder(x509.Name([]), self._name, key, ca=False)
             .add_extension(x509.SubjectAlternativeName([uri]), critical=True)
@@ -115,7 +116,7 @@ def run(*command: str) -> None:
 
 
 @contextlib.contextmanager
-def namespace() -> object:
+def namespace() -> Iterator[int]:
     """The pid of a process that holds a new network namespace; it ends with the block."""
     # `cat` waits on its input, so it ends with this process too.
     holder = subprocess.Popen(
@@ -136,9 +137,9 @@ def namespace() -> object:
 
 
 @contextlib.contextmanager
-def two_namespaces() -> object:
+def two_namespaces() -> Iterator[tuple[int, int]]:
     """Two namespaces with a cable between them: (client pid, server pid)."""
-    with namespace() as client, namespace() as server:  # type: ignore[attr-defined]
+    with namespace() as client, namespace() as server:
         enter = ["nsenter", f"--net=/proc/{client}/ns/net"]
         run(*enter, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(server))
         for pid, ip in ((client, CLIENT_IP), (server, SERVER_IP)):
@@ -226,14 +227,14 @@ class Mesh:
 @contextlib.asynccontextmanager
 async def mesh(ca: Ca | None = None, **env: str) -> AsyncIterator[Mesh]:
     """A running mesh."""
-    with two_namespaces() as (client, server):  # type: ignore[attr-defined]
+    with two_namespaces() as (client, server):
         made = Mesh(client, server, ca or Ca(), **env)
         await made.start()
         try:
             yield made
         finally:
-            for server in made.servers:
-                server.close()
+            for listener in made.servers:
+                listener.close()
             await made.pods.shutdown(0)
             await made.context.certs.close()
 

@@ -10,7 +10,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report.claims_report import FORMATS, SPEC, write_report
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import FORMATS, SPEC, write_report
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped

@@ -1,7 +1,6 @@
-# Copyright: Contributors to the ambient-lab project
+# Runs the embedded provider's command and shows its progress line by line while it works.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the embedded provider's command and shows its progress line by line while it works."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(
+        _validation, options = self.validate_argument_spec(
             argument_spec=SPEC,
             required_if=[
                 ("state", "built", ("cache_dir",)),
@@ -74,18 +73,17 @@ def _command(source: str, request: dict[str, t.Any]) -> dict[str, t.Any]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=environment, start_new_session=True,
     )  # fmt: skip
-    assert process.stdin
-    assert process.stdout
-    assert process.stderr
+    # Each is a pipe, as asked for above.
+    stdin, stdout, stderr = (t.cast("t.IO[str]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))
     trouble: list[str] = []
     try:
         with process:
-            process.stdin.write(json.dumps(request))
-            process.stdin.close()
-            for line in process.stderr:
+            stdin.write(json.dumps(request))
+            stdin.close()
+            for line in stderr:
                 display.display(f"  {line.rstrip()}")
                 trouble = [*trouble[-20:], line]
-            answer = process.stdout.read()
+            answer = stdout.read()
     finally:
         # An interrupted play takes the build along; a lab that was started is in a session of its own.
         if process.poll() is None:

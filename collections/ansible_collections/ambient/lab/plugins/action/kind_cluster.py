@@ -1,6 +1,6 @@
+# Makes a cluster with kind and shows kind's progress line by line while it works.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes a cluster with kind and shows kind's progress line by line while it works."""
 
 from __future__ import annotations
 

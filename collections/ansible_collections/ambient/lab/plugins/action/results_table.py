@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results
-from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 
 SPEC = {"results_file": {"type": "path", "required": True}}
 

@@ -1,21 +1,16 @@
-# Copyright: Contributors to the ambient-lab project
+# The default screen output, but a failure is its message alone.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The default screen output, but a failure is its message alone."""
 
 from __future__ import annotations
-
-import typing as t
-
-from ansible import constants
-from ansible.plugins.callback.default import CallbackModule as Default
 
 DOCUMENTATION = r"""
 name: brief
 type: stdout
 short_description: The default output, with failures as their message alone
 version_added: 0.1.0
-author: Contributors to the ambient-lab project
+author:
+  - The ambient lab's authors (@ambient-lab)
 description:
   - Like M(ansible.builtin.default), but a failed task prints its message once, without the result's other fields.
   - With C(-v) the output is the default one, with everything in it.
@@ -25,6 +20,11 @@ extends_documentation_fragment:
 requirements:
   - set as stdout_callback in ansible.cfg
 """
+
+import typing as t
+
+from ansible import constants
+from ansible.plugins.callback.default import CallbackModule as Default
 
 
 class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base class is untyped

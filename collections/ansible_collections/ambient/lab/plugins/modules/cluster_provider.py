@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cluster_provider
 short_description: The provider of a lab's cluster
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - A lab keeps the provider that it was made with. Asking for another one is an error.
   - For a new lab V(auto) means V(kind) where a container engine answers and kind, helm and kubectl are there, else

@@ -1,8 +1,7 @@
 #!/usr/bin/python
-# Copyright: Contributors to the ambient-lab project
+# Documentation of the action plugin of the same name, which does the work.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of the action plugin of the same name, which does the work."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ description:
   - Checks first for all that would stop it, and names every problem at once.
   - Runs on the controller, as root.
 version_added: 0.1.0
-author: Contributors to the ambient-lab project
+author:
+  - The ambient lab's authors (@ambient-lab)
 options:
   source:
     description: The folder that holds the package C(ambient_embedded), C(embedded/) of the project.

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: kind_cluster
 short_description: A Kubernetes cluster in containers, made with kind
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Makes a cluster with C(kind) on Docker, Podman or nerdctl, and shows kind's progress line by line.
   - A cluster that is there is left as it is. Stopped nodes are started, and the kubeconfig is written again where it is

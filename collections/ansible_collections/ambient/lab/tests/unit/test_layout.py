@@ -4,19 +4,18 @@
 
 from __future__ import annotations
 
-import ast
 import pathlib
 import re
 
 COLLECTION = pathlib.Path(__file__).parents[2]
-UTILS = COLLECTION / "plugins/module_utils"
-PREFIX = "ansible_collections.ambient.lab.plugins.module_utils."
+PACKAGES = {path.name: path for kind in ("module", "plugin") for path in COLLECTION.glob(f"plugins/{kind}_utils/_*")}
+IMPORT = re.compile(r"ansible_collections\.ambient\.lab\.plugins\.(?:module|plugin)_utils\.(_[a-z]+)\.")
 # The README's table lists the packages so that each one uses only those above it.
 ORDER = re.findall(r"^\| `(_[a-z]+)` \|", (COLLECTION / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_files_are_short_and_say_what_they_are_for() -> None:
-    for path in COLLECTION.rglob("*.py"):
+    for path in [*COLLECTION.glob("plugins/**/*.py"), *COLLECTION.glob("tests/unit/**/*.py")]:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) < 400, path
         assert lines[0].startswith("#"), path
@@ -24,18 +23,19 @@ def test_files_are_short_and_say_what_they_are_for() -> None:
 
 
 def test_the_readme_lists_every_package() -> None:
-    assert sorted(ORDER) == sorted(path.name for path in UTILS.iterdir() if path.name != "__pycache__")
+    assert sorted(ORDER) == sorted(PACKAGES)
 
 
 def test_a_package_uses_only_those_above_it() -> None:
-    for path in UTILS.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PREFIX):
-                used = (node.module or "").removeprefix(PREFIX).partition(".")[0]
-                assert ORDER.index(used) <= ORDER.index(path.parent.name), f"{path.relative_to(UTILS)} uses {used}"
+    for name, folder in PACKAGES.items():
+        for path in folder.glob("*.py"):
+            for used in IMPORT.findall(path.read_text(encoding="utf-8")):
+                assert ORDER.index(used) <= ORDER.index(name), f"{name}/{path.name} uses {used}"
 
 
 def test_a_module_does_its_work_in_the_file_of_its_name() -> None:
     actions = {path.stem for path in (COLLECTION / "plugins/action").glob("*.py")}
     for module in (COLLECTION / "plugins/modules").glob("*.py"):
-        assert module.stem in actions or list(UTILS.glob(f"*/{module.stem}.py")), module.name
+        assert module.stem in actions or any((folder / module.name).exists() for folder in PACKAGES.values()), (
+            module.name
+        )

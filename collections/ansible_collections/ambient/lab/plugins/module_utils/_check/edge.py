@@ -9,7 +9,8 @@ import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, pod_ready
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot, take
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination

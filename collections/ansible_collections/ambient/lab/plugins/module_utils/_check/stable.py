@@ -43,7 +43,7 @@ class Convergence:
         self.rounds = 0
         self.converged_after: float | None = None
         self.last: t.Sequence[Observation] = ()
-        self.history: list[list[dict[str, t.Any]]] = [[] for _ in range(claims)]
+        self.history: list[list[dict[str, t.Any]]] = [[] for _claim in range(claims)]
         self._passed_once = [False] * claims
         self._flapped = [False] * claims
         self._streak = 0

@@ -16,14 +16,12 @@ import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import (
     WEBSOCKET_IMPORT_ERROR,
+    Answer,
     ChannelError,
     Heard,
     Opening,
     ask_through,
     drain,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import (
-    Answer as Answer,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 

@@ -14,8 +14,8 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as Reply
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer as Reply
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (

@@ -11,7 +11,7 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy

@@ -11,7 +11,7 @@ import json
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 # Kiali v1.89.0, graph/options.go; ambientTraffic is what later versions choose the reporters by (1.89 ignores it).

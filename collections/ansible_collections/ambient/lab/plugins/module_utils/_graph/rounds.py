@@ -30,8 +30,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import 
 from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import KialiApi, Look, Watch
 from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 
-Targets = t.Mapping[Source, Target | Unusable]
-
 
 @dataclasses.dataclass(frozen=True)
 class GraphClaimResult:
@@ -142,7 +140,12 @@ def _observation(judged: Judged) -> Observation:
     return Observation(Seen(judged.seen.kind), judged.verdict, judged.control)
 
 
-def _require(claims: t.Sequence[GraphClaim], phase: str, targets: Targets, ways: t.Sequence[frozenset[Route]]) -> None:
+def _require(
+    claims: t.Sequence[GraphClaim],
+    phase: str,
+    targets: t.Mapping[Source, Target | Unusable],
+    ways: t.Sequence[frozenset[Route]],
+) -> None:
     """Stop before any traffic where it could prove nothing."""
     unusable = [target for target in targets.values() if isinstance(target, Unusable)]
     if any(target.missing for target in unusable):

@@ -15,7 +15,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -171,7 +171,7 @@ class Probers:
         """Delete pods and wait until they are gone; a pod that can't be deleted ends by its own deadline."""
         refused = []
         for name in names:
-            namespace, _, pod = name.partition("/")
+            namespace, _slash, pod = name.partition("/")
             answer = self._api.send(
                 "DELETE",
                 f"{PODS.format(namespace)}/{pod}",
@@ -181,7 +181,7 @@ class Probers:
                 refused.append(f"{name}: {_why(answer)}")
         deadline = self._clock.now() + GONE_SECONDS
         for name in names:
-            namespace, _, pod = name.partition("/")
+            namespace, _slash, pod = name.partition("/")
             while self._api.get(f"{PODS.format(namespace)}/{pod}") is not None and not refused:
                 if self._clock.now() >= deadline:
                     break

@@ -132,7 +132,7 @@ def _row(change: Change, kubectl: str) -> Row:
     why = change.reason or _WHY.get(change.kind, "")
     look = ""
     if change.policy:
-        namespace, _, name = change.policy.partition("/")
+        namespace, _slash, name = change.policy.partition("/")
         look = f"{kubectl} -n {namespace} get authorizationpolicy {name} -o yaml"
     was, seen = _short(change.was), _short(change.now)
     if was == seen and change.was and change.now:

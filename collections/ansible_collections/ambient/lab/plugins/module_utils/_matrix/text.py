@@ -62,7 +62,7 @@ def file_text(
         unprobed: why a source was not asked, by its name.
     """
     lines = [_HEAD.format(name=os.path.basename(path), namespaces=", ".join(namespaces))]
-    if any(pair.pod for pair, _ in cells):
+    if any(pair.pod for pair, _seen in cells):
         lines.append(_PODS)
     lines += [f"# Not probed: {name} ({printable(reason)})\n" for name, reason in unprobed.items()]
     lines.append("claims:\n")

@@ -103,8 +103,8 @@ class Rounds:
         self.last: list[Seen] = []
         self._streaks = [0] * cells
         self._answers: list[tuple[str, int] | None] = [None] * cells
-        self._codes: list[set[int]] = [set() for _ in range(cells)]
-        self._changes: list[list[str]] = [[] for _ in range(cells)]
+        self._codes: list[set[int]] = [set() for _cell in range(cells)]
+        self._changes: list[list[str]] = [[] for _cell in range(cells)]
 
     def add(self, seen: t.Sequence[Seen | None]) -> None:
         """Take in one round; None is a cell that was not asked in it."""
@@ -176,7 +176,7 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Pace, wor
 
 def _prove(claims: t.Sequence[Claim], rounds: Rounds, world: World) -> list[Proof]:
     """Check each cell that has an answer which a claim can expect; the others need no proof."""
-    proofs = [Proof() for _ in claims]
+    proofs = [Proof() for _claim in claims]
     chosen = {
         index: observed(claim, rounds.last[index], rounds.codes(index))
         for index, claim in enumerate(claims)

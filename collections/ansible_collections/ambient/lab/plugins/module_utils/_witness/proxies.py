@@ -10,7 +10,7 @@ import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError

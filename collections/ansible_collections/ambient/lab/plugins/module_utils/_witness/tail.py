@@ -10,7 +10,7 @@ import json
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import (
     METRICS_PATH,
@@ -94,12 +94,12 @@ class Tail:
         stamped = [(stamp, line) for line in lines if (stamp := _stamp(line))]
         # The last line that is known would be among them, because the API takes full seconds only. Without one (a
         # log that was empty, though proxies log their start) nobody can tell.
-        if not self.log_problem and all(stamp != last for stamp, _ in stamped):
+        if not self.log_problem and all(stamp != last for stamp, _line in stamped):
             self.gap = True
         fresh = [(stamp, line) for stamp, line in stamped if last is None or stamp > last]
         if fresh:
-            self._last = max(stamp for stamp, _ in fresh)
-        return [line.partition(" ")[2] for _, line in fresh]
+            self._last = max(stamp for stamp, _line in fresh)
+        return [line.partition(" ")[2] for _stamp, line in fresh]
 
     def count(self) -> Counters:
         """What it has counted by now; what was known before stays where it can't be asked."""

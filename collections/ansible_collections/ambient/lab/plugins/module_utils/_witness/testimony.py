@@ -120,7 +120,7 @@ def _carried(seen: Seen, evidence: Evidence) -> list[Statement]:
 def _by_ztunnel(client: Statement, seen: Seen, path: Path, evidence: Evidence) -> Testimony:
     source = t.cast(Target, path.source)
     own = [item for item in evidence.lines(seen.sender) if item[1].direction == "outbound"] if seen.sender else []
-    refused = any(line.refused_by_peer for _, line in own)
+    refused = any(line.refused_by_peer for _where, line in own)
     candidates = _rejections(seen.sender, source.address, path.addresses, evidence)
     statements = (
         client,
@@ -128,7 +128,7 @@ def _by_ztunnel(client: Statement, seen: Seen, path: Path, evidence: Evidence) -
         *_destination_side(candidates, path, evidence, refused),
         *_ztunnel_counts(path, source.workload, source.namespace, evidence),
     )
-    otherwise = "application" if any(not line.error for _, line in own) else "network"
+    otherwise = "application" if any(not line.error for _where, line in own) else "network"
     return _conclude("ztunnel", otherwise, statements, _among(candidates, path.allowing), evidence)
 
 
@@ -205,8 +205,8 @@ def _counts(witness: str, proxies: t.Sequence[Said], labels: t.Mapping[str, str]
 
 def _among(candidates: t.Sequence[Refusal], allowing: tuple[str, ...]) -> tuple[str, ...]:
     """Policies that the lines name; where they say that no ALLOW policy let it pass, those in force there."""
-    named = {refusal.policy: None for _, _, refusal in candidates if refusal.policy}
-    unmatched = any(refusal.unmatched for _, _, refusal in candidates)
+    named = {refusal.policy: None for *_rest, refusal in candidates if refusal.policy}
+    unmatched = any(refusal.unmatched for *_rest, refusal in candidates)
     return (*named, *(name for name in allowing if unmatched and name not in named))
 
 

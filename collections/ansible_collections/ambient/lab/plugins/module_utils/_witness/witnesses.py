@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
@@ -69,7 +69,7 @@ class Witnesses:
         self._requests: dict[str, dict[str, Request]] = {}
         self._wording: dict[str, str] = {}
         # The values of x-request-id of each claim's probes, the newest first, and the outcome that they all had.
-        self._ids: list[tuple[str, list[str]]] = [("", []) for _ in claims]
+        self._ids: list[tuple[str, list[str]]] = [("", []) for _claim in claims]
         self._paths: list[Path] = []
         self.problem = ""
         self.evidence = Evidence()
@@ -139,7 +139,7 @@ class Witnesses:
     def _late(self, seen: t.Sequence[Seen]) -> list[Testimony]:
         lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
         testimonies = self._testimonies(seen)
-        for _ in range(LATE_TRIES):
+        for _try in range(LATE_TRIES):
             if not any(item.late for item in testimonies):
                 break
             self._world.sleep(GRACE_SECONDS)
@@ -167,10 +167,10 @@ class Witnesses:
     def _testimonies(self, seen: t.Sequence[Seen]) -> list[Testimony]:
         if not self._paths:
             problem = f"nobody could say who refused this: {self.problem}"
-            return [Testimony(problem=problem, silent=True) for _ in seen]
+            return [Testimony(problem=problem, silent=True) for _claim in seen]
         return [
             take_testimony(item, path, self.evidence, ids)
-            for item, path, (_, ids) in zip(seen, self._paths, self._ids, strict=True)
+            for item, path, (_address, ids) in zip(seen, self._paths, self._ids, strict=True)
         ]
 
     def _read(self, lines: dict[str, list[Connection]]) -> list[Said]:

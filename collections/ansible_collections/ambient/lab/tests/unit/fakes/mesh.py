@@ -12,7 +12,7 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer as ApiAnswer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     FORBIDDEN,

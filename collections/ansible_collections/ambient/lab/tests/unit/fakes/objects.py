@@ -11,7 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer as ApiAnswer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 
 

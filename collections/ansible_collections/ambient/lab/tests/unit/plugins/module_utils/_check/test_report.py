@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.report import a
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     OK,
     RESET,
@@ -32,9 +32,9 @@ CLAIMS = claims(
 )
 
 
-def run(phase: str, deny: Answer = RESET, pods: list[dict[str, t.Any]] = PODS) -> CheckResult:
+def run(phase: str, deny: Answer = RESET, pods: t.Sequence[dict[str, t.Any]] = tuple(PODS)) -> CheckResult:
     """Check two claims."""
-    edge = FakeEdge(pods, lambda name, *_: deny if name == "curl-deny" else OK)
+    edge = FakeEdge(list(pods), lambda name, *_: deny if name == "curl-deny" else OK)
     edge.authorization = [policy("p")]
     return check(CLAIMS, Settings(phase=phase, timeout=2), edge)
 

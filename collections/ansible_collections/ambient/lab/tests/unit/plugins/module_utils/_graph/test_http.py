@@ -9,7 +9,8 @@ import pathlib
 import urllib.parse
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer, Kube, Web
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, service_proxy, understand
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi

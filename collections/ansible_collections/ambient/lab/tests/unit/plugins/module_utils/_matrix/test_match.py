@@ -100,7 +100,7 @@ def test_rows_to_pods_are_looked_for_whatever_was_asked_for() -> None:
 
 def test_a_name_that_was_given_to_another_claim_stays_unique() -> None:
     name = "default/curl -> app.default:8080 GET"
-    known, new, _ = matched(claim(name, source=CURL, to="http://app:8080/other"))
+    known, new, _gone = matched(claim(name, source=CURL, to="http://app:8080/other"))
     assert known == [name]
     assert new == ["default/app -> app.default:8080 GET", f"{name} (not in the file)"]
 

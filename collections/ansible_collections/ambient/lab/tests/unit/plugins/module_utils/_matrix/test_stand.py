@@ -13,7 +13,7 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (

@@ -82,7 +82,7 @@ def test_stable_is_the_number_of_rounds(stable: int, rounds: int) -> None:
 
 
 def test_an_answer_that_settles_is_waited_for() -> None:
-    _, seen = watched(lambda number: [OK, SLOW if number < 3 else CUT], by_ztunnel, stable=3)
+    _engine, seen = watched(lambda number: [OK, SLOW if number < 3 else CUT], by_ztunnel, stable=3)
     assert seen.rounds == 5
     assert [cell.state.outcome for cell in seen.cells] == ["allowed", "denied_l4"]
     assert [cell.flapped for cell in seen.cells] == [(), ()]
@@ -96,7 +96,7 @@ def test_another_answer_to_the_proof_is_one_more_round() -> None:
 
 
 def test_a_pair_that_flaps_is_no_claim() -> None:
-    _, seen = watched(lambda number: [OK, CUT if number % 2 else OK], by_ztunnel)
+    _engine, seen = watched(lambda number: [OK, CUT if number % 2 else OK], by_ztunnel)
     assert seen.elapsed >= 20
     assert str(seen.cells[0].state) == "allowed HTTP 200"
     assert seen.cells[1].flapped
@@ -105,7 +105,7 @@ def test_a_pair_that_flaps_is_no_claim() -> None:
 
 
 def test_a_status_that_varies_gives_a_list_of_codes() -> None:
-    _, seen = watched(lambda number: [OK, OK if number % 2 else BUSY])
+    _engine, seen = watched(lambda number: [OK, OK if number % 2 else BUSY])
     assert seen.cells[1].flapped == ()
     assert str(seen.cells[1].state) == "allowed HTTP 200|503"
 
@@ -130,7 +130,7 @@ def test_a_denial_that_nobody_bears_out_is_tried_again_and_no_claim() -> None:
 
 
 def test_a_proof_that_comes_late_counts() -> None:
-    _, seen = watched(
+    _engine, seen = watched(
         lambda number: [OK, CUT],
         lambda number, item: Proof(problem="log is late") if number == 2 else by_ztunnel(number, item),
     )
@@ -149,7 +149,7 @@ def test_a_proof_that_comes_late_counts() -> None:
     ],
 )
 def test_ports_that_may_speak_no_http(answer: Seen, proof: Proof, unclear: str) -> None:
-    _, seen = watched(lambda number: [answer, OK], lambda number, item: proof, (False, True))
+    _engine, seen = watched(lambda number: [answer, OK], lambda number, item: proof, (False, True))
     assert unclear in seen.cells[0].state.unclear
     assert bool(unclear) == bool(seen.cells[0].state.unclear)
 

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
 from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ready, refs

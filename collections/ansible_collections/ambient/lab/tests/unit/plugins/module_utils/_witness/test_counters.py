@@ -93,8 +93,8 @@ def test_a_waypoint_counts_where_it_has_counted_anything() -> None:
 def test_what_was_added(before: str, after: str, added: list[float]) -> None:
     old = parse_counters(counter(before) if before else "", "ztunnel")
     new = parse_counters(counter(after) if after else "", "ztunnel")
-    assert [value for _, value in new.since(old)] == added
-    assert all(labels == CURL for labels, _ in new.since(old))
+    assert [value for _labels, value in new.since(old)] == added
+    assert all(labels == CURL for labels, _value in new.since(old))
 
 
 def test_what_was_added_is_kept_apart_by_labels() -> None:

@@ -8,7 +8,7 @@ import datetime
 import json
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._witness import tail as tail_module
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
@@ -174,7 +174,7 @@ def test_a_container_that_has_begun_anew_has_a_gap_and_counts_from_nothing() -> 
     assert tail.read() == ["started"]
     assert tail.gap
     assert tail.before
-    assert [added for _, added in tail.count().since(tail.before)] == [1.0]
+    assert [added for _labels, added in tail.count().since(tail.before)] == [1.0]
 
 
 def test_what_the_api_refuses() -> None:

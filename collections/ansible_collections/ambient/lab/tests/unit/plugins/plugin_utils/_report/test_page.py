@@ -11,8 +11,8 @@ import re
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import Given, report_of
-from ansible_collections.ambient.lab.plugins.module_utils._report.page import effects_of, moment, page, said, seconds
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import effects_of, moment, page, said, seconds
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 

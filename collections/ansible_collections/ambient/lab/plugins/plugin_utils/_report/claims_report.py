@@ -13,15 +13,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable, table
-from ansible_collections.ambient.lab.plugins.module_utils._report.junit import junit
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import (
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.junit import junit
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import (
     Given,
     Object,
     current,
     report_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._report.page import page
-from ansible_collections.ambient.lab.plugins.module_utils._report.table import results_table
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import page
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 
 FORMATS = ("html", "junit", "json")
 SPEC: dict[str, dict[str, t.Any]] = {

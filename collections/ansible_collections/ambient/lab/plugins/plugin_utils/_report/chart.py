@@ -9,7 +9,7 @@ import math
 import typing as t
 import xml.etree.ElementTree as ET
 
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import Object
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Object
 
 MAX_PAIRS = 24
 LEFT, RIGHT, TOP, ROW, WIDTH = 250.0, 130.0, 26.0, 34.0, 900.0

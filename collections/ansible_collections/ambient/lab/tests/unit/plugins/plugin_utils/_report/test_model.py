@@ -12,7 +12,7 @@ import typing as t
 import jsonschema
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import change, seen, worst
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import change, seen, worst
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 from ansible_collections.ambient.lab.tests.unit.fakes.reported import report, section

@@ -10,7 +10,7 @@ import re
 import typing as t
 import xml.etree.ElementTree as ET
 
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import PHASES, Object, beyond_its_pairs, current
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import PHASES, Object, beyond_its_pairs, current
 
 # XML 1.0, section 2.2: what a document may hold. Nothing can escape the rest.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

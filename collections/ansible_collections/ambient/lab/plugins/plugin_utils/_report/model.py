@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
-from ansible_collections.ambient.lab.plugins.module_utils._report.measured import convergence_of, matrix_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.measured import convergence_of, matrix_of
 
 Object = dict[str, t.Any]
 # What docs/report.schema.json describes; a change that readers must know of raises it.

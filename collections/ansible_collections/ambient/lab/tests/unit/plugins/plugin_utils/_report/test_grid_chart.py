@@ -8,8 +8,8 @@ import typing as t
 import xml.etree.ElementTree as ET
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._report.chart import MAX_PAIRS, chart, place, ticks
-from ansible_collections.ambient.lab.plugins.module_utils._report.grid import (
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.chart import MAX_PAIRS, chart, place, ticks
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.grid import (
     LETTERS,
     Grid,
     Label,
@@ -17,7 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._report.grid import (
     mark,
     matrix_grid,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._report.measured import convergence_of, matrix_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.measured import convergence_of, matrix_of
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 from ansible_collections.ambient.lab.tests.unit.fakes.reported import report, section

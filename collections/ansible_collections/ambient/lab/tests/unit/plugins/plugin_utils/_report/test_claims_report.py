@@ -13,8 +13,8 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._report.claims_report import SPEC, write_report
 from ansible_collections.ambient.lab.plugins.modules import claims_report
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import SPEC, write_report
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import OPEN, SHUT, Object
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import OPEN, SHUT, Object
 
 # A grid with more columns shows letters in place of words.
 WORDY = 5

@@ -7,7 +7,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._report.junit import junit, legal
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.junit import junit, legal
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 from ansible_collections.ambient.lab.tests.unit.fakes.reported import report

@@ -17,15 +17,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import kept_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import draw
-from ansible_collections.ambient.lab.plugins.module_utils._report.chart import chart
-from ansible_collections.ambient.lab.plugins.module_utils._report.grid import (
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.chart import chart
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.grid import (
     claims_grid,
     entry_mark,
     mark,
     matrix_grid,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._report.measured import DIRECTIONS
-from ansible_collections.ambient.lab.plugins.module_utils._report.model import (
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.measured import DIRECTIONS
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import (
     PHASES,
     Given,
     Object,

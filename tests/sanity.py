@@ -1,0 +1,91 @@
+"""Runs ansible-test, sanity and units, on the collection as it is shipped: built, and installed in an empty folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from project import COLLECTION, ROOT
+
+# ansible-test keeps an environment per test below HOME; here they go away with the others.
+HOME = ROOT / ".venv/ansible-test"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def install(folder: pathlib.Path) -> pathlib.Path:
+    """Build the collection and install it below an empty folder; returns where it then is.
+
+    Raises:
+        CalledProcessError: when ansible-galaxy fails; it has said why.
+    """
+    tarball = build(folder)
+    galaxy("install", "--offline", "-p", ".", tarball.name, folder=folder)
+    return folder / "ansible_collections/ambient/lab"
+
+
+def build(folder: pathlib.Path, source: pathlib.Path = COLLECTION) -> pathlib.Path:
+    """Build the collection's tarball in a folder; returns its path.
+
+    Raises:
+        CalledProcessError: when ansible-galaxy fails; it has said why.
+    """
+    galaxy("build", "--output-path", ".", str(source), folder=folder)
+    (tarball,) = folder.glob("ambient-lab-*.tar.gz")
+    return tarball
+
+
+def galaxy(*arguments: str, folder: pathlib.Path) -> None:
+    """Run ansible-galaxy in a folder without an ansible.cfg: with the project's it finds the checkout's collection."""
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder)}
+    subprocess.run(
+        ["ansible-galaxy", "collection", *arguments],
+        check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def provide_pip(home: pathlib.Path) -> None:
+    """Give ansible-test the pip that Python brings along: its own comes from a host that not every machine reaches.
+
+    It looks for this file before it downloads one (ansible_test/_util/target/setup/requirements.py, bootstrap).
+    """
+    spec = importlib.util.find_spec("ansible_test")
+    assert spec is not None
+    assert spec.origin is not None
+    source = pathlib.Path(spec.origin).parent / "_internal/python_requirements.py"
+    version = re.search(r"pip='([0-9.]+)'", source.read_text(encoding="utf-8"))
+    assert version is not None, f"{source} names no version of pip"
+    script = home / f".ansible/test/cache/get_pip_{version[1].replace('.', '_')}.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("import ensurepip\n\nensurepip.bootstrap(upgrade=True)\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Run both; returns 1 where one of them found something."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    user = pathlib.Path.home()
+    environment = {
+        "XDG_CACHE_HOME": str(user / ".cache"),
+        "XDG_CONFIG_HOME": str(user / ".config"),
+        **os.environ,
+        "HOME": str(HOME),
+        "PIP_QUIET": "1",
+    }
+    provide_pip(HOME)
+    failed = False
+    # Not within the checkout: ansible-test would look at what git knows alone.
+    with tempfile.TemporaryDirectory(prefix="ambient-lab-") as folder:
+        collection = install(pathlib.Path(folder))
+        for what in (["sanity"], ["units", "--venv", "--requirements"]):
+            command = ["ansible-test", *what, "--python", PYTHON]
+            print(" ".join(command), flush=True)
+            failed |= subprocess.run(command, cwd=collection, env=environment, check=False).returncode != 0
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
