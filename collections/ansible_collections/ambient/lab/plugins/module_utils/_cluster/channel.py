@@ -226,7 +226,11 @@ def _refusal(error: t.Any) -> str:
         message = str(json.loads(error.resp_body)["message"])
     except (ValueError, KeyError, TypeError):
         message = "no reason given"
-    return f"HTTP {error.status_code}: {' '.join(message.split())[:_SHOWN]}"
+    said = f"HTTP {error.status_code}: {' '.join(message.split())[:_SHOWN]}"
+    # Since Kubernetes 1.35 a channel by get needs the right to create as well, and the refusal does not say so.
+    if error.status_code == 403 and said.endswith("is forbidden:"):
+        said += " the kubeconfig's user needs the rights to get and to create pods/exec and pods/portforward"
+    return said
 
 
 def _failure(status: str) -> str:

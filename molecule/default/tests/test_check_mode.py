@@ -1,0 +1,114 @@
+"""`--check --diff` tells the truth: on a bare machine, on a converged lab, and after something was changed by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from fleet import Ran, play
+from project import ROOT
+from running_lab import Lab
+from state import cluster, differences
+
+VARIABLES = ("-e", f"@{ROOT}/molecule/lab.yml")
+POLICY = "authorizationpolicy/layer4-authz"
+# What somebody may do to a lab, and what the next run would do about it: header and lines of each diff, nothing else.
+CHANGES: list[tuple[str, list[str], dict[str, list[str]]]] = [
+    (
+        "another port in the L4 policy",
+        [
+            "patch",
+            POLICY,
+            "--type=json",
+            "-p",
+            '[{"op":"replace","path":"/spec/rules/0/to/0/operation/ports/0","value":"9"}]',
+        ],
+        {"AuthorizationPolicy default/layer4-authz": ["-        - '9'", "+        - '8080'"]},
+    ),
+    (
+        "the Service is not enrolled",
+        ["label", "service/sample-app", "-n", "layer7", "istio.io/use-waypoint-"],
+        {"Service layer7/sample-app": ["+metadata:", "+  labels:", "+    istio.io/use-waypoint: waypoint"]},
+    ),
+    (
+        "the application is scaled",
+        ["scale", "deployment/sample-app-blue", "--replicas=2"],
+        {"Deployment default/sample-app-blue": ["-  replicas: 2", "+  replicas: 1"]},
+    ),
+    (
+        "the L4 policy is gone",
+        ["delete", POLICY],
+        {"AuthorizationPolicy default/layer4-authz": []},
+    ),
+]
+
+
+def run(*arguments: str) -> Ran:
+    return play(*arguments, *VARIABLES, timeout=300)
+
+
+def diffs(ran: Ran) -> dict[str, list[str]]:
+    """The changed lines by the header of their diff."""
+    found: dict[str, list[str]] = {}
+    for part in ran.stdout.split("--- before")[1:]:
+        head, _, rest = part.partition("\n+++")
+        body = rest.partition("\n")[2].partition("\n\n")[0]
+        found[head.removeprefix(": ")] = [line for line in body.splitlines() if line[:1] in "+-"]
+    return found
+
+
+def recap(ran: Ran) -> tuple[int, int]:
+    """Exit code, and the number of changed tasks."""
+    return ran.returncode, int(re.findall(r"changed=(\d+)", ran.stdout)[-1])
+
+
+def state(lab: Lab) -> dict[str, str]:
+    return cluster(lab.facts["kubeconfig"], lab.facts["kubectl"])
+
+
+def test_nothing_is_there_yet(tmp_path: Path) -> None:
+    """The cluster would be made; the rest is left out, and said so. Nothing is made."""
+    bare = ["-e", "cluster_name=bare", "-e", f"lab_dir={tmp_path}/lab", "-e", f"cluster_state_dir={tmp_path}/state"]
+    ports = ["-e", '{"cluster_node_ports": {"30080": 18480, "32766": 28480}}', "-e", "cluster_provider=embedded"]
+    ran = play("site.yml", "--check", "--diff", *bare, *ports)
+    assert recap(ran) == (0, 1), ran.stdout
+    assert "Left out in check mode: No lab in" in " ".join(ran.stdout.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_would_change_in_a_converged_lab(lab: Lab) -> None:
+    before = state(lab)
+    ran = run("site.yml", "--check", "--diff")
+    assert recap(ran) == (0, 0), ran.stdout
+    assert diffs(ran) == {}
+    assert differences(before, state(lab)) == []
+
+
+@pytest.mark.parametrize(("change", "expected"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
+def test_what_was_changed_by_hand_is_shown_and_nothing_else(
+    lab: Lab, change: list[str], expected: dict[str, list[str]]
+) -> None:
+    """Check mode shows it and changes nothing; the run does what was shown."""
+    lab.kubectl(*change)
+    changed = state(lab)
+    try:
+        planned = run("site.yml", "--check", "--diff")
+        assert recap(planned) == (0, 1), planned.stdout
+        assert differences(changed, state(lab)) == []
+    finally:
+        done = run("site.yml", "--diff")
+    assert done.returncode == 0, done.stdout
+    for ran in (planned, done):
+        shown = diffs(ran)
+        assert set(shown) == set(expected), ran.stdout
+        assert all(lines == shown[name] for name, lines in expected.items() if lines), shown
+
+
+def test_clean_up_says_what_it_would_remove_and_removes_nothing(lab: Lab) -> None:
+    before = state(lab)
+    ran = run("playbooks/cleanup.yml", "--check", "--diff", "--tags", "l4,l7")
+    assert recap(ran) == (0, 2), ran.stdout
+    names = {"AuthorizationPolicy default/layer4-authz", "Pod default/curl-deny", "Namespace layer7"}
+    assert names <= set(diffs(ran))
+    assert differences(before, state(lab)) == []
