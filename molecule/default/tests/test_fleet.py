@@ -1,4 +1,4 @@
-"""Two clusters side by side: the lab of the scenario and a small one, with the same claims (docs/fleet.md).
+"""Two clusters side by side: the lab of the scenario and a small one, with the same claims (docs/how-to/fleet.md).
 
 The second lab takes about a minute on two cores; everything else here less than half of that.
 """
