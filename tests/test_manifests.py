@@ -12,6 +12,7 @@ import yaml
 from project import ROOT, defaults
 
 LAB = {"images": {"app": "registry/app:1", "curl": "registry/curl:1"}}
+PLACE = {"namespace": "default", "node_port": 30080, "service_labels": {}, "beside": ""}
 
 
 def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
         "hash": lambda text, name: hashlib.new(name, text.encode()).hexdigest(),
         "combine": lambda left, right: left | right,
     }
-    values: dict[str, Any] = defaults(role) | {"lab": LAB} | variables
+    values: dict[str, Any] = defaults(role) | {"lab": LAB, "__sample_app_place": PLACE} | variables
     for name, value in values.items():  # defaults may refer to each other, once
         if isinstance(value, str) and "{{" in value:
             values[name] = environment.from_string(value).render(values)
@@ -73,10 +74,14 @@ def test_sample_app_in_a_namespace_of_its_own() -> None:
     objects = render(
         "sample_app",
         "app.yaml.j2",
-        sample_app_namespace="layer7",
-        sample_app_node_port=0,
-        sample_app_service_labels={"istio.io/use-waypoint": "waypoint"},
+        __sample_app_place={
+            "namespace": "layer7",
+            "node_port": 0,
+            "service_labels": {"istio.io/use-waypoint": "waypoint"},
+            "beside": "---\nkind: Gateway\nmetadata: {name: waypoint}\n",
+        },
     )
+    assert one(objects, "Gateway")["metadata"]["name"] == "waypoint"
     assert one(objects, "Namespace")["metadata"]["labels"]["istio.io/dataplane-mode"] == "ambient"
     service = one(objects, "Service")
     assert service["metadata"]["labels"] == {"app": "sample-app", "istio.io/use-waypoint": "waypoint"}

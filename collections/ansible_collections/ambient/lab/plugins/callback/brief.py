@@ -13,6 +13,7 @@ author:
   - The ambient lab's authors (@ambient-lab)
 description:
   - Like M(ansible.builtin.default), but a failed task prints its message once, without the result's other fields.
+  - A task that tries again is silent meanwhile.
   - With C(-v) the output is the default one, with everything in it.
 extends_documentation_fragment:
   - default_callback
@@ -43,3 +44,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
         self._handle_warnings(result.result)
         text = f"fatal: [{self.host_label(result)}]: {message}"
         self._display.display(text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr"))
+
+    def v2_runner_retry(self, result: t.Any) -> None:
+        """A wait that goes on is no failure; with -v it is shown."""
+        if self._display.verbosity > 0:
+            super().v2_runner_retry(result)

@@ -23,6 +23,9 @@ options:
     type: list
     elements: str
     required: true
+  owner:
+    description: Objects with this value of the label C(app.kubernetes.io/managed-by) do not count.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -56,7 +59,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
-SPEC = {**KUBE_SPEC, "label_selectors": {"type": "list", "elements": "str", "required": True}}
+SPEC = {
+    **KUBE_SPEC,
+    "label_selectors": {"type": "list", "elements": "str", "required": True},
+    "owner": {"type": "str"},
+}
 
 
 def main() -> None:
@@ -66,7 +73,7 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
     try:
         kube = Kube(module.params["kubeconfig"], module.params["context"])
-        unused, used = crds(kube, module.params["label_selectors"])
+        unused, used = crds(kube, module.params["label_selectors"], module.params["owner"])
         module.exit_json(changed=False, unused=unused, used=used)
     except LabError as error:
         module.fail_json(msg=error.message, **error.result)

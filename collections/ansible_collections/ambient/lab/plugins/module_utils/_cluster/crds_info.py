@@ -9,16 +9,18 @@ import concurrent.futures
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Reader, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import MANAGED_BY
 
 _KIND, _VERSION = "CustomResourceDefinition", "apiextensions.k8s.io/v1"
 
 
-def crds(reader: Reader, selectors: t.Sequence[str]) -> tuple[list[Object], list[str]]:
+def crds(reader: Reader, selectors: t.Sequence[str], owner: str | None = None) -> tuple[list[Object], list[str]]:
     """The CRDs with any of these labels.
 
     Args:
         reader: of the cluster's API.
         selectors: label selectors.
+        owner: value of the label app.kubernetes.io/managed-by of objects that do not count.
 
     Returns:
         Those without objects, as definitions that name them; and the names of those with objects.
@@ -33,13 +35,14 @@ def crds(reader: Reader, selectors: t.Sequence[str]) -> tuple[list[Object], list
         for item in finder.find(Wanted(_KIND, _VERSION, label_selector=selector))
     }
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        used = dict(zip(found, pool.map(lambda spec: _has_objects(reader, spec), found.values()), strict=True))
+        used = dict(zip(found, pool.map(lambda spec: _has_objects(reader, spec, owner), found.values()), strict=True))
     unused = [
         {"apiVersion": _VERSION, "kind": _KIND, "metadata": {"name": name}} for name, has in used.items() if not has
     ]
     return unused, [name for name, has in used.items() if has]
 
 
-def _has_objects(reader: Reader, spec: Object) -> bool:
+def _has_objects(reader: Reader, spec: Object, owner: str | None) -> bool:
     version = next(item["name"] for item in spec["versions"] if item["served"])
-    return bool(reader.items(f"/apis/{spec['group']}/{version}/{spec['names']['plural']}", limit="1"))
+    query = {"labelSelector": f"{MANAGED_BY}!={owner}"} if owner else {}
+    return bool(reader.items(f"/apis/{spec['group']}/{version}/{spec['names']['plural']}", limit="1", **query))
