@@ -25,7 +25,7 @@ def problems(error: pytest.ExceptionInfo[LabError]) -> list[str]:
     """The problems that a message lists, once its frame is proven."""
     first, *listed, last = str(error.value).splitlines()
     assert first == "The embedded cluster cannot run on this machine:"
-    assert last.startswith("Another way: cluster_provider=existing")
+    assert last.startswith("Other ways: cluster_provider=kind where Docker runs")
     return [line.removeprefix("  - ") for line in listed]
 
 

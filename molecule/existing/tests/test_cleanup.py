@@ -13,7 +13,7 @@ from project import ROOT, load
 from running_lab import Lab
 from state import State, cluster, differences
 
-VARIABLES = f"@{ROOT}/molecule/existing/lab.yml"
+VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
 SHARED = ROOT / ".lab" / "molecule-default" / "lab.json"
 TAGS = ("l7", "l4", "sample_app", "kiali", "istio_ambient")
 # Objects of somebody else's, in the places where the roles work: none of them may be touched.
@@ -63,12 +63,12 @@ def test_nothing_of_a_whole_lab_is_left(bare: State) -> None:
 
 @pytest.mark.parametrize("order", [TAGS, TAGS[::-1]], ids=["last role first", "first role first"])
 def test_part_by_part_in_any_order_and_twice(bare: State, order: tuple[str, ...]) -> None:
-    """Each part goes whatever else is there, and the second time nothing is left to do."""
+    """Each part goes whatever else is there, and the second time nothing is left to do. Nothing else is touched."""
     built = run("site.yml", "--tags", "cluster,istio_ambient,kiali,sample_app,l4,l7")
     assert built.returncode == 0, built.stdout
     for tag in order:
         first = run("playbooks/cleanup.yml", "--tags", tag)
-        assert (first.returncode, changed(first)) > (0, 0), first.stdout
+        assert first.returncode == 0, first.stdout
         second = run("playbooks/cleanup.yml", "--tags", tag)
         assert (second.returncode, changed(second)) == (0, 0), second.stdout
     assert differences(bare, state()) == []
@@ -76,7 +76,7 @@ def test_part_by_part_in_any_order_and_twice(bare: State, order: tuple[str, ...]
 
 def test_after_half_a_run(bare: State) -> None:
     """A run that breaks off in the middle leaves nothing that the clean-up does not find."""
-    istio = load(ROOT / "molecule/existing/lab.yml")["cluster_istio"]
+    istio = load(ROOT / "molecule/vars/existing.yml")["cluster_istio"]
     charts = json.loads(SHARED.read_text(encoding="utf-8"))["helm"]["charts"]
     broken = {"cluster_istio": {**istio, "charts": {**charts, "ztunnel": "/nowhere"}}}
     half = run("site.yml", "-e", json.dumps(broken))

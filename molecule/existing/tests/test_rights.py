@@ -14,7 +14,7 @@ from fleet import play
 from project import ROOT
 from running_lab import Lab
 
-VARIABLES = f"@{ROOT}/molecule/existing/lab.yml"
+VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
 ROLES = list(yaml.safe_load_all((ROOT / "docs/how-to/rbac.yaml").read_text(encoding="utf-8")))
 SHARED = Lab.at(ROOT / ".lab" / "molecule-default")
 
