@@ -10,42 +10,12 @@ import subprocess
 import sys
 import tempfile
 
-from project import COLLECTION, ROOT
+from installed import install
+from project import ROOT
 
 # ansible-test keeps an environment per test below HOME; here they go away with the others.
 HOME = ROOT / ".venv/ansible-test"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def install(folder: pathlib.Path) -> pathlib.Path:
-    """Build the collection and install it below an empty folder; returns where it then is.
-
-    Raises:
-        CalledProcessError: when ansible-galaxy fails; it has said why.
-    """
-    tarball = build(folder)
-    galaxy("install", "--offline", "-p", ".", tarball.name, folder=folder)
-    return folder / "ansible_collections/ambient/lab"
-
-
-def build(folder: pathlib.Path, source: pathlib.Path = COLLECTION) -> pathlib.Path:
-    """Build the collection's tarball in a folder; returns its path.
-
-    Raises:
-        CalledProcessError: when ansible-galaxy fails; it has said why.
-    """
-    galaxy("build", "--output-path", ".", str(source), folder=folder)
-    (tarball,) = folder.glob("ambient-lab-*.tar.gz")
-    return tarball
-
-
-def galaxy(*arguments: str, folder: pathlib.Path) -> None:
-    """Run ansible-galaxy in a folder without an ansible.cfg: with the project's it finds the checkout's collection."""
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder)}
-    subprocess.run(
-        ["ansible-galaxy", "collection", *arguments],
-        check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 def provide_pip(home: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(argument_spec=SPEC)
+        _validation, options = self.validate_argument_spec(argument_spec=SPEC)
         world = World(Programs(lambda line: display.display(f"  {line}")), os.environ, port_problem)
         try:
             result.update(settle(options, world, self._task.check_mode))

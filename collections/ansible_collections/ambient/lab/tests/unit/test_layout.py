@@ -10,8 +10,9 @@ import re
 COLLECTION = pathlib.Path(__file__).parents[2]
 PACKAGES = {path.name: path for kind in ("module", "plugin") for path in COLLECTION.glob(f"plugins/{kind}_utils/_*")}
 IMPORT = re.compile(r"ansible_collections\.ambient\.lab\.plugins\.(?:module|plugin)_utils\.(_[a-z]+)\.")
+README = (COLLECTION / "README.md").read_text(encoding="utf-8")
 # The README's table lists the packages so that each one uses only those above it.
-ORDER = re.findall(r"^\| `(_[a-z]+)` \|", (COLLECTION / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+ORDER = re.findall(r"^\| `(_[a-z]+)` \|", README, re.MULTILINE)
 
 
 def test_files_are_short_and_say_what_they_are_for() -> None:
@@ -20,6 +21,11 @@ def test_files_are_short_and_say_what_they_are_for() -> None:
         assert len(lines) < 400, path
         assert lines[0].startswith("#"), path
         assert any("GNU General Public License v3.0+" in line for line in lines[:4]), path
+
+
+def test_the_readme_lists_every_module() -> None:
+    listed = re.findall(r"^\| `([a-z_]+)` \((?:module|action)\) \|", README, re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (COLLECTION / "plugins/modules").glob("*.py"))
 
 
 def test_the_readme_lists_every_package() -> None:

@@ -240,7 +240,7 @@ def _build(cluster: Cluster, nodes: t.Sequence[Node]) -> None:
     cluster.write_access()
 
 
-def _delete(cluster: Cluster, _: t.Sequence[Node]) -> None:
+def _delete(cluster: Cluster, _nodes: t.Sequence[Node]) -> None:
     answer = cluster.kind("delete", "cluster", "--kubeconfig", cluster.options["kubeconfig"], shown=True)
     if answer.code:
         raise LabError(words.explain(f"The kind cluster {cluster.name} can't be removed", answer.err))

@@ -98,7 +98,7 @@ def _same_image(one: str, other: str) -> bool:
 
 def full_name(image: str) -> str:
     """An image's name with registry and folder, as containerd writes it; distribution/reference, familiar names."""
-    first, slash, _ = image.partition("/")
+    first, slash, _rest = image.partition("/")
     if not slash:
         return f"docker.io/library/{image}"
     return image if "." in first or ":" in first or first == "localhost" else f"docker.io/{image}"

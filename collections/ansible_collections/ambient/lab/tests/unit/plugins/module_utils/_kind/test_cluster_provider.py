@@ -181,7 +181,7 @@ def test_the_engine_is_the_one_that_holds_the_cluster() -> None:
 
 def test_a_chosen_engine_is_the_only_one_asked() -> None:
     run = Scripted(docker=UP, podman=UP)
-    engines, _ = answering(run, {CHOICE: "podman"})
+    engines, _problem = answering(run, {CHOICE: "podman"})
     assert [engine.name for engine in engines] == ["podman"]
     assert {command[0] for command in run.calls} == {"podman"}
 
