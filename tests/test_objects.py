@@ -28,7 +28,7 @@ LAB = [NAMESPACE, ACCOUNT, POD, CONFIG]
 
 
 def run(folder: Path, kubeconfig: str, *tasks: Object, arguments: tuple[str, ...] = ()) -> tuple[Ran, list[Object]]:
-    """A playbook of tasks, each with options of the module (check: in check mode); what it printed and they returned."""
+    """Tasks, each with options of the module (check: in check mode); what was printed, and what each returned."""
     plays: list[Object] = []
     for number, given in enumerate(tasks):
         options = {"kubeconfig": kubeconfig, **given}
@@ -112,9 +112,13 @@ def test_every_failure_is_a_failure_in_one_line(tmp_path: Path) -> None:
             {"definition": ""},
             {"definition": "a: ["},
         )[1]
+    gone = run(tmp_path, kubeconfig, {"definition": CONFIG}, {"definition": LAB}, {"definition": LAB, "owner": "lab"})[
+        1
+    ]
     assert denied["msg"].startswith('ConfigMap shop/app: configmaps "app" is forbidden: User "somebody" cannot patch')
     assert denied["msg"].endswith(RIGHT)
     assert unknown["msg"].startswith("Widget shop/app: Failed to find exact match for example.org/v1.Widget")
     assert (nothing["changed"], nothing["objects"], nothing.get("msg")) == (False, [], None)
     assert wrong["msg"].startswith("definition is no YAML")
-    assert all("\n" not in item.get("msg", "") for item in (denied, unknown, wrong))
+    assert [f"does not answer at {api.url}" in item.get("msg", "") for item in gone] == [True, True, True]
+    assert all("\n" not in item.get("msg", "") for item in (denied, unknown, wrong, *gone))

@@ -50,13 +50,16 @@ def test_documents(definition: object, found: list[Object]) -> None:
     [
         ("a: [", "definition is no YAML: while parsing a flow node"),
         ("a:\n\tb", "definition is no YAML: while scanning"),
-        ("words", 'without kind or metadata.name: "words"'),
-        (["words"], 'without kind or metadata.name: "words"'),
-        ({"metadata": {"name": "a"}}, 'without kind or metadata.name: {"metadata": {"name": "a"}}'),
-        ({"kind": "Pod"}, "without kind or metadata.name"),
-        ([POD, {"kind": "Pod", "metadata": None}], "without kind or metadata.name"),
-        ({"kind": "Pod", "metadata": {"namespace": "shop"}}, "without kind or metadata.name"),
-        ({"kind": "x" * 500}, 'without kind or metadata.name: {"kind": "xxx'),
+        ("words", 'without apiVersion, kind or metadata.name: "words"'),
+        (["words"], 'without apiVersion, kind or metadata.name: "words"'),
+        ({"metadata": {"name": "a"}}, 'without apiVersion, kind or metadata.name: {"metadata": {"name": "a"}}'),
+        ({"kind": "Pod"}, "without apiVersion, kind or metadata.name"),
+        ([POD, {"kind": "Pod", "metadata": None}], "without apiVersion, kind or metadata.name"),
+        ({"kind": "Pod", "metadata": {"namespace": "shop"}}, "without apiVersion, kind or metadata.name"),
+        ({"kind": "Pod", "metadata": {"name": "app"}}, "without apiVersion, kind or metadata.name"),
+        ({**POD, "metadata": "words"}, "without apiVersion, kind or metadata.name"),
+        ("2026-01-01", 'without apiVersion, kind or metadata.name: "2026-01-01"'),
+        ({"kind": "x" * 500}, 'without apiVersion, kind or metadata.name: {"kind": "xxx'),
     ],
 )
 def test_what_is_no_definition(definition: object, message: str) -> None:
@@ -186,6 +189,12 @@ def test_one_object(result: Object, changed: list[str]) -> None:
     assert outcome([POD], _answer(result), "present", False)["objects"] == changed
 
 
+def test_a_date_without_quotes_is_shown() -> None:
+    (item,) = documents("{apiVersion: v1, kind: ConfigMap, metadata: {name: app}, data: {day: 2026-01-01}}")
+    (diff,) = outcome([item], _answer(_made(item)), "present", False)["diff"]
+    assert "day: '2026-01-01'" in diff["after"]
+
+
 def test_what_goes() -> None:
     result = outcome([POD, CONFIG, WIDGET], _answer(GONE, NOT_THERE, NO_KIND), "absent", False)
     assert (result["changed"], result["objects"]) == (True, ["Pod shop/app"])
@@ -276,3 +285,19 @@ def test_all_that_is_refused_is_counted() -> None:
     assert caught.value.message.startswith("Pod shop/app: ")
     assert caught.value.message.endswith(" (and 1 more)")
     assert [line.partition(":")[0] for line in caught.value.result["refused"]] == ["Pod shop/app", "Widget shop/app"]
+
+
+@pytest.mark.parametrize("wanted", [[POD], [POD, CONFIG]])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"failed": True, "msg": "Could not create API client:\nInvalid kube-config file"}, "Could not create API"),
+        ({"failed": True, "msg": ""}, "kubernetes.core.k8s gave no answer"),
+        ({}, "kubernetes.core.k8s gave no answer"),
+    ],
+)
+def test_an_answer_that_is_none_is_a_failure(wanted: list[Object], answer: Object, message: str) -> None:
+    with pytest.raises(LabError) as caught:
+        outcome(wanted, answer, "present", False)
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
