@@ -10,7 +10,7 @@ import typing as t
 from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBE_SPEC, Kube
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Object, documents, outcome, owned
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
@@ -50,6 +50,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
                 answer = self._execute_module("kubernetes.core.k8s", _request(options, wanted), task_vars=task_vars)
             finally:
                 self._task.diff = before
+            if answer.get("failed") and HAS_KUBERNETES:
+                # A cluster that does not answer is said in one line; kubernetes.core gives a traceback.
+                Kube(options["kubeconfig"], options["context"]).get("/version")
             return outcome(wanted, answer, options["state"], bool(self._task.check_mode))
         except LabError as error:
             return {"changed": False, "failed": True, "msg": error.message, **error.result}

@@ -33,7 +33,7 @@ def documents(definition: t.Any) -> list[Object]:
     """The objects of a definition: a list, one object, or YAML with any number of documents.
 
     Raises:
-        LabError: when it is none of these, or an object has no kind or no name.
+        LabError: when it is none of these, or an object has no API version, no kind or no name.
     """
     if isinstance(definition, str):
         try:
@@ -42,8 +42,10 @@ def documents(definition: t.Any) -> list[Object]:
             raise LabError(f"definition is no YAML: {' '.join(str(error).split())}") from error
     found = [item for item in (definition if isinstance(definition, list) else [definition]) if item]
     for item in found:
-        if not (isinstance(item, dict) and item.get("kind") and (item.get("metadata") or {}).get("name")):
-            raise LabError(f"definition holds something without kind or metadata.name: {json.dumps(item)[:100]}")
+        meta = item.get("metadata") if isinstance(item, dict) else None
+        if not (isinstance(meta, dict) and meta.get("name") and item.get("kind") and item.get("apiVersion")):
+            shown = json.dumps(item, default=str)[:100]
+            raise LabError(f"definition holds something without apiVersion, kind or metadata.name: {shown}")
     return found
 
 
@@ -103,7 +105,8 @@ def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Ob
     """
     nested = (answer.get("result") or {}).get("results")
     results = nested if isinstance(nested, list) else [answer]
-    if len(results) != len(wanted):
+    # A module that fails as a whole has no result at all, and must not be taken for one object that is as it was.
+    if answer.get("failed") or "result" not in answer or len(results) != len(wanted):
         raise LabError(_words(answer.get("msg") or "kubernetes.core.k8s gave no answer"))
     refused: list[str] = []
     diffs = []
@@ -156,8 +159,8 @@ def _plain(item: Object) -> Object:
 
 
 def _yaml(item: Object) -> str:
-    # Ansible's own strings and dicts carry tags, which YAML cannot write.
-    return str(yaml.safe_dump(json.loads(json.dumps(item)))) if item else ""
+    # Ansible's own strings and dicts carry tags, which YAML cannot write; a date without quotes is a date.
+    return str(yaml.safe_dump(json.loads(json.dumps(item, default=str)))) if item else ""
 
 
 def _status(error: str) -> Object:

@@ -27,14 +27,14 @@ class FakeApi:
     A function gets the query's parameters and returns one of these; a pair is a status and what is sent with it.
     A path with a method before it ("PATCH /a") is what that method is answered with; a function gets the body then.
     asked has every path and its headers. Answers have a Date, as those of every real server do.
-    exec_status is what /exec answers in place of 101, when it is not 0. Every exec runs at once and locally.
+    exec_status is what /exec answers in place of 101 where it is a pair. Every exec runs at once and locally.
     forwarded has what a forwarded port answers, by "namespace/pod:port/path": the bytes on the wire, or objects as
     above; a text that begins with "!" is written to the error channel.
     """
 
     def __init__(self, objects: dict[str, t.Any]) -> None:
         self.objects = {"/version": {"gitVersion": "v1"}, **objects}
-        self.exec_status = 0
+        self.exec_status: tuple[int, object] | None = None
         self.forwarded: dict[str, t.Any] = {}
         self.connections: set[int] = set()
         self.asked: list[tuple[str, dict[str, str]]] = []
@@ -126,7 +126,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _exec(self, command: list[str]) -> None:
         if self.owner.exec_status:
-            self._answer(self.owner.exec_status, {"message": "no"})
+            self._answer(*self.owner.exec_status)
             return
         self._upgrade()
         with subprocess.Popen(

@@ -15,7 +15,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import channel as channel_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import kube as kube_module
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, missing_right, refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -31,6 +32,42 @@ def test_get_and_items(tmp_path: pathlib.Path) -> None:
         with pytest.raises(LabError, match=f"The cluster at {api.url} answered GET /no with HTTP 403"):
             kube.get("/no")
         assert len(api.connections) == 1
+
+
+RIGHT = "Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (403, b'{"message": "pods is forbidden: you cannot list"}', f"pods is forbidden: you cannot list. {RIGHT}"),
+        (403, b'{"message": "it ends\\n with a dot."}', f"it ends with a dot. {RIGHT}"),
+        (500, b'{"message": "etcd  is\\n away"}', "GET /a failed: etcd is away"),
+        # Not the API's own words: a proxy's page, another JSON.
+        (403, b"<html>", "GET /a failed"),
+        (403, b"", "GET /a failed"),
+        (403, b'{"code": 403}', "GET /a failed"),
+        (403, b"[]", "GET /a failed"),
+        (502, b"\xff", "GET /a failed"),
+    ],
+)
+def test_refusal(status: int, body: bytes, message: str) -> None:
+    assert refusal(Answer(status, {}, body), "GET /a failed") == message
+
+
+def test_missing_right() -> None:
+    assert missing_right("you cannot.") == missing_right("you cannot") == f"you cannot. {RIGHT}"
+
+
+def test_what_is_refused_names_the_right(tmp_path: pathlib.Path) -> None:
+    objects = {"/a": (403, {"message": "a is forbidden: you cannot get it"}), "/b": (500, {"message": "no"})}
+    with FakeApi(objects) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        with pytest.raises(LabError) as caught:
+            kube.get("/a")
+        assert caught.value.message == f"a is forbidden: you cannot get it. {RIGHT}"
+        with pytest.raises(LabError, match=r"answered GET /b with HTTP 500: no$"):
+            kube.items("/b")
 
 
 def test_an_api_that_does_not_answer(tmp_path: pathlib.Path) -> None:
@@ -101,12 +138,26 @@ def test_run_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
         assert time.monotonic() - start < 2
 
 
-def test_run_that_is_refused(tmp_path: pathlib.Path) -> None:
+CREATE = "the kubeconfig's user needs the rights to get and to create pods/exec and pods/portforward"
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "problem"),
+    [
+        (500, {"message": "no"}, "HTTP 500: no"),
+        (500, {}, "HTTP 500: no reason given"),
+        (502, "<html>", "HTTP 502: no reason given"),
+        # What Kubernetes 1.35 says where the right to create is missing: nothing.
+        (403, {"message": 'pods "curl" is forbidden: '}, f'HTTP 403: pods "curl" is forbidden: {CREATE}'),
+        (403, {"message": "pods is forbidden: you cannot get"}, "HTTP 403: pods is forbidden: you cannot get"),
+        (404, {"message": "is forbidden:"}, "HTTP 404: is forbidden:"),
+    ],
+)
+def test_run_that_is_refused(tmp_path: pathlib.Path, status: int, content: object, problem: str) -> None:
     with FakeApi({}) as api:
-        api.exec_status = 500
-        stdout, problem = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)
-    assert stdout == ""
-    assert problem == "HTTP 500: no"
+        api.exec_status = (status, content)
+        ran = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)
+    assert ran == ("", problem)
 
 
 def test_runs_side_by_side(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,96 @@
+# Modules that hand over facts, from their options to what they return: lab_info (in check mode, too) and crds_info.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+import typing as t
+
+import pytest
+import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
+from ansible_collections.ambient.lab.plugins.modules import crds_info, lab_info
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+
+NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "made_by": "istio_ambient"}
+PODS = {"kind": "Pod", "api_version": "v1", "namespace": "default"}
+POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "curl"}}
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def _run(module: types.ModuleType, check: bool = False, **options: object) -> tuple[bool, dict[str, t.Any]]:
+    """Whether the module ended well, and what it returned; it is a process of its own, as Ansible runs it."""
+    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check}})
+    command = [sys.executable, str(module.__file__)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(command, input=arguments, env=environment, capture_output=True, text=True, check=False)
+    returned: dict[str, t.Any] = json.loads(ran.stdout)
+    return ran.returncode == 0, returned
+
+
+def _lab(folder: pathlib.Path, api: FakeApi) -> str:
+    (folder / "lab.json").write_text(json.dumps({**dict.fromkeys(FACTS, ""), "kubeconfig": api.kubeconfig(folder)}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
+    objects = {
+        "/api/v1/namespaces/istio-system": {},
+        "/api/v1/namespaces/default/pods": lambda query: {"items": [POD] * (query == {"labelSelector": "app=curl"})},
+    }
+    with FakeApi(objects) as api:
+        look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]
+        options = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
+        ok, returned = _run(lab_info, check, **options)
+    assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, True, [POD], False)
+    assert returned["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
+    assert "warnings" not in returned
+    assert set(yaml.safe_load(lab_info.RETURN)) == set(returned) - {"changed", "invocation"}
+
+
+@pytest.mark.parametrize("missing", ["lab", "object", "cluster"])
+def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.Path, missing: str) -> None:
+    with FakeApi({}) as api:
+        lab_dir = str(tmp_path / "none") if missing == "lab" else _lab(tmp_path, api)
+        options = {"lab_dir": lab_dir, "requires": [NAMESPACE]}
+        if missing != "cluster":
+            failed, planned = _run(lab_info, **options), _run(lab_info, check=True, **options)
+    if missing == "cluster":
+        failed, planned = _run(lab_info, **options), _run(lab_info, check=True, **options)
+    words = {
+        "lab": f"No lab in {lab_dir}: run `ansible-playbook site.yml` first",
+        "object": "The mesh is not installed (Namespace istio-system is missing): "
+        "run `ansible-playbook site.yml --tags istio_ambient` first",
+        "cluster": f"The cluster does not answer at {api.url}: ",
+    }[missing]
+    assert (failed[0], failed[1]["failed"]) == (False, True)
+    assert failed[1]["msg"].startswith(words)
+    ok, returned = planned
+    assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, False, [], False)
+    assert "ansible_facts" not in returned
+    assert f"Left out in check mode: {words}" in json.dumps(returned["warnings"])
+
+
+def test_crds_info(tmp_path: pathlib.Path) -> None:
+    spec = {"group": "example.org", "names": {"plural": "things"}, "versions": [{"name": "v1", "served": True}]}
+    items = [{"metadata": {"name": "things.example.org"}, "spec": spec}]
+    objects: dict[str, t.Any] = {CRDS: {"items": items}, "/apis/example.org/v1/things": {"items": [{}]}}
+    with FakeApi(objects) as api:
+        options = {"kubeconfig": api.kubeconfig(tmp_path), "label_selectors": ["a=b"], "owner": "lab"}
+        ok, returned = _run(crds_info, **options)
+        assert (ok, returned["changed"]) == (True, False)
+        assert (returned["used"], returned["unused"]) == (["things.example.org"], [])
+        assert set(yaml.safe_load(crds_info.RETURN)) == set(returned) - {"changed", "invocation"}
+        assert [path for path, _headers in api.asked][-1].endswith(
+            "labelSelector=app.kubernetes.io%2Fmanaged-by%21%3Dlab"
+        )
+    ok, returned = _run(crds_info, **options)
+    assert not ok
+    assert returned["msg"].startswith(f"The cluster does not answer at {api.url}")
