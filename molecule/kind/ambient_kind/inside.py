@@ -1,7 +1,7 @@
 """First process inside the engine's namespaces: builds its root file system and becomes dockerd.
 
-Runs on this machine's Python under ``unshare``. Arguments: the engine's folder, the tree that holds dockerd, and
-the descriptor of the machine's network namespace.
+Runs on this machine's Python under ``unshare``. Arguments: the engine's folder, the tree that holds dockerd, the
+engine's cgroup, and the descriptor of the machine's network namespace.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from ambient_embedded.enter import MS_PRIVATE, MS_REC, bind, enter, mount
 
-CGROUP = "/ambient-lab-kind"
+PROGRAMS = "/opt/ambient-lab"
 DOCKERD = [
     "/usr/bin/docker-init", "--", "/usr/sbin/dockerd", "--host=unix:///run/engine/docker.sock",
-    "--exec-root=/run/docker", "--pidfile=/run/docker.pid", f"--cgroup-parent={CGROUP}",
+    "--exec-root=/run/docker", "--pidfile=/run/docker.pid",
     # Without CAP_SYS_RESOURCE no process can lower its OOM score.
     "--oom-score-adjust=0",
-    "--add-runtime=limited=/opt/engine/runtime.py", "--default-runtime=limited",
-    "--userland-proxy-path=/opt/engine/publish.py",
+    f"--add-runtime=limited={PROGRAMS}/runtime.py", "--default-runtime=limited",
+    f"--userland-proxy-path={PROGRAMS}/publish.py",
 ]  # fmt: skip
 
 
@@ -40,16 +40,21 @@ def build_root(folder: Path, tree: Path, network: int) -> Path:
     bind(f"/proc/self/fd/{network}", root / "run/machine-network")
     bind(folder / "data", root / "var/lib/docker")
     bind(folder / "run", root / "run/engine")
-    shutil.copytree(Path(__file__).parent, root / "opt/engine", dirs_exist_ok=True)
+    programs = root / PROGRAMS.strip("/")
+    programs.mkdir(parents=True, exist_ok=True)
+    for name in ("runtime.py", "publish.py"):
+        shutil.copy(Path(__file__).with_name(name), programs)
     return root
 
 
 def main() -> None:
-    folder, tree, network = sys.argv[1:4]
+    folder, tree, cgroup, network = sys.argv[1:5]
     root = build_root(Path(folder), Path(tree), int(network))
+    os.close(int(network))
     enter(root)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    os.execve(DOCKERD[0], DOCKERD, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    os.execve(DOCKERD[0], [*DOCKERD, f"--cgroup-parent=/{cgroup}"], environment)
 
 
 if __name__ == "__main__":

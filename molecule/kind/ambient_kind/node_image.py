@@ -7,12 +7,14 @@ plane's images under the names that kubeadm gives them, and from all that the bu
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ambient_embedded import oci
 from ambient_embedded.cache import Part, Report
@@ -22,6 +24,7 @@ from ambient_embedded.tools import EMBEDDED, run
 
 SCENARIO = Path(__file__).resolve().parents[1]
 KIND = "sigs.k8s.io/kind@v0.33.0"
+CRICTL = "sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0"
 SUITE = "bookworm"  # the last Debian whose systemd runs on cgroup v1 without being asked to
 ENGINE_PACKAGES = ("docker.io", "iproute2", "iptables", "mount", "python3")
 NODE_PACKAGES = (
@@ -37,10 +40,32 @@ def _mmdebstrap(packages: tuple[str, ...], target: Path) -> None:
     run(["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}", *options, SUITE, str(target)])
 
 
+def _docker_manifest(layout: Path) -> list[dict[str, Any]]:
+    """What `docker save` writes beside an OCI layout (Docker Image Specification v1.2, manifest.json)."""
+
+    def blob(descriptor: dict[str, Any]) -> str:
+        return "blobs/" + str(descriptor["digest"]).replace(":", "/")
+
+    items = []
+    for image in json.loads((layout / "index.json").read_text())["manifests"]:
+        manifest = json.loads((layout / blob(image)).read_text())
+        tags = [image["annotations"]["io.containerd.image.name"]]
+        layers = [blob(layer) for layer in manifest["layers"]]
+        items.append({"Config": blob(manifest["config"]), "RepoTags": tags, "Layers": layers})
+    return items
+
+
 def pack(layout: Path, archive: Path) -> None:
-    """An OCI image layout as one file, as `ctr images import` and `kind load image-archive` take it."""
-    with tarfile.open(archive, "w") as file:
-        file.add(layout, arcname=".")
+    """An OCI image layout as one file, as `docker save` would write it and `kind load image-archive` takes it."""
+    draft = archive.with_suffix(".draft")
+    with tarfile.open(draft, "w") as file:
+        for path in sorted(layout.iterdir()):
+            file.add(path, arcname=path.name)
+        content = json.dumps(_docker_manifest(layout)).encode()
+        info = tarfile.TarInfo("manifest.json")
+        info.size = len(content)
+        file.addfile(info, io.BytesIO(content))
+    draft.rename(archive)
 
 
 def _digests(*files: str) -> list[str]:
@@ -66,13 +91,16 @@ class KindBill(Bill):
         """Programs in ``bin`` and, in ``files``, what kind's base image lays over its Debian."""
 
         def make(target: Path, report: Report) -> None:
-            report("kind")
             module = self.work / "kind-module"
             module.mkdir(parents=True, exist_ok=True)
             for name in ("go.mod", "go.sum"):  # a copy: CoreDNS' plugins add sums to it
                 shutil.copy(EMBEDDED / "go" / name, module)
-            command, environment = self.go.command(module, "install", KIND)
-            run(command, env={**environment, "GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"})
+            for package in (KIND, CRICTL):  # modules of their own
+                report(package)
+                command, environment = self.go.command(module, "install", package)
+                run(
+                    command, env={**environment, "GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"}
+                )
             command, environment = self.go.command(module, "mod", "download", "-json", KIND)
             folder = Path(json.loads(run(command, env=environment))["Dir"])
             shutil.copytree(folder / "images/base/files", target / "files")
@@ -83,8 +111,10 @@ class KindBill(Bill):
                 flags = ("-trimpath", "-ldflags", LINKER_FLAGS, "-o", str(target / "bin" / name), package)
                 run(self.go.command(module, "build", *flags)[0], env=environment)
 
-        ingredients = [KIND, LINKER_FLAGS, *_digests("coredns.go")]
-        return Part("kind-programs", "kind, kubeadm, CoreDNS", make, ingredients, [*self.go.needs, self.sources], "go")
+        ingredients = [KIND, CRICTL, LINKER_FLAGS, *_digests("coredns.go")]
+        return Part(
+            "kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, [*self.go.needs, self.sources], "go"
+        )
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:
         """The images that kubeadm names, each with its program in it; and our pod network's."""
@@ -118,10 +148,17 @@ class KindBill(Bill):
             kind, programs = self.kind_programs.folder(self.cache), self.programs.folder(self.cache)
             shutil.copytree(kind / "files", target / "kind")
             (target / "programs").mkdir()
-            for program in (kind / "bin/kubeadm", *(programs / name for name in NODE_PROGRAMS)):
+            for program in (kind / "bin/kubeadm", kind / "bin/crictl", *(programs / name for name in NODE_PROGRAMS)):
                 os.link(program, target / "programs" / program.name)
             report("images of the control plane")
-            listing = [str(kind / "bin/kubeadm"), "config", "images", "list", "--kubernetes-version", KUBERNETES_VERSION]
+            listing = [
+                str(kind / "bin/kubeadm"),
+                "config",
+                "images",
+                "list",
+                "--kubernetes-version",
+                KUBERNETES_VERSION,
+            ]
             names = run(listing).split()
             layers = target / "layers"
             layers.mkdir()
