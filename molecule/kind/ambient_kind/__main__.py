@@ -1,7 +1,10 @@
-"""The scenario's command: ``up`` prepares engine, node image and image archive, ``down`` removes the engine again.
+"""The scenario's command: Docker, a node image, and what else `kind` needs where there is no container registry.
 
-``PYTHONPATH=molecule/kind:embedded python -m ambient_kind up|down FOLDER [--cache FOLDER]``. Then the scenario needs
-``FOLDER/bin`` first in PATH, ``DOCKER_HOST=unix://FOLDER/run/docker.sock``, and the variables in ``FOLDER/vars.json``.
+``PYTHONPATH=molecule/kind:embedded python -m ambient_kind [--cache FOLDER] up|down|run FOLDER [COMMAND ...]``
+
+``up`` builds what is missing and starts the engine in FOLDER; ``down`` removes it with all its containers; ``run`` does
+both around a command, which gets ``FOLDER/bin`` in PATH, ``DOCKER_HOST``, and in ``AMBIENT_KIND_VARS`` the file of
+variables for the role cluster.
 """
 
 from __future__ import annotations
@@ -49,7 +52,6 @@ def _variables(bill: KindBill, archive: Path) -> dict[str, Any]:
     """The variables of the role cluster that put our image, charts and archives in the place of upstream's."""
     sources, tag = bill.sources.folder(bill.cache), bill.image_tag
     return {
-        "cluster_provider": "kind",
         "cluster_kind": {"node_image": bill.node_image_name, "image_archives": [str(archive)]},
         "cluster_istio": {
             "charts": {chart.name: str(chart) for chart in sorted((sources / "charts").iterdir())},
@@ -91,22 +93,36 @@ def up(folder: Path, bill: KindBill) -> None:
     (folder / "vars.json").write_text(json.dumps(_variables(bill, archive), indent=1))
 
 
+def within(folder: Path, command: list[str]) -> int:
+    """Run a command with the engine at hand and return its exit status; the engine goes whatever comes of it."""
+    variables = {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "DOCKER_HOST": f"unix://{folder}/run/docker.sock",
+        "AMBIENT_KIND_VARS": f"{folder}/vars.json",
+    }
+    try:
+        return subprocess.run(command, env={**os.environ, **variables}).returncode
+    finally:
+        engine.down(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="ambient_kind", description=__doc__)
-    parser.add_argument("state", choices=["up", "down"])
-    parser.add_argument("folder", type=Path, help="the engine's, on a file system that overlayfs can use")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the embedded cluster's")
+    parser.add_argument("state", choices=["up", "down", "run"])
+    parser.add_argument("folder", type=Path, help="the engine's, on a file system that overlayfs can use")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     folder = options.folder.resolve()
     try:
-        if options.state == "up":
+        if options.state != "down":
             up(folder, KindBill(options.cache.expanduser()))
-        else:
+        if options.state == "down":
             engine.down(folder)
+        return within(folder, options.command) if options.state == "run" else 0
     except LabError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

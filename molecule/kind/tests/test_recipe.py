@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -57,16 +58,20 @@ def in_a_network(script: str, *arguments: str, pipe: int | None = None) -> subpr
     )  # fmt: skip
 
 
-def published(port: int) -> tuple[subprocess.Popen[str], str]:
-    """A port published as dockerd would have it; with the answer on descriptor 3."""
+@contextlib.contextmanager
+def published(port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A port published as dockerd would have it; with the first line of the answer on descriptor 3."""
     reading, writing = os.pipe()
     arguments = ["-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", str(port)]
     target = ["-container-ip", "127.0.0.1", "-container-port", "8000"]
-    network = f"/proc/{os.getpid()}/ns/net"
-    process = in_a_network(PUBLISH, network, *arguments, *target, pipe=writing)
+    process = in_a_network(PUBLISH, f"/proc/{os.getpid()}/ns/net", *arguments, *target, pipe=writing)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        return process, pipe.readline() + ("" if process.poll() is None else pipe.read())
+    try:
+        with os.fdopen(reading) as pipe:
+            yield process, pipe.readline()
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -79,21 +84,17 @@ def listener() -> Iterator[socket.socket]:
 def test_a_published_port_leads_from_the_machine_into_the_engine(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
-    process, answer = published(port)
-    try:
+    with published(port) as (_, answer):
         assert answer == "0\n"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/hostname", timeout=10) as response:
             assert response.read() == Path("/etc/hostname").read_bytes()
-    finally:
-        process.kill()
-        process.wait()
 
 
 @as_root
-def test_a_port_that_is_taken_is_refused_with_the_reason(listener: socket.socket) -> None:
-    process, answer = published(listener.getsockname()[1])
-    assert process.wait(timeout=30) == 1
-    assert answer.startswith("1\n")
+def test_a_port_that_is_taken_is_refused(listener: socket.socket) -> None:
+    with published(listener.getsockname()[1]) as (process, answer):
+        assert answer == "1\n"
+        assert process.wait(timeout=10) == 1
 
 
 @as_root
