@@ -98,9 +98,8 @@ class KindBill(Bill):
             for package in (KIND, CRICTL):  # modules of their own
                 report(package)
                 command, environment = self.go.command(module, "install", package)
-                run(
-                    command, env={**environment, "GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"}
-                )
+                flags = {"GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"}
+                run(command, env={**environment, **flags})
             command, environment = self.go.command(module, "mod", "download", "-json", KIND)
             folder = Path(json.loads(run(command, env=environment))["Dir"])
             shutil.copytree(folder / "images/base/files", target / "files")
@@ -108,31 +107,30 @@ class KindBill(Bill):
             packages = {"kubeadm": "k8s.io/kubernetes/cmd/kubeadm", "coredns": str(SCENARIO / "coredns.go")}
             for name, package in packages.items():
                 report(name)
-                flags = ("-trimpath", "-ldflags", LINKER_FLAGS, "-o", str(target / "bin" / name), package)
-                run(self.go.command(module, "build", *flags)[0], env=environment)
+                arguments = ("-trimpath", "-ldflags", LINKER_FLAGS, "-o", str(target / "bin" / name), package)
+                run(self.go.command(module, "build", *arguments)[0], env=environment)
 
         ingredients = [KIND, CRICTL, LINKER_FLAGS, *_digests("coredns.go")]
-        return Part(
-            "kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, [*self.go.needs, self.sources], "go"
-        )
+        needs = [*self.go.needs, self.sources]
+        return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, needs, lane="go")
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:
         """The images that kubeadm names, each with its program in it; and our pod network's."""
         base = self.node_image.folder(self.cache) / "layer.tar"
         programs, own = self.programs.folder(self.cache), self.kind_programs.folder(self.cache) / "bin"
-        path = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
+        path = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
         images = []
         for reference in names:
             name = reference.rpartition("/")[2].partition(":")[0]
-            program = own / name if (own / name).exists() else programs / name
-            place = {"pause": "pause", "coredns": "coredns"}.get(name, f"usr/local/bin/{name}")
+            program, place = own / name if (own / name).exists() else programs / name, f"usr/local/bin/{name}"
             oci.write_layer(layers / name, [(program, place)])
+            # kube-proxy calls iptables; the others need nothing but themselves.
             content = (base, layers / name) if name == "kube-proxy" else (layers / name,)
-            entry = {"Entrypoint": [f"/{place}"]} if name in ("pause", "coredns") else {}
-            images.append(oci.Image(reference, content, {**path, **entry}))
+            images.append(oci.Image(reference, content, {"Env": path, "Entrypoint": [f"/{place}"]}))
         oci.write_layer(layers / "network", [(SCENARIO / "node/network.py", "opt/network.py")])
-        entry = {"Entrypoint": ["/usr/bin/python3", "-I", "/opt/network.py"]}
-        return [*images, oci.Image(self.network_image, (base, layers / "network"), {**path, **entry})]
+        entrypoint = ["/usr/bin/python3", "-I", "/opt/network.py"]
+        network = oci.Image(self.network_image, (base, layers / "network"), {"Env": path, "Entrypoint": entrypoint})
+        return [*images, network]
 
     @property
     def network_image(self) -> str:
@@ -151,15 +149,8 @@ class KindBill(Bill):
             for program in (kind / "bin/kubeadm", kind / "bin/crictl", *(programs / name for name in NODE_PROGRAMS)):
                 os.link(program, target / "programs" / program.name)
             report("images of the control plane")
-            listing = [
-                str(kind / "bin/kubeadm"),
-                "config",
-                "images",
-                "list",
-                "--kubernetes-version",
-                KUBERNETES_VERSION,
-            ]
-            names = run(listing).split()
+            kubeadm = str(kind / "bin/kubeadm")
+            names = run([kubeadm, "config", "images", "list", "--kubernetes-version", KUBERNETES_VERSION]).split()
             layers = target / "layers"
             layers.mkdir()
             oci.write_layout(target / "layout", self._control_plane(layers, names))
@@ -172,7 +163,8 @@ class KindBill(Bill):
             (target / "version").write_text(f"{KUBERNETES_VERSION}\n")
             (target / "pause").write_text(next(name for name in names if "/pause:" in name))
 
-        ingredients = [*NODE_PACKAGES, *NODE_PROGRAMS, *_digests(*(f"node/{name}" for name in OWN_NODE_FILES))]
+        files = ("ambient_kind/node_image.py", *(f"node/{name}" for name in OWN_NODE_FILES))
+        ingredients = [*NODE_PACKAGES, *NODE_PROGRAMS, *_digests(*files)]
         needs = [self.node_image, self.programs, self.kind_programs]
         return Part("kind-node", "Node image for kind", make, ingredients, needs)
 
