@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ambient_embedded.errors import LabError
-from ambient_embedded.launcher import cgroup_hierarchies, remove_cgroup, start_time
+from ambient_embedded.launcher import cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
 from ambient_embedded.tools import EMBEDDED
 
 PACKAGES = f"{Path(__file__).resolve().parents[1]}:{EMBEDDED}"
@@ -57,6 +57,7 @@ def up(folder: Path, tree: Path) -> None:
     if _running(folder) is not None:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    make_cgroup(_cgroup(folder))
     network = os.open("/proc/self/ns/net", os.O_RDONLY)
     command = [
         "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
