@@ -57,6 +57,8 @@ def up(folder: Path, tree: Path) -> None:
     if _running(folder) is not None:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    # The kernel lets no container into the cgroup that an engine that was killed has left.
+    _end(folder)
     make_cgroup(_cgroup(folder))
     network = os.open("/proc/self/ns/net", os.O_RDONLY)
     command = [
