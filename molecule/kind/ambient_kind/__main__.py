@@ -1,0 +1,129 @@
+"""The scenario's command: Docker, a node image, and what else `kind` needs where there is no container registry.
+
+``PYTHONPATH=molecule/kind:embedded python -m ambient_kind [--cache FOLDER] up|down|run FOLDER [COMMAND ...]``
+
+``up`` builds what is missing and starts the engine in FOLDER; ``down`` removes it with all its containers; ``run`` does
+both around a command, which gets ``FOLDER/bin`` in PATH, ``DOCKER_HOST``, and in ``AMBIENT_KIND_VARS`` the file of
+variables for the role cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ambient_embedded import cache, preflight
+from ambient_embedded.errors import LabError
+from ambient_embedded.parts import IMAGE_REGISTRY
+from ambient_embedded.tools import EMBEDDED, run
+
+from . import engine
+from .node_image import KindBill, pack
+
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ambient-lab"
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _links(folder: Path, bill: KindBill) -> None:
+    """The programs that the scenario calls by name, in one folder for its PATH."""
+    programs = bill.programs.folder(bill.cache)
+    places = {
+        "docker": bill.engine.folder(bill.cache) / "tree/usr/bin",
+        "kind": bill.kind_programs.folder(bill.cache) / "bin",
+        "kubectl": programs,
+        "helm": programs,
+    }
+    (folder / "bin").mkdir(exist_ok=True)
+    for name, place in places.items():
+        (folder / "bin" / name).unlink(missing_ok=True)
+        (folder / "bin" / name).symlink_to(place / name)
+
+
+def _variables(bill: KindBill, archive: Path) -> dict[str, Any]:
+    """The variables of the role cluster that put our image, charts and archives in the place of upstream's."""
+    sources, tag = bill.sources.folder(bill.cache), bill.image_tag
+    return {
+        "cluster_kind": {"node_image": bill.node_image_name, "image_archives": [str(archive)]},
+        "cluster_istio": {
+            "charts": {chart.name: str(chart) for chart in sorted((sources / "charts").iterdir())},
+            "gateway_api_crds": [str(file) for file in sorted((sources / "crds").iterdir())],
+            "values": {"hub": IMAGE_REGISTRY, "tag": tag, "variant": ""},
+        },
+        "cluster_kiali": {
+            "chart": str(EMBEDDED / "kiali/chart"),
+            "values": {"deployment": {"image_name": f"{IMAGE_REGISTRY}/kiali", "image_version": tag}},
+        },
+        "cluster_images": {
+            name: f"{IMAGE_REGISTRY}/{image}:{tag}"
+            for name, image in (("app", "tools"), ("curl", "tools"), ("prometheus", "prometheus"))
+        },
+    }
+
+
+def up(folder: Path, bill: KindBill) -> None:
+    """Build what is missing, start the engine, give it the node image, and say what the scenario passes on."""
+    preflight.check_basics()
+    if packages := preflight.missing_tools():
+        raise LabError(f"Programs are missing: apt-get install {' '.join(packages)}")
+    with cache.locked(bill.cache, _progress):
+        if cache.build(bill.cache, [*bill.parts(), *bill.kind_parts()], _progress):
+            cache.prune(bill.cache, bill.kind_parts(), [])
+            shutil.rmtree(bill.work, ignore_errors=True)
+    engine.up(folder, bill.engine.folder(bill.cache) / "tree")
+    _links(folder, bill)
+    environment = {"DOCKER_HOST": f"unix://{folder}/run/docker.sock", "DOCKER_BUILDKIT": "0"}
+    docker = str(folder / "bin/docker")
+    known = subprocess.run([docker, "image", "inspect", bill.node_image_name], env=environment, capture_output=True)
+    if known.returncode != 0:
+        _progress(f"building {bill.node_image_name}")
+        context = str(bill.node_context.folder(bill.cache))
+        run([docker, "build", "--quiet", "--tag", bill.node_image_name, context], env=environment)
+    archive = folder / f"images-{bill.image_tag}.tar"
+    if not archive.exists():
+        pack(bill.images.folder(bill.cache) / "layout", archive)
+    (folder / "vars.json").write_text(json.dumps(_variables(bill, archive), indent=1))
+
+
+def within(folder: Path, command: list[str]) -> int:
+    """Run a command with the engine at hand and return its exit status; the engine goes whatever comes of it."""
+    variables = {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "DOCKER_HOST": f"unix://{folder}/run/docker.sock",
+        "AMBIENT_KIND_VARS": f"{folder}/vars.json",
+    }
+    try:
+        return subprocess.run(command, env={**os.environ, **variables}).returncode
+    finally:
+        engine.down(folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="ambient_kind", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the embedded cluster's")
+    parser.add_argument("state", choices=["up", "down", "run"])
+    parser.add_argument("folder", type=Path, help="the engine's, on a file system that overlayfs can use")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    try:
+        if options.state != "down":
+            up(folder, KindBill(options.cache.expanduser()))
+        if options.state == "down":
+            engine.down(folder)
+        return within(folder, options.command) if options.state == "run" else 0
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""A Docker engine in namespaces of its own: one process ends it, and nothing is left behind.
+
+Its folder holds data, socket and log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ambient_embedded.errors import LabError
+from ambient_embedded.launcher import cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
+from ambient_embedded.tools import EMBEDDED
+
+PACKAGES = f"{Path(__file__).resolve().parents[1]}:{EMBEDDED}"
+START_SECONDS, STOP_SECONDS, POLL_SECONDS = 60.0, 20.0, 0.1
+
+
+def _running(folder: Path) -> int | None:
+    """The engine's process, if it still is that process."""
+    try:
+        pid, started = (folder / "pid").read_text().split()
+        return int(pid) if start_time(int(pid)) == started else None
+    except (OSError, ValueError):
+        return None
+
+
+def _cgroup(folder: Path) -> str:
+    """The cgroup of the engine's containers, in every hierarchy; two engines have two."""
+    return f"ambient-lab-engine-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise :class:`LabError` for a folder that holds something else: an engine's folder is removed as a whole."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pid").exists():
+        raise LabError(f"{folder} is not an engine's folder: name one that is empty or not there")
+
+
+def up(folder: Path, tree: Path) -> None:
+    """Start the engine unless it runs; ``tree`` holds dockerd.
+
+    Raises :class:`LabError` with its last words when it does not come up.
+    """
+    _check_ours(folder)
+    if _running(folder) is not None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # The kernel lets no container into the cgroup that an engine that was killed has left.
+    _end(folder)
+    make_cgroup(_cgroup(folder))
+    network = os.open("/proc/self/ns/net", os.O_RDONLY)
+    command = [
+        "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
+        sys.executable, "-m", "ambient_kind.inside", str(folder), str(tree), _cgroup(folder), str(network),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd="/", env={**os.environ, "PYTHONPATH": PACKAGES}, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=log, pass_fds=[network], start_new_session=True,
+        )  # fmt: skip
+    os.close(network)
+    (folder / "pid").write_text(f"{process.pid} {start_time(process.pid)}")
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(folder / "run/docker.sock"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            _end(folder)
+            words = "\n".join((folder / "log").read_text().splitlines()[-8:])
+            raise LabError(f"The Docker engine did not start:\n{words}")
+        time.sleep(POLL_SECONDS)
+
+
+def _end(folder: Path) -> None:
+    if (pid := _running(folder)) is not None:
+        os.kill(pid, signal.SIGKILL)  # unshare's child, PID 1 of the engine, dies with it
+    for hierarchy in cgroup_hierarchies():
+        if not remove_cgroup(hierarchy / _cgroup(folder), STOP_SECONDS):
+            raise LabError(f"The engine in {folder} did not end: see {folder}/log")
+
+
+def down(folder: Path) -> None:
+    """End the engine with all its containers; then its cgroups and its folder go."""
+    _check_ours(folder)
+    _end(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
