@@ -7,6 +7,8 @@ ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Progress is shown line by line where the output goes to a file or a pipe, too.
 export PYTHONUNBUFFERED := 1
+# Runs a command with a Docker engine and a node image made here; without a registry nothing can be pulled.
+KIND_ENGINE ?= AMBIENT_KIND_REQUIRED=1 PYTHONPATH=molecule/kind:embedded python -m ambient_kind run .cache/kind-engine
 .DEFAULT_GOAL := help
 .PHONY: help up down verify test lint sanity build unit molecule clean clean-images
 
@@ -42,8 +44,10 @@ build: .venv/test
 unit: .venv/test
 	python -m pytest
 
+# One embedded cluster for all scenarios but kind, which gets an engine of its own where none answers.
 molecule: .venv/test
-	molecule test
+	molecule test -s default -s existing -s l4 -s l7
+	$(KIND_ENGINE) molecule test -s kind
 
 clean: down clean-images ## Remove the lab, the cache and the virtual environment
 	rm -rf .venv
