@@ -10,10 +10,12 @@ export PYTHONUNBUFFERED := 1
 # Runs a command with a Docker engine and a node image made here; without a registry nothing can be pulled.
 KIND_ENGINE ?= AMBIENT_KIND_REQUIRED=1 PYTHONPATH=molecule/kind:embedded python -m ambient_kind run .cache/kind-engine
 .DEFAULT_GOAL := help
-.PHONY: help up down verify test lint sanity build unit molecule clean clean-images
+.PHONY: help install up down verify test lint sanity build unit molecule clean clean-images
 
 help: ## Say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
+
+install: .venv/test ## Install Ansible and the test tools into .venv, and the packages they need
 
 up: .venv/up ## Build the lab and prove its claims
 	ansible-playbook site.yml $(ARGS)
