@@ -22,7 +22,9 @@ GIB = 1 << 30
 BUILD_DISK_BYTES, BUILD_MEMORY_BYTES = 15 * GIB, 4 * GIB
 RUN_DISK_BYTES, RUN_MEMORY_BYTES = 3 * GIB, 2 * GIB
 HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "unshare": "util-linux"}
-WAY_OUT = "Other ways: cluster_provider=kind where Docker runs, or cluster_provider=existing with a cluster of your own."
+WAY_OUT = (
+    "Other ways: cluster_provider=kind where Docker runs, or cluster_provider=existing with a cluster of your own."
+)
 
 
 def missing_tools() -> list[str]:
