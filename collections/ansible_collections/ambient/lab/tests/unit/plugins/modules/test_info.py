@@ -47,7 +47,7 @@ def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
     }
     with FakeApi(objects) as api:
         look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]
-        options = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
+        options: dict[str, t.Any] = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
         ok, returned = _run(lab_info, check, **options)
     assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, True, [POD], False)
     assert returned["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
@@ -59,7 +59,7 @@ def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
 def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.Path, missing: str) -> None:
     with FakeApi({}) as api:
         lab_dir = str(tmp_path / "none") if missing == "lab" else _lab(tmp_path, api)
-        options = {"lab_dir": lab_dir, "requires": [NAMESPACE]}
+        options: dict[str, t.Any] = {"lab_dir": lab_dir, "requires": [NAMESPACE]}
         if missing != "cluster":
             failed, planned = _run(lab_info, **options), _run(lab_info, check=True, **options)
     if missing == "cluster":
@@ -83,7 +83,7 @@ def test_crds_info(tmp_path: pathlib.Path) -> None:
     items = [{"metadata": {"name": "things.example.org"}, "spec": spec}]
     objects: dict[str, t.Any] = {CRDS: {"items": items}, "/apis/example.org/v1/things": {"items": [{}]}}
     with FakeApi(objects) as api:
-        options = {"kubeconfig": api.kubeconfig(tmp_path), "label_selectors": ["a=b"], "owner": "lab"}
+        options: dict[str, t.Any] = {"kubeconfig": api.kubeconfig(tmp_path), "label_selectors": ["a=b"], "owner": "lab"}
         ok, returned = _run(crds_info, **options)
         assert (ok, returned["changed"]) == (True, False)
         assert (returned["used"], returned["unused"]) == (["things.example.org"], [])
