@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: uniform roles, the story of site.yml, exact pins."""
+"""What holds for the project as a whole: uniform roles, the story of site.yml, molecule's scenarios, exact pins."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ READ_ONLY = {
     "ansible.builtin.uri",
 }
 IMPORT = "ansible.builtin.import_role"
+MOLECULE = ROOT / "molecule"
+SCENARIOS = sorted(path.parent.name for path in MOLECULE.glob("*/molecule.yml"))
+# The files that molecule takes by their names where a scenario names no other.
+BY_NAME = {"create", "prepare", "converge", "side_effect", "verify", "cleanup", "destroy"}
+FILE = re.compile(r"[\w./{}$-]*\w\.(?:yml|j2)\b")
 PIN = re.compile(r"^[A-Za-z0-9_.-]+(\[[a-z,]+\])?==[^ ;]+(; .+)?$")
 
 
@@ -73,6 +78,68 @@ def test_other_playbooks_take_the_same_tags(name: str) -> None:
     tasks = [inner for task in play["tasks"] for inner in task.get("block", [task])]
     tagged = {task[IMPORT]["name"]: task["tags"] for task in tasks if IMPORT in task}
     assert tagged == {role["role"]: role["tags"] for role in site["roles"]}
+
+
+def test_molecule_has_these_scenarios() -> None:
+    """default is the whole chapter, l4 and l7 are its parts, existing is somebody else's cluster."""
+    assert SCENARIOS == ["default", "existing", "l4", "l7"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario_runs_as_a_user_does(scenario: str) -> None:
+    """With the project's ansible.cfg and inventory, and in a lab of its own."""
+    ansible = load(MOLECULE / scenario / "molecule.yml")["ansible"]
+    assert ansible["env"] == {"ANSIBLE_CONFIG": "${MOLECULE_PROJECT_DIRECTORY}/ansible.cfg"}
+    arguments = ansible["executor"]["args"]["ansible_playbook"]
+    assert "--inventory=${MOLECULE_PROJECT_DIRECTORY}/inventory/hosts.yml" in arguments
+    (variables,) = [name.partition("@")[2] for name in arguments if name.startswith("--extra-vars=@")]
+    assert load(_file(scenario, variables))["cluster_name"].startswith("molecule-")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario_breaks_its_lab_and_mends_it(scenario: str) -> None:
+    """What is broken is mended by the next converge, and the claims are proven then."""
+    configuration = load(MOLECULE / scenario / "molecule.yml")
+    sequence = configuration["scenario"]["test_sequence"]
+    start = sequence.index("converge")
+    assert sequence[start : start + 5] == ["converge", "idempotence", "side_effect", "converge", "verify"]
+    playbooks = {step: _playbook(scenario, step) for step in sequence if step != "idempotence"}
+    assert [path for path in playbooks.values() if not path.is_file()] == []
+    assert playbooks["converge"] == ROOT / "site.yml"
+    assert playbooks["side_effect"] == MOLECULE / "side_effect.yml"
+    if scenario in ("l4", "l7"):
+        (tags,) = [name for name in configuration["ansible"]["executor"]["args"]["ansible_playbook"] if "tags" in name]
+        assert tags.endswith(f",{scenario}")
+        broken = [task for play in load(playbooks["side_effect"]) for task in play["tasks"] if scenario in task["tags"]]
+        assert broken, f"nothing of {scenario} is broken"
+
+
+def test_every_file_of_molecule_is_used() -> None:
+    """By molecule because of its name, by a scenario, or by another file."""
+    files = [*MOLECULE.rglob("*.yml"), *MOLECULE.rglob("*.j2")]
+    used = {_playbook(scenario, step) for scenario in SCENARIOS for step in BY_NAME}
+    used |= {MOLECULE / scenario / "molecule.yml" for scenario in SCENARIOS}
+    for path in files:
+        content = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != "#")
+        for name in FILE.findall(content):
+            places = {_file(path.parent.name, name), (path.parent / name).resolve(), path.parent / "templates" / name}
+            used |= places - {path}
+    unused = [str(path.relative_to(ROOT)) for path in files if path not in used]
+    assert not unused
+
+
+def _playbook(scenario: str, step: str) -> Path:
+    """The file that a step of a scenario runs."""
+    named: str = load(MOLECULE / scenario / "molecule.yml")["ansible"].get("playbooks", {}).get(step, f"{step}.yml")
+    return (MOLECULE / scenario / named).resolve()
+
+
+def _file(scenario: str, name: str) -> Path:
+    """A file as molecule.yml names it."""
+    folders = {"${MOLECULE_PROJECT_DIRECTORY}": ROOT, "${MOLECULE_SCENARIO_DIRECTORY}": MOLECULE / scenario}
+    for variable, folder in folders.items():
+        name = name.replace(variable, str(folder))
+    return Path(name)
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

@@ -47,7 +47,7 @@ def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
     }
     with FakeApi(objects) as api:
         look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]
-        options = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
+        options: dict[str, t.Any] = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
         ok, returned = _run(lab_info, check, **options)
     assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, True, [POD], False)
     assert returned["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
