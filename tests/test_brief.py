@@ -37,11 +37,16 @@ def test_a_wait_is_silent(tmp_path: Path, arguments: tuple[str, ...], is_shown: 
 
 
 @pytest.mark.parametrize(
-    ("task", "arguments", "is_brief"),
-    [(FAILING, (), True), (FAILING, ("-v",), False), ({**FAILING, "loop": [1]}, (), False)],
+    ("task", "arguments", "said"),
+    [
+        (FAILING, (), f"fatal: [localhost]: {WORDS}"),
+        (FAILING, ("-v",), "fatal: [localhost]: FAILED! =>"),
+        # Each item of a loop fails by itself; the whole of it has nothing to add.
+        ({**FAILING, "loop": [1]}, (), "failed: [localhost] (item=1) =>"),
+    ],
 )
-def test_a_failure_is_its_message(tmp_path: Path, task: object, arguments: tuple[str, ...], is_brief: bool) -> None:
+def test_a_failure_is_its_message(tmp_path: Path, task: object, arguments: tuple[str, ...], said: str) -> None:
     lines = shown(tmp_path, task, *arguments).splitlines()
-    assert (f"fatal: [localhost]: {WORDS}" in lines) is is_brief
-    # Nothing else of the result: the expression that was evaluated, for example.
-    assert any("assertion" in line for line in lines) is not is_brief
+    assert [line.strip() for line in lines if line.startswith(("fatal: ", "failed: "))] == [said]
+    # The whole result has the expression that was evaluated, for example.
+    assert any("assertion" in line for line in lines) is not said.endswith(WORDS)

@@ -58,7 +58,7 @@ def test_check_mode_says_what_is_done_then(tmp_path: Path) -> None:
         one = {"definition": {**CONFIG, "data": {"a": "2"}}}
         tasks = ({**apply, "check": True}, apply, apply, {**one, "check": True}, one, {**remove, "check": True}, remove)
         ran, told = run(tmp_path, api.kubeconfig(tmp_path), *tasks, remove, arguments=("--diff",))
-        applied = [path for path, _headers in api.asked if "force=true" in path]
+        applied = [path for path, _headers in api.asked if "fieldManager=" in path]
     assert [item["objects"] for item in told] == [
         *[["Namespace shop", "ServiceAccount shop/app", "Pod shop/app", "ConfigMap shop/app"]] * 2,
         [],
@@ -74,7 +74,9 @@ def test_check_mode_says_what_is_done_then(tmp_path: Path) -> None:
     ]
     assert told[0]["diff"] == told[1]["diff"]
     assert told[3]["diff"] == told[4]["diff"]
-    assert all("fieldManager=ambient-lab" in path for path in applied)
+    # Four objects three times, and one twice.
+    assert len(applied) == 14
+    assert all("fieldManager=ambient-lab&force=true" in path for path in applied)
     assert cluster.objects[paths[0]]["metadata"]["labels"] == {LABEL: "lab"}
     assert "--- before: ConfigMap shop/app\n+++ after: ConfigMap shop/app\n" in ran.stdout
     assert "-  a: '1'\n+  a: '2'\n" in ran.stdout
@@ -89,10 +91,12 @@ def test_what_is_somebody_elses_stays(tmp_path: Path) -> None:
         cluster.knows(ACCOUNT)
         theirs = {"definition": [ACCOUNT, CONFIG], "owner": "lab"}
         kubeconfig = api.kubeconfig(tmp_path)
-        ran, (made, removed) = run(tmp_path, kubeconfig, theirs, {**theirs, "state": "absent"})
+        path = cluster.knows(thing("ConfigMap", "new"))
+        new = {"definition": thing("ConfigMap", "new"), "owner": "lab"}
+        ran, (made, removed, added) = run(tmp_path, kubeconfig, theirs, {**theirs, "state": "absent"}, new)
     assert made["msg"].startswith("ConfigMap shop/app is there already and is not the lab's")
     assert (removed["changed"], removed["objects"]) == (False, [])
-    assert cluster.written == []
+    assert (added["objects"], cluster.written) == (["ConfigMap shop/new"], [f"PATCH {path}"])
     # Without --diff the changes are not shown.
     assert "before: " not in ran.stdout
 

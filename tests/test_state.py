@@ -133,7 +133,9 @@ def test_a_cluster_is_written_down_and_compared(tmp_path: Path) -> None:
     changed = [line.partition(": ")[0] for line in lines[-3:]]
     assert changed == ["+ ConfigMap shop/left", "- Pod shop/app", "~ ConfigMap shop/app"]
     # A cluster that can't be asked is no cluster without objects.
-    assert program("cluster", "write", str(file), "other", str(kubectl)).returncode != 0
+    unasked = program("cluster", "write", str(file), "other", str(kubectl))
+    assert unasked.returncode != 0
+    assert "CalledProcessError" in unasked.stderr
 
 
 PARTS = ("mount", "network", "cgroup", "setting", "file", "process")
