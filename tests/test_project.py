@@ -81,7 +81,7 @@ def test_other_playbooks_take_the_same_tags(name: str) -> None:
 
 
 def test_molecule_has_these_scenarios() -> None:
-    """default is the whole chapter, l4 and l7 are parts of it, existing is somebody else's cluster, kind another one."""
+    """default is the whole chapter, l4 and l7 are parts of it, existing is somebody else's cluster, kind another."""
     assert SCENARIOS == ["default", "existing", "kind", "l4", "l7"]
 
 
