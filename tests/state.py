@@ -91,10 +91,13 @@ def _processes() -> Iterator[tuple[str, str]]:
         except OSError:
             continue
         fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        if fields["State"].startswith("Z"):
+            continue  # it has ended; PID 1 is about to reap it
         parents[int(fields["Pid"])] = (int(fields["PPid"]), fields["Name"])
     family = {os.getpid()}
-    while (parent := parents.get(min(family, default=0), (0, ""))[0]) and parent not in family:
-        family.add(parent)
+    pid = os.getpid()
+    while pid := parents.get(pid, (0, ""))[0]:
+        family.add(pid)
     for pid, (parent, name) in parents.items():
         # An orphan belongs to PID 1; a namespace's first process does, too.
         if parent == 1 and pid not in family:

@@ -8,6 +8,7 @@ import concurrent.futures
 import typing as t
 
 from ansible import constants
+from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.action import ActionBase
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBE_SPEC, Kube
@@ -60,6 +61,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 
 def _there(options: dict[str, t.Any], wanted: list[Object]) -> list[Object]:
     """Those of the objects that the cluster has; all are asked for at once."""
+    if not HAS_KUBERNETES:
+        raise LabError(missing_required_lib("kubernetes"))
     finder = Finder(Kube(options["kubeconfig"], options["context"]))
     asked = [
         Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
