@@ -19,6 +19,13 @@ ROLES = list(yaml.safe_load_all((ROOT / "docs/how-to/rbac.yaml").read_text(encod
 SHARED = Lab.at(ROOT / ".lab" / "molecule-default")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole_lab() -> None:
+    """The lab, also where other tests have removed it."""
+    ran = play("site.yml", "-e", VARIABLES, timeout=400)
+    assert ran.returncode == 0, ran.stdout
+
+
 @contextmanager
 def without(verb: str, resource: str) -> Iterator[None]:
     """The user's rights without one; all of them again afterwards."""
