@@ -16,15 +16,20 @@ class Lab:
     folder: Path
     facts: dict[str, Any]
 
+    def command(self) -> list[str]:
+        """kubectl for this lab; without the option it makes a cache in the user's home."""
+        cache = f"--cache-dir={self.folder}/kubectl-cache"
+        return [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], cache]
+
     def kubectl(self, *arguments: str) -> str:
         """What kubectl prints; raises CalledProcessError with its words."""
-        command = [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], *arguments]
+        command = [*self.command(), *arguments]
         return subprocess.run(command, check=True, text=True, capture_output=True, timeout=60).stdout
 
     def apply(self, objects: list[dict[str, Any]]) -> None:
         """Apply objects; raises CalledProcessError with kubectl's words."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        command = [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], "apply", "-f", "-"]
+        command = [*self.command(), "apply", "-f", "-"]
         subprocess.run(command, input=text, check=True, text=True, capture_output=True, timeout=60)
 
     def delete(self, item: dict[str, Any]) -> None:

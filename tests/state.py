@@ -27,7 +27,7 @@ CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
 LEADER = "control-plane.alpha.kubernetes.io/leader"
 # Ansible's own, of this very run; sockets and pipes of programs that run here; caches of what was asked before.
 OWN_FILES = re.compile(r"/(ansible[-_.].*|\.ansible.*|tmp\w{8}(cacert\.pem)?|pytest-.*|bash_.*|dockerd.*|\.X.*)$")
-FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", "/root", "/opt", "/usr/local")
+FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", str(Path.home()), "/opt", "/usr/local")
 # Folders whose whole tree counts; of the others the first level.
 WHOLE = {"/etc", "/run"}
 
@@ -41,7 +41,9 @@ def cluster(kubeconfig: str, kubectl: str = "kubectl") -> State:
     """Every object of every kind that can be listed, but for what is fleeting: its fingerprint without its status."""
 
     def run(*arguments: str) -> str:
-        command = [kubectl, "--kubeconfig", kubeconfig, *arguments]
+        # Else kubectl makes a cache in the user's home.
+        cache = str(Path(kubeconfig).parent / "kubectl-cache")
+        command = [kubectl, "--kubeconfig", kubeconfig, "--cache-dir", cache, *arguments]
         return subprocess.run(command, check=True, text=True, capture_output=True, timeout=120).stdout
 
     kinds = [

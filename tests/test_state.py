@@ -98,8 +98,9 @@ def test_names(item: Object, name: str) -> None:
 
 # It answers what is asked of it, with the objects of a file beside it.
 KUBECTL = """#!/bin/sh
-[ "$1 $2" = "--kubeconfig mine" ] || { echo "no kubeconfig" >&2; exit 1; }
-case "$3 $4" in
+[ "$1 $2 $3" = "--kubeconfig mine --cache-dir" ] || { echo "no kubeconfig" >&2; exit 1; }
+shift 4
+case "$1 $2" in
 "api-resources --verbs=list") echo configmaps pods events events.events.k8s.io leases.coordination.k8s.io ;;
 "get configmaps,pods") cat "$(dirname "$0")/objects.json" ;;
 *) echo "not known: $*" >&2; exit 1 ;;

@@ -206,21 +206,7 @@ def test_a_hundred_refusals_of_another_source_are_not_ours(lab: Lab) -> None:
     """The same, while ztunnel refuses somebody else all the time."""
     url = f"http://server.{NAMESPACE}:{world.OK}/"
     noise = f"for i in $(seq 100); do curl -s -o /dev/null {url}; done; true"
-    process = subprocess.Popen(
-        [
-            lab.facts["kubectl"],
-            "--kubeconfig",
-            lab.facts["kubeconfig"],
-            "exec",
-            "-n",
-            NAMESPACE,
-            "bad",
-            "--",
-            "sh",
-            "-c",
-            noise,
-        ]
-    )
+    process = subprocess.Popen([*lab.command(), "exec", "-n", NAMESPACE, "bad", "--", "sh", "-c", noise])
     try:
         seen = check(
             lab, [CLAIMS[0], claim("good is cut off", "denied_l4", SILENT), claim("good is cut", "denied_l4", SILENT)]
