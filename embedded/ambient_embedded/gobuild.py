@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,18 @@ BUILD_TAGS = "remove_all_sd,enable_kubernetes_sd"
 def installed_go() -> str | None:
     """A Go toolchain on this machine that is new enough, or None."""
     program = shutil.which("go")
-    found = re.search(r"go(\d+)\.(\d+)", run([program, "version"])) if program else None
+    if program is None:
+        return None
+    # It counts its calls, and the child that does may outlive it for a moment.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        found = re.search(r"go(\d+)\.(\d+)", run([program, "version"], env=own_counters(Path(folder))))
     return program if found and (int(found[1]), int(found[2])) >= GO_MINIMUM else None
+
+
+def own_counters(folder: Path) -> dict[str, str]:
+    """Environment in which the go command keeps its counters of calls in ``folder``, and the user's settings count."""
+    settings = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return {"XDG_CONFIG_HOME": str(folder), "GOENV": os.environ.get("GOENV") or f"{settings}/go/env"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Go:
             "GOFLAGS": f"-mod=readonly -modcacherw -buildvcs=false -tags={BUILD_TAGS}",
             "GOTOOLCHAIN": "local",
             "GOWORK": "off",
+            **own_counters(self.work / "go-config"),
         }
         program = installed_go()
         if self.toolchain:

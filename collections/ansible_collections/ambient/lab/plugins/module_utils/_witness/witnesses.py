@@ -81,9 +81,11 @@ class Witnesses:
             self.problem = ""
         except LabError as error:
             proxies, self.problem = [], error.message
-        new = {str(proxy): Tail(self._world, proxy) for proxy in proxies if str(proxy) not in self._tails}
+        # A pod that was found while it started had no address, and what it says is found by its address.
+        addresses = {name: tail.proxy.address for name, tail in self._tails.items()}
+        new = {str(proxy): Tail(self._world, proxy) for proxy in proxies if addresses.get(str(proxy)) != proxy.address}
         list(self._pool.map(lambda tail: tail.begin(), new.values()))
-        known = {**new, **self._tails}
+        known = {**self._tails, **new}
         self._tails = {str(proxy): known[str(proxy)] for proxy in proxies}
         for tail in self._tails.values():
             tail.begin_round()

@@ -247,6 +247,22 @@ def test_a_ztunnel_is_replaced_between_rounds() -> None:
     assert [item["proxy"] for item in result.proxies] == ["istio-system/z1", "istio-system/z5"]
 
 
+class Starting(MeshEdge):
+    """A mesh whose waypoint has no address yet when the first round looks for it."""
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        found = super().items(path, **query)
+        if "gateway" not in query["labelSelector"] or self.clock > 0.5:
+            return found
+        return [{**item, "status": {**item["status"], "podIP": ""}} for item in found]
+
+
+def test_a_waypoint_that_was_still_starting_is_heard_later() -> None:
+    edge = Starting(SOURCES, only("curl-deny", refused("default/layer7-authz")), waypoint=True)
+    result = checked(edge, ALLOW, L7, interval=0.3)
+    assert (result.verdict, decided(result)[1]) == ("pass", ("waypoint", "default/layer7-authz"))
+
+
 class Rotated(MeshEdge):
     """A mesh in which the destination's log is rotated after the requests of each round."""
 
