@@ -26,7 +26,7 @@ BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVers
 CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
 LEADER = "control-plane.alpha.kubernetes.io/leader"
 # Ansible's own, of this very run; sockets and pipes of programs that run here; caches of what was asked before.
-OWN_FILES = re.compile(r"/(ansible[-_.].*|\.ansible.*|tmp\w{8}(cacert\.pem)?|pytest-.*|bash_.*|dockerd.*|\.X.*)$")
+OWN_FILES = re.compile(r"/(ansible[-_.].*|\.ansible.*|pytest-.*|bash_.*|dockerd.*|\.X.*)$")
 FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", str(Path.home()), "/opt", "/usr/local")
 # Folders whose whole tree counts; of the others the first level.
 WHOLE = {"/etc", "/run"}

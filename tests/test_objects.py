@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.cluster import Cluster
 from fleet import Ran, play
@@ -126,3 +128,28 @@ def test_every_failure_is_a_failure_in_one_line(tmp_path: Path) -> None:
     assert wrong["msg"].startswith("definition is no YAML")
     assert [f"does not answer at {api.url}" in item.get("msg", "") for item in gone] == [True, True, True]
     assert all("\n" not in item.get("msg", "") for item in (denied, unknown, wrong, *gone))
+
+
+def test_no_key_of_the_kubeconfig_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ansible-core ends the process of an action plugin without its exit handlers."""
+    key = base64.b64encode(b"a key").decode()
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "clusters": [
+                    {"name": "lab", "cluster": {"server": "https://127.0.0.1:1", "certificate-authority-data": key}}
+                ],
+                "users": [{"name": "lab", "user": {"client-certificate-data": key, "client-key-data": key}}],
+                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+                "current-context": "lab",
+            }
+        )
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(temporary / "run"))
+    _ran, told = run(tmp_path, str(kubeconfig), {"definition": CONFIG, "owner": "lab"})
+    assert "https://127.0.0.1:1" in told[0]["msg"]
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []

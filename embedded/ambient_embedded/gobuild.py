@@ -40,14 +40,19 @@ def installed_go() -> str | None:
     program = shutil.which("go")
     if program is None:
         return None
-    # It counts its calls, and the child that does may outlive it for a moment.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        found = re.search(r"go(\d+)\.(\d+)", run([program, "version"], env=own_counters(Path(folder))))
+    with tempfile.TemporaryDirectory() as folder:
+        found = re.search(r"go(\d+)\.(\d+)", run([program, "version"], env=uncounted(Path(folder))))
     return program if found and (int(found[1]), int(found[2])) >= GO_MINIMUM else None
 
 
-def own_counters(folder: Path) -> dict[str, str]:
-    """Environment in which the go command keeps its counters of calls in ``folder``, and the user's settings count."""
+def uncounted(folder: Path) -> dict[str, str]:
+    """Environment in which the go command keeps no counters of its calls, and the user's settings count.
+
+    Source: the mode file of golang.org/x/telemetry. Without it the counters are kept in the user's home folder.
+    """
+    mode = folder / "go/telemetry/mode"
+    mode.parent.mkdir(parents=True, exist_ok=True)
+    mode.write_text("off")
     settings = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return {"XDG_CONFIG_HOME": str(folder), "GOENV": os.environ.get("GOENV") or f"{settings}/go/env"}
 
@@ -86,7 +91,7 @@ class Go:
             "GOFLAGS": f"-mod=readonly -modcacherw -buildvcs=false -tags={BUILD_TAGS}",
             "GOTOOLCHAIN": "local",
             "GOWORK": "off",
-            **own_counters(self.work / "go-config"),
+            **uncounted(self.work / "go-config"),
         }
         program = installed_go()
         if self.toolchain:

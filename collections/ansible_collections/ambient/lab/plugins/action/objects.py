@@ -53,17 +53,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
                 self._task.diff = before
             if answer.get("failed") and HAS_KUBERNETES:
                 # A cluster that does not answer is said in one line; kubernetes.core gives a traceback.
-                Kube(options["kubeconfig"], options["context"]).get("/version")
+                _kube(options).get("/version")
             return outcome(wanted, answer, options["state"], bool(self._task.check_mode))
         except LabError as error:
             return {"changed": False, "failed": True, "msg": error.message, **error.result}
+
+
+def _kube(options: dict[str, t.Any]) -> Kube:
+    """A connection whose keys go with the playbook's run: ansible-core ends its workers without their exit handlers."""
+    return Kube(options["kubeconfig"], options["context"], constants.DEFAULT_LOCAL_TMP)
 
 
 def _there(options: dict[str, t.Any], wanted: list[Object]) -> list[Object]:
     """Those of the objects that the cluster has; all are asked for at once."""
     if not HAS_KUBERNETES:
         raise LabError(missing_required_lib("kubernetes"))
-    finder = Finder(Kube(options["kubeconfig"], options["context"]))
+    finder = Finder(_kube(options))
     asked = [
         Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
         for item in wanted

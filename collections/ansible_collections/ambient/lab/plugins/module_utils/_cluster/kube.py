@@ -51,12 +51,14 @@ class Kube:
     Args:
         kubeconfig: path, None for the client's usual places.
         context: of the kubeconfig, None for its current one.
+        folder: for the keys, which the client library wants as files. It removes them when the interpreter ends; who
+            is ended otherwise names a folder that is removed.
 
     Raises:
         LabError: when the kubeconfig can't be used.
     """
 
-    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+    def __init__(self, kubeconfig: str | None, context: str | None, folder: str | None = None) -> None:
         self._configuration = kubernetes.client.Configuration()
         # One retry: an idle connection that the server has closed meanwhile is no failure.
         self._configuration.retries = urllib3.Retry(total=1, redirect=0)
@@ -67,6 +69,7 @@ class Kube:
                 context=context,
                 client_configuration=self._configuration,
                 persist_config=False,
+                temp_file_path=folder,
             )
         except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
