@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs/reference"
 PLUGINS = ROOT / "collections/ansible_collections/ambient/lab/plugins"
 # The order of the story, as in site.yml.
-ROLES = [role["role"] for role in yaml.safe_load((ROOT / "site.yml").read_text(encoding="utf-8"))[0]["roles"]]
+ROLES = [role["role"] for role in yaml.safe_load((ROOT / "site.yml").read_text(encoding="utf-8"))[-1]["roles"]]
 FOLDERS = {"module": "modules", "callback": "callback"}
 LONG = 60
 # Ansible's markup: O(option) and its like are code, M() and P() name a plugin, L() and U() lead to an address.
@@ -141,6 +141,8 @@ def _module(doc: Spec, entry: Spec) -> Iterator[str]:
     if doc.get("options"):
         rows = (_option(name, option) for name, option in options(doc["options"]))
         yield table(("option", "type", "default", "what it does"), rows)
+    if doc.get("notes"):
+        yield "\n".join(f"- {markdown(line)}" for line in doc["notes"])
     support = [f"{name.replace('_', ' ')}: {item['support']}" for name, item in (doc.get("attributes") or {}).items()]
     if support:
         yield f"Supports {', '.join(support)}."

@@ -1,9 +1,9 @@
-"""A `docker` that keeps book of containers and runs none: it leads the real kind further where there is no engine.
+"""A `docker` that keeps book and runs no containers: it leads the real kind further where there is no engine.
 
 Only what the test asks of kind itself is proven with it (its arguments, its configuration, its words); that a cluster
 then works is shown by the scenario `kind`, with a real engine. It answers in the words of Docker 28. A file
-`docker.json` beside it holds the containers, and under `fails` what is to fail: a word of the command, and what Docker
-writes then.
+`docker.json` beside it holds containers and networks, and under `fails` what is to fail: a word of the command, and
+what Docker writes then.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def install(folder: Path) -> Path:
         program.write_text(f"#!{sys.executable} -IS\n{file.read()}", encoding="utf-8")
     program.chmod(0o755)
     state = folder / "docker.json"
-    state.write_text(json.dumps({"containers": {}, "images": [], "fails": {}, "calls": []}), encoding="utf-8")
+    holds = {"containers": {}, "networks": ["bridge", "host", "none"], "images": [], "fails": {}, "calls": []}
+    state.write_text(json.dumps(holds), encoding="utf-8")
     return state
 
 
@@ -96,8 +97,11 @@ def _info(_: Any, arguments: list[str]) -> str:
 
 
 def _ps(state: Any, arguments: list[str]) -> str:
-    key, value = arguments[arguments.index("--filter") + 1].removeprefix("label=").split("=")
+    what, *words = arguments[arguments.index("--filter") + 1].split("=")
     found = state["containers"].items()
+    if what == "network":
+        return "\n".join(name for name, item in found if [item["HostConfig"]["NetworkMode"]] == words)
+    key, value = words
     return "\n".join(name for name, item in found if item["Config"]["Labels"].get(key) == value)
 
 
@@ -116,7 +120,7 @@ def _run(state: Any, arguments: list[str]) -> str:
     state["containers"][name] = {
         "Name": f"/{name}",
         "Config": {"Image": rest[0], "Labels": dict(label.split("=", 1) for label in options["--label"])},
-        "HostConfig": {"PortBindings": bindings},
+        "HostConfig": {"PortBindings": bindings, "NetworkMode": options["--net"][0]},
         "State": {"Status": "running"},
     }
     return "0" * 64
@@ -181,8 +185,21 @@ def _start(state: Any, arguments: list[str]) -> str:
     return "\n".join(arguments)
 
 
-def _network(_: Any, arguments: list[str]) -> str:
-    return "kind" if arguments[0] == "ls" and "{{.Name}}" in arguments[-1] else ""
+def _network(state: Any, arguments: list[str]) -> str:
+    """Names are IDs, too; kind's filter is a name between ^ and $."""
+    command, name, networks = arguments[0], arguments[-1], state["networks"]
+    if command == "create":
+        networks.append(name)
+    elif command == "rm":
+        if _ps(state, ["--filter", f"network={name}"]):
+            raise Failure(
+                f"Error response from daemon: error while removing network: network {name} has active endpoints"
+            )
+        networks.remove(name)
+    elif command == "ls":
+        wanted = [word.partition("=^")[2].rstrip("$") for word in arguments if word.startswith("--filter=name=")]
+        return "\n".join(network for network in networks if network in (wanted or networks))
+    return ""
 
 
 COMMANDS = {

@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,32 +173,48 @@ def applied(lab: Lab, item: Object, after: Object | None) -> Iterator[None]:
 
 
 @contextmanager
-def meanwhile(action: Callable[[], None], interval: float) -> Iterator[None]:
-    """Do something again and again beside what is done inside; bounded by the block."""
+def meanwhile(action: Callable[[], None], interval: float) -> Iterator[list[float]]:
+    """Do something again and again beside what is done inside; bounded by the block.
+
+    Yields when it was done, one time in seconds each; an error of the action is raised when the block ends.
+    """
     ended = threading.Event()
+    done: list[float] = []
 
     def run() -> None:
         while not ended.wait(interval):
             action()
+            done.append(time.monotonic())
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            yield done
+        finally:
+            ended.set()
+    running.result()
 
 
 @contextmanager
-def once(action: Callable[[], None], delay: float) -> Iterator[None]:
-    """Do something a while after the block has begun."""
-    timer = threading.Timer(delay, action)
-    timer.start()
-    try:
+def after_two_rounds(lab: Lab, action: Callable[[], None]) -> Iterator[None]:
+    """Do something once two rounds of CLAIMS are over; its error is raised when the block ends."""
+    before = denials(lab)
+
+    def run() -> None:
+        # The third denial is of the third round.
+        until(lambda: denials(lab) >= before + 3)
+        action()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
         yield
-    finally:
-        timer.join()
+    running.result()
+
+
+def denials(lab: Lab) -> int:
+    """How often ztunnel has said that the policy refused a connection."""
+    log = lab.kubectl("logs", "-n", "istio-system", "-l", "app=ztunnel", "--tail=-1")
+    return log.count(f"explicitly denied by: {NAMESPACE}/deny-bad")
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -14,21 +14,25 @@ from project import ROOT
 Ran = subprocess.CompletedProcess[str]
 
 
-def play(*arguments: str, timeout: float = 120) -> Ran:
-    """Run ansible-playbook with these arguments; timeout in seconds."""
+def play(*arguments: str, timeout: float = 120, **settings: str) -> Ran:
+    """Run ansible-playbook with these arguments.
+
+    Args:
+        timeout: seconds; a run that takes longer is a failure with what it has printed.
+        settings: environment variables.
+    """
     program = Path(sys.executable).with_name("ansible-playbook")
     # molecule asks for colours.
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    return subprocess.run(
-        [str(program), *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **settings}
+    try:
+        return subprocess.run(
+            [str(program), *arguments],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        printed = (error.stdout or b"").decode("utf-8", "replace")
+        raise AssertionError(f"{' '.join(arguments)} took longer than {timeout:.0f} s:\n{printed}") from None
 
 
 def prove(folder: Path, clusters: dict[str, dict[str, Any]], *arguments: str) -> Ran:

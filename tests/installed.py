@@ -14,9 +14,9 @@ def build(folder: Path, source: Path = COLLECTION) -> Path:
     """Build the collection's tarball in a folder; returns its path.
 
     Raises:
-        CalledProcessError: when ansible-galaxy fails; it has said why.
+        RuntimeError: when ansible-galaxy fails, with its words.
     """
-    used(folder, "ansible-galaxy", "collection", "build", "--output-path", ".", str(source)).check_returncode()
+    _galaxy(folder, "build", "--output-path", ".", str(source))
     (tarball,) = folder.glob("ambient-lab-*.tar.gz")
     return tarball
 
@@ -25,11 +25,17 @@ def install(folder: Path) -> Path:
     """Build the collection and install it below an empty folder; returns where it then is.
 
     Raises:
-        CalledProcessError: when ansible-galaxy fails; it has said why.
+        RuntimeError: when ansible-galaxy fails, with its words.
     """
     tarball = build(folder)
-    used(folder, "ansible-galaxy", "collection", "install", "--offline", "-p", ".", tarball.name).check_returncode()
+    _galaxy(folder, "install", "--offline", "-p", ".", tarball.name)
     return folder / "ansible_collections/ambient/lab"
+
+
+def _galaxy(folder: Path, *arguments: str) -> None:
+    ran = used(folder, "ansible-galaxy", "collection", *arguments)
+    if ran.returncode:
+        raise RuntimeError(f"ansible-galaxy collection {' '.join(arguments)}: {ran.stdout}{ran.stderr}")
 
 
 def used(folder: Path, *command: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:

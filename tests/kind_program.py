@@ -11,9 +11,8 @@ import pytest
 from ambient_embedded import cache
 from ambient_embedded.gobuild import Go
 from ambient_embedded.parts import Bill
-from project import defaults
+from project import CACHE, defaults
 
-CACHE = Path(os.environ.get("AMBIENT_LAB_CACHE", "~/.cache/ambient-lab")).expanduser()
 VERSION = defaults("cluster")["cluster_upstream"]["kind"]["version"]
 
 

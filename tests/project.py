@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = ROOT / "collections/ansible_collections/ambient/lab"
+# What the embedded cluster is built of, as the inventory has it; AMBIENT_LAB_CACHE names another folder for the tests.
+CACHE = Path(
+    os.environ.get("AMBIENT_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ambient-lab"
+).expanduser()
 ROLES = ("cluster", "istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint")
 
 

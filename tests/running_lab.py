@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import programs
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,13 @@ class Lab:
         return [self.facts["kubectl"], "--kubeconfig", self.facts["kubeconfig"], cache]
 
     def kubectl(self, *arguments: str) -> str:
-        """What kubectl prints; raises CalledProcessError with its words."""
-        command = [*self.command(), *arguments]
-        return subprocess.run(command, check=True, text=True, capture_output=True, timeout=60).stdout
+        """What kubectl prints; raises RuntimeError with its words."""
+        return programs.output([*self.command(), *arguments], timeout=60)
 
     def apply(self, objects: list[dict[str, Any]]) -> None:
-        """Apply objects; raises CalledProcessError with kubectl's words."""
+        """Apply objects; raises RuntimeError with kubectl's words."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        command = [*self.command(), "apply", "-f", "-"]
-        subprocess.run(command, input=text, check=True, text=True, capture_output=True, timeout=60)
+        programs.output([*self.command(), "apply", "-f", "-"], given=text, timeout=60)
 
     def delete(self, item: dict[str, Any]) -> None:
         """Delete an object if it is there, and wait until it is gone."""

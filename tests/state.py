@@ -12,9 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import programs
 
 # What something is, by its name; equal snapshots are equal states.
 State = dict[str, str]
@@ -25,11 +28,23 @@ BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVers
 # The time of the last look is in it.
 CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
 LEADER = "control-plane.alpha.kubernetes.io/leader"
-# Ansible's own, of this very run; sockets and pipes of programs that run here; caches of what was asked before.
-OWN_FILES = re.compile(r"/(ansible[-_.].*|\.ansible.*|pytest-.*|bash_.*|dockerd.*|\.X.*)$")
-FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp", str(Path.home()), "/opt", "/usr/local")
+# What belongs to the run that compares (Ansible, pytest), to this shell's tools and to the machine's own services.
+HOME = str(Path.home())
+OWN_FILES = re.compile(
+    rf"(/tmp|/var/tmp|{re.escape(HOME)})/(\.?ansible([-_.][^/]*)?|pytest-[^/]*|bash_[^/]*|\.X[^/]*)"
+    r"|/run/(systemd|udev|user|log|lock|dbus)"
+)
+CGROUPS = "/sys/fs/cgroup"
+# Systemd's units come and go by themselves.
+UNITS = re.compile(r"\.(service|scope|slice)(/|$)")
+LABS = str(Path(__file__).resolve().parents[1] / ".lab")
+CACHES = [f"{HOME}/{name}" for name in (".cache", ".config", ".kube", ".local", ".local/share")]
+FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/lib/ambient-lab", "/var/log", "/var/tmp", HOME, *CACHES, LABS)
+FOLDERS += ("/opt", "/usr/local")
 # Folders whose whole tree counts; of the others the first level.
 WHOLE = {"/etc", "/run"}
+# Counters and times are no state.
+MOVING = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+|\bvalid_lft.*|^#.*|\d+sec")
 
 
 def digest(value: object) -> str:
@@ -43,8 +58,7 @@ def cluster(kubeconfig: str, kubectl: str = "kubectl") -> State:
     def run(*arguments: str) -> str:
         # Else kubectl makes a cache in the user's home.
         cache = str(Path(kubeconfig).parent / "kubectl-cache")
-        command = [kubectl, "--kubeconfig", kubeconfig, "--cache-dir", cache, *arguments]
-        return subprocess.run(command, check=True, text=True, capture_output=True, timeout=120).stdout
+        return programs.output([kubectl, "--kubeconfig", kubeconfig, "--cache-dir", cache, *arguments])
 
     kinds = [
         kind
@@ -65,7 +79,9 @@ def _object(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if item["kind"] == "Node":
         # The kubelet renews them.
         content["metadata"] = {"name": meta["name"], "labels": meta.get("labels")}
-    name = f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"
+    group = item["apiVersion"].rpartition("/")[0]
+    kind = f"{item['kind']}.{group}" if group else item["kind"]
+    name = f"{kind} {meta.get('namespace', '')}/{meta['name']}"
     # A pod that somebody owns follows its owner.
     is_fleeting = meta["name"] in CHURNING or (item["kind"] == "Pod" and "ownerReferences" in meta)
     return ("" if is_fleeting else name), content
@@ -100,10 +116,10 @@ def _processes() -> Iterator[tuple[str, str]]:
     pid = os.getpid()
     while pid := parents.get(pid, (0, ""))[0]:
         family.add(pid)
-    for pid, (parent, name) in parents.items():
-        # An orphan belongs to PID 1; a namespace's first process does, too.
-        if parent == 1 and pid not in family:
-            yield f"{name} (child of PID 1)", "runs"
+    # An orphan belongs to PID 1; a namespace's first process does, too.
+    orphans = Counter(name for pid, (parent, name) in parents.items() if parent == 1 and pid not in family)
+    for name, count in orphans.items():
+        yield f"{name} (child of PID 1)", f"{count} run"
 
 
 def _mounts() -> Iterator[tuple[str, str]]:
@@ -125,16 +141,25 @@ def _network() -> Iterator[tuple[str, str]]:
     }
     for name, command in questions.items():
         if shutil.which(command[0]):
-            said = subprocess.run(command, text=True, capture_output=True, timeout=30, check=False).stdout
-            # Counters and times are no state.
-            lines = [re.sub(r"\[\d+:\d+\]|\bvalid_lft.*|^#.*|\d+sec", "", line).strip() for line in said.splitlines()]
-            for line in filter(None, lines):
+            said = subprocess.run(command, text=True, capture_output=True, timeout=30, check=False)
+            # A question that is refused is no empty answer.
+            yield f"{name}: exit code", str(said.returncode)
+            for line in filter(None, (MOVING.sub("", line).strip() for line in said.stdout.splitlines())):
                 yield f"{name}: {line if name != 'listening' else line.split()[3]}", "is there"
 
 
 def _cgroups() -> Iterator[tuple[str, str]]:
-    for folder, _, _ in os.walk("/sys/fs/cgroup"):
-        yield folder, "is there"
+    """Those without a process: what is left behind is empty, and others' come and go with their processes."""
+    for folder, _, _ in os.walk(CGROUPS):
+        if not UNITS.search(folder) and not any(map(_processes_of, Path(folder).rglob("cgroup.procs"))):
+            yield folder, "is there"
+
+
+def _processes_of(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # threads have no say here, or it went meanwhile
+        return ""
 
 
 def _settings() -> Iterator[tuple[str, str]]:
@@ -148,11 +173,11 @@ def _files() -> Iterator[tuple[str, str]]:
         for folder, folders, files in os.walk(top):
             names = [os.path.join(folder, name) for name in [*folders, *files]]
             for name in names:
-                if not OWN_FILES.search(name):
+                if not OWN_FILES.fullmatch(name):
                     yield name, _size(name) if top == "/etc" else "is there"
             if top not in WHOLE:
                 folders.clear()
-            folders[:] = [name for name in folders if not OWN_FILES.search(os.path.join(folder, name))]
+            folders[:] = [name for name in folders if not OWN_FILES.fullmatch(os.path.join(folder, name))]
 
 
 def _size(name: str) -> str:

@@ -1,10 +1,11 @@
-"""playbooks/claims.yml where no cluster answers: what is wrong is said for each, and nothing is written."""
+"""playbooks/claims.yml where no cluster answers, or there is none: what is wrong is said, and nothing is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fleet import line_of, prove
+import pytest
+from fleet import line_of, play, prove
 
 LAST = "Every claim of every cluster holds"
 CLAIM = {"name": "a calls b", "from": {"pod": "a"}, "to": "http://b/", "expect": "allowed"}
@@ -42,3 +43,24 @@ def test_an_older_run_says_nothing_of_a_cluster_that_does_not_answer_now(tmp_pat
     assert ran.returncode == 2
     assert line_of(ran, LAST, "unreachable")
     assert not (tmp_path / "claims/report").exists()
+
+
+def test_a_wrong_path_of_an_inventory_is_an_error(tmp_path: Path) -> None:
+    ran = play("-i", str(tmp_path / "none.yml"), "playbooks/claims.yml")
+    assert ran.returncode == 1, ran.stdout
+    words = " ".join(ran.stdout.split())
+    assert f"Unable to parse {tmp_path}/none.yml as an inventory source" in words
+    assert "No inventory was parsed" in words
+    assert "PLAY" not in words
+
+
+@pytest.mark.parametrize("content", ["", "all: {hosts: {}}\n"])
+def test_an_inventory_without_clusters_is_an_error(tmp_path: Path, content: str) -> None:
+    inventory = tmp_path / "fleet.yml"
+    inventory.write_text(content)
+    ran = play("-i", str(inventory), "playbooks/claims.yml")
+    assert ran.returncode == 2, ran.stdout
+    assert line_of(ran, "Look for clusters", "localhost").endswith(
+        "There is no cluster in the inventory, so nothing would be proven; each host of it is one"
+    )
+    assert "Check the cluster" not in ran.stdout

@@ -81,7 +81,7 @@ def test_a_cluster_is_made_once_and_removed_once(lab: Lab) -> None:
     kubeconfig = Path(lab.options["kubeconfig"])
     assert kubeconfig.stat().st_mode & 0o777 == 0o600
     assert yaml.safe_load(kubeconfig.read_text())["current-context"] == "kind-lab"
-    assert sorted(path.name for path in kubeconfig.parent.iterdir()) == ["kind.yaml", "kubeconfig"]
+    assert sorted(path.name for path in kubeconfig.parent.iterdir()) == ["kind-network", "kind.yaml", "kubeconfig"]
     assert list((lab.folder / "home").iterdir()) == []
 
     lab.calls()
@@ -95,8 +95,47 @@ def test_a_cluster_is_made_once_and_removed_once(lab: Lab) -> None:
     assert sorted(lab.docker["containers"]) == [CONTROL_PLANE, WORKER]
     assert lab.settle(state="absent")["changed"]
     assert lab.docker["containers"] == {}
+    assert "kind" not in lab.docker["networks"]
     assert list(kubeconfig.parent.iterdir()) == []
     assert not lab.settle(state="absent")["changed"]
+
+
+def test_the_network_goes_with_the_cluster_that_brought_it(running: Lab) -> None:
+    """Also where the nodes have gone by another way."""
+    running.change(lambda state: state["containers"].clear())
+    foreseen = running.settle(check_mode=True, state="absent")
+    assert foreseen["changed"]
+    assert "network: kind" in foreseen["diff"]["before"]
+    assert "kind" in running.docker["networks"]
+    running.fails("network rm", "Error response from daemon: network kind has active endpoints")
+    assert "The network kind can't be removed: " in running.refused(state="absent")
+    running.change(lambda state: state["fails"].clear())
+    assert running.settle(state="absent") == foreseen
+    assert "kind" not in running.docker["networks"]
+    assert not running.settle(state="absent")["changed"]
+
+
+def test_a_network_that_somebody_else_is_in_stays(running: Lab) -> None:
+    """Stopped ones, too: a container cannot be started without its network."""
+    running.change(lambda state: state["containers"].update(other={**state["containers"][WORKER], "Name": "/other"}))
+    running.change(lambda state: state["containers"]["other"].update(Config={"Labels": {}}, State={"Status": "exited"}))
+    assert running.settle(state="absent")["changed"]
+    assert "kind" in running.docker["networks"]
+    assert not running.settle(state="absent")["changed"]
+
+
+def test_a_network_that_was_there_before_stays(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name that kind was given for it."""
+    monkeypatch.setenv("KIND_EXPERIMENTAL_DOCKER_NETWORK", "mine")
+    lab.change(lambda state: state["networks"].append("kind"))
+    lab.settle()
+    assert {"kind", "mine"} <= set(lab.docker["networks"])
+    monkeypatch.delenv("KIND_EXPERIMENTAL_DOCKER_NETWORK")
+    lab.settle(state="absent")
+    assert "mine" not in lab.docker["networks"]
+    lab.settle()
+    lab.settle(state="absent")
+    assert "kind" in lab.docker["networks"]
 
 
 def test_the_kept_configuration_is_what_kind_was_given(running: Lab) -> None:
@@ -227,7 +266,8 @@ def test_the_engines_failures_come_through_kind_as_one_line(lab: Lab, words: str
     lab.fails(words, text)
     assert said in lab.refused()
     assert lab.docker["containers"] == {}
-    assert not (lab.folder / "lab" / "kind.yaml").exists()
+    assert "kind" not in lab.docker["networks"]
+    assert list(lab.folder.glob("lab/*")) == []
 
 
 def test_a_node_image_that_cannot_be_pulled_is_named(lab: Lab) -> None:
@@ -283,6 +323,33 @@ def test_without_any_engine_the_real_docker_program_says_so(lab: Lab, monkeypatc
     (lab.programs / "docker").symlink_to(real)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.folder}/none.sock")
     assert "No container engine answers (docker: " in lab.refused()
+
+
+def test_the_scenario_is_skipped_only_where_kind_cannot_run_and_nobody_minds(
+    lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that dies in the middle of it is no reason, and a module that crashes is none."""
+    for name in ("helm", "kubectl"):
+        (lab.programs / name).symlink_to(programs / name)
+    monkeypatch.setenv("PATH", f"{lab.programs}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    monkeypatch.setenv("AMBIENT_KIND_REQUIRED", "")
+    lab_dir = lab.folder / "lab"
+    step = ("molecule/kind/can_run.yml", "-e", "@molecule/vars/kind.yml", "-e", f"lab_dir={lab_dir}")
+    lab.change(lambda state: state["images"].append(IMAGE))
+    there = play(*step)
+    assert (there.returncode, "SKIPPED" in there.stdout) == (0, False), there.stdout
+
+    lab.fails("info", fake_docker.DOWN)
+    skipped = play(*step)
+    assert (skipped.returncode, "SKIPPED, kind cannot run here" in skipped.stdout) == (0, True), skipped.stdout
+    required = play(*step, AMBIENT_KIND_REQUIRED="1")
+    assert (required.returncode, "make test KIND_ENGINE=" in required.stdout) == (2, True), required.stdout
+    lab_dir.mkdir()
+    died = play(*step)
+    assert (died.returncode, "Cannot connect to the Docker daemon" in died.stdout) == (2, True), died.stdout
+    lab_dir.rmdir()
+    crashed = play(*step, "-e", "ansible_python_interpreter=/bin/false")
+    assert (crashed.returncode, "SKIPPED" in crashed.stdout) == (2, False), crashed.stdout
 
 
 def test_the_role_hands_over_keeps_its_provider_and_cleans_up(

@@ -64,7 +64,7 @@ def test_only_known_hosts_are_named(files: dict[str, str]) -> None:
 
 def test_nothing_of_this_machine_is_named(files: dict[str, str]) -> None:
     hosts = {host for host in URL.findall(settings()) if not host.startswith(("127.", "localhost"))}
-    words = hosts | {str(ROOT)} - KNOWN
+    words = (hosts | {str(ROOT)}) - KNOWN
     assert not {(path, word) for path, text in files.items() for word in words if word in text}
 
 

@@ -16,7 +16,10 @@ from fleet import Ran, play
 Object = dict[str, Any]
 LABEL = "app.kubernetes.io/managed-by"
 NAMESPACE: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-RIGHT = "Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig"
+RIGHT = (
+    "Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, for the lab "
+    "docs/how-to/rbac.yaml), or use another kubeconfig"
+)
 
 
 def thing(kind: str, name: str = "app", version: str = "v1", **content: Any) -> Object:
@@ -101,6 +104,19 @@ def test_what_is_somebody_elses_stays(tmp_path: Path) -> None:
     assert (added["objects"], cluster.written) == (["ConfigMap shop/new"], [f"PATCH {path}"])
     # Without --diff the changes are not shown.
     assert "before: " not in ran.stdout
+
+
+@pytest.mark.parametrize("owner", [{}, {"owner": "lab"}])
+def test_what_names_no_namespace_is_not_taken_for_gone(tmp_path: Path, owner: Object) -> None:
+    """The API would answer that it is not there."""
+    bare = {**CONFIG, "metadata": {"name": "app"}}
+    with FakeApi({}) as api:
+        cluster = Cluster(api)
+        cluster.has(CONFIG)
+        options = {"definition": [NAMESPACE, WIDGET, bare], "state": "absent", **owner}
+        told = run(tmp_path, api.kubeconfig(tmp_path), options)[1][0]
+    assert cluster.written == []
+    assert told["msg"] == "ConfigMap app has no metadata.namespace: add the one that it is to be removed from"
 
 
 def test_every_failure_is_a_failure_in_one_line(tmp_path: Path) -> None:

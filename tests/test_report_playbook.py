@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
-from project import ROOT
+from fleet import Ran, play
 
 PICTURES = {f"{section}-{phase}.svg" for section in ("l4_authz",) for phase in ("before", "after")}
 FILES = {"index.html", "junit.xml", "report.json"}
 
 
-def run(folder: Path, *labs: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *labs: str, arguments: tuple[str, ...] = ()) -> Ran:
     """Run the playbook for labs whose folders are in a folder."""
     hosts = "\n".join(f"host-{name} cluster_name={name} lab_dir={folder}/{name}" for name in labs)
     inventory = folder / "hosts.ini"
     inventory.write_text(f"[lab]\n{hosts}\n[lab:vars]\nansible_python_interpreter={sys.executable}\n")
-    program = Path(sys.executable).with_name("ansible-playbook")
-    command = [str(program), "-i", str(inventory), "playbooks/report.yml", *arguments]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(folder / "tmp")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return play("-i", str(inventory), "playbooks/report.yml", *arguments, ANSIBLE_LOCAL_TEMP=str(folder / "tmp"))
 
 
 def lab(folder: Path, name: str, results: object) -> Path:
@@ -63,5 +58,5 @@ def test_a_fleet_has_one_report_and_a_lab_without_kiali_no_pictures(tmp_path: Pa
 def test_nothing_was_checked_yet(tmp_path: Path) -> None:
     ran = run(tmp_path, "mine")
     assert ran.returncode == 2
-    assert f"No results in {tmp_path}/mine/results.json (cluster mine): check claims with" in ran.stdout + ran.stderr
+    assert f"No results in {tmp_path}/mine/results.json (cluster mine): check claims with" in ran.stdout
     assert not (tmp_path / "mine").exists()

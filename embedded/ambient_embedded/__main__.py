@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,17 +22,21 @@ from .errors import LabError
 from .parts import IMAGE_REGISTRY, Bill
 from .tools import run
 
+APT_REMEDY = "Are apt's sources (/etc/apt/sources.list*) within reach? Or install the package yourself, then run again."
+
 
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _install_tools(progress: Progress) -> None:
-    if packages := preflight.missing_tools():
+def _install_tools(progress: Progress) -> bool:
+    """Install what the machine lacks. Returns whether there was anything."""
+    packages = preflight.missing_tools()
+    if packages:
         progress(f"installing {', '.join(packages)}")
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update", "-qq"], env=quiet)
-        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=quiet)
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            run(["apt-get", "-qq", *arguments], env={"DEBIAN_FRONTEND": "noninteractive"}, remedy=APT_REMEDY)
+    return bool(packages)
 
 
 def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
@@ -93,9 +98,9 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         held = set(node.forwarded_ports(settings.folder)) if running else set()
         free = tuple(item for item in settings.forwards if item[:2] not in held)
         preflight.check(bill.cache, settings.state_dir, free, building=building)
-    if building and request["check"]:
+    if request["check"] and (building or preflight.missing_tools()):
         return {"changed": True}
-    _install_tools(progress)
+    installed = _install_tools(progress)
     built = _build(request, bill, progress)
     if not settings.folder.exists():
         _verify_images(bill)
@@ -106,7 +111,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     sources = bill.sources.folder(bill.cache)
     return {
         **result,
-        "changed": result["changed"] or built,
+        "changed": result["changed"] or built or installed,
         "programs": str(settings.programs),
         "charts": {chart.name: str(chart) for chart in sorted((sources / "charts").iterdir())},
         "gateway_api_crds": [str(file) for file in sorted((sources / "crds").iterdir())],
@@ -136,7 +141,7 @@ def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             raise LabError(
                 f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
             )
-    changed = (folder / "work").exists() or bool(cache.versions(folder))
+    changed = not cache.is_empty(folder)
     if changed and not request["check"]:
         with cache.locked(folder, progress):
             cache.empty(folder)
@@ -147,7 +152,7 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove the lab: its processes, cgroups and files. The cache stays."""
     if os.geteuid() != 0:
         raise LabError("not root: the lab's processes and mounts are root's, run it as root or with sudo")
-    changed = node.absent(Path(request["state_dir"]), request["name"], check=request["check"])
+    changed = node.absent(Path(request["state_dir"]), request["name"], progress, check=request["check"])
     return {"changed": changed}
 
 
@@ -182,7 +187,7 @@ def main() -> int:
     try:
         request = _request(sys.stdin.read())
         result = STATES[request["state"]](request, _progress)
-    except LabError as error:
+    except (LabError, OSError, subprocess.SubprocessError) as error:
         print(json.dumps({"failed": True, "msg": str(error)}))
         return 1
     print(json.dumps(result))

@@ -56,20 +56,19 @@ class Part:
 
 
 @contextlib.contextmanager
-def locked(cache: Path, progress: Progress) -> Iterator[None]:
-    """Only one build at a time works in a cache; a second one says so and waits."""
-    file = cache / ".lock"
+def locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Only one run at a time works in a folder (the cache, or that of the labs); a second one says so and waits."""
+    file = folder / ".lock"
     while True:
-        cache.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                progress(f"another build works in {cache}: waiting for it")
+                progress(f"another run works in {folder}: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if file.exists() and os.path.samestat(
-                file.stat(), os.fstat(lock.fileno())
-            ):  # else the cache was emptied meanwhile
+            # Else the folder was removed meanwhile, and its lock with it.
+            if file.exists() and os.path.samestat(file.stat(), os.fstat(lock.fileno())):
                 yield
                 return
 
@@ -174,16 +173,22 @@ def holders(cache: Path, file: Path) -> list[Path]:
     return [part for part in versions(cache) if any(entry.lstat().st_ino == inode for entry in part.rglob("*"))]
 
 
-def _discard_drafts(cache: Path) -> None:
-    for draft in cache.glob(".*.draft"):  # of builds and removals that were killed
-        shutil.rmtree(draft)
+def _drafts(cache: Path) -> list[Path]:
+    """What builds and removals that were killed have left."""
+    return list(cache.glob(".*.draft"))
+
+
+def is_empty(cache: Path) -> bool:
+    """Whether there is nothing for :func:`empty` to remove."""
+    return not ((cache / "work").exists() or versions(cache) or _drafts(cache))
 
 
 def empty(cache: Path) -> None:
     """Remove parts, drafts, downloads and the lock; the folder too when nothing else is in it."""
     for folder in versions(cache):
         discard(folder)
-    _discard_drafts(cache)
+    for draft in _drafts(cache):
+        shutil.rmtree(draft)
     shutil.rmtree(cache / "work", ignore_errors=True)
     (cache / ".lock").unlink()
     with contextlib.suppress(OSError):  # something of the user's own is in it
@@ -195,7 +200,8 @@ def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
 
     :param used: texts in which a folder that is still needed is named.
     """
-    _discard_drafts(cache)
+    for draft in _drafts(cache):
+        shutil.rmtree(draft)
     for part in parts:
         for folder in versions(cache, part.name)[: -1 - KEPT_VERSIONS]:
             if folder != part.folder(cache) and not any(str(folder) in text for text in used):

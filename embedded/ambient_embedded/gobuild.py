@@ -33,6 +33,14 @@ LINKER_FLAGS = (
 
 # Of the ways in which Prometheus finds its targets only the one that is used: the others bring every cloud's library.
 BUILD_TAGS = "remove_all_sd,enable_kubernetes_sd"
+BUILD_FLAGS = ("-v", "-trimpath", "-ldflags", LINKER_FLAGS)
+ENVIRONMENT = {
+    "CGO_ENABLED": "0",
+    "GOFLAGS": f"-mod=readonly -modcacherw -buildvcs=false -tags={BUILD_TAGS}",
+    "GOTOOLCHAIN": "local",
+    "GOWORK": "off",
+}
+REMEDY = "Is the Go module proxy within reach? GOPROXY=ADDRESS names a mirror. Then run the build again."
 
 
 def installed_go() -> str | None:
@@ -82,15 +90,17 @@ class Go:
     def needs(self) -> list[Part]:
         return [self.toolchain] if self.toolchain else []
 
+    @property
+    def ingredients(self) -> list[str]:
+        """What decides, besides its module, the result of a go command."""
+        return [*BUILD_FLAGS, *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+
     def command(self, module: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
         """Command line and environment of the go command in a module's folder."""
         environment = {
-            "CGO_ENABLED": "0",
+            **ENVIRONMENT,
             "GOCACHE": str(self.work / "go-build"),
             "GOMODCACHE": str(self.work / "go-mod"),
-            "GOFLAGS": f"-mod=readonly -modcacherw -buildvcs=false -tags={BUILD_TAGS}",
-            "GOTOOLCHAIN": "local",
-            "GOWORK": "off",
             **uncounted(self.work / "go-config"),
         }
         program = installed_go()
@@ -103,9 +113,8 @@ class Go:
         """Compile every `tool` of a module. Raises :class:`LabError` with the compiler's last words."""
         listing, environment = self.command(module, "list", "-deps", "tool")
         report("downloading modules where they are missing")
-        total = len(run(listing, env=environment).splitlines())
-        flags = ("-v", "-trimpath", "-ldflags", LINKER_FLAGS, "-o", f"{target}/", "tool")
-        command, environment = self.command(module, "build", *flags)
+        total = len(run(listing, env=environment, remedy=REMEDY).splitlines())
+        command, environment = self.command(module, "build", *BUILD_FLAGS, "-o", f"{target}/", "tool")
         report("linking")
         compiled, words = 0, list[str]()
         with subprocess.Popen(
@@ -119,7 +128,7 @@ class Go:
                 else:
                     words.append(line.rstrip())
         if process.returncode != 0:
-            raise LabError("go build failed:\n" + "\n".join(words[-12:]))
+            raise LabError("\n".join(["go build failed:", *words[-12:], REMEDY]))
 
     def part(self, name: str, title: str, folder: str, files: Sequence[str]) -> Part:
         """The part that holds the programs of the module in ``folder``, which consists of ``files``."""
@@ -129,5 +138,5 @@ class Go:
             if (target / "server").exists():  # etcd's command is named after its folder
                 (target / "server").rename(target / "etcd")
 
-        ingredients = [LINKER_FLAGS, BUILD_TAGS, *fingerprints(*(f"{folder}/{file}" for file in files))]
+        ingredients = [*self.ingredients, *fingerprints(*(f"{folder}/{file}" for file in files))]
         return Part(name, title, make, ingredients, self.needs, lane="go")

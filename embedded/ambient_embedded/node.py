@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import os
@@ -14,14 +13,16 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import components, pki
+from .cache import Progress, locked
 from .errors import LabError
 from .launcher import cgroup_hierarchies, remove_cgroup, start_time
+from .tools import run, write_atomically
 
 SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and node only
 PREFIX_LENGTH = 24
@@ -29,7 +30,6 @@ LOOPBACK = "127.0.0.1"
 API_PORTS = range(16443, 16543)  # on the host: the first free one is the lab's
 POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,8 @@ class Settings:
         return self.state_dir / self.name
 
 
-@contextlib.contextmanager
-def locked(state_dir: Path) -> Iterator[None]:
-    """One process at a time hands out subnets and starts or ends labs below this folder."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with (state_dir / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _quiet(_: str) -> None:
+    """Progress that is not worth a word."""
 
 
 def _alive(file: Path) -> int | None:
@@ -72,8 +67,7 @@ def _alive(file: Path) -> int | None:
     """
     try:
         pid, started = file.read_text().split()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return int(pid) if start_time(int(pid)) == started and state not in ("Z", "X") else None
+        return int(pid) if start_time(int(pid)) == started else None
     except (OSError, ValueError):
         return None
 
@@ -82,9 +76,18 @@ def is_running(folder: Path) -> bool:
     return _alive(folder / "launcher.pid") is not None
 
 
+def _launcher(folder: Path) -> dict[str, Any] | None:
+    """A lab's ``launcher.json``; None where there is none that can be read."""
+    try:
+        return dict(json.loads((folder / "launcher.json").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
 def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
     """The host addresses and ports that a lab forwards."""
-    return [(host, port) for host, port, *_ in json.loads((folder / "launcher.json").read_text())["forwards"]]
+    launcher = _launcher(folder) or {"forwards": []}
+    return [(host, port) for host, port, *_ in launcher["forwards"]]
 
 
 def _await_end(file: Path, deadline: float) -> bool:
@@ -97,11 +100,12 @@ def _await_end(file: Path, deadline: float) -> bool:
 
 def stop(folder: Path) -> None:
     """End the launcher and with it the node. Objects and images stay in the node's folder."""
-    for name, number in (("launcher.pid", signal.SIGTERM), ("launcher.pid", signal.SIGKILL)):
-        if (pid := _alive(folder / name)) is not None:
+    launcher = folder / "launcher.pid"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if (pid := _alive(launcher)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            _await_end(folder / name, time.monotonic() + STOP_SECONDS)
+            _await_end(launcher, time.monotonic() + STOP_SECONDS)
     # A launcher that was killed takes the node along, a moment later.
     if not _await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
         raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
@@ -110,13 +114,10 @@ def stop(folder: Path) -> None:
 
 def _remove_interface(folder: Path) -> None:
     """Remove the lab's interface where it outlives the node: connections cut off in the middle hold its namespace."""
-    if not (folder / "launcher.json").exists():
-        return
-    interface = json.loads((folder / "launcher.json").read_text())["interface"]
-    alias = Path(f"/sys/class/net/{interface}/ifalias")
-    if alias.exists() and alias.read_text().strip() == str(folder):
-        # It may go by itself in this very moment.
-        subprocess.run(["ip", "link", "delete", interface], check=False, capture_output=True)
+    for interface in Path("/sys/class/net").iterdir():
+        with contextlib.suppress(OSError):  # it may go by itself in this very moment
+            if (interface / "ifalias").read_text().strip() == str(folder):
+                subprocess.run(["ip", "link", "delete", interface.name], check=False, capture_output=True)
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,18 @@ class Slot:
 
 def _slot(settings: Settings) -> Slot:
     """The lab's own slot if it has one, else the first that neither a lab nor the host uses."""
-    own, numbers, ports = settings.folder / "launcher.json", set[int](), set[int]()
-    for file in settings.state_dir.glob("*/launcher.json"):
-        launcher = json.loads(file.read_text())
+    numbers, ports = set[int](), set[int]()
+    for folder in settings.state_dir.iterdir():
+        launcher = _launcher(folder)
+        if launcher is None:
+            continue
         number = int(launcher["address"].split(".")[2])
         api_ports = [port for _, port, _, target in launcher["forwards"] if target == components.API_PORT]
-        if file == own:
+        if folder == settings.folder:
             return Slot(number, api_ports[0])
         numbers.add(number)
         ports.update(api_ports)
-    addresses = subprocess.run(["ip", "-json", "address"], check=True, capture_output=True, text=True).stdout
+    addresses = run(["ip", "-json", "address"])
     free_numbers = (n for n in range(1, 255) if n not in numbers and f'"{SUBNET_PREFIX}.{n}.' not in addresses)
     free_ports = (port for port in API_PORTS if port not in ports and _is_free(port))
     try:
@@ -203,7 +206,7 @@ def _take_over(store: Path, target: Path) -> None:
     draft = target.with_name("containerd.draft")
     shutil.rmtree(draft, ignore_errors=True)
     shared = draft.parent.stat().st_dev == store.stat().st_dev
-    subprocess.run(["cp", "-al" if shared else "-a", str(store), str(draft)], check=True)
+    run(["cp", "-al" if shared else "-a", str(store), str(draft)])
     for database in draft.rglob("*.db"):
         database.unlink()
         shutil.copy(store / database.relative_to(draft), database)
@@ -217,7 +220,7 @@ def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str])
     folder.chmod(0o700)
     for path, text in wanted.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+        write_atomically(folder / path, text.encode())
     if not (folder / "data/containerd").exists():
         _take_over(settings.image_store, folder / "data/containerd")
     keys = folder / "kubernetes/pki"
@@ -311,7 +314,7 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
     if check and not settings.folder.exists():
         return {"changed": True, "server": "", "node": "", "kubeconfig": ""}
     since = ""
-    with locked(settings.state_dir):
+    with locked(settings.state_dir, progress):
         slot = _slot(settings)
         node, wanted = _desired_files(settings, slot)
         server = f"https://{LOOPBACK}:{slot.api_port}"
@@ -323,12 +326,12 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
             _prepare(settings, node, wanted)
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             _launch(settings.folder)
-    _wait(settings, node, slot, since, progress if changed else lambda line: None)
+    _wait(settings, node, slot, since, progress if changed else _quiet)
     text = pki.kubeconfig(settings.folder / "kubernetes/pki", "admin", server, settings.name)
     return {"changed": changed, "server": server, "node": node.name, "kubeconfig": text}
 
 
-def absent(state_dir: Path, name: str, *, check: bool = False) -> bool:
+def absent(state_dir: Path, name: str, progress: Progress = _quiet, *, check: bool = False) -> bool:
     """Take the lab away: processes, cgroups, files. Returns whether there was anything."""
     folder = state_dir / name
     cgroups = [root / "ambient-lab" / name for root in cgroup_hierarchies()]
@@ -336,7 +339,7 @@ def absent(state_dir: Path, name: str, *, check: bool = False) -> bool:
         return False
     if check:
         return True
-    with locked(state_dir):
+    with locked(state_dir, progress):
         stop(folder)
         for group in cgroups:
             if not remove_cgroup(group, STOP_SECONDS):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import Part, Report
-from .errors import LabError
 from .tools import EMBEDDED, fingerprints, pip_install, run
 
 NODE_MINIMUM = 18
@@ -65,10 +64,7 @@ class Npm:
         for name in PACKAGE_FILES:
             shutil.copy(package / name, folder)
         options = [*OPTIONS, f"--cache={self.work / 'npm'}", f"--prefix={folder}"]
-        try:
-            run(self.command("ci", *options))
-        except LabError as error:
-            raise LabError(f"{error}\n{REMEDY}") from error
+        run(self.command("ci", *options), remedy=REMEDY)
 
     @functools.cached_property
     def console(self) -> Part:
@@ -85,4 +81,4 @@ class Npm:
             shutil.copytree(EMBEDDED / PAGE, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("package*.json"))
 
         needs = [self.toolchain] if self.toolchain else []
-        return Part("console", "Kiali's graph page", make, [*LIBRARY, *fingerprints(PAGE)], needs)
+        return Part("console", "Kiali's graph page", make, [*OPTIONS, str(LIBRARY), *fingerprints(PAGE)], needs)

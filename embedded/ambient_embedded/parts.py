@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from . import oci
 from .cache import Part, Report
-from .gobuild import Go
+from .gobuild import REMEDY, Go
 from .npm import Npm
 from .tools import EMBEDDED, fingerprints, pip_install, run
 
@@ -24,20 +25,21 @@ NODE_PACKAGES = (
     "netbase", "nftables", "python3", "runc",
 )  # fmt: skip
 # A containerd of its own, in a mount namespace that ends with it, imports and unpacks what the layout holds.
+# What is only its own lies on a tmpfs of that namespace: a socket's path has 107 characters at most.
 STORE_SCRIPT = """
-cat > {store}/config << END
-version = 3
-root = "{store}"
-state = "{store}/state"
-[grpc]
-address = "{store}/socket"
-END
-{programs}/containerd --config {store}/config > {store}/log 2>&1 &
-for try in $(seq 100); do {programs}/ctr -a {store}/socket version > {store}/log.ctr 2>&1 && break; sleep 0.1; done
-tar -C {layout} -cf - . | {programs}/ctr -a {store}/socket -n k8s.io images import --local - > {store}/log.ctr
-kill %1
-wait %1
-rm -rf {store}/state {store}/socket* {store}/config {store}/log*
+programs=$1 layout=$2 store=$3
+mount -t tmpfs none /run
+trap 'tail -n 4 /run/log >&2' ERR
+echo 'version = 3' > /run/config
+"$programs/containerd" -c /run/config --root "$store" --state /run/state -a /run/socket > /run/log 2>&1 &
+for try in $(seq 100); do
+    "$programs/ctr" -a /run/socket version > /dev/null 2>&1 && break
+    sleep 0.1
+    kill -0 $!
+done
+tar -C "$layout" -cf - . | "$programs/ctr" -a /run/socket -n k8s.io images import --local - > /dev/null
+kill $!
+wait $!
 """
 CHARTS = {
     "base": "base",
@@ -45,6 +47,9 @@ CHARTS = {
     "cni": "istio-cni",
     "ztunnel": "ztunnel",
 }
+MMDEBSTRAP_REMEDY = (
+    "Is the public mirror of this machine's release within reach? http_proxy=ADDRESS names a proxy. Then build again."
+)
 DOCUMENTATION = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
@@ -88,7 +93,7 @@ class Bill:
         def make(target: Path, report: Report) -> None:
             names = ("istio.io/istio", "istio.io/api", "sigs.k8s.io/gateway-api")
             command, environment = self.go.command(EMBEDDED / "go", "mod", "download", "-json", *names)
-            documents = run(command, env=environment).replace("}\n{", "},{")
+            documents = run(command, env=environment, remedy=REMEDY).replace("}\n{", "},{")
             found = {item["Path"]: Path(item["Dir"]) for item in json.loads(f"[{documents}]")}
             istio, api, gateway = (found[name] for name in names)
             for name, folder in CHARTS.items():
@@ -101,7 +106,7 @@ class Bill:
                 top = target / ("api" if module is api else "istio")
                 shutil.copytree(module / name, top / name, ignore=shutil.ignore_patterns("*.go", "testdata"))
 
-        ingredients = fingerprints("go/go.mod")
+        ingredients = [str(CHARTS), *self.go.ingredients, *fingerprints("go/go.mod")]
         return Part("sources", "Helm charts, CRDs, protocols", make, ingredients, self.go.needs, lane="go")
 
     @functools.cached_property
@@ -119,28 +124,20 @@ class Bill:
     @functools.cached_property
     def node_image(self) -> Part:
         """A small Debian: the node's root file system and the base of every image."""
-        release = _os_release()
+        release = platform.freedesktop_os_release()
 
         def make(target: Path, report: Report) -> None:
             layer, packages = target / "layer.tar", ",".join(NODE_PACKAGES)
             options = [f"--dpkgopt=path-exclude={pattern}" for pattern in DOCUMENTATION]
             suite = release.get("VERSION_CODENAME", "stable")
             report(f"installing {suite} packages")
-            run(
-                [
-                    "mmdebstrap",
-                    "--variant=essential",
-                    f"--include={packages}",
-                    *options,
-                    suite,
-                    str(layer),
-                ]
-            )
+            command = ["mmdebstrap", "--variant=essential", f"--include={packages}", *options, suite, str(layer)]
+            run(command, remedy=MMDEBSTRAP_REMEDY)
             (target / "tree").mkdir()
             run(["tar", "-C", str(target / "tree"), "--numeric-owner", "-xpf", str(layer)])
 
         identity = f"{release.get('ID')} {release.get('VERSION_CODENAME')}"
-        return Part("node-image", "Debian base of node and images", make, [*NODE_PACKAGES, identity])
+        return Part("node-image", "Debian base of node and images", make, [*NODE_PACKAGES, *DOCUMENTATION, identity])
 
     def _image_python(self) -> tuple[str, list[str], dict[str, str]]:
         """The images' Python: its version, and command line and environment to run it from here."""
@@ -240,10 +237,8 @@ class Bill:
         """The images as containerd keeps them, unpacked: a new node takes them over in no time (see node.py)."""
 
         def make(target: Path, report: Report) -> None:
-            programs = self.programs.folder(self.cache)
             layout = self.images.folder(self.cache) / "layout"
-            script = STORE_SCRIPT.format(programs=programs, layout=layout, store=target)
-            run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", script])
+            unpack_images(self.programs.folder(self.cache), layout, target)
             blobs = target / "io.containerd.content.v1.content/blobs/sha256"
             for blob in (layout / "blobs/sha256").iterdir():  # the same bytes need not be there twice
                 (blobs / blob.name).unlink()
@@ -327,13 +322,14 @@ class Bill:
         ]  # fmt: skip
 
 
+def unpack_images(programs: Path, layout: Path, store: Path) -> None:
+    """Fill a containerd's folder with the images of an OCI layout. Raises :class:`LabError` with its last words."""
+    enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    run([*enter, "bash", "-euo", "pipefail", "-c", STORE_SCRIPT, "bash", str(programs), str(layout), str(store)])
+
+
 def _copy_package(source: Path, target: Path) -> None:
     shutil.copytree(source, target / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def _os_release() -> dict[str, str]:
-    lines = Path("/etc/os-release").read_text().splitlines()
-    return {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
 
 
 def _platforms() -> list[str]:

@@ -10,7 +10,6 @@ import base64
 import datetime
 import ipaddress
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from .tools import write_atomically
+
 VALIDITY = datetime.timedelta(days=3650)
 # A clock that is a little behind must not reject a certificate made a second ago.
 BACKDATE = datetime.timedelta(hours=1)
+PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,18 @@ def leaves(node_name: str, node_ip: str, service_ip: str) -> list[Leaf]:
     ]
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o600)  # a file that was already there keeps its mode otherwise
-        file.write(data)
-
-
 def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def _write_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    """Write ``<name>.key`` and ``<name>.crt``: no moment has a certificate beside another one's key."""
+    certificate_path = folder / f"{name}.crt"
+    certificate_path.unlink(missing_ok=True)
+    write_atomically(folder / f"{name}.key", _pem_key(key), PRIVATE)
+    write_atomically(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _builder(
@@ -111,13 +114,12 @@ class Authority:
 
     def __init__(self, folder: Path, name: str, common_name: str) -> None:
         self.folder = folder
-        self.certificate_path = folder / f"{name}.crt"
-        key_path = folder / f"{name}.key"
-        if self.certificate_path.exists() and key_path.exists():
+        certificate_path, key_path = (folder / f"{name}{end}" for end in (".crt", ".key"))
+        if certificate_path.exists() and key_path.exists():
             key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
             assert isinstance(key, ec.EllipticCurvePrivateKey)
             self.key = key
-            self.certificate = x509.load_pem_x509_certificate(self.certificate_path.read_bytes())
+            self.certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
             return
         self.key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -127,8 +129,7 @@ class Authority:
             .add_extension(_usage(signs=True), critical=True)
             .sign(self.key, hashes.SHA256())
         )
-        _write_private(key_path, _pem_key(self.key))
-        self.certificate_path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        _write_pair(folder, name, self.key, self.certificate)
 
     def issue(self, leaf: Leaf) -> None:
         """Write ``<leaf.name>.crt`` and ``.key``, unless they are there."""
@@ -151,9 +152,7 @@ class Authority:
         if leaf.is_server:
             alternatives = x509.SubjectAlternativeName([_alternative_name(name) for name in leaf.sans])
             builder = builder.add_extension(alternatives, critical=False)
-        certificate = builder.sign(self.key, hashes.SHA256())
-        _write_private(key_path, _pem_key(key))
-        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write_pair(self.folder, leaf.name, key, builder.sign(self.key, hashes.SHA256()))
 
 
 def ensure(folder: Path, node_name: str, node_ip: str, service_ip: str) -> None:
@@ -169,8 +168,8 @@ def ensure(folder: Path, node_name: str, node_ip: str, service_ip: str) -> None:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        (folder / "service-account.pub").write_bytes(public)
-        _write_private(tokens, _pem_key(key))
+        write_atomically(folder / "service-account.pub", public)
+        write_atomically(tokens, _pem_key(key), PRIVATE)
 
 
 def kubeconfig(folder: Path, leaf_name: str, server: str, cluster_name: str) -> str:
@@ -210,5 +209,5 @@ def write_kubeconfig(path: Path, text: str) -> bool:
     if path.exists() and path.read_text() == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_private(path, text.encode())
+    write_atomically(path, text.encode(), PRIVATE)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -22,6 +23,9 @@ GIB = 1 << 30
 BUILD_DISK_BYTES, BUILD_MEMORY_BYTES = 15 * GIB, 4 * GIB
 RUN_DISK_BYTES, RUN_MEMORY_BYTES = 3 * GIB, 2 * GIB
 HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "unshare": "util-linux"}
+PROBE = Path(__file__).with_name("probe.py")
+PROBE_SECONDS = 30.0
+OTHER_PROVIDER = "set cluster_provider to kind or existing"
 WAY_OUT = (
     "Other ways: cluster_provider=kind where Docker runs, or cluster_provider=existing with a cluster of your own."
 )
@@ -46,14 +50,14 @@ def _memory_bytes() -> int:
 
 def _basics() -> Iterator[str]:
     if platform.system() != "Linux":
-        yield f"{platform.system()} is not Linux: the embedded cluster lives in Linux namespaces"
+        yield f"{platform.system()} is not Linux, whose namespaces the embedded cluster needs: {OTHER_PROVIDER}"
         return
     if platform.machine() not in ("x86_64", "aarch64"):
-        yield f"the processor {platform.machine()} is not supported: x86_64 or aarch64 is needed"
+        yield f"the processor {platform.machine()} is neither x86_64 nor aarch64: {OTHER_PROVIDER}"
     if os.geteuid() != 0:
         yield "not root: namespaces and mounts need it, run it as root or with sudo"
     if missing_tools() and not shutil.which("apt-get"):
-        yield f"missing: {', '.join(missing_tools())} (and no apt-get that could install them)"
+        yield f"missing, and no apt-get that could install them: install {', '.join(missing_tools())}"
 
 
 def _resources(cache: Path, state: Path, building: bool) -> Iterator[str]:
@@ -69,7 +73,10 @@ def _resources(cache: Path, state: Path, building: bool) -> Iterator[str]:
             )
     need = BUILD_MEMORY_BYTES if building else RUN_MEMORY_BYTES
     if _memory_bytes() < need:
-        yield f"{_memory_bytes() / GIB:.1f} GiB of memory are available, {need / GIB:.0f} GiB are needed"
+        yield (
+            f"{_memory_bytes() / GIB:.1f} GiB of memory are available, {need / GIB:.0f} GiB are needed: "
+            "end other programs or give the machine more"
+        )
 
 
 def _cgroups() -> Iterator[str]:
@@ -79,39 +86,45 @@ def _cgroups() -> Iterator[str]:
         names = set((CGROUPS / "cgroup.controllers").read_text().split())
     missing = {"cpu", "cpuset", "memory", "pids"} - {part for name in names for part in name.split(",")}
     if missing:
-        yield f"cgroup controllers are missing: {', '.join(sorted(missing))}"
+        yield f"the kernel has no cgroup controllers {', '.join(sorted(missing))}: enable them or {OTHER_PROVIDER}"
     for hierarchy in hierarchies:
         group = hierarchy / f"ambient-lab-preflight-{os.getpid()}"
         try:
             group.mkdir()
             group.rmdir()
         except OSError as error:
-            yield f"no cgroup can be made in {hierarchy} ({error.strerror})"
+            yield (
+                f"no cgroup can be made in {hierarchy} ({error.strerror}): "
+                f"give the container its cgroups writable (Docker: --privileged) or {OTHER_PROVIDER}"
+            )
 
 
 def _kernel(state: Path) -> Iterator[str]:
-    made = not state.exists()
+    if not shutil.which("unshare"):
+        return  # installed together with the other tools, before anything is started
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=state, prefix=".preflight-") as scratch:
-            script = str(Path(__file__).with_name("probe.py"))
-            namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork"]
-            result = subprocess.run(
-                [*namespaces, sys.executable, "-I", script, scratch],
-                capture_output=True,
-                text=True,
-                timeout=30,
-            )
-            if result.returncode == 0:
-                yield from json.loads(result.stdout)
-            else:
-                yield f"namespaces cannot be made: {result.stderr.strip()}"
+        scratch = tempfile.TemporaryDirectory(dir=_existing(state), prefix=".preflight-")
     except OSError as error:
         yield f"{state} cannot be written ({error.strerror}): set cluster_state_dir"
-    finally:
-        if made:
-            with contextlib.suppress(OSError):
-                state.rmdir()
+        return
+    with scratch as folder:
+        yield from _probe(folder)
+
+
+def _probe(scratch: str) -> list[str]:
+    """The problems that the kernel makes; ``scratch``: a folder on the state's file system."""
+    namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
+    command = [*namespaces, sys.executable, "-I", str(PROBE), scratch]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        reason = f"the test did not end in {PROBE_SECONDS:.0f} s"
+    else:
+        if result.returncode == 0:
+            return list(json.loads(result.stdout))
+        reason = result.stderr.strip()
+    remedy = f"give the container the right to (Docker: --privileged) or {OTHER_PROVIDER}"
+    return [f"namespaces cannot be made ({reason}): {remedy}"]
 
 
 def _holder(port: int) -> str:
@@ -133,13 +146,14 @@ def _holder(port: int) -> str:
 
 def _ports(forwards: tuple[tuple[str, int, int], ...]) -> Iterator[str]:
     for host, port, _ in forwards:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((host, port))
-                listener.listen()
-            except OSError:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
                 yield f"port {host}:{port} is taken{_holder(port)}: set another one in cluster_node_ports"
+            else:
+                yield f"{error.strerror}: set cluster_listen_address"
 
 
 def _raise(problems: list[str]) -> None:

@@ -48,7 +48,7 @@ def nf_tables() -> str | None:
             netlink.send(message)
             answer = netlink.recv(4096)
     except OSError as error:
-        return f"the kernel's nf_tables does not answer ({error}): iptables rules cannot be made here"
+        return f"the kernel's nf_tables does not answer ({error}): load the module nf_tables"
     kind = struct.unpack_from("=IH", answer)[1]
     if kind == 2 and (code := struct.unpack_from("=i", answer, 16)[0]) != 0:  # NLMSG_ERROR
         return f"the kernel refuses nf_tables ({os.strerror(-code)}): load the module nf_tables"
@@ -61,7 +61,7 @@ def veth() -> str | None:
         return None  # installed together with the other tools, before anything is started
     command = ["ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"]
     result = subprocess.run(command, capture_output=True, text=True)
-    return f"a veth pair cannot be made ({result.stderr.strip()})" if result.returncode else None
+    return f"a veth pair cannot be made ({result.stderr.strip()}): load the module veth" if result.returncode else None
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Small helpers of the recipes: run a program, install wheels, name the files that decide a result."""
+"""Small helpers: run a program, install wheels, name the files that decide a result, write a file at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from pathlib import Path
 from .errors import LabError
 
 EMBEDDED = Path(__file__).resolve().parents[1]
+PIP_REMEDY = (
+    "Is PyPI within reach? PIP_INDEX_URL=ADDRESS names a mirror, HTTPS_PROXY=ADDRESS a proxy. Then run the build again."
+)
 
 
-def run(arguments: Sequence[str], *, env: dict[str, str] | None = None) -> str:
-    """Run a program and return its output. Raises :class:`LabError` with its last words when it fails."""
+def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, remedy: str = "") -> str:
+    """Run a program and return its output.
+
+    Raises :class:`LabError` with its last words and the remedy when it fails.
+    """
     result = subprocess.run(
         arguments, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if result.returncode != 0:
-        words = "\n".join((result.stderr or result.stdout).strip().splitlines()[-8:])
-        raise LabError(f"{' '.join(arguments[:3])} ... failed with status {result.returncode}:\n{words}")
+        first = f"{' '.join(arguments[:3])} ... failed with status {result.returncode}:"
+        words = (result.stderr or result.stdout).strip().splitlines()[-8:]
+        raise LabError("\n".join([first, *words, remedy]).rstrip())
     return result.stdout
 
 
@@ -31,7 +38,19 @@ def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (),
     if python:
         options += ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements])
+    run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements], remedy=PIP_REMEDY)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file that is whole wherever it is seen, and has its mode from the start."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def fingerprints(*paths: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import ports
 import pytest
 from ambient_embedded.parts import Bill
+from project import CACHE
 
 PATIENCE_SECONDS = 30.0
 
@@ -49,7 +50,7 @@ def free_port() -> int:
 @pytest.fixture
 def bill() -> Bill:
     """The parts of the user's cache; AMBIENT_LAB_CACHE names another one."""
-    return Bill(Path(os.environ.get("AMBIENT_LAB_CACHE", "~/.cache/ambient-lab")).expanduser())
+    return Bill(CACHE)
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import project
 import pytest
 from ambient_embedded import cache
 from ambient_embedded.cache import Part, Report
@@ -160,7 +163,7 @@ def test_two_builds_at_once_build_once_and_the_second_says_that_it_waits(tmp_pat
     first.start()
     assert under_way.wait(PATIENCE_SECONDS)
     second.start()
-    assert received(words) == f"another build works in {tmp_path}: waiting for it"
+    assert received(words) == f"another run works in {tmp_path}: waiting for it"
     release.set()
     assert [received(words), received(first_words)] == ["built 0", "built 1"]
     for process in (first, second):
@@ -193,6 +196,24 @@ def test_the_lock_holds_when_the_cache_was_emptied_meanwhile(tmp_path: Path) -> 
     finally:
         release.set()
         second.join()
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"HOME": "/home/me"}, "/home/me/.cache/ambient-lab"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/ambient-lab"),
+        ({"XDG_CACHE_HOME": "/var/cache", "AMBIENT_LAB_CACHE": "/srv/built"}, "/srv/built"),
+    ],
+)
+def test_the_tests_look_where_the_build_puts_it(environment: dict[str, str], folder: str) -> None:
+    """Else they would find nothing, and skip."""
+    tests = str(Path(project.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", "import project; print(project.CACHE)"],
+        env={**environment, "PYTHONPATH": tests}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == folder
 
 
 def versions(folder: Path, count: int) -> list[Part]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from ambient_embedded import __main__ as command
-from ambient_embedded import cache, launcher
+from ambient_embedded import cache, launcher, node, preflight
 from ambient_embedded.cache import Part, Report
+from ambient_embedded.parts import Bill
 
 EMBEDDED = Path(command.__file__).parents[1]
 Answer = tuple[int, dict[str, Any]]
@@ -90,6 +91,30 @@ def test_what_is_not_there_is_removed_without_a_change(ask: Ask, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_mode_installs_nothing(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "check_basics", lambda: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "missing_tools", lambda: ["mmdebstrap"])
+    monkeypatch.setattr(command, "run", lambda *_, **__: pytest.fail("a program was run"))
+    for part in Bill(tmp_path / "cache").parts():
+        part.folder(tmp_path / "cache").mkdir(parents=True)
+    assert ask(request(tmp_path, "present", check=True)) == (0, {"changed": True})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), subprocess.CalledProcessError(1, ["ip", "link"])]
+)
+def test_what_the_machine_refuses_is_one_line(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(node, "absent", fail)
+    assert ask(request(tmp_path, "absent")) == (1, {"failed": True, "msg": str(error)})
+
+
 def lab_on(folder: Path) -> None:
     """State of a lab whose launcher is this process."""
     lab = folder / "state/busy"
@@ -113,6 +138,12 @@ def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp
     (tmp_path / "cache/work").mkdir()
     assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
     assert (tmp_path / "cache/part-0123456789ab").is_dir()
+    assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_builds_have_left_is_a_change_too(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "cache/.part-0123456789ab.draft").mkdir(parents=True)
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
 

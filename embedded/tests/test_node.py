@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from ambient_embedded import node
+from ambient_embedded.cache import Progress
 from ambient_embedded.launcher import cgroup_hierarchies, start_time
 from ambient_embedded.parts import IMAGE_REGISTRY, Bill
 
@@ -146,6 +149,74 @@ def test_a_node_comes_up_survives_its_launcher_and_leaves_no_trace(
     assert not settings.state_dir.exists()
     eventually(lambda: not interface.exists(), "the interface is gone")
     assert not node.absent(settings.state_dir, NAME)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> node.Settings:
+    """A lab that nothing has been made of."""
+    return node.Settings("one", tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, "pause", forwards=())
+
+
+@pytest.mark.parametrize("text", ["", '{"interface": "amb', "\0" * 20])
+@pytest.mark.parametrize("name", ["one", "other"])
+def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: node.Settings, name: str, text: str) -> None:
+    (wanted.state_dir / name).mkdir()
+    (wanted.state_dir / name / "launcher.json").write_text(text)
+    assert node._slot(wanted).number
+    assert node.forwarded_ports(wanted.state_dir / name) == []
+    assert node.absent(wanted.state_dir, name)
+    assert not (wanted.state_dir / name).exists()
+
+
+def test_an_interface_that_outlives_the_node_goes_without_the_labs_file(wanted: node.Settings) -> None:
+    interface = f"amb{os.getpid()}"
+    subprocess.run(["ip", "link", "add", interface, "type", "veth", "peer", "name", f"{interface}p"], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", interface, "alias", str(wanted.folder)], check=True)
+        wanted.folder.mkdir()
+        node.stop(wanted.folder)
+        assert not Path("/sys/class/net", interface).exists()
+    finally:
+        subprocess.run(["ip", "link", "delete", interface], check=False, capture_output=True)
+
+
+def absent_with(stop: Callable[[Path], object], state: Path, progress: Progress) -> None:
+    """Take the lab away, with another way to stop it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node, "stop", stop)
+        assert node.absent(state, "one", progress)
+
+
+def test_who_waits_while_the_last_lab_goes_holds_the_lock_that_others_see(tmp_path: Path) -> None:
+    """The last lab takes the folder of all labs with it, and the lock that is in it."""
+    state, fork = tmp_path / "state", multiprocessing.get_context("fork")
+    begin, done = fork.Event(), fork.Event()
+    words, said = fork.Pipe(duplex=False)
+
+    def stop_later(_: Path) -> None:
+        said.send("mine")
+        done.wait()
+
+    def second() -> None:
+        begin.wait()
+        absent_with(stop_later, state, said.send)
+
+    def stop_slowly(_: Path) -> None:
+        begin.set()
+        assert "waiting" in words.recv()
+
+    (state / "one").mkdir(parents=True)
+    other = fork.Process(target=second)
+    other.start()  # before the lock is taken here: a child shares the locks of its parent
+    absent_with(stop_slowly, state, quiet)
+    try:
+        assert words.recv() == "mine"
+        with (state / ".lock").open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        done.set()
+        other.join()
+    assert not state.exists()
 
 
 def test_a_launcher_that_nobody_reaps_counts_as_ended(tmp_path: Path, eventually: Eventually) -> None:

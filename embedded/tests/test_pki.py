@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
+import shutil
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ambient_embedded import pki
+from ambient_embedded.tools import write_atomically
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -137,6 +142,46 @@ def test_what_is_missing_is_made_again_by_the_same_ca(folder: Path) -> None:
     pki.ensure(folder, NODE, NODE_IP, SERVICE_IP)
     assert (folder / "ca.crt").read_bytes() == root
     assert shake_hands(folder, "apiserver", "scheduler", "localhost") == "system:kube-scheduler"
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the disk is full: half of the new text has been written."""
+    path = tmp_path / "kubeconfig"
+    pki.write_kubeconfig(path, "whole")
+
+    def fdopen(descriptor: int, mode: str) -> io.BufferedIOBase:
+        os.write(descriptor, b"ha")
+        os.close(descriptor)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", fdopen)
+        with pytest.raises(OSError, match="No space left"):
+            pki.write_kubeconfig(path, "half of another one")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_certificate_never_stands_beside_another_ones_key(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key was lost, and the run that makes a new one ends between key and certificate."""
+    made = tmp_path / "pki"
+    shutil.copytree(folder, made)
+    (made / "scheduler.key").unlink()
+
+    def interrupted(path: Path, *rest: Any) -> None:
+        write_atomically(path, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pki, "write_atomically", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pki.ensure(made, NODE, NODE_IP, SERVICE_IP)
+    pki.ensure(made, NODE, NODE_IP, SERVICE_IP)
+    assert shake_hands(made, "apiserver", "scheduler", "localhost") == "system:kube-scheduler"
 
 
 def test_a_kubeconfig_is_complete_without_other_files(folder: Path, tmp_path: Path) -> None:

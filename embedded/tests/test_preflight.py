@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,9 +56,10 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
     assert problems(error) == [
         f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set cluster_state_dir",
         f"1.0 GiB are free for {tmp_path}/cache, 15 GiB are needed: make room or set embedded_cache_dir",
-        "0.5 GiB of memory are available, 4 GiB are needed",
-        "cgroup controllers are missing: cpu, cpuset, pids",
-        f"no cgroup can be made in {cgroups}/gone (No such file or directory)",
+        "0.5 GiB of memory are available, 4 GiB are needed: end other programs or give the machine more",
+        f"the kernel has no cgroup controllers cpu, cpuset, pids: enable them or {preflight.OTHER_PROVIDER}",
+        f"no cgroup can be made in {cgroups}/gone (No such file or directory): "
+        f"give the container its cgroups writable (Docker: --privileged) or {preflight.OTHER_PROVIDER}",
         "overlayfs cannot be mounted: set cluster_state_dir",
         f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in cluster_node_ports",
     ]
@@ -69,9 +72,9 @@ def test_what_the_machine_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LabError) as error:
         preflight.check_basics()
     assert problems(error) == [
-        "the processor riscv64 is not supported: x86_64 or aarch64 is needed",
+        "the processor riscv64 is neither x86_64 nor aarch64: set cluster_provider to kind or existing",
         "not root: namespaces and mounts need it, run it as root or with sudo",
-        "missing: mmdebstrap, iproute2, util-linux (and no apt-get that could install them)",
+        "missing, and no apt-get that could install them: install mmdebstrap, iproute2, util-linux",
     ]
 
 
@@ -79,7 +82,9 @@ def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     with pytest.raises(LabError) as error:
         preflight.check_basics()
-    assert problems(error) == ["Darwin is not Linux: the embedded cluster lives in Linux namespaces"]
+    assert problems(error) == [
+        "Darwin is not Linux, whose namespaces the embedded cluster needs: set cluster_provider to kind or existing"
+    ]
 
 
 def test_nothing_is_installed_where_apt_can_do_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +100,52 @@ def test_a_port_that_an_ipv6_socket_takes_has_a_holder_too() -> None:
         port = taken.getsockname()[1]
         (problem,) = preflight._ports((("127.0.0.1", port, 30080),))
     assert f", pid {os.getpid()}: set another one" in problem
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_that_is_not_this_machines_is_not_called_taken(address: str, free_port: int) -> None:
+    (problem,) = preflight._ports(((address, free_port, 30080),))
+    assert "taken" not in problem
+    assert problem.startswith("Cannot assign requested address")
+    assert f"'{address}', {free_port}" in problem
+    assert problem.endswith(": set cluster_listen_address")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the machine has no IPv6")
+def test_a_free_port_of_an_ipv6_address_is_let_through(free_port: int) -> None:
+    assert list(preflight._ports((("::1", free_port, 30080),))) == []
+
+
+@pytest.mark.root
+def test_nothing_stays_of_a_state_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert list(preflight._kernel(tmp_path / "one/two/state")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_unshare_is_left_to_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(preflight._kernel(tmp_path)) == []
+
+
+def command_lines() -> str:
+    """Those of all processes."""
+    lines = ""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            lines += file.read_text()
+    return lines
+
+
+@pytest.mark.root
+def test_a_probe_that_hangs_is_ended_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], object], str], None]
+) -> None:
+    (tmp_path / "probe.py").write_text("import time; time.sleep(1000)")
+    monkeypatch.setattr(preflight, "PROBE", tmp_path / "probe.py")
+    monkeypatch.setattr(preflight, "PROBE_SECONDS", 1.0)
+    (problem,) = preflight._kernel(tmp_path)
+    eventually(lambda: str(tmp_path / "probe.py") not in command_lines(), "the probe has ended")
+    assert problem.startswith("namespaces cannot be made (the test did not end in 1 s): give the container the right")
 
 
 @pytest.mark.root

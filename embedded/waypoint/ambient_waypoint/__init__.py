@@ -10,5 +10,5 @@ Prometheus --> pilot-agent :15020 --> Envoy :15090 --> ConfigPath/metrics: expor
 `launcher` starts and ends Envoy, `relay` moves the messages, `rewrite` changes Listeners, `extensions` says what this
 Envoy has. `telemetry` says what Envoy writes of each request, `records` reads it, `metrics` counts it, and `exporter`
 moves the bytes.
-Where everything lies in the image is in `../image.json`.
+Where everything lies in the image is in `embedded/ambient_embedded/parts.py`.
 """

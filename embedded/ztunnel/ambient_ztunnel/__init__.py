@@ -1,1 +1,1 @@
-"""A ztunnel written in Python; it exists for the embedded provider alone (see docs of the role `cluster`)."""
+"""A ztunnel written in Python; it exists for the embedded provider alone (see docs/explanation/embedded.md)."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 import base64
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from .accesslog import set_level
+from .connections import Tracked
 from .context import Context
 from .httpserver import HttpRequest, HttpResponse, Route
-from .model import Gateway, LbMode, Match, MatchKind, Policy, Service, StringMatch, Workload
+from .model import Gateway, LbMode, Match, MatchKind, Policy, Service, ServiceAccountMatch, StringMatch, Workload
 from .pods import PodManager
 
 JSON = "application/json"
@@ -176,14 +177,8 @@ def _string(pattern: StringMatch) -> dict[str, object]:
 
 
 def _match(match: Match) -> dict[str, object]:
-    def accounts(found: tuple[object, ...]) -> list[dict[str, object]]:
-        return [
-            {
-                "namespace": getattr(item, "namespace", ""),
-                "serviceAccount": getattr(item, "service_account", ""),
-            }
-            for item in found
-        ]
+    def accounts(found: Iterable[ServiceAccountMatch]) -> list[dict[str, object]]:
+        return [{"namespace": item.namespace, "serviceAccount": item.service_account} for item in found]
 
     return _compact(
         {
@@ -218,13 +213,13 @@ def _pod(uid: str, pods: PodManager) -> dict[str, object]:
     proxy = pods.proxies[uid]
     info = proxy.pod.info
 
-    def connections(tracked: set[object]) -> list[dict[str, object]]:
+    def connections(tracked: Iterable[Tracked]) -> list[dict[str, object]]:
         return [
             {
-                "src": getattr(item, "src", ""),
-                "originalDst": getattr(item, "original_dst", ""),
-                "actualDst": getattr(item, "actual_dst", ""),
-                "protocol": getattr(item, "protocol", ""),
+                "src": item.src,
+                "originalDst": item.original_dst,
+                "actualDst": item.actual_dst,
+                "protocol": item.protocol,
             }
             for item in tracked
         ]
@@ -232,8 +227,8 @@ def _pod(uid: str, pods: PodManager) -> dict[str, object]:
     return {
         "state": "Draining" if proxy.draining else "Up",
         "connections": {
-            "inbound": connections(set(proxy.inbound.open)),
-            "outbound": connections(set(proxy.outbound.open)),
+            "inbound": connections(proxy.inbound.open),
+            "outbound": connections(proxy.outbound.open),
         },
         "info": {
             "name": info.name,

@@ -193,8 +193,6 @@ class CertificateManager:
                     key, request = await asyncio.to_thread(new_key_and_request, identity)
                     chain = await self._sign(identity, request)
                     certificate = await asyncio.to_thread(build, identity, key, chain)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # the CA, the network or the answer: all of them are tried again
                 entry.error = str(error)
                 log.warning("failed to fetch certificate for %s: %s, retrying in %.1fs", identity, error, pause)

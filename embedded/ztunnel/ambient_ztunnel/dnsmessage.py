@@ -88,7 +88,7 @@ def answer(query: Query, addresses: Sequence[IP], alias: str = "") -> bytes:
     return HEADER.pack(query.id, flags, 1, len(records), 0, 0) + query.question + b"".join(records)
 
 
-def failure(query: Query, code: int = SERVFAIL) -> bytes:
-    """An answer without records and with an error code."""
-    flags = 0x8000 | (query.flags & 0x0100) | 0x0080 | code
+def failure(query: Query) -> bytes:
+    """An answer without records: the server has failed."""
+    flags = 0x8000 | (query.flags & 0x0100) | 0x0080 | SERVFAIL
     return HEADER.pack(query.id, flags, 1, 0, 0, 0) + query.question

@@ -19,10 +19,9 @@ READ_TIMEOUT = 10.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """The request line, taken apart."""
+    """What a route needs of the request line."""
 
     method: str
-    path: str
     query: dict[str, str]
 
 
@@ -74,7 +73,7 @@ def _respond(head: bytes, routes: dict[str, Route]) -> HttpResponse:
     if route is None:
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     try:
-        return route(HttpRequest(method, parts.path, dict(parse_qsl(parts.query))))
+        return route(HttpRequest(method, dict(parse_qsl(parts.query))))
     except Exception:
         log.exception("%s %s failed", method, parts.path)
         return HttpResponse(status=HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -131,7 +131,7 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, tag: str = "embedded") -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._children: dict[tuple[str, ...], Counter] = {}
 
@@ -200,7 +200,7 @@ class Metrics:
             "The total number of proxies that were stopped (unstable)",
             registry=self.registry,
         )
-        gauge("istio_build", "Istio component build info", ("component", "tag")).labels("ztunnel", tag).set(1)
+        gauge("istio_build", "Istio component build info", ("component", "tag")).labels("ztunnel", "embedded").set(1)
 
     def traffic(self, name: str, labels: dict[str, str], flag: str = Flag.NONE) -> Counter:
         """One of the counters of connections, by its attribute and what traffic_labels returned.

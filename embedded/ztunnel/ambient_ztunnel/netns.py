@@ -31,6 +31,7 @@ IPV6_TRANSPARENT = 75  # linux/in6.h
 BACKLOG = 1024
 KEEPALIVE = 60  # seconds of silence before a probe
 SPARE_SOCKETS = 16  # made in advance, per pod
+UNREAD_TIMEOUT = 0.1  # seconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _visitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
@@ -268,18 +269,18 @@ def reset_on_close(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def close_unread(sock: socket.socket, patience: float = 0.1) -> None:
+async def close_unread(sock: socket.socket) -> None:
     """Close an accepted connection that gets no answer, with the client's request still unread.
 
     The kernel then sends RST instead of FIN and curl ends with 56. A client that has not sent anything yet
-    gets up to `patience` seconds to do so.
+    gets up to `UNREAD_TIMEOUT` to do so.
     """
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     try:
         loop.add_reader(sock, readable.set)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(UNREAD_TIMEOUT):
                 await readable.wait()
         except TimeoutError:
             pass

@@ -164,12 +164,14 @@ class PodManager:
             # The sandbox was made anew: the old namespace is dead.
             self._stop(uid, grace=0)
         self._forget_pending(uid)
+        proxy = PodProxy(self._context, Pod(uid, info, netns))
         try:
-            await self._start(uid, info, netns)
+            await proxy.start()
         except OSError:
             self._pending[uid] = (info, netns)
             self._count()
             raise
+        self._serve(proxy)
 
     async def delete(self, uid: str) -> None:
         """Stop a pod's proxy; its connections are cut, as the pod is gone."""
@@ -190,14 +192,19 @@ class PodManager:
         """Keep trying to start what failed to start."""
         while True:
             await asyncio.sleep(RETRY)
-            for uid, (info, netns) in list(self._pending.items()):
+            for uid, pending in list(self._pending.items()):
                 log.info("retrying workload %s", uid)
+                proxy = PodProxy(self._context, Pod(uid, *pending))
                 try:
-                    await self._start(uid, info, netns)
+                    await proxy.start()
                 except OSError as error:
                     log.warning("retrying workload %s failed: %s", uid, error)
-                else:
-                    self._pending.pop(uid, None)
+                    continue
+                if self._pending.get(uid) == pending:
+                    del self._pending[uid]
+                    self._serve(proxy)
+                else:  # istio-cni has deleted or replaced the pod meanwhile
+                    await proxy.stop(grace=0)
             self._count()
 
     async def shutdown(self, grace: float) -> None:
@@ -207,10 +214,8 @@ class PodManager:
         if self._stopping:
             await asyncio.wait(set(self._stopping), timeout=grace + 1)
 
-    async def _start(self, uid: str, info: WorkloadInfo, netns: Netns) -> None:
-        proxy = PodProxy(self._context, Pod(uid, info, netns))
-        await proxy.start()
-        self.proxies[uid] = proxy
+    def _serve(self, proxy: PodProxy) -> None:
+        self.proxies[proxy.pod.uid] = proxy
         self._context.metrics.proxies_started.inc()
         self._count()
 

@@ -72,6 +72,7 @@ class Pool:
                 conn.reserved -= 1
             if status == 200:
                 return stream
+            conn.reset_stream(stream)
             raise OpenError(f"http status: {_status_text(status)}")
         raise AssertionError("unreachable")
 

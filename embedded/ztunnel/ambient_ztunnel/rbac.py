@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .identity import Identity
-from .model import EMPTY_MATCH, IP, Action, Match, MatchKind, Policy, StringMatch
+from .model import EMPTY_MATCH, IP, Action, Match, MatchKind, Policy, ServiceAccountMatch, StringMatch
 
 T = TypeVar("T")
 _SPIFFE = "spiffe://"
@@ -72,17 +72,13 @@ def matches(match: Match, conn: Connection) -> bool:
     # Policies write principals without the scheme, so a prefix match compares after "spiffe://".
     principal = str(identity).removeprefix(_SPIFFE) if identity else ""
 
-    def same_account(account: object) -> bool:
-        return identity is not None and (identity.namespace, identity.service_account) == (
-            getattr(account, "namespace", None),
-            getattr(account, "service_account", None),
-        )
+    account = ServiceAccountMatch(namespace, identity.service_account) if identity else None
 
     return (
         _field(match.destination_ips, match.not_destination_ips, lambda net: conn.dst_ip in net)
         and _field(match.source_ips, match.not_source_ips, lambda net: conn.src_ip in net)
         and _field(match.destination_ports, match.not_destination_ports, lambda port: port == conn.dst_port)
-        and _field(match.service_accounts, match.not_service_accounts, same_account)
+        and _field(match.service_accounts, match.not_service_accounts, lambda item: item == account)
         and _field(
             match.principals,
             match.not_principals,

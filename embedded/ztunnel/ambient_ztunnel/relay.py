@@ -23,7 +23,7 @@ class CopyError(Exception):
 
 
 class Counter(Protocol):
-    """What counts the bytes: `sent` towards the destination, `received` back from it."""
+    """What counts the bytes."""
 
     def add_request(self, size: int) -> None:
         """Bytes from the client to the server."""

@@ -10,9 +10,10 @@ import os
 import sys
 from pathlib import Path
 
+from project import CACHE
+
 _HERE = Path(__file__).resolve().parent
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ambient-lab"
-_BUILT = sorted(_CACHE.glob("ztunnel-*/ads_pb2.py"), key=lambda path: path.stat().st_mtime)
+_BUILT = sorted(CACHE.glob("ztunnel-*/ads_pb2.py"), key=lambda path: path.stat().st_mtime)
 _PROTOS = os.environ.get("AMBIENT_ZTUNNEL_PROTOS") or (str(_BUILT[-1].parent) if _BUILT else "")
 
 sys.path[:0] = [str(_HERE), str(_HERE.parent)]

@@ -7,16 +7,13 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Coroutine
 
 import pytest
-import uvloop
 from ambient_ztunnel import outbound
 from ambient_ztunnel.model import Action, Match, MatchKind, Policy, Scope, StringMatch
-from zt_lab import APP_PORT, CLIENT_IP, SERVER_IP, VIP, Mesh, captured, mesh
+from zt_lab import APP_PORT, CLIENT_IP, MIB, SERVER_IP, VIP, Mesh, captured, go, mesh, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-MIB = 1024 * 1024
 SIZE = 50 * MIB
 DENY_CLIENT = Policy(
     "deny-client",
@@ -25,17 +22,6 @@ DENY_CLIENT = Policy(
     Action.DENY,
     (((Match(principals=(StringMatch(MatchKind.EXACT, "cluster.local/ns/default/sa/client"),)),),),),
 )
-
-
-def go(test: Coroutine[None, None, None], limit: float = 60) -> None:
-    """Run one test's coroutine with a time limit in seconds."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(limit):
-            await test
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(limited())
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +120,7 @@ def test_bytes_both_ways() -> None:
             _, tail = await asyncio.gather(send(), receive())
             assert tail == want.digest()
             writer.close()
-            await asyncio.sleep(0.05)
+            await until(lambda: made.count("istio_tcp_connections_closed_total") == 2)
             assert made.count("istio_tcp_received_bytes_total", reporter="source") == SIZE
             assert made.count("istio_tcp_sent_bytes_total", reporter="destination") == SIZE + 32
 
@@ -169,10 +155,7 @@ def test_half_close_in_both_orders() -> None:
             assert await reader.read() == b"bye"
             writer.write(b"still here")
             writer.write_eof()
-            for _ in range(100):
-                if heard:
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: heard)
             assert heard == [b"still here"]
             writer.close()
 
@@ -254,7 +237,7 @@ def test_removed_pod_loses_its_connections() -> None:
             await made.serve(silent)
             reader, writer = await made.connect()
             writer.write(b"x")
-            await asyncio.sleep(0.1)
+            await until(lambda: made.count("istio_tcp_received_bytes_total", reporter="destination") == 1)
             await made.pods.delete("2")
             with pytest.raises(ConnectionResetError):
                 await reader.read(1)

@@ -10,8 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 from ambient_ztunnel import dns
-from test_dataplane import go
-from zt_lab import CLIENT_IP, VIP, Mesh, mesh
+from zt_lab import CLIENT_IP, VIP, Mesh, go, mesh
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 

@@ -11,37 +11,21 @@ import os
 import signal
 import sys
 import urllib.request
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 pytest.importorskip("ads_pb2", reason="generated classes are missing: set AMBIENT_ZTUNNEL_PROTOS, see conftest.py")
 
-import uvloop
 from workloadapi import workload_pb2 as wds
 from workloadapi.security import authorization_pb2 as authz
 from zdsapi import zds_pb2 as zds
 from zt_istiod import ADDRESS_TYPE, AUTHORIZATION_TYPE, Cni, Istiod, resource
-from zt_lab import CLIENT_IP, SERVER_IP, Ca, two_namespaces
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from zt_lab import CLIENT_IP, SERVER_IP, Ca, go, two_namespaces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def go(test: Coroutine[None, None, None], limit: float = 60) -> None:
-    """Run one test's coroutine with a time limit in seconds."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(limit):
-            await test
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(limited())
 
 
 def pod(name: str, ip: object) -> wds.Address:
@@ -119,7 +103,7 @@ async def get(url: str) -> tuple[int, str]:
     return await asyncio.to_thread(fetch)
 
 
-async def until(condition: Callable[[], Coroutine[None, None, bool]], limit: float = 10) -> None:
+async def until(condition: Callable[[], Coroutine[None, None, bool]], limit: float = 30) -> None:
     """Poll every 50 ms until the condition holds."""
     async with asyncio.timeout(limit):
         while not await condition():
@@ -141,7 +125,7 @@ def test_life_of_a_ztunnel(tmp_path: Path) -> None:
             try:
                 await scenario(istiod, cni, ztunnel, client, server, tmp_path)
                 process.send_signal(signal.SIGTERM)
-                assert await asyncio.wait_for(process.wait(), 10) == 0
+                assert await asyncio.wait_for(process.wait(), 30) == 0
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
@@ -157,7 +141,7 @@ def test_life_of_a_ztunnel(tmp_path: Path) -> None:
 async def scenario(istiod: Istiod, cni: Cni, ztunnel: Ztunnel, client: int, server: int, folder: Path) -> None:
     """Readiness, pods, certificates, policies, reconnection."""
     ready = "http://127.0.0.1:15021/healthz/ready"
-    hello = await asyncio.wait_for(cni.accept(), 20)
+    hello = await asyncio.wait_for(cni.accept(), 30)
     assert hello.version == zds.V1
     assert (await get(ready))[0] == 500
     for uid, name, pid in (("1", "client", client), ("2", "server", server)):
@@ -209,14 +193,14 @@ async def scenario(istiod: Istiod, cni: Cni, ztunnel: Ztunnel, client: int, serv
         dump = json.loads((await get("http://127.0.0.1:15000/config_dump"))[1])
         return [workload["name"] for workload in dump["workloads"]] == ["client"]
 
-    await until(forgotten, 20)
+    await until(forgotten)
     known = next(request for request in istiod.requests if request.type_url == ADDRESS_TYPE)
     assert "Kubernetes//Pod/default/server" in known.initial_resource_versions
     assert (await get(ready))[0] == 200
 
     # istio-cni comes back with one pod kept and one gone.
     cni.hang_up()
-    await asyncio.wait_for(cni.accept(), 20)
+    await asyncio.wait_for(cni.accept(), 30)
     assert await cni.send(zds.WorkloadRequest(keep=zds.KeepWorkload(uid="1"))) == ""
     assert await cni.send(zds.WorkloadRequest(snapshot_sent=zds.SnapshotSent())) == ""
     state = json.loads((await get("http://127.0.0.1:15000/config_dump"))[1])["workloadState"]

@@ -18,8 +18,8 @@ from ambient_ztunnel.certs import build, new_key_and_request
 from ambient_ztunnel.hbone import Connection
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.relay import Relay, TcpEnd
-from test_dataplane import go, hello
-from zt_lab import APP_PORT, CLIENT, SERVER_IP, SERVICE, Ca, Mesh, captured, errors, mesh, until
+from test_dataplane import hello
+from zt_lab import APP_PORT, CLIENT, SERVER_IP, SERVICE, Ca, Mesh, captured, errors, go, mesh, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 

@@ -8,11 +8,12 @@ import datetime
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+import uvloop
 from ambient_ztunnel.certs import CertificateManager
 from ambient_ztunnel.config import load
 from ambient_ztunnel.connections import ConnectionManager
@@ -60,10 +61,21 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [str(error) for error in found if error]
 
 
-async def until(condition: object, limit: float = 5) -> None:
+def go(test: Coroutine[None, None, None], limit: float = 60) -> None:
+    """Run one test's coroutine with a time limit in seconds."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(limit):
+            await test
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(limited())
+
+
+async def until(condition: Callable[[], object], limit: float = 30) -> None:
     """Poll every 10 ms until `condition()` holds."""
     async with asyncio.timeout(limit):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.01)
 
 

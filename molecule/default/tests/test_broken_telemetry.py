@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from fleet import Ran, play
 from running_lab import Lab
 
-ROOT = Path(__file__).resolve().parents[3]
 
-
-def verify(lab: Lab, tag: str) -> subprocess.CompletedProcess[str]:
+def verify(lab: Lab, tag: str) -> Ran:
     """Run playbooks/verify.yml with one tag; claims that do not hold are given up after five seconds."""
     variables = [f"lab_dir={lab.folder}", "l4_authz_timeout=5", "l7_waypoint_timeout=5"]
     extra = [word for variable in variables for word in ("-e", variable)]
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/verify.yml", "--tags", tag, *extra]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=180)
+    return play("playbooks/verify.yml", "--tags", tag, *extra, timeout=180)
 
 
 @contextmanager
 def scaled_to_zero(lab: Lab, name: str) -> Iterator[None]:
     """A Deployment of istio-system without a pod, and as it was afterwards."""
     deployment = ("-n", "istio-system", f"deployment/{name}")
-    lab.kubectl("scale", *deployment, "--replicas=0")
-    lab.kubectl("wait", "-n", "istio-system", "--for=delete", "pod", "-l", f"app={name}", "--timeout=30s")
     try:
+        lab.kubectl("scale", *deployment, "--replicas=0")
+        lab.kubectl("wait", "-n", "istio-system", "--for=delete", "pod", "-l", f"app={name}", "--timeout=30s")
         yield
     finally:
         lab.kubectl("scale", *deployment, "--replicas=1")
@@ -55,8 +50,8 @@ def test_a_waypoint_that_does_not_count_is_an_error_that_names_it(lab: Lab) -> N
     waypoint = ("-n", "layer7", "deployment/waypoint")
     pods = ("pod", "-n", "layer7", "-l", "gateway.networking.k8s.io/gateway-name=waypoint")
     (pod,) = lab.get(*pods)["items"]
-    lab.kubectl("exec", *waypoint, "--", "rm", "/etc/istio/proxy/metrics")
     try:
+        lab.kubectl("exec", *waypoint, "--", "rm", "/etc/istio/proxy/metrics")
         run = verify(lab, "l7")
     finally:
         lab.kubectl("rollout", "restart", *waypoint)

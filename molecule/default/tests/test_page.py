@@ -79,5 +79,6 @@ def test_a_denial_at_the_waypoint_can_be_read_on_the_page(lab: Lab, chromium: Br
     send(lab, "layer7", "curl", "GET")
     with graph_page(chromium, f"{lab.url('32766')}/kiali/?namespaces=layer7&duration=300s&refresh=0") as opened:
         rows = edges_of(opened, "HTTP")
+        assert {"curl -> sample-app", "sample-app -> sample-app-blue"} <= rows.keys()
         assert "403" in rows["curl -> sample-app"][5]
         assert "403" not in rows["sample-app -> sample-app-blue"][5]

@@ -49,10 +49,15 @@ def bare() -> Iterator[State]:
     shared = Lab.at(SHARED.parent)
     ran = run("playbooks/cleanup.yml")
     assert ran.returncode == 0, ran.stdout
-    shared.apply(STRANGERS)
-    yield state()
-    for item in STRANGERS:
-        shared.delete(item)
+    try:
+        shared.apply(STRANGERS)
+        # Each namespace gets these two by itself, a moment later.
+        for given in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
+            shared.kubectl("wait", "-n", "theirs", given, "--for=create", "--timeout=30s")
+        yield state()
+    finally:
+        for item in STRANGERS:
+            shared.delete(item)
 
 
 def test_nothing_of_a_whole_lab_is_left(bare: State) -> None:

@@ -10,9 +10,12 @@ variables for the role cluster.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import platform
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,15 +72,25 @@ def _variables(bill: KindBill, archive: Path) -> dict[str, Any]:
     }
 
 
-def up(folder: Path, bill: KindBill) -> None:
-    """Build what is missing, start the engine, give it the node image, and say what the scenario passes on."""
-    preflight.check_basics()
+def build(bill: KindBill) -> None:
+    """Build what is missing. Raises :class:`LabError` when this machine cannot run an engine."""
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        raise LabError(
+            "A Docker engine of the scenario's own needs Linux and root: start Docker, run as root, or leave the "
+            "scenario out (make test KIND_ENGINE=)"
+        )
     if packages := preflight.missing_tools():
         raise LabError(f"Programs are missing: apt-get install {' '.join(packages)}")
     with cache.locked(bill.cache, _progress):
         if cache.build(bill.cache, [*bill.parts(), *bill.kind_parts()], _progress):
             cache.prune(bill.cache, bill.kind_parts(), [])
             shutil.rmtree(bill.work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # files of the embedded cluster's build were kept
+                bill.work.parent.rmdir()
+
+
+def up(folder: Path, bill: KindBill) -> None:
+    """Start the engine, give it the node image, and say what the scenario passes on."""
     engine.up(folder, bill.engine.folder(bill.cache) / "tree")
     _links(folder, bill)
     environment = {"DOCKER_HOST": f"unix://{folder}/run/docker.sock", "DOCKER_BUILDKIT": "0"}
@@ -93,14 +106,16 @@ def up(folder: Path, bill: KindBill) -> None:
     (folder / "vars.json").write_text(json.dumps(_variables(bill, archive), indent=1))
 
 
-def within(folder: Path, command: list[str]) -> int:
-    """Run a command with the engine at hand and return its exit status; the engine goes whatever comes of it."""
+def within(folder: Path, bill: KindBill, command: list[str]) -> int:
+    """Run a command with an engine at hand and return its exit status; the engine goes whatever comes of it."""
     variables = {
         "PATH": f"{folder}/bin:{os.environ['PATH']}",
         "DOCKER_HOST": f"unix://{folder}/run/docker.sock",
         "AMBIENT_KIND_VARS": f"{folder}/vars.json",
     }
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else nothing below is taken back
     try:
+        up(folder, bill)
         return subprocess.run(command, env={**os.environ, **variables}).returncode
     finally:
         engine.down(folder)
@@ -113,14 +128,19 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the engine's, on a file system that overlayfs can use")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    folder = options.folder.resolve()
+    if options.state == "run" and not options.command:
+        parser.error("run needs a COMMAND")
+    folder, bill = options.folder.resolve(), KindBill(options.cache.expanduser())
     try:
-        if options.state != "down":
-            up(folder, KindBill(options.cache.expanduser()))
         if options.state == "down":
             engine.down(folder)
-        return within(folder, options.command) if options.state == "run" else 0
-    except LabError as error:
+            return 0
+        build(bill)
+        if options.state == "run":
+            return within(folder, bill, options.command)
+        up(folder, bill)
+        return 0
+    except (LabError, OSError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 1
 

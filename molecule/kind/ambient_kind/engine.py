@@ -5,6 +5,7 @@ Its folder holds data, socket and log.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -17,19 +18,11 @@ from pathlib import Path
 
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
+from ambient_embedded.node import _alive, _await_end
 from ambient_embedded.tools import EMBEDDED
 
 PACKAGES = f"{Path(__file__).resolve().parents[1]}:{EMBEDDED}"
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 60.0, 20.0, 0.1
-
-
-def _running(folder: Path) -> int | None:
-    """The engine's process, if it still is that process."""
-    try:
-        pid, started = (folder / "pid").read_text().split()
-        return int(pid) if start_time(int(pid)) == started else None
-    except (OSError, ValueError):
-        return None
 
 
 def _cgroup(folder: Path) -> str:
@@ -54,9 +47,12 @@ def up(folder: Path, tree: Path) -> None:
     Raises :class:`LabError` with its last words when it does not come up.
     """
     _check_ours(folder)
-    if _running(folder) is not None:
+    pid = folder / "pid"
+    if _alive(pid) is not None:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # dockerd gives its socket to a group whose number may be anybody's on this machine
+    pid.write_text("")  # says whose folder this is, however the rest goes
     # The kernel lets no container into the cgroup that an engine that was killed has left.
     _end(folder)
     make_cgroup(_cgroup(folder))
@@ -71,7 +67,8 @@ def up(folder: Path, tree: Path) -> None:
             stdout=log, stderr=log, pass_fds=[network], start_new_session=True,
         )  # fmt: skip
     os.close(network)
-    (folder / "pid").write_text(f"{process.pid} {start_time(process.pid)}")
+    with contextlib.suppress(ProcessLookupError):  # it has failed already
+        pid.write_text(f"{process.pid} {start_time(process.pid)}")
     deadline = time.monotonic() + START_SECONDS
     while not _answers(folder / "run/docker.sock"):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -82,11 +79,16 @@ def up(folder: Path, tree: Path) -> None:
 
 
 def _end(folder: Path) -> None:
-    if (pid := _running(folder)) is not None:
-        os.kill(pid, signal.SIGKILL)  # unshare's child, PID 1 of the engine, dies with it
-    for hierarchy in cgroup_hierarchies():
-        if not remove_cgroup(hierarchy / _cgroup(folder), STOP_SECONDS):
-            raise LabError(f"The engine in {folder} did not end: see {folder}/log")
+    """End every process of the engine and remove its cgroups."""
+    if (pid := _alive(folder / "pid")) is not None:
+        # With PID 1 of the engine its other processes end; unshare, its parent, ends when they have.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            os.kill(int(children[0]) if children else pid, signal.SIGKILL)
+    ended = _await_end(folder / "pid", time.monotonic() + STOP_SECONDS)
+    groups = [hierarchy / _cgroup(folder) for hierarchy in cgroup_hierarchies()]
+    if not (ended and all(remove_cgroup(group, STOP_SECONDS) for group in groups)):
+        raise LabError(f"The engine in {folder} did not end: see {folder}/log")
 
 
 def down(folder: Path) -> None:

@@ -20,7 +20,7 @@ from ambient_embedded import oci
 from ambient_embedded.cache import Part, Report
 from ambient_embedded.gobuild import KUBERNETES_VERSION, LINKER_FLAGS
 from ambient_embedded.parts import DOCUMENTATION, IMAGE_REGISTRY, Bill
-from ambient_embedded.tools import EMBEDDED, run
+from ambient_embedded.tools import EMBEDDED, fingerprints, run
 
 SCENARIO = Path(__file__).resolve().parents[1]
 KIND = "sigs.k8s.io/kind@v0.33.0"
@@ -76,6 +76,11 @@ def _digests(*files: str) -> list[str]:
 class KindBill(Bill):
     """The scenario's parts, on top of the embedded cluster's."""
 
+    @property
+    def work(self) -> Path:
+        """A folder of its own: ``cluster_keep_build_files`` may keep the embedded cluster's."""
+        return super().work / "kind"
+
     @functools.cached_property
     def engine(self) -> Part:
         """The tree that the Docker engine runs from."""
@@ -84,7 +89,7 @@ class KindBill(Bill):
             report("installing packages")
             _mmdebstrap(ENGINE_PACKAGES, target / "tree")
 
-        return Part("kind-engine", "Docker engine", make, ENGINE_PACKAGES)
+        return Part("kind-engine", "Docker engine", make, [SUITE, *ENGINE_PACKAGES])
 
     @functools.cached_property
     def kind_programs(self) -> Part:
@@ -110,9 +115,8 @@ class KindBill(Bill):
                 arguments = ("-trimpath", "-ldflags", LINKER_FLAGS, "-o", str(target / "bin" / name), package)
                 run(self.go.command(module, "build", *arguments)[0], env=environment)
 
-        ingredients = [KIND, CRICTL, LINKER_FLAGS, *_digests("coredns.go")]
-        needs = [*self.go.needs, self.sources]
-        return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, needs, lane="go")
+        ingredients = [KIND, CRICTL, LINKER_FLAGS, *_digests("coredns.go"), *fingerprints("go/go.mod", "go/go.sum")]
+        return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, self.go.needs, lane="go")
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:
         """The images that kubeadm names, each with its program in it; and our pod network's."""

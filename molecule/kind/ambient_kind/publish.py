@@ -15,7 +15,7 @@ import functools
 import os
 import socket
 
-MACHINE = "/run/machine-network"  # the machine's network namespace, see engine.py
+MACHINE = "/run/machine-network"  # the machine's network namespace, see inside.py
 READY_DESCRIPTOR = 3
 CLONE_NEWNET = 0x40000000
 CHUNK_BYTES = 64 * 1024

@@ -7,18 +7,23 @@ import functools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ambient_embedded import oci
+from ambient_embedded import cache, oci, preflight
 from ambient_embedded.errors import LabError
+from ambient_embedded.launcher import start_time
 from ambient_embedded.tools import EMBEDDED
+from ambient_kind import __main__ as command
 from ambient_kind import engine, node_image, runtime
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root: namespaces need it")
@@ -151,3 +156,116 @@ def test_a_folder_that_is_no_engine_is_not_removed(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=re.escape(f"{tmp_path} is not an engine's folder")):
         engine.down(tmp_path)
     assert (tmp_path / "thesis").exists()
+
+
+def test_an_engine_that_does_not_start_says_why_and_can_be_taken_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has failed before anybody looks; nobody else may reach its socket."""
+    folder = tmp_path / "engine"
+    (tmp_path / "unshare").write_text("#!/bin/sh\necho unshare: Operation not permitted\nexit 1\n")
+    (tmp_path / "unshare").chmod(0o755)
+    start = subprocess.Popen
+
+    def started_and_failed(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = start(*arguments, **options)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(engine, "make_cgroup", lambda path: None)
+    monkeypatch.setattr(subprocess, "Popen", started_and_failed)
+    for _ in range(2):
+        with pytest.raises(LabError, match=r"did not start:\nunshare: Operation not permitted"):
+            engine.up(folder, tmp_path)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    engine.down(folder)
+    assert not folder.exists()
+
+
+@as_root
+def test_an_engine_is_removed_once_its_last_process_has_ended(tmp_path: Path) -> None:
+    """Until then it may write files; one with much memory takes its time."""
+    script = "import time; memory = bytearray(100 << 20); print(flush=True); time.sleep(60)"
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", script]
+    with subprocess.Popen(namespace, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        (tmp_path / "pid").write_text(f"{process.pid} {start_time(process.pid)}")
+        first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        engine.down(tmp_path)
+        assert not Path(f"/proc/{first}").exists()
+    assert not tmp_path.exists()
+
+
+@pytest.fixture
+def bill(tmp_path: Path) -> node_image.KindBill:
+    return node_image.KindBill(tmp_path / "cache")
+
+
+def interrupted(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+def failed(*_: object) -> None:
+    raise LabError("docker build failed")
+
+
+@pytest.mark.parametrize(("up", "raised"), [(interrupted, SystemExit), (failed, LabError)])
+def test_no_engine_is_left_when_it_cannot_be_made_ready(
+    bill: node_image.KindBill, monkeypatch: pytest.MonkeyPatch, up: Callable[..., None], raised: type[BaseException]
+) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(command, "up", up)
+    monkeypatch.setattr(engine, "down", ended.append)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(raised):
+            command.within(Path("folder"), bill, ["true"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [Path("folder")]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (["run"], "error: run needs a COMMAND"),
+        (["down"], "Operation not permitted"),
+        (["up"], "A Docker engine of the scenario's own needs Linux and root"),
+    ],
+)
+def test_a_failure_of_the_command_is_said_in_one_line(
+    state: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(engine, "down", refused)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["ambient_kind", *state, "folder"])
+    with pytest.raises(SystemExit):
+        sys.exit(command.main())
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_only_its_own_build_files_are_dropped(bill: node_image.KindBill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded cluster's are kept with cluster_keep_build_files."""
+    kept = bill.cache / "work/go-build"
+
+    def build(*_: object) -> bool:
+        (bill.work / "go-mod").mkdir(parents=True)
+        return True
+
+    monkeypatch.setattr(cache, "build", build)
+    monkeypatch.setattr(cache, "prune", lambda *_: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "missing_tools", list)
+    monkeypatch.setattr(node_image.KindBill, "parts", lambda _: [])
+    monkeypatch.setattr(node_image.KindBill, "kind_parts", lambda _: [])
+    command.build(bill)
+    assert not (bill.cache / "work").exists()
+    kept.mkdir(parents=True)
+    command.build(bill)
+    assert list((bill.cache / "work").iterdir()) == [kept]

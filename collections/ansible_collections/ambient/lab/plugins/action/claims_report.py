@@ -4,27 +4,23 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import FORMATS, SPEC, write_report
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import SPEC, write_report
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
     """Action plugin of ambient.lab.claims_report: a module could neither print nor bring the page's template along."""
 
     _supports_check_mode = True
-    _supports_diff = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Write the report, print its table and return both."""
         super().run(tmp, task_vars)
         _validation, arguments = self.validate_argument_spec(argument_spec=SPEC)
-        for key in FORMATS:
-            arguments[key] = os.path.expanduser(arguments[key]) if arguments[key] else None
         try:
             result = write_report(arguments, self._task.check_mode, self._task.diff)
         except LabError as error:

@@ -10,6 +10,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, World, settle
 from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs, port_problem
 
@@ -26,7 +27,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
         _validation, options = self.validate_argument_spec(argument_spec=SPEC)
         world = World(Programs(lambda line: display.display(f"  {line}")), os.environ, port_problem)
         try:
-            result.update(settle(options, world, self._task.check_mode))
+            with ended_politely():
+                result.update(settle(options, world, self._task.check_mode))
         except LabError as error:
             result.update(failed=True, msg=error.message)
         return result

@@ -12,7 +12,13 @@ from ansible.module_utils.basic import missing_required_lib
 from ansible.plugins.action import ActionBase
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBE_SPEC, Kube
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Object, documents, outcome, owned
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import (
+    Object,
+    documents,
+    outcome,
+    owned,
+    title,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -29,7 +35,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     """Action plugin of ambient.lab.objects: the module it runs is kubernetes.core.k8s."""
 
     _supports_check_mode = True
-    _supports_diff = True
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
@@ -38,6 +43,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
         _validation, options = self.validate_argument_spec(argument_spec=SPEC)
         try:
             wanted = documents(options["definition"])
+            if options["state"] == "absent":
+                _require_namespaces(options, wanted)
             if options["owner"]:
                 wanted = owned(wanted, _there(options, wanted), options["owner"], options["state"])
             if not wanted:
@@ -61,20 +68,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 
 def _kube(options: dict[str, t.Any]) -> Kube:
     """A connection whose keys go with the playbook's run: ansible-core ends its workers without their exit handlers."""
+    if not HAS_KUBERNETES:
+        raise LabError(missing_required_lib("kubernetes"))
     return Kube(options["kubeconfig"], options["context"], constants.DEFAULT_LOCAL_TMP)
+
+
+def _require_namespaces(options: dict[str, t.Any], wanted: list[Object]) -> None:
+    """Raises LabError for an object without its namespace: it would not be found, and taken for one that is gone."""
+    bare = [item for item in wanted if not item["metadata"].get("namespace")]
+    if not bare:
+        return
+    finder = Finder(_kube(options))
+    for item in bare:
+        if (finder.resource(_asked(item)) or {}).get("namespaced"):
+            raise LabError(f"{title(item)} has no metadata.namespace: add the one that it is to be removed from")
 
 
 def _there(options: dict[str, t.Any], wanted: list[Object]) -> list[Object]:
     """Those of the objects that the cluster has; all are asked for at once."""
-    if not HAS_KUBERNETES:
-        raise LabError(missing_required_lib("kubernetes"))
     finder = Finder(_kube(options))
-    asked = [
-        Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
-        for item in wanted
-    ]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return [item for items in pool.map(finder.find, asked) for item in items]
+        return [item for items in pool.map(finder.find, map(_asked, wanted)) for item in items]
+
+
+def _asked(item: Object) -> Wanted:
+    return Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
 
 
 def _request(options: dict[str, t.Any], wanted: list[Object]) -> dict[str, t.Any]:

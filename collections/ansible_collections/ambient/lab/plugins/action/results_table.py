@@ -10,7 +10,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import ADVICE, read_results, understood
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 
 SPEC = {"results_file": {"type": "path", "required": True}}
@@ -20,25 +20,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     """Action plugin of ambient.lab.results_table."""
 
     _supports_check_mode = True
-    _supports_diff = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Print the table and return its lines."""
         super().run(tmp, task_vars)
         _validation, arguments = self.validate_argument_spec(argument_spec=SPEC)
-        path = os.path.expanduser(arguments["results_file"])
+        path = arguments["results_file"]
+        # Check mode makes no folder and writes no results, so there may be nothing to show.
+        check = bool(self._task.check_mode)
         try:
-            # Check mode makes no folder and writes no results, so there may be nothing to show.
-            results = read_results(path) if os.path.isdir(os.path.dirname(path)) or not self._task.check_mode else {}
+            results = {} if check and not os.path.isfile(path) else read_results(path)
+            if not results:
+                return {"changed": False, "failed": not check, "msg": f"No results in {path}: {ADVICE}"}
+            with understood(path):
+                lines = results_table(results)
         except LabError as error:
             return {"changed": False, "failed": True, "msg": error.message}
-        if not results:
-            failed = not self._task.check_mode
-            return {
-                "changed": False,
-                "failed": failed,
-                "msg": f"No results in {path}: nothing was checked yet",
-            }
-        lines = results_table(results)
         Display().display("\n" + "\n".join(lines) + "\n")
         return {"changed": False, "table": lines}

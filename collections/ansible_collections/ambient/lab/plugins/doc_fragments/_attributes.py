@@ -1,4 +1,4 @@
-# What the collection's modules have in common: they look, and change nothing.
+# Attributes that many modules of the collection share: of those that only look, and of those that change something.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -6,17 +6,17 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Documentation shared by every module of the collection."""
+    """Check mode, diff mode and the action group, as modules have them."""
 
     DOCUMENTATION = r"""
 options: {}
 attributes:
   check_mode:
     support: full
-    description: Runs in check mode as it does otherwise, because it changes nothing.
+    description: Looks in check mode as it does otherwise, because that changes nothing. A results file is not written.
   diff_mode:
     support: none
-    description: There is nothing to show, because nothing is changed.
+    description: There is nothing to show, because it only looks.
 """
 
     PROBES = r"""

@@ -29,7 +29,8 @@ attributes:
     support: full
     description:
       - Probes, because that changes nothing, but writes no file and makes no pod or container.
-      - Sources that need one are in RV(unprobed) then, and do not make a comparison fail.
+      - Sources that need one are in RV(unprobed) then, and do not make a comparison fail. With O(state=observe) the
+        difference has their claims as they are in O(file).
   diff_mode:
     support: full
     description: Shows the difference of the claims file with O(state=observe).
@@ -293,12 +294,14 @@ gone:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
 
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -320,13 +323,12 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "stable": {"type": "int", "default": 2},
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.2},
-    "probe_timeout": {"type": "float", "default": 5},
-    "concurrency": {"type": "int", "default": 8},
-    "results_file": {"type": "path"},
-    "section": {"type": "str"},
+    # What is observed is neither before nor after a policy.
+    **{name: option for name, option in CHECK_SPEC.items() if name != "phase"},
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)

@@ -58,6 +58,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     Kube,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 
 SPEC = {
     **KUBE_SPEC,
@@ -66,6 +67,7 @@ SPEC = {
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)

@@ -252,6 +252,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     KUBERNETES_IMPORT_ERROR,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 
 SPEC = {
     **KUBE_SPEC,
@@ -265,6 +266,7 @@ SPEC = {
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)

@@ -39,7 +39,9 @@ options:
     description: Folder of what has been built. Required unless O(state=absent).
     type: path
   lab_dir:
-    description: The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).
+    description:
+      - The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).
+      - Required when O(state=present).
     type: path
   forwards:
     description: Host ports that lead to NodePorts.
@@ -68,7 +70,7 @@ attributes:
     description: Says whether anything would be built or started, and does neither.
     support: full
   diff_mode:
-    description: Shows what would change.
+    description: What it builds and starts is no difference of files.
     support: none
 """
 
@@ -96,7 +98,7 @@ server:
   description: Address of the cluster's API.
   returned: O(state=present)
   type: str
-  sample: https://10.87.1.2:6443
+  sample: https://127.0.0.1:16443
 node:
   description: Name of the node.
   returned: O(state=present)

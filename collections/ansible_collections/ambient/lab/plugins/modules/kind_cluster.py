@@ -17,6 +17,8 @@ description:
   - Runs on the controller. Of kind's engines the one that holds the cluster is used, else the first that answers;
     E(KIND_EXPERIMENTAL_PROVIDER) names one.
   - No kubeconfig but O(kubeconfig) is written.
+  - With the cluster its network goes, which kind would leave behind, where it was not there before and nothing else is
+    in it. A file C(kind-network) beside O(kubeconfig) remembers it.
 author:
   - The ambient lab's authors (@ambient-lab)
 requirements:

@@ -120,6 +120,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBERNETES_IMPORT_ERROR
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 
 OBJECT_SPEC = {
     "kind": {"type": "str", "required": True},
@@ -142,6 +143,7 @@ SPEC = {
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)

@@ -31,7 +31,7 @@ options:
   state:
     description:
       - V(present) applies the objects.
-      - V(absent) removes them and waits until they are gone.
+      - V(absent) removes them and waits until they are gone. What belongs to a namespace must name it.
     type: str
     choices: [present, absent]
     default: present

@@ -24,12 +24,8 @@ author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
   - ambient.lab._kube
+  - ambient.lab._attributes.probes
 attributes:
-  action_group:
-    support: full
-    description: Use C(group/ambient.lab.probes) in C(module_defaults) to name the cluster once.
-    membership:
-      - ambient.lab.probes
   check_mode:
     support: full
     description: Sends nothing and changes nothing; says what it would do.
@@ -203,6 +199,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     KUBERNETES_IMPORT_ERROR,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
 
 SPEC = {
@@ -221,6 +218,7 @@ SPEC = {
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
@@ -229,8 +227,9 @@ def main() -> None:
     try:
         module.exit_json(**policy_convergence(module.params, module.check_mode))
     except LabError as error:
+        changed = error.result.pop("changed", False)
         # Ansible prints a failed result as a whole.
-        module.fail_json(msg=error.message, **(error.result if module._verbosity else {}))
+        module.fail_json(msg=error.message, changed=changed, **(error.result if module._verbosity else {}))
 
 
 if __name__ == "__main__":

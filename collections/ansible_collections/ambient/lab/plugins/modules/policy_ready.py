@@ -114,6 +114,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     KUBERNETES_IMPORT_ERROR,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ready
 
 SPEC = {
@@ -125,6 +126,7 @@ SPEC = {
 }
 
 
+@ended_politely()
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)

@@ -32,6 +32,11 @@ def test_the_readme_lists_every_package() -> None:
     assert sorted(ORDER) == sorted(PACKAGES)
 
 
+def test_the_readme_says_of_a_package_what_it_says_itself() -> None:
+    for name, text in re.findall(r"^\| `(_[a-z]+)` \| (.+) \|$", README, re.MULTILINE):
+        assert (PACKAGES[name] / "__init__.py").read_text(encoding="utf-8").splitlines()[0] == f"# {text}"
+
+
 def test_a_package_uses_only_those_above_it() -> None:
     for name, folder in PACKAGES.items():
         for path in folder.glob("*.py"):

@@ -22,6 +22,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot impo
 )
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination, destination
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import flaw, policy_state
+from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import (
+    may_be_outside,
+    pods_behind,
+    workload_port,
+)
 
 _USE_WAYPOINT = "bind it to a waypoint with targetRefs"
 
@@ -50,16 +55,6 @@ class Case:
         return self.result.observation.seen.outcome
 
 
-def needed_namespaces(results: t.Iterable[ClaimResult]) -> set[str]:
-    """Namespaces whose objects explain these claims."""
-    names = set()
-    for result in results:
-        claim = result.claim
-        names |= {claim.source.namespace, destination(claim.request, claim.source.namespace).namespace}
-        names |= {claim.by.namespace} if claim.by else set()
-    return {name for name in names if name}
-
-
 def likely_cause(result: ClaimResult, expect: Expectation, phase: str, cluster: Snapshot) -> str:
     """The first cause that fits, "" where none is known or the claim holds.
 
@@ -67,7 +62,7 @@ def likely_cause(result: ClaimResult, expect: Expectation, phase: str, cluster: 
         result: of the last round.
         expect: of the phase.
         phase: before or after.
-        cluster: objects of needed_namespaces().
+        cluster: objects of namespaces_of() the claims.
     """
     if result.observation.verdict.verdict == "pass" or result.target is None:
         return ""
@@ -76,8 +71,7 @@ def likely_cause(result: ClaimResult, expect: Expectation, phase: str, cluster: 
         return ""
     where = destination(result.claim.request, result.claim.source.namespace)
     service = cluster.service(where.namespace, where.service)
-    pods = cluster.at_address(where.host) if where.address else cluster.backends(service) if service else []
-    case = Case(result, expect, phase, cluster, where, service, pods)
+    case = Case(result, expect, phase, cluster, where, service, pods_behind(where, cluster))
     return next((cause for rule in _RULES for cause in [rule(case)] if cause), "")
 
 
@@ -104,6 +98,8 @@ def _no_destination(case: Case) -> str | None:
     if case.destination.namespace is None and not case.destination.address:
         return None
     if case.service is None and not case.destination.address:
+        if may_be_outside(case.result.claim.request, case.destination, case.cluster):
+            return None
         return Final(f"there is no Service {case.destination.service} in namespace {case.destination.namespace}")
     if case.service and case.seen not in ("allowed", "denied_l7"):
         offered = [int(port["port"]) for port in case.service.get("spec", {}).get("ports") or []]
@@ -189,7 +185,7 @@ def _other_port(case: Case) -> str | None:
     """ztunnel matches the port of the workload, not the Service's."""
     if case.expect.outcome not in DENIALS or case.seen != "allowed":
         return None
-    target = _workload_port(case)
+    target = workload_port(case.destination, case.service)
     for policy in _enforced_by_ztunnel(case):
         named = policies.ports(policy)
         if target is None or not named or target in named:
@@ -199,17 +195,6 @@ def _other_port(case: Case) -> str | None:
         return Final(
             f"AuthorizationPolicy {name_of(policy)} names {whose} {numbers}; ztunnel sees the workload's port, {target}"
         )
-    return None
-
-
-def _workload_port(case: Case) -> int | None:
-    """Port of the pods that the traffic goes to; None where it is a name that only the pods know."""
-    if case.destination.address:
-        return case.destination.port
-    for port in (case.service or {}).get("spec", {}).get("ports") or []:
-        if int(port["port"]) == case.destination.port:
-            target = port.get("targetPort", port["port"])
-            return target if isinstance(target, int) else None
     return None
 
 
@@ -307,6 +292,8 @@ def _no_match(case: Case) -> str | None:
     account = source.get("spec", {}).get("serviceAccountName", "default")
     identity = f"ns/{source['metadata']['namespace']}/sa/{account}"
     names = ", ".join(f"{name_of(policy)} ({policies.action(policy)})" for policy in _enforced_by_ztunnel(case))
+    if not names:
+        return None
     return f"no rule of the policies in force for {case.destination}, {names}, denies the source, {identity}"
 
 

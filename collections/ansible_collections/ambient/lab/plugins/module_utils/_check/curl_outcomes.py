@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimResult, Settings, check
@@ -21,6 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.
@@ -48,13 +49,14 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     path, section = params["results_file"], params["section"]
     if path:
         require_section(section)
-    results = read_results(path) if path else {}
+        # A wrong path is found before any traffic.
+        read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)
     result = check(claims, settings, edge, lambda results: doomed(results, settings.phase, kube))
     causes = explain(result.claims, settings.phase, kube)
     if path and not check_mode:
-        write_results(path, merge(results, section, settings.phase, result, causes))
+        write_results(path, lambda results: merge(results, section, settings.phase, result, causes))
     returned = as_result(result, settings.phase, causes)
     if result.verdict != "pass":
         raise LabError(failure(result, settings, section or "", causes, kubectl(params)), **returned)
@@ -67,7 +69,7 @@ def explain(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> lis
     if not failed:
         return [""] * len(results)
     try:
-        cluster = take(reader, needed_namespaces(failed))
+        cluster = take(reader, namespaces_of(item.claim for item in failed))
     except LabError:
         # The user may lack the right to read; the verdict stands without a cause.
         return [""] * len(results)

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.endpoints import ready_endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot, take
@@ -34,18 +35,13 @@ class KubeEdge:
         if destination.address:
             pods = self._kube.items("/api/v1/pods", fieldSelector=f"status.podIP={destination.host}")
             return any(pod_ready(pod) and destination.port in _declared(pod["spec"]) for pod in pods)
-        if destination.service is None:
-            return False
         namespace, name = destination.namespace, destination.service
+        if namespace is None or name is None:
+            return False
         service = self._kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
         if service is None or destination.port not in [port["port"] for port in service["spec"].get("ports") or []]:
             return False
-        slices = self._kube.items(
-            f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
-            labelSelector=f"kubernetes.io/service-name={name}",
-        )
-        endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
-        return any((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
+        return ready_endpoints(self._kube.items, namespace, name) > 0
 
     def ask(self, path: str, **query: str) -> Answer:
         """GET a path of the API and take any answer."""

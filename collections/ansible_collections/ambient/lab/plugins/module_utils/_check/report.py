@@ -67,15 +67,14 @@ def failure(result: CheckResult, settings: Settings, section: str, causes: Cause
         causes: likely cause per claim, "" where none is known.
         kubectl: command with which the user reaches the cluster.
     """
-    bad = [pair for pair in zip(result.claims, causes, strict=True) if pair[0].observation.verdict.verdict != "pass"]
+    pairs = list(zip(result.claims, causes, strict=True))
+    bad = [pair for pair in pairs if pair[0].observation.verdict.verdict != "pass"]
     if not result.rounds:
         # The claims that were not probed for another's sake would only hide the one that matters.
         bad = [pair for pair in bad if pair[0].observation.verdict.hopeless]
     where = f" of {section}" if section else ""
     if not bad:
-        bad = [pair for pair in zip(result.claims, causes, strict=True) if pair[0].flapped] or list(
-            zip(result.claims, causes, strict=True)
-        )
+        bad = [pair for pair in pairs if pair[0].flapped] or pairs
         head = f"The claims{where} did not hold {settings.stable} rounds in a row"
     else:
         head = f"{len(bad)} of {len(result.claims)} claims{where} did not hold"

@@ -30,9 +30,10 @@ MAX_ANSWER = 67_108_864
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 _DATA, _ERROR = 0, 1
 _SHOWN = 300
+# What websocket-client can go through (websocket/_http.py, proxy_info).
+_PROXIES = ("http", "socks4", "socks4a", "socks5", "socks5h")
 
-# A type in quotes is not evaluated: ansible-test holds modules against the oldest Python that Ansible reaches.
-Heard = t.Callable[[bytes], "bool | None"]
+Heard = t.Callable[[bytes], bool | None]
 
 
 class ChannelError(Exception):
@@ -46,6 +47,14 @@ class Answer:
     status: int
     headers: t.Mapping[str, str]
     body: bytes
+
+
+def status_message(body: str | bytes) -> str:
+    """The message of the API's Status object, in one line; "" where there is none."""
+    try:
+        return " ".join(str(json.loads(body)["message"]).split())
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +76,9 @@ class Opening:
         Raises:
             ChannelError: with the API's own reason where it gives one.
         """
+        scheme = self.proxy.get("proxy_type", "http")
+        if scheme not in _PROXIES:
+            raise ChannelError(f"a proxy by {scheme}:// can't carry it: give the kubeconfig's proxy-url as http://")
         try:
             # kubernetes.stream would do this without any timeout, and not from several threads.
             return websocket.create_connection(
@@ -222,11 +234,7 @@ def _text(data: bytearray) -> str:
 
 def _refusal(error: t.Any) -> str:
     """Why the API refused a channel: its own message where it gives one."""
-    try:
-        message = str(json.loads(error.resp_body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given"
-    said = f"HTTP {error.status_code}: {' '.join(message.split())[:_SHOWN]}"
+    said = f"HTTP {error.status_code}: {(status_message(error.resp_body) or 'no reason given')[:_SHOWN]}"
     # Since Kubernetes 1.35 a channel by get needs the right to create as well, and the refusal does not say so.
     if error.status_code == 403 and said.endswith("is forbidden:"):
         said += " the kubeconfig's user needs the rights to get and to create pods/exec and pods/portforward"

@@ -72,7 +72,7 @@ class Finder:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self._asked: dict[tuple[str, str], str] = {}
+        self._asked: dict[tuple[str, str], Object] = {}
 
     def find(self, wanted: Wanted) -> list[Object]:
         """The objects that are there; none where the API does not know the kind (yet).
@@ -93,15 +93,22 @@ class Finder:
         head = {"apiVersion": wanted.api_version, "kind": wanted.kind}
         return [{**head, **item} for item in self.reader.items(path, **query)]
 
-    def _plural(self, wanted: Wanted) -> str | None:
-        known = _PLURALS.get((wanted.group, wanted.kind)) or self._asked.get((wanted.api_version, wanted.kind))
-        if known is None:
+    def resource(self, wanted: Wanted) -> Object | None:
+        """What the API says of a kind, its plural name and whether it is namespaced; None where it does not know it.
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        if (wanted.api_version, wanted.kind) not in self._asked:
             body = self.reader.get(_root(wanted.api_version)) or {}
             for item in body.get("resources") or []:
                 if "/" not in item["name"]:
-                    self._asked[wanted.api_version, item["kind"]] = item["name"]
-            known = self._asked.get((wanted.api_version, wanted.kind))
-        return known
+                    self._asked[wanted.api_version, item["kind"]] = item
+        return self._asked.get((wanted.api_version, wanted.kind))
+
+    def _plural(self, wanted: Wanted) -> str | None:
+        known = _PLURALS.get((wanted.group, wanted.kind))
+        return known or (self.resource(wanted) or {}).get("name")
 
 
 def _root(api_version: str) -> str:

@@ -22,6 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
     Opening,
     ask_through,
     drain,
+    status_message,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
@@ -43,6 +44,7 @@ KUBE_SPEC: dict[str, dict[str, t.Any]] = {"kubeconfig": {"type": "path"}, "conte
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 APPLY = "application/apply-patch+yaml"
+START = "start it (a lab with `ansible-playbook site.yml --tags cluster`), or use another kubeconfig"
 
 
 class Kube:
@@ -74,7 +76,8 @@ class Kube:
         except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
             where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
             where += f", context {context}" if context else ""
-            raise LabError(f"Can't use {where}: {_one_line(error)}") from error
+            advice = "correct it, or name another with kubeconfig and context"
+            raise LabError(f"Can't use {where}: {_one_line(error)}; {advice}") from error
         self.host = str(self._configuration.host)
         self._client = kubernetes.client.ApiClient(self._configuration)
 
@@ -85,7 +88,15 @@ class Kube:
             LabError: when the API does not answer, or refuses.
         """
         data = self._read(path, query)
-        body: dict[str, t.Any] | None = None if data is None else json.loads(data)
+        if data is None:
+            return None
+        try:
+            body = json.loads(data)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            said = f"{self.host} is no Kubernetes API: it answered GET {path} with something else than a JSON object"
+            raise LabError(f"{said}; correct the server in the kubeconfig")
         return body
 
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
@@ -178,7 +189,7 @@ class Kube:
         try:
             return fetch(pool, self.host + path, query, {**headers, **self._headers()}, method, body)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}") from error
+            raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}; {START}") from error
 
     def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
         answer = self.ask(path, **query)
@@ -270,9 +281,8 @@ def fetch(
 
 def refusal(answer: Answer, otherwise: str) -> str:
     """What the API says of a right that is missing, and what to do about it; `otherwise` for every other answer."""
-    try:
-        said = " ".join(str(json.loads(answer.body)["message"]).split())
-    except (ValueError, KeyError, TypeError):
+    said = status_message(answer.body)
+    if not said:
         return otherwise
     return missing_right(said) if answer.status == 403 else f"{otherwise}: {said}"
 
@@ -280,7 +290,8 @@ def refusal(answer: Answer, otherwise: str) -> str:
 def missing_right(said: str) -> str:
     """The API's words for a right that is missing, and what to do about it."""
     return (
-        f"{said.rstrip('.')}. Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig"
+        f"{said.rstrip('.')}. Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, "
+        "for the lab docs/how-to/rbac.yaml), or use another kubeconfig"
     )
 
 

@@ -1,4 +1,4 @@
-# What the cluster's objects say about a claim's path; collected only when a claim does not hold.
+# The objects of a cluster at one moment, and what they say about the claims' paths.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -30,6 +30,9 @@ USE_WAYPOINT = "istio.io/use-waypoint"
 # istiod labels a waypoint's pods with its name.
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
+# The one GatewayClass that istiod takes in targetRefs, for all waypoints, and in the root namespace only
+# (pilot/pkg/model/policyattachment.go, ShouldAttachPolicy).
+_EVERY_WAYPOINT = ("GatewayClass", ROOT_NAMESPACE, "istio-waypoint")
 
 
 class Reader(t.Protocol):
@@ -93,18 +96,20 @@ class Snapshot:
         return None
 
     def waypoint_policies(self, service: Object) -> list[Object]:
-        """Policies that name the Service, or its waypoint, in targetRefs."""
+        """Policies that name the Service, its waypoint, or all waypoints in targetRefs."""
         namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
         wanted = {("Service", namespace, name)}
         waypoint = self.waypoint(service)
         if waypoint:
-            wanted.add(("Gateway", *waypoint))
+            wanted |= {("Gateway", *waypoint), _EVERY_WAYPOINT}
         return [
             policy
             for policies in self.policies.values()
             for policy in policies
-            for ref in target_refs(policy)
-            if (ref.get("kind"), policy["metadata"]["namespace"], ref.get("name")) in wanted
+            if any(
+                (ref.get("kind"), policy["metadata"]["namespace"], ref.get("name")) in wanted
+                for ref in target_refs(policy)
+            )
         ]
 
     def in_mesh(self, pod: Object) -> bool:

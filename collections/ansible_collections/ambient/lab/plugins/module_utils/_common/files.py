@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -50,8 +51,10 @@ def replace_file(path: str, content: str, mode: int) -> None:
             file.write(content)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
+    except BaseException:
+        # Also when the program is ended; it may have its place already then.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
@@ -65,7 +68,7 @@ def _read(option: str, path: str, check_mode: bool) -> str | None:
         if check_mode:
             # An earlier task may be the one that makes it.
             return None
-        raise LabError(f"{option}: the folder of {path} does not exist")
+        raise LabError(f"{option}: the folder of {path} does not exist: create it first")
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()

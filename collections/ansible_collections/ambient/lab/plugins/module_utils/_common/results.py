@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
+
+Results = dict[str, t.Any]
+# What to do where there are none yet.
+ADVICE = "check claims with ambient.lab.curl_outcomes first, for example by `ansible-playbook site.yml`"
 
 
 def require_section(section: str | None) -> None:
@@ -20,14 +26,14 @@ def require_section(section: str | None) -> None:
         raise LabError("results_file needs section, the name under which the results are kept")
 
 
-def read_results(path: str) -> dict[str, t.Any]:
-    """What earlier checks wrote; empty where the file does not exist yet.
+def read_results(path: str) -> Results:
+    """What earlier checks wrote, a dict per section; empty where the file does not exist yet.
 
     Raises:
         LabError: when it is there but no results file, or its folder is missing.
     """
     if not os.path.isdir(os.path.dirname(path) or "."):
-        raise LabError(f"results_file: the folder of {path} does not exist")
+        raise LabError(f"results_file: the folder of {path} does not exist: create it first")
     try:
         with open(path, encoding="utf-8") as file:
             results = json.load(file)
@@ -35,19 +41,48 @@ def read_results(path: str) -> dict[str, t.Any]:
         return {}
     except (OSError, ValueError) as error:
         raise LabError(f"results_file: {path} can't be read ({error}); remove it and run again") from error
-    if not isinstance(results, dict):
+    if not isinstance(results, dict) or not all(isinstance(section, dict) for section in results.values()):
         raise LabError(f"results_file: {path} is no results file; remove it and run again")
     return results
 
 
-def write_results(path: str, results: dict[str, t.Any]) -> None:
-    """Replace the results file at once, readable by its owner only.
+@contextlib.contextmanager
+def understood(where: str) -> t.Iterator[None]:
+    """Look into what a results file holds.
+
+    Args:
+        where: the file, for people.
 
     Raises:
-        LabError: when it can't be written.
+        LabError: when it holds something else.
     """
     try:
-        replace_file(path, json.dumps(results, indent=2) + "\n", 0o600)
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise LabError(f"{where} is no results file: {why}; remove it and check the claims again") from error
+
+
+def write_results(path: str, merge: t.Callable[[Results], Results]) -> None:
+    """Replace the results file at once, readable by its owner only.
+
+    Args:
+        merge: gives what is to be in it, out of what is in it now: others may have written while claims were checked.
+
+    Raises:
+        LabError: when it can't be read or written.
+    """
+    try:
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            # Others wait here; a file system that can't lock a folder (NFS) does without.
+            with contextlib.suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            with understood(f"results_file: {path}"):
+                results = merge(read_results(path))
+            replace_file(path, json.dumps(results, indent=2) + "\n", 0o600)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise LabError(f"results_file: {path} can't be written ({error})") from error
 

@@ -31,7 +31,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Timed:
     """What one request saw. Seconds after the API accepted the change, negative before it.
 
     start: not later than it really began. end: not earlier than it really ended.
@@ -81,7 +81,7 @@ def fits(expect: Expectation, seen: Seen) -> bool:
     )
 
 
-def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Answer], moments: Moments) -> Run:
+def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Timed], moments: Moments) -> Run:
     """Figures of one pair from all answers of a run.
 
     A request is stale when it started after the moment, and still got the old answer. Where the old answer is the
@@ -115,13 +115,13 @@ def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Answer], mom
     return dataclasses.replace(run, problem=problem, broken=broken)
 
 
-def _flaps(new: Expectation, answers: t.Sequence[Answer]) -> int:
+def _flaps(new: Expectation, answers: t.Sequence[Timed]) -> int:
     """How often the answer went away from the new one again."""
     good = [fits(new, answer.seen) for answer in answers]
     return sum(here and not there for here, there in itertools.pairwise(good))
 
 
-def _changes(answers: t.Sequence[Answer]) -> list[list[t.Any]]:
+def _changes(answers: t.Sequence[Timed]) -> list[list[t.Any]]:
     """Every change of answer: when the first request with it started, and what it saw."""
     changes: list[list[t.Any]] = []
     for answer in answers:
@@ -132,7 +132,7 @@ def _changes(answers: t.Sequence[Answer]) -> list[list[t.Any]]:
 
 
 def _problem(
-    old: Expectation, new: Expectation, before: t.Sequence[Answer], after: t.Sequence[Answer], ready: float
+    old: Expectation, new: Expectation, before: t.Sequence[Timed], after: t.Sequence[Timed], ready: float
 ) -> tuple[str, bool]:
     """Why a run proves nothing (True), or shows that the pair did not converge (False)."""
     if not before or not after:

@@ -20,7 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import Limits
-from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import refs
+from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ref
 
 MAX_REPEATS = 100
 MAX_RATE = 200.0
@@ -163,7 +163,7 @@ def _definition(given: Object, namespace: str) -> tuple[Object, PolicyRef]:
     if not isinstance(metadata, dict) or not metadata.get("name"):
         raise LabError("definition: metadata.name is missing")
     where = str(metadata.get("namespace") or namespace)
-    (policy,) = refs([f"{where}/{metadata['name']}"])
+    policy = policy_ref("definition", f"{where}/{metadata['name']}")
     return {**given, "metadata": {**metadata, "namespace": where}}, policy
 
 

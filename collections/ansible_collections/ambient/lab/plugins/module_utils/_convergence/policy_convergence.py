@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
+    Results,
     now,
     read_results,
     require_section,
@@ -45,7 +48,8 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
     path, section = params["results_file"], params["section"]
     if path:
         require_section(section)
-    results = read_results(path) if path else {}
+        # A wrong path is found before anything is changed.
+        read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
     runner = Runner(plan, kube, Clock())
     targets = runner.targets()
@@ -55,6 +59,21 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
             "changed": differs(wanted_at_end(plan, before), before),
             "msg": _foreseen(plan, len(set(targets.values()))),
         }
+    try:
+        measured = _measured(runner, targets)
+        summary = summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
+        if path:
+            write_results(path, lambda results: _merged(results, section, summary))
+        if summary["verdict"] != "pass":
+            raise LabError(failure(summary, kubectl(params)), convergence=summary)
+    except LabError as error:
+        error.result["changed"] = runner.changed
+        raise
+    return {"changed": runner.changed, "convergence": summary}
+
+
+def _measured(runner: Runner, targets: t.Mapping[Source, Target]) -> list[Measured]:
+    """The runs, up to the first that did not reach the barrier."""
     measured: list[Measured] = []
     try:
         for run in runner.measure(targets):
@@ -62,14 +81,13 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
             if run.passed.gaps:
                 break
     finally:
-        changed = runner.restore()
-    summary = summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
-    if path:
-        kept = results.get(section) or {"claims": []}
-        write_results(path, {**results, section: {**kept, "convergence": summary}})
-    if summary["verdict"] != "pass":
-        raise LabError(failure(summary, kubectl(params)), changed=changed, convergence=summary)
-    return {"changed": changed, "convergence": summary}
+        runner.restore()
+    return measured
+
+
+def _merged(results: Results, section: str, summary: dict[str, t.Any]) -> Results:
+    """The results with what was measured, beside the section's claims."""
+    return {**results, section: {"claims": [], **results.get(section, {}), "convergence": summary}}
 
 
 def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:

@@ -14,14 +14,14 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as Reply
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
-    Answer,
     Moments,
     Run,
+    Timed,
     analyse,
     clock_offset,
     spacing,
@@ -48,6 +48,7 @@ BARRIER_INTERVAL = 0.05
 MAX_HEARD = 33_554_432
 # What the API adds to an object, and a new one must not have.
 _SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
+_AGAIN = "run again with a smaller rate, or with another source"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,9 @@ class Runner:
         plan: what to measure.
         kube: the cluster.
         clock: of the controller.
+
+    Attributes:
+        changed: whether the policy is not as it was before; while it comes and goes, it is not.
     """
 
     def __init__(self, plan: Plan, kube: Kube, clock: Clock) -> None:
@@ -95,7 +99,7 @@ class Runner:
         self._kube = kube
         self._clock = clock
         self._before: Object | None = None
-        self._touched = False
+        self.changed = False
 
     def current(self) -> Object | None:
         """The policy as it is in the cluster, None where there is none.
@@ -130,7 +134,7 @@ class Runner:
             LabError: when the API does not answer or refuses, and when a loop does not begin.
         """
         self._before = self.current()
-        self._touched = True
+        self.changed = True
         if self._before is not None:
             _accepted_at, passed, _ready_at = self._change("remove")
             if passed.gaps:
@@ -140,14 +144,14 @@ class Runner:
             for direction in DIRECTIONS:
                 yield self._run(direction, targets)
 
-    def restore(self) -> bool:
-        """Leave the policy as the plan says, or as it was before; whether that differs from before.
+    def restore(self) -> None:
+        """Leave the policy as the plan says, or as it was before.
 
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        if not self._touched:
-            return False
+        if not self.changed:
+            return
         wanted = wanted_at_end(self._plan, self._before)
         there = self.current()
         if differs(there, wanted):
@@ -161,7 +165,7 @@ class Runner:
         if wanted is not None:
             # Whoever goes on after this finds it in force; that it took too long is no news here.
             Barrier(self._kube, [self._plan.policy], "present", self._clock).wait(self._plan.timeout, BARRIER_INTERVAL)
-        return differs(wanted, self._before)
+        self.changed = differs(wanted, self._before)
 
     def _run(self, direction: str, targets: t.Mapping[Source, Target]) -> Measured:
         rows: dict[Target, list[int]] = {}
@@ -185,7 +189,7 @@ class Runner:
             problem = "it said more than can be kept" if ears[target].too_much else loop.result()
             streams[target] = parse_stream(ears[target].nonce, ears[target].pieces)
             if problem or streams[target].problem:
-                raise LabError(f"The loop in {target} failed: {streams[target].problem or problem}")
+                raise LabError(f"The loop in {target} failed: {streams[target].problem or problem}; {_AGAIN}")
         moments = Moments(sent - accepted, None if passed.gaps else ready - accepted)
         runs, resolution = self._analysed(direction, streams, moments, accepted)
         return Measured(direction, runs, resolution, passed)
@@ -217,7 +221,7 @@ class Runner:
                 if loops[target].done() or self._clock.now() > end:
                     said = parse_stream(ear.nonce, ear.pieces).problem
                     why = said or (loops[target].result() if loops[target].done() else "it is too slow")
-                    raise LabError(f"The loop of probes in {target} stands still: {why or 'it has ended'}")
+                    raise LabError(f"The loop of probes in {target} stands still: {why or 'it has ended'}; {_AGAIN}")
                 self._clock.sleep(0.02)
 
     def _change(self, direction: str) -> tuple[float, Passed, float]:
@@ -245,13 +249,13 @@ class Runner:
     def _analysed(
         self, direction: str, streams: t.Mapping[Target, Stream], moments: Moments, accepted: float
     ) -> tuple[list[Run], float]:
-        answers: dict[int, list[Answer]] = {number: [] for number in range(len(self._plan.pairs))}
+        answers: dict[int, list[Timed]] = {number: [] for number in range(len(self._plan.pairs))}
         resolution = 0.0
         for stream in streams.values():
             offset = clock_offset(stream.ticks) - accepted
             resolution = max(resolution, spacing(stream.ticks) + CLOCK_STEP)
             for heard in stream.answers:
-                answers[heard.number].append(Answer(heard.start + offset, heard.at - accepted, heard.seen))
+                answers[heard.number].append(Timed(heard.start + offset, heard.at - accepted, heard.seen))
         runs = []
         for number, pair in enumerate(self._plan.pairs):
             old, new = pair.claim.before, pair.claim.after
@@ -273,8 +277,15 @@ def wanted_at_end(plan: Plan, before: Object | None) -> Object | None:
 
 
 def differs(here: Object | None, there: Object | None) -> bool:
-    """Whether two states of a policy differ: there or not, and what it says."""
-    return (here is None) != (there is None) or (here or {}).get("spec") != (there or {}).get("spec")
+    """Whether two states of a policy differ: there or not, what it says, and what people wrote on it."""
+    return _written(here) != _written(there)
+
+
+def _written(policy: Object | None) -> tuple[t.Any, ...] | None:
+    """What is in a policy without what the API keeps for itself."""
+    if policy is None:
+        return None
+    return policy.get("spec"), *(policy["metadata"].get(key) or {} for key in ("labels", "annotations"))
 
 
 def as_new(policy: Object) -> Object:
@@ -283,11 +294,8 @@ def as_new(policy: Object) -> Object:
     return {"metadata": metadata, **{key: value for key, value in policy.items() if key not in ("metadata", "status")}}
 
 
-def _object(reply: Reply, what: str) -> Object:
+def _object(reply: Answer, what: str) -> Object:
     if 200 <= reply.status < 300:
         return t.cast("Object", json.loads(reply.body))
-    try:
-        message = str(json.loads(reply.body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given"
+    message = status_message(reply.body) or "no reason given"
     raise LabError(f"The API refused to {what} the policy with HTTP {reply.status}: {message}")

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
     BODY_BYTES,
-    KEPT_HEADERS,
     Record,
     config_of,
+    kept_headers,
     word,
 )
 
@@ -110,11 +109,6 @@ def build_loop(nonce: str, requests: t.Mapping[int, Request], rate: float, secon
     )
 
 
-def begun(nonce: str, data: bytes) -> bool:
-    """Whether a first answer is in what the loop has said so far."""
-    return f"\n{nonce} e ".encode() in data
-
-
 def parse_stream(nonce: str, pieces: t.Sequence[tuple[float, bytes]]) -> Stream:
     """Read what a loop said.
 
@@ -170,7 +164,6 @@ def _record(said: str, head: str, body: str) -> Record | str:
     fields = said.split(" ", 7)
     try:
         _number, code, exit_code, connects, header_bytes, body_bytes, elapsed = fields[:7]
-        found = {key.lower(): ", ".join(values) for key, values in json.loads(head or "{}", strict=False).items()}
         return Record(
             http_code=int(code),
             exit_code=int(exit_code),
@@ -178,7 +171,7 @@ def _record(said: str, head: str, body: str) -> Record | str:
             connected=bool(int(connects)),
             received=int(header_bytes) + int(body_bytes),
             elapsed=float(elapsed),
-            headers={key: found[key] for key in KEPT_HEADERS if key in found},
+            headers=kept_headers(head or "{}"),
             body=body[:BODY_BYTES],
             # Without a connection of its own, and an answer: over an open one.
             again="curl used an open connection again" if not int(connects) and int(code) else "",

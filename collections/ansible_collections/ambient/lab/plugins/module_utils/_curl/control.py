@@ -62,7 +62,8 @@ def destination(request: Request, namespace: str) -> Destination:
     except ValueError:
         pass
     labels = host.split(".")
-    if len(labels) > 2 and labels[2] != "svc":
+    # Resolvers do not look in the cluster's domains for a name with a dot at its end (resolv.conf(5), search).
+    if labels[2:3] != ["svc"] and (len(labels) > 2 or request.host.endswith(".")):
         return Destination(host, port)
     service_namespace = labels[1] if len(labels) > 1 else namespace
     return Destination(f"{labels[0]}.{service_namespace}", port, labels[0], service_namespace)

@@ -17,7 +17,7 @@ PARALLEL = 4
 BODY_BYTES = 256
 # Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN), and the script is one.
 MAX_SCRIPT = 100_000
-KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
+_KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
 # Below Linux' range of ports for outgoing connections (ip_local_port_range), so that probes meet only probes.
 _FIRST_PORT, _PORTS, _TRIES = 16_384, 16_384, 64
 _BIND_FAILED = 45
@@ -234,8 +234,6 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
         # A comma ends each value, so that an empty one is one, too.
         values = "".join(parts[f"meta {number}"]).removesuffix(",").split(",")
         fields = dict(zip(_REPORTED, values, strict=True))
-        head = json.loads("".join(parts[f"head {number}"]), strict=False)
-        headers = {key.lower(): ", ".join(values) for key, values in head.items()}
         sender = _sender(fields)
         record = Record(
             http_code=int(fields["http_code"]),
@@ -244,7 +242,7 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
             connected=fields["num_connects"] != "0",
             received=int(fields["size_header"]) + int(fields["size_download"]),
             elapsed=float(fields["time_total"]),
-            headers={key: headers[key] for key in KEPT_HEADERS if key in headers},
+            headers=kept_headers("".join(parts[f"head {number}"])),
             body="".join(parts["body"])[:BODY_BYTES],
             sender=sender,
             began=float(fields["time_starttransfer"]) > 0,
@@ -256,6 +254,16 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
     if record.exit_code == _BIND_FAILED:
         return dataclasses.replace(record, again=f"curl found no local port: {record.errormsg}")
     return record
+
+
+def kept_headers(said: str) -> dict[str, str]:
+    """The headers that matter, in lower case, of curl's %{header_json}.
+
+    Raises:
+        ValueError, TypeError, AttributeError: when it is something else.
+    """
+    found = {key.lower(): ", ".join(values) for key, values in json.loads(said, strict=False).items()}
+    return {key: found[key] for key in _KEPT_HEADERS if key in found}
 
 
 def _sender(fields: t.Mapping[str, str]) -> str:

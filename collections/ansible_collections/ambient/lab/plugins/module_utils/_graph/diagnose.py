@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import METRICS_PATH, METRICS_PORT
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _no_proxy(case: Case) -> Finding | None:
     if case.facts.proxies:
         return None
     if case.pair.reporter == "ztunnel":
-        return Finding("there is no ztunnel pod, so nobody counts", f"{case.places.kubectl} get pods -A -l app=ztunnel")
+        look = f"{case.places.kubectl} get pods -A -l {ZTUNNEL_SELECTOR}"
+        return Finding("there is no ztunnel pod, so nobody counts", look)
     namespace = case.pair.target.namespace
     text = f"there is no waypoint pod in namespace {namespace}, so nobody counts HTTP requests there"
     return Finding(text, f"{case.places.kubectl} -n {namespace} get gateways,pods")

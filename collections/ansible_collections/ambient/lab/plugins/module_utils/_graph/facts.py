@@ -12,12 +12,14 @@ import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.endpoints import ready_endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import workload_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import LABEL, METRICS_PATH, METRICS_PORT
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
 
 # What Kiali makes its edges of (graph/telemetry/istio/istio.go; rateTcp=sent reads what ztunnel received).
 METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}
@@ -122,7 +124,7 @@ class Gatherer:
     ) -> None:
         self._cluster, self._where, self._kiali, self._window = cluster, prometheus, kiali, window
         self._base = service_proxy(prometheus)
-        self._lists: dict[tuple[str, str], list[Object]] = {}
+        self._lists: dict[tuple[t.Any, ...], list[Object]] = {}
         self._texts: dict[str, Answer] = {}
         self._targets: Reply | None = None
 
@@ -135,29 +137,22 @@ class Gatherer:
         if self._targets is None:
             self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
         if self._targets.problem:
-            return Facts(self._kiali, self._targets.problem, self._endpoints())
+            endpoints = ready_endpoints(self._list, self._where["namespace"], self._where["service"])
+            return Facts(self._kiali, self._targets.problem, endpoints)
         proxies = tuple(self._proxy(pod, pair) for pod in self._pods(pair))
         return Facts(self._kiali, proxies=proxies, increase=self._increase(pair))
-
-    def _endpoints(self) -> int:
-        slices = self._list(
-            f"/apis/discovery.k8s.io/v1/namespaces/{self._where['namespace']}/endpointslices",
-            f"kubernetes.io/service-name={self._where['service']}",
-        )
-        endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
-        return sum((endpoint.get("conditions") or {}).get("ready", True) for endpoint in endpoints)
 
     def _pods(self, pair: Pair) -> list[Object]:
         """The proxies on the way: the waypoints of the destination's namespace, or the ztunnels of both ends' nodes."""
         if pair.reporter == "waypoint":
-            return self._list(f"/api/v1/namespaces/{pair.target.namespace}/pods", GATEWAY_NAME)
+            return self._list(f"/api/v1/namespaces/{pair.target.namespace}/pods", labelSelector=GATEWAY_NAME)
         ends = {
             pod.get("spec", {}).get("nodeName")
             for end in (pair.source, pair.target)
-            for pod in self._list(f"/api/v1/namespaces/{end.namespace}/pods", "")
+            for pod in self._list(f"/api/v1/namespaces/{end.namespace}/pods")
             if workload_of(pod) == end
         }
-        ztunnels = self._list("/api/v1/pods", "app=ztunnel")
+        ztunnels = self._list("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
         near = [pod for pod in ztunnels if pod.get("spec", {}).get("nodeName") in ends]
         return near or ztunnels
 
@@ -196,11 +191,11 @@ class Gatherer:
         result = ((reply.body or {}).get("data") or {}).get("result") or []
         return float(result[0]["value"][1]) if result else None
 
-    def _list(self, path: str, selector: str) -> list[Object]:
-        if (path, selector) not in self._lists:
-            query = {"labelSelector": selector} if selector else {}
-            self._lists[path, selector] = self._cluster.items(path, **query)
-        return self._lists[path, selector]
+    def _list(self, path: str, **query: str) -> list[Object]:
+        key = (path, *query.items())
+        if key not in self._lists:
+            self._lists[key] = self._cluster.items(path, **query)
+        return self._lists[key]
 
 
 def has_series(text: str, pair: Pair) -> bool:

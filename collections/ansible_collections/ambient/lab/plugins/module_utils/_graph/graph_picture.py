@@ -9,7 +9,11 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results, require_section
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
+    read_results,
+    require_section,
+    understood,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, parse_pairs
 from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import draw
@@ -50,7 +54,9 @@ def _source(params: t.Mapping[str, t.Any]) -> tuple[t.Any, list[tuple[End, End]]
     if path is None:
         return params["answer"], []
     require_section(section)
-    kept = kept_graph(read_results(path).get(section) or {}, phase)
+    results = read_results(path)
+    with understood(f"results_file: {path}"):
+        kept = kept_graph(results.get(section) or {}, phase)
     if kept is None:
         raise LabError(f"{path} has no graph of {section} {phase} the policy: run kiali_graph with results_file first")
     return kept

@@ -62,9 +62,10 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     path, section, url = params["results_file"], params["section"], params["url"]
     if path:
         require_section(section)
+        # A wrong path is found before any traffic.
+        read_results(path)
     if url and not _URL.fullmatch(url):
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
-    results = read_results(path) if path else {}
     kube = Kube(params["kubeconfig"], params["context"])
     kiali = Kiali(Web(url), "") if url else Kiali(kube, service_proxy(params["kiali"]))
     result = check_graph(claims, traffic, namespaces, settings, KubeEdge(kube), kiali)
@@ -72,7 +73,7 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     result = explain_graph(result, settings.phase, namespaces, kube, places)
     causes = explain(result.traffic, settings.phase, kube)
     if path and not check_mode:
-        write_results(path, merge_graph(results, section, settings.phase, result))
+        write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
     returned = as_graph_result(result, settings.phase, causes, verbose)
     if result.verdict != "pass":
         raise LabError(graph_failure(result, settings.phase, section or "", causes, kubectl(params)), **returned)

@@ -93,7 +93,8 @@ def parse_graph(answer: object) -> Graph:
         edges = tuple(_edge(item["data"], nodes) for item in elements.get("edges") or [])
         return Graph(tuple(nodes.values()), edges, int(raw["timestamp"]), int(raw["duration"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise LabError(f"this is no graph of Kiali: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}; it must be what its api/namespaces/graph answers"
+        raise LabError(f"this is no graph of Kiali: {why}") from error
 
 
 def amount(rate: float, protocol: str) -> str:

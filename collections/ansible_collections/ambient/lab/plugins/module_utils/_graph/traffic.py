@@ -14,6 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot impo
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, GraphClaim
+from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import pods_behind
 
 # From a workload, to a Service or to a workload behind it.
 Route = tuple[End, End]
@@ -31,8 +32,7 @@ def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozen
         return frozenset()
     where = destination(claim.request, claim.source.namespace)
     service = cluster.service(where.namespace, where.service)
-    pods = cluster.at_address(where.host) if where.address else cluster.backends(service) if service else []
-    behind = {workload_of(item) for item in pods}
+    behind = {workload_of(item) for item in pods_behind(where, cluster)}
     if len(behind) > 1:
         # Nobody knows which of them got the request, and an edge to the others would be missing for no reason.
         behind = set()

@@ -12,6 +12,7 @@ import typing as t
 
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
 from ansible_collections.ambient.lab.plugins.module_utils._kind import images, words
 from ansible_collections.ambient.lab.plugins.module_utils._kind.config import (
     LOAD_BALANCER,
@@ -21,6 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.config import (
     rendered,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
+    CANNOT_RUN,
     NOT_FOUND,
     Answer,
     Engine,
@@ -69,11 +71,18 @@ class World(t.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What can differ of a cluster: its nodes (None where it is not there), its kubeconfig, the archives' images."""
+    """What can differ of a cluster.
+
+    Attributes:
+        nodes: by name, their status; None where there is no cluster.
+        image_archives: by path, whether the nodes have their images.
+        network: the one that goes with the cluster, where it is to be removed.
+    """
 
     nodes: dict[str, str] | None
     kubeconfig: str
     image_archives: dict[str, str]
+    network: str | None = None
 
     def shown(self) -> str:
         """The state as text, for diff mode."""
@@ -146,18 +155,31 @@ class Cluster:
     def way_out(self) -> str:
         return f"remove it (kind delete cluster --name {self.name}, or the lab's clean-up), then run this again"
 
+    def own_network(self, nodes: t.Sequence[Node]) -> str | None:
+        """The network that kind has made for this cluster, if nothing but the cluster's nodes is in it."""
+        name = _read(self.options["network_file"])
+        if name is None or name not in self.engine.networks():
+            return None
+        return None if set(self.engine.members(name)) - {node.name for node in nodes} else name
+
     def create(self) -> None:
         """Make the cluster, or leave nothing of it: kind takes back what it knows of, not a node that came later."""
         _write(self.options["config_file"], _dumped(self.config), 0o644)
         # kind would merge into it what is left of an earlier cluster.
         _remove(self.options["kubeconfig"])
+        network = self.engine.network(self.world.environ)
+        if network not in self.engine.networks():
+            _write(self.options["network_file"], network, 0o644)
         wait = ("--wait", f"{self.options['wait']}s") if self.options["wait"] else ()
         arguments = ("--config", self.options["config_file"], "--kubeconfig", self.options["kubeconfig"], *wait)
         answer = self.kind("create", "cluster", *arguments, shown=True)
         if answer.code:
             if self.engine.names(self.name):
                 self.kind("delete", "cluster", "--kubeconfig", self.options["kubeconfig"])
-            _remove(self.options["config_file"])
+            if left := self.own_network(()):
+                self.engine.remove_network(left)
+            for file in ("config_file", "network_file"):
+                _remove(self.options[file])
             raise LabError(words.explain(f"The kind cluster {self.name} can't be made", answer.err))
 
     def start(self, nodes: t.Sequence[Node]) -> None:
@@ -193,20 +215,28 @@ def settle(options: t.Mapping[str, t.Any], world: World, check_mode: bool) -> di
         LabError: with one line that names what to do.
     """
     folder = os.path.dirname(options["kubeconfig"])
-    whole = {**options, "config_file": options["config_file"] or os.path.join(folder, "kind.yaml")}
+    whole = {
+        **options,
+        "config_file": options["config_file"] or os.path.join(folder, "kind.yaml"),
+        # Names the network of the cluster, where kind makes it: kind never removes one.
+        "network_file": os.path.join(folder, "kind-network"),
+    }
     config = rendered(options["config"], options["name"], options["image"])
     check_kind(world, options)
     engine = _engine(world, options, folder)
     cluster = Cluster(whole, config, engine, world)
     nodes = engine.nodes(options["name"])
-    before = cluster.state(nodes) if options["state"] == "present" else _presence(nodes)
+    before = cluster.state(nodes) if options["state"] == "present" else _presence(nodes, cluster.own_network(nodes))
     if options["state"] == "present":
         check_nodes(cluster, nodes)
         after = _goal(cluster, nodes)
     else:
-        after = _presence(())
+        after = _presence((), None)
     if before != after and not check_mode:
-        (_build if options["state"] == "present" else _delete)(cluster, nodes)
+        if options["state"] == "present":
+            _build(cluster, nodes)
+        else:
+            _delete(cluster, before.network)
     diff = {"before": before.shown(), "after": after.shown(), "before_header": options["name"]}
     names = sorted(after.nodes or ())
     return {"changed": before != after, "engine": engine.name, "nodes": names, "diff": diff}
@@ -221,8 +251,8 @@ def _engine(world: World, options: t.Mapping[str, t.Any], folder: str) -> Engine
         raise LabError(f"{error.message}; where it is gone for good, remove {folder} by hand") from error
 
 
-def _presence(nodes: t.Sequence[Node]) -> State:
-    return State({node.name: node.status for node in nodes} or None, MISSING if not nodes else UNKNOWN, {})
+def _presence(nodes: t.Sequence[Node], network: str | None) -> State:
+    return State({node.name: node.status for node in nodes} or None, MISSING if not nodes else UNKNOWN, {}, network)
 
 
 def _goal(cluster: Cluster, nodes: t.Sequence[Node]) -> State:
@@ -240,11 +270,15 @@ def _build(cluster: Cluster, nodes: t.Sequence[Node]) -> None:
     cluster.write_access()
 
 
-def _delete(cluster: Cluster, _nodes: t.Sequence[Node]) -> None:
+def _delete(cluster: Cluster, network: str | None) -> None:
     answer = cluster.kind("delete", "cluster", "--kubeconfig", cluster.options["kubeconfig"], shown=True)
     if answer.code:
         raise LabError(words.explain(f"The kind cluster {cluster.name} can't be removed", answer.err))
-    for file in ("kubeconfig", "config_file"):
+    if network:
+        answer = cluster.engine.remove_network(network)
+        if answer.code:
+            raise LabError(words.explain(f"The network {network} can't be removed", answer.err))
+    for file in ("kubeconfig", "config_file", "network_file"):
         _remove(cluster.options[file])
 
 
@@ -253,6 +287,8 @@ def check_kind(world: World, options: t.Mapping[str, t.Any]) -> None:
     answer = world.run(options["binary"], "--version")
     if answer.code == NOT_FOUND:
         raise LabError(f"The program {options['binary']} is not installed: install kind, or name it in binary")
+    if answer.code == CANNOT_RUN:
+        raise LabError(f"{answer.err}, it can't be run: install kind for this machine, or name it in binary")
     found = re.search(r"(\d+)\.(\d+)\.(\d+)", answer.out)
     if answer.code or not found:
         raise LabError(
@@ -331,13 +367,9 @@ def _read(path: str) -> str | None:
 
 def _write(path: str, text: str, mode: int) -> None:
     """Replace a file as a whole; its folder is made where it is missing."""
-    draft = f"{path}.new"
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-        os.replace(draft, path)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        replace_file(path, text, mode)
     except OSError as error:
         raise LabError(f"{path} can't be written ({error.strerror})") from error
 

@@ -12,6 +12,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
+    CANNOT_RUN,
     NOT_FOUND,
     Run,
     answering,
@@ -119,8 +120,8 @@ def _embedded(machine: Machine) -> list[str]:
 
 def _program(run: Run, program: str, question: str, title: str) -> list[str]:
     arguments = (question, "--client") if title == "kubectl" else (question,)
-    missing = run(program, *arguments).code == NOT_FOUND
-    return [f"the program {program} is missing, install {title}"] if missing else []
+    trouble = {NOT_FOUND: "is missing", CANNOT_RUN: "can't be run here"}.get(run(program, *arguments).code)
+    return [f"the program {program} {trouble}, install {title}"] if trouble else []
 
 
 def _helm(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:

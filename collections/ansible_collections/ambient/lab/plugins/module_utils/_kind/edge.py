@@ -15,7 +15,7 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import NOT_FOUND, Answer
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CANNOT_RUN, NOT_FOUND, Answer
 from ansible_collections.ambient.lab.plugins.module_utils._kind.words import progress
 
 Show = t.Callable[[str], None]
@@ -42,22 +42,24 @@ class Programs:
                 command, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
             )  # fmt: skip
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            return Answer(NOT_FOUND, "", f"{command[0]}: {error.strerror}")
+        except OSError as error:
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            return Answer(NOT_FOUND if missing else CANNOT_RUN, "", f"{command[0]}: {error.strerror}")
         lines: list[str] = []
         timer = threading.Timer(timeout or threading.TIMEOUT_MAX, _end, (process,))
         reader = threading.Thread(target=self._read, args=(process.stderr, lines, shown))
-        try:
-            with process:
+        with process:
+            try:
                 timer.start()
                 reader.start()
                 out = process.stdout.read() if process.stdout else ""
                 reader.join()
-        finally:
-            timer.cancel()
-            # An interrupted play takes its command along.
-            if process.poll() is None:
+            except BaseException:
+                # A play that is ended, or a task's timeout, takes its command along.
                 _end(process)
+                raise
+            finally:
+                timer.cancel()
         if process.returncode:
             _await_group(process.pid)
         if timeout and process.returncode == -signal.SIGTERM:

@@ -19,7 +19,11 @@ CHOICE = "KIND_EXPERIMENTAL_PROVIDER"
 # kind's pkg/cluster/internal/providers/docker/constants.go and pkg/cluster/constants.
 CLUSTER_LABEL = "io.x-k8s.kind.cluster"
 ROLE_LABEL = "io.x-k8s.kind.role"
-NOT_FOUND = 127
+# The network that kind puts nodes into, and makes where it is missing: each provider's network.go and provider.go.
+NETWORK = "kind"
+NETWORK_CHOICES = {"docker": "KIND_EXPERIMENTAL_DOCKER_NETWORK", "podman": "KIND_EXPERIMENTAL_PODMAN_NETWORK"}
+# As a shell has them.
+CANNOT_RUN, NOT_FOUND = 126, 127
 ANSWER_SECONDS = 30.0
 REFUSED = "permission denied"
 
@@ -93,6 +97,22 @@ class Engine:
         names = self.names(cluster)
         found = json.loads(self._ask("container", "inspect", *names)) if names else []
         return sorted((node_of(item) for item in found), key=lambda node: node.name)
+
+    def network(self, environ: t.Mapping[str, str]) -> str:
+        """The name of the network that kind puts a new cluster's nodes into."""
+        return environ.get(NETWORK_CHOICES.get(self.name, "")) or NETWORK
+
+    def networks(self) -> list[str]:
+        """Names of the networks that are there."""
+        return self._ask("network", "ls", "--format", "{{.Name}}").split()
+
+    def members(self, network: str) -> list[str]:
+        """Names of the containers of a network, stopped ones too: they could not be started without it."""
+        return self._ask("ps", "-a", "--filter", f"network={network}", "--format", "{{.Names}}").split()
+
+    def remove_network(self, network: str) -> Answer:
+        """Remove a network."""
+        return self.run(self.name, "network", "rm", network)
 
     def start(self, nodes: t.Sequence[Node]) -> Answer:
         """Start nodes that are stopped."""

@@ -11,7 +11,8 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Problem, Source, dns_name
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Problem, Request, Source, dns_name
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -21,11 +22,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, difference, stated
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
     Found,
     failure,
@@ -39,8 +40,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import 
 
 # A pod that stands in ends by itself so many seconds after the time that the answers have to settle.
 LIFE_SECONDS = 900
-HELP = "; probe_with=pod or probe_with=ephemeral, with probe_image, asks in its place"
-NOT_NOW = "; check mode makes nothing that could ask in its place"
+HELP = "probe_with=pod or probe_with=ephemeral, with probe_image, asks in its place"
 _PLACES = {"pod": "a short-lived pod with this ServiceAccount", "ephemeral": "an ephemeral container in its pod"}
 
 
@@ -72,39 +72,47 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     compare = params["state"] == "compare"
     claims = read_claims(params["file"]) if compare else ()
     # Wrong paths are found before any traffic.
-    results = _results(params)
+    if params["results_file"]:
+        require_section(params["section"])
+        read_results(params["results_file"])
     if not compare and not check_mode:
         read_text(params["file"])
-    kube = Kube(params["kubeconfig"], params["context"])
-    clock = Clock()
+    kube, clock = Kube(params["kubeconfig"], params["context"]), Clock()
     life = int(settings.timeout) + LIFE_SECONDS
-    with ended_politely(), Probers(kube, params["probe_with"], params["probe_image"] or "", life, clock) as probers:
+    kind, image = params["probe_with"], params["probe_image"] or ""
+    with Probers(kube, kind, image, life, clock, check_mode=check_mode) as probers:
         edge = StandingEdge(kube)
         cluster = edge.snapshot({*wanted.namespaces, *namespaces_of(claims)})
         plan = lay_out(widened(wanted, claims), cluster)
         matched = match(claims, plan.pairs, cluster)
         pairs = [*matched.known, *(pair for pair in matched.new if within(pair, wanted))]
         require_few(len(pairs))
-        run = Run(settings, edge, probers, params["probe_with"], check_mode)
-        found = run.look(pairs, cluster)
+        found = Run(settings, edge, probers, kind).look(pairs, cluster)
     found = dataclasses.replace(found, left=plan.left)
-    values = {"changed": bool(probers.marked), "file": params["file"]}
-    if compare:
-        changes = compared(claims, found, matched)
-        return _compare(params, check_mode, {**values, **returned(found, changes)}, found, changes, wanted, results)
-    _keep(params, check_mode, results, section_values(found, wanted, None))
-    return {**_observe(params, check_mode, diff, found, wanted, values), **returned(found, None)}
+    changes = compared(claims, found, matched) if compare else None
+    if params["results_file"] and not check_mode:
+        _keep(params["results_file"], params["section"], section_values(found, wanted, changes))
+    values = {"changed": bool(probers.marked), "file": params["file"], **returned(found, changes)}
+    if changes is not None:
+        values["verdict"] = _verdict(params, changes, values)
+    else:
+        kept = _kept(params["file"], pairs, cluster) if found.waiting else {}
+        cells = _cells(found, pairs, kept)
+        text = _text(params["file"], wanted, found, cells)
+        old = put("file", params["file"], text, check_mode)
+        values |= {"changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
+        values |= {"diff": diff_of(params["file"], old, text)} if diff else {}
+    return {**values, "warnings": warnings_of(found)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run. probe_with: what may stand in for sources; in check mode nothing is made."""
+    """One run. probe_with: what may stand in for sources."""
 
     settings: Settings
     edge: StandingEdge
     probers: Probers
     probe_with: str
-    check_mode: bool
 
     def look(self, pairs: t.Sequence[Pair], cluster: Snapshot) -> Found:
         """Ask every pair whose source can be asked.
@@ -117,30 +125,30 @@ class Run:
         mesh = {name: _in_mesh(source, cluster) for source, name in sources.items()}
         lacking = unable(list(sources), cluster, self.settings.concurrency, self.edge)
         places = self._stand_ins(lacking, cluster)
-        silent = sorted((sources[source], lack.reason) for source, lack in lacking.items() if source not in places)
-        unprobed = dict(silent)
+        silent = [source for source in lacking if source not in places]
+        unprobed = {sources[source]: lacking[source] for source in sorted(silent, key=lambda item: sources[item])}
         asked = [pair for pair in pairs if pair.origin not in unprobed]
         watched = Watched([], 0, 0.0)
         if asked:
             engine = Engine([pair.claim for pair in asked], places, self.settings, self.edge)
             watched = watch([pair.claim for pair in asked], [pair.http for pair in asked], self.settings, engine)
-        asked_from = {sources[source]: _PLACES[self.probe_with] for source in places}
+        standing = [source for source, lack in lacking.items() if source in places or lack.waits]
+        asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
         return Found(asked, watched, unprobed, (), mesh, asked_from)
 
     def _stand_ins(self, lacking: dict[Source, Lack], cluster: Snapshot) -> dict[Source, Source]:
         """What stands in for sources; where that fails, the reason is added to what the source lacks."""
         mendable = [source for source, lack in lacking.items() if lack.mendable and source.service_account]
-        if self.probe_with not in _PLACES or self.check_mode:
-            more = NOT_NOW if self.probe_with in _PLACES else HELP
+        if self.probe_with not in _PLACES:
             for source in mendable:
-                lacking[source] = dataclasses.replace(lacking[source], reason=lacking[source].reason + more)
+                lacking[source] = dataclasses.replace(lacking[source], more=HELP)
             return {}
         if self.probe_with == "pod":
             self.probers.clear({source.namespace for source in lacking} | set(cluster.pods))
         places = {}
         for source, place in self.probers.stand_in(mendable, cluster).items():
             if isinstance(place, str):
-                lacking[source] = dataclasses.replace(lacking[source], reason=f"{lacking[source].reason}; {place}")
+                lacking[source] = dataclasses.replace(lacking[source], more=place)
             else:
                 places[source] = place
         self.edge.chosen |= self.probers.pods
@@ -148,18 +156,15 @@ class Run:
 
 
 def _in_mesh(source: Source, cluster: Snapshot) -> bool:
-    from_account = [
-        pod
-        for pod in cluster.pods.get(source.namespace, [])
-        if pod["metadata"]["name"] == source.pod
-        or pod.get("spec", {}).get("serviceAccountName", "default") == source.service_account
-    ]
-    return any(cluster.in_mesh(pod) for pod in from_account)
+    target = find_target(source, cluster.pods.get(source.namespace, []))
+    pod = cluster.pod(target.namespace, target.pod) if isinstance(target, Target) else None
+    return pod is not None and cluster.in_mesh(pod)
 
 
 def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Difference:
-    """How what was found differs from the file's claims."""
-    was = {claim.name: stated(claim) for claim in claims}
+    """How what was found differs from the file's claims; in check mode nothing can be said of those that wait."""
+    waiting = {pair.claim.name for pair in matched.known if pair.origin in found.waiting}
+    was = {claim.name: stated(claim) for claim in claims if claim.name not in waiting}
     # What can't be told now is no news where the file does not have it: it was left out when that was written.
     now = {
         pair.claim.name: cell.state for pair, cell in found.cells if pair.claim.name in was or not cell.state.unclear
@@ -172,61 +177,57 @@ def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Diffe
     return difference(was, now, matched.gone, unprobed)
 
 
-def _compare(
-    params: t.Mapping[str, t.Any],
-    check_mode: bool,
-    values: dict[str, t.Any],
-    found: Found,
-    changes: Difference,
-    wanted: Wanted,
-    results: dict[str, t.Any],
-) -> dict[str, t.Any]:
-    _keep(params, check_mode, results, section_values(found, wanted, changes))
-    # In check mode nobody stands in for a source, so nothing can be said of it.
-    excused = check_mode and params["probe_with"] != "none"
-    bad = [change for change in changes.changes if not (excused and change.kind == "unprobed")]
-    verdict = "fail" if bad else "pass"
-    if bad and params["fail_on_difference"]:
-        raise LabError(failure(params["file"], changes, bad, kubectl(params)), verdict=verdict, **values)
-    return {**values, "verdict": verdict, "warnings": warnings_of(found)}
+def _verdict(params: t.Mapping[str, t.Any], changes: Difference, values: dict[str, t.Any]) -> str:
+    """Raises LabError, with these return values, where a difference is to be a failure."""
+    verdict = "fail" if changes.changes else "pass"
+    if changes.changes and params["fail_on_difference"]:
+        raise LabError(failure(params["file"], changes, kubectl(params)), verdict=verdict, **values)
+    return verdict
 
 
-def _observe(
-    params: t.Mapping[str, t.Any],
-    check_mode: bool,
-    diff: bool,
-    found: Found,
-    wanted: Wanted,
-    values: dict[str, t.Any],
-) -> dict[str, t.Any]:
+def _kept(path: str, pairs: t.Sequence[Pair], cluster: Snapshot) -> dict[tuple[Source, Request], State]:
+    """What a file says so far; pairs: of the matrix."""
+    try:
+        claims = read_claims(path)
+    except LabError:
+        # It is missing, or whatever it is will be replaced.
+        return {}
+    return {_cell(pair): stated(pair.claim) for pair in match(claims, pairs, cluster).known}
+
+
+def _cell(pair: Pair) -> tuple[Source, Request]:
+    return pair.claim.source, pair.claim.request
+
+
+def _cells(
+    found: Found, pairs: t.Sequence[Pair], kept: t.Mapping[tuple[Source, Request], State]
+) -> list[tuple[Pair, State]]:
+    """What to write: what was seen, and what is kept of the sources that wait.
+
+    Raises:
+        LabError: when too little was seen.
+    """
     clear, total = len(found.clear), len(found.pairs)
-    if not clear or 2 * clear < total:
+    if not found.waiting and (not clear or 2 * clear < total):
         # A cluster that is broken for a moment must not replace a good file with the little that still works.
         much = f"only {clear} of {total} pairs" if clear else "nothing"
         raise LabError("\n  ".join([f"{much} could be observed, so no file is written:", *warnings_of(found)]))
+    states = {pair.claim.name: cell.state for pair, cell in found.clear}
+    waiting = [pair for pair in pairs if pair.origin in found.waiting and _cell(pair) in kept]
+    states |= {pair.claim.name: kept[_cell(pair)] for pair in waiting}
+    return [(pair, states[pair.claim.name]) for pair in pairs if pair.claim.name in states]
+
+
+def _text(path: str, wanted: Wanted, found: Found, cells: t.Sequence[tuple[Pair, State]]) -> str:
     notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
-    cells = [(pair, cell.state) for pair, cell in found.clear]
-    unprobed = {name: reason.removesuffix(HELP).removesuffix(NOT_NOW) for name, reason in found.unprobed.items()}
-    text = file_text(params["file"], wanted.namespaces, cells, notes, unprobed)
-    old = put("file", params["file"], text, check_mode)
-    values = {**values, "changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
-    if diff:
-        values["diff"] = diff_of(params["file"], old, text)
-    return {**values, "warnings": warnings_of(found)}
+    written = {pair.origin for pair, _state in cells}
+    unprobed = {name: lack.lasting for name, lack in found.unprobed.items() if name not in written}
+    return file_text(path, wanted.namespaces, cells, notes, unprobed)
 
 
-def _results(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    if not params["results_file"]:
-        return {}
-    require_section(params["section"])
-    return read_results(params["results_file"])
-
-
-def _keep(params: t.Mapping[str, t.Any], check_mode: bool, results: dict[str, t.Any], values: dict[str, t.Any]) -> None:
-    if params["results_file"] and not check_mode:
-        section = {**(results.get(params["section"]) or {}), "matrix": values}
-        write_results(params["results_file"], {**results, params["section"]: section})
+def _keep(path: str, section: str, values: dict[str, t.Any]) -> None:
+    write_results(path, lambda results: {**results, section: {**results.get(section, {}), "matrix": values}})
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:

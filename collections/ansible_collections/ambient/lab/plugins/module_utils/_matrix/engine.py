@@ -24,7 +24,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot impo
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import ours
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
 
 # --write-out %{header_json}, curl's changelog of 7.83.0.
@@ -115,10 +115,24 @@ def _proof(item: ClaimResult) -> Proof:
 
 @dataclasses.dataclass(frozen=True)
 class Lack:
-    """Why a source can't probe. mendable: somebody can stand in for it."""
+    """Why a source can't probe. mendable: somebody can stand in for it; more: why nobody does."""
 
     reason: str
     mendable: bool
+    more: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.more}" if self.more else self.reason
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is only for check mode that nobody stands in for it."""
+        return self.more == NOT_NOW
+
+    @property
+    def lasting(self) -> str:
+        """As much of the reason as the next pod of the source will have in common with this one."""
+        return self.reason.partition(": ")[0] if self.mendable else "none of its pods is ready"
 
 
 def unable(sources: t.Collection[Source], cluster: Snapshot, concurrency: int, edge: Edge) -> dict[Source, Lack]:

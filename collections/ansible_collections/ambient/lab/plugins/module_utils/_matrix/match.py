@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, foreign, path_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import may_be_outside
 
 _POD = " -> pod of "
 
@@ -97,11 +98,10 @@ def vanished(claim: Claim, cluster: Snapshot) -> str:
     if where.service is None:
         return ""
     service = cluster.service(where.namespace, where.service)
-    known = cluster.namespaces.get(where.namespace or "") is not None or f" -> {where} " in claim.name
-    if service is None and not known:
-        # A host of two labels may as well be outside of the cluster.
-        return ""
     if service is None:
+        # The module's own names say that it was a Service.
+        if may_be_outside(claim.request, where, cluster) and f" -> {where} " not in claim.name:
+            return ""
         return f"Service {where.namespace}/{where.service} does not exist"
     spec = service.get("spec") or {}
     ports = [int(port["port"]) for port in spec.get("ports") or []]

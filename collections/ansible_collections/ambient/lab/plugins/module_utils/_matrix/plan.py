@@ -10,8 +10,7 @@ import fnmatch
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -42,24 +41,13 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A source: a ServiceAccount with at least one pod. problem: why none of its pods can be asked, "" where one can.
-
-    mesh: whether its pod's traffic goes through ztunnel.
-    """
+    """A source: a ServiceAccount that runs pods."""
 
     namespace: str
     service_account: str
-    mesh: bool = False
-    pod: str = ""
-    problem: str = ""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service_account}"
-
-    @property
-    def source(self) -> Source:
-        """As a claim names it, so that it outlives the pod."""
-        return Source(self.namespace, service_account=self.service_account)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +65,6 @@ class Pair:
 class Plan:
     """All cells, and what is not among them."""
 
-    origins: tuple[Origin, ...]
-    goals: tuple[Goal, ...]
     pairs: tuple[Pair, ...]
     left: tuple[Left, ...]
 
@@ -106,7 +92,7 @@ def lay_out(wanted: Wanted, cluster: Snapshot) -> Plan:
         why = "".join(f"\n  {item.what}: {item.reason}" for item in left[:6])
         raise LabError(f"there is no {what} in {', '.join(wanted.namespaces)}, so there is nothing to probe{why}")
     require_few(len(sources) * len(destinations) * len(wanted.methods) * len(wanted.paths))
-    return Plan(tuple(sources), tuple(destinations), tuple(_pairs(sources, destinations, wanted)), tuple(left))
+    return Plan(tuple(_pairs(sources, destinations, wanted)), tuple(left))
 
 
 def require_few(probes: int) -> None:
@@ -120,26 +106,16 @@ def require_few(probes: int) -> None:
 
 def origins(namespaces: t.Iterable[str], cluster: Snapshot) -> tuple[list[Origin], list[Left]]:
     """One source per ServiceAccount that runs pods, in the order of names; waypoints call nobody of their own."""
-    found: dict[tuple[str, str], Origin] = {}
-    left: dict[str, Left] = {}
+    found: set[tuple[str, str]] = set()
+    waypoints: set[tuple[str, str]] = set()
     for namespace in namespaces:
-        pods = [pod for pod in cluster.pods.get(namespace, []) if pod.get("status", {}).get("phase") in _ALIVE]
-        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
-            account = str(pod.get("spec", {}).get("serviceAccountName") or "default")
-            if is_waypoint(pod):
-                left[account] = Left(f"{namespace}/{account}", "a waypoint forwards calls and makes none of its own")
-            elif (namespace, account) not in found:
-                found[namespace, account] = _origin(namespace, account, pods, cluster)
-    return [found[key] for key in sorted(found)], list(left.values())
-
-
-def _origin(namespace: str, account: str, pods: t.Sequence[Object], cluster: Snapshot) -> Origin:
-    # The same choice as that of the check which reads the file later.
-    target = find_target(Source(namespace, service_account=account), pods)
-    if not isinstance(target, Target):
-        return Origin(namespace, account, problem=target.reason)
-    pod = cluster.pod(namespace, target.pod)
-    return Origin(namespace, account, pod is not None and cluster.in_mesh(pod), target.pod)
+        for pod in cluster.pods.get(namespace, []):
+            if pod.get("status", {}).get("phase") in _ALIVE:
+                account = str(pod.get("spec", {}).get("serviceAccountName") or "default")
+                (waypoints if is_waypoint(pod) else found).add((namespace, account))
+    why = "a waypoint forwards calls and makes none of its own"
+    left = [Left(f"{namespace}/{account}", why) for namespace, account in sorted(waypoints)]
+    return [Origin(namespace, account) for namespace, account in sorted(found)], left
 
 
 def excluded(patterns: t.Iterable[str], *shown: str) -> bool:

@@ -5,23 +5,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import signal
 import time
 import types
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     LABEL,
     MANAGER,
+    NOT_NOW,
     ephemeral_of,
     leftover,
     ours,
@@ -72,12 +71,16 @@ class Probers:
         image: with sh and curl.
         seconds: after which a node ends a pod by itself.
         clock: to wait with.
+        check_mode: only what is there already stands in for a source.
     """
 
-    def __init__(self, api: Api, kind: str, image: str, seconds: int, clock: Clock) -> None:
+    def __init__(
+        self, api: Api, kind: str, image: str, seconds: int, clock: Clock, *, check_mode: bool = False
+    ) -> None:
         self._api, self._kind, self._image, self._seconds, self._clock = api, kind, image, seconds, clock
+        self._check_mode = check_mode
         self._made: dict[str, tuple[str, str]] = {}
-        # Pods that got a container which they keep; namespace/name.
+        # Pods that get a container which they keep; namespace/name.
         self.marked: list[str] = []
 
     def __enter__(self) -> Probers:
@@ -96,6 +99,8 @@ class Probers:
     def clear(self, namespaces: t.Iterable[str]) -> list[str]:
         """Remove what earlier runs had to leave behind; namespace/name of each pod."""
         old: list[str] = []
+        if self._check_mode:
+            return old
         for namespace in namespaces:
             for pod in self._api.items(PODS.format(namespace), labelSelector=f"{LABEL}={MANAGER}"):
                 if ours(pod) and leftover(pod, self._clock.epoch(), run_is_gone):
@@ -117,6 +122,8 @@ class Probers:
         return {source: item if isinstance(item, str) else wait(item, deadline) for source, item in made.items()}
 
     def _make_pod(self, source: Source, cluster: Snapshot) -> Source | str:
+        if self._check_mode:
+            return NOT_NOW
         target = find_target(source, cluster.pods.get(source.namespace, []))
         model = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
         account = source.service_account or "default"
@@ -146,6 +153,9 @@ class Probers:
         running = running_ephemeral(pod)
         if running:
             return Source(source.namespace, pod=target.pod, container=running)
+        if self._check_mode:
+            self.marked.append(str(target))
+            return NOT_NOW
         container = ephemeral_of(pod, self._image)
         path = f"{PODS.format(source.namespace)}/{target.pod}/ephemeralcontainers"
         patch = {"spec": {"ephemeralContainers": [container]}}
@@ -172,11 +182,13 @@ class Probers:
         refused = []
         for name in names:
             namespace, _slash, pod = name.partition("/")
-            answer = self._api.send(
-                "DELETE",
-                f"{PODS.format(namespace)}/{pod}",
-                {"gracePeriodSeconds": 1, "propagationPolicy": "Background"},
-            )
+            body = {"gracePeriodSeconds": 1, "propagationPolicy": "Background"}
+            try:
+                answer = self._api.send("DELETE", f"{PODS.format(namespace)}/{pod}", body)
+            except LabError as error:
+                # The others can be removed all the same.
+                refused.append(f"{name}: {error.message}")
+                continue
             if answer.status not in (200, 202, 404):
                 refused.append(f"{name}: {_why(answer)}")
         deadline = self._clock.now() + GONE_SECONDS
@@ -192,22 +204,4 @@ class Probers:
 
 def _why(answer: Answer) -> str:
     """The API's own message."""
-    try:
-        message = str(json.loads(answer.body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given"
-    return f"HTTP {answer.status}: {' '.join(message.split())[:300]}"
-
-
-@contextlib.contextmanager
-def ended_politely() -> t.Iterator[None]:
-    """Turn SIGTERM into an exception for a while, so that what was made is removed."""
-
-    def end(number: int, frame: types.FrameType | None) -> t.NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return f"HTTP {answer.status}: {(status_message(answer.body) or 'no reason given')[:300]}"

@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Left
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Watched
@@ -28,11 +29,11 @@ _WHY = {
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """All that a run has found out. asked_from: what stood in for a source, by its name."""
+    """All that a run has found out. asked_from: what stands in for a source, by its name."""
 
     pairs: t.Sequence[Pair]
     watched: Watched
-    unprobed: dict[str, str]
+    unprobed: dict[str, Lack]
     left: t.Sequence[Left]
     mesh: dict[str, bool]
     asked_from: dict[str, str]
@@ -46,6 +47,11 @@ class Found:
     def clear(self) -> list[tuple[Pair, Cell]]:
         """The cells of which something can be said."""
         return [(pair, cell) for pair, cell in self.cells if not cell.state.unclear]
+
+    @property
+    def waiting(self) -> set[str]:
+        """The sources that could be asked, were it not for check mode."""
+        return {name for name, lack in self.unprobed.items() if lack.waits}
 
 
 def cell_values(pair: Pair, cell: Cell) -> dict[str, t.Any]:
@@ -71,7 +77,7 @@ def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
         "elapsed": round(found.watched.elapsed, 2),
         "cells": [cell_values(pair, cell) for pair, cell in found.cells],
         "unclear": [item for item in unclear if item["reason"]],
-        "unprobed": [{"source": name, "reason": reason} for name, reason in found.unprobed.items()],
+        "unprobed": [{"source": name, "reason": str(lack)} for name, lack in found.unprobed.items()],
         "left_out": [item.as_dict() for item in found.left],
         "sources": [
             {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
@@ -110,16 +116,16 @@ def section_values(found: Found, wanted: Wanted, difference: Difference | None) 
     }
 
 
-def failure(path: str, difference: Difference, changes: t.Sequence[Change], kubectl: str) -> str:
+def failure(path: str, difference: Difference, kubectl: str) -> str:
     """One screen that says what differs from the file.
 
     Args:
         path: of the file.
         difference: all of it.
-        changes: the ones that make it a failure.
         kubectl: command with which the user reaches the cluster.
     """
-    total = len(difference.same) + len(difference.changes)
+    changes = difference.changes
+    total = len(difference.same) + len(changes)
     head = f"{len(changes)} of {total} pairs differ from {os.path.basename(path)}: {difference}"
     text = screen(head, "POLICY", [_row(change, kubectl) for change in changes])
     if all(change.kind == "unprobed" for change in changes):
@@ -154,7 +160,7 @@ def warnings_of(found: Found) -> list[str]:
     groups = {
         "pairs whose answer flaps": [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped],
         "pairs that can't be told": [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped],
-        "sources that were not probed": [f"{name} ({reason})" for name, reason in found.unprobed.items()],
+        "sources that were not probed": [f"{name} ({lack})" for name, lack in found.unprobed.items()],
     }
     return [
         f"{len(items)} {what}: {'; '.join(items[:SHOWN])}"

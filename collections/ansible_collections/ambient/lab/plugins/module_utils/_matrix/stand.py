@@ -17,6 +17,7 @@ NAME = "ambient-lab-probe"
 LABEL, MANAGER = "app.kubernetes.io/managed-by", "ambient-lab"
 # Which process made a pod, so that another one on the same machine knows whether it still runs.
 RUN = "ambient-lab/run"
+NOT_NOW = "check mode makes nothing that could ask in its place"
 _USER = 65532
 _SECURITY: Object = {
     "allowPrivilegeEscalation": False,

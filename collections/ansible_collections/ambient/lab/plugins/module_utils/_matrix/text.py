@@ -59,7 +59,7 @@ def file_text(
         namespaces: that the matrix spans, for the head.
         cells: what was seen, in the order of the matrix.
         notes: what to say of a source, by its name.
-        unprobed: why a source was not asked, by its name.
+        unprobed: why a source was not asked, by its name; the same for every pod of it.
     """
     lines = [_HEAD.format(name=os.path.basename(path), namespaces=", ".join(namespaces))]
     if any(pair.pod for pair, _seen in cells):

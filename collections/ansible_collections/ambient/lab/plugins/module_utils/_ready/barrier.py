@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
@@ -22,11 +21,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._ready.enforcers impor
     plan_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import config_dump
 
 PARALLEL = 8
-ADMIN_PORT = 15000
-# Listeners alone: all of Envoy's configuration is several times as much.
-_DUMP = {"ztunnel": "/config_dump", "waypoint": "/config_dump?resource=dynamic_listeners"}
 # Who must enforce a policy changes seldom: a good plan is kept so many seconds.
 _PLAN_SECONDS = 1.0
 # Reasons of istiod's that only another policy can change (pilot/pkg/model/policy_status.go, PolicyConditionReason).
@@ -145,15 +142,11 @@ class Barrier:
         return plan
 
     def _ask(self, enforcer: Enforcer, policy: Object) -> Loaded | Gap:
-        proxy = enforcer.proxy
         try:
-            answer = self._reader.forward(proxy.namespace, proxy.pod, ADMIN_PORT, _DUMP[proxy.kind])
-            dump = json.loads(answer.body) if answer.status == 200 else None
-        except (LabError, ValueError) as error:
-            return _unheard(name_of(policy), enforcer, str(error))
-        if not isinstance(dump, dict):
-            return _unheard(name_of(policy), enforcer, f"its admin port answers with HTTP {answer.status}")
-        if proxy.kind == "ztunnel":
+            dump = config_dump(self._reader, enforcer.proxy)
+        except LabError as error:
+            return _unheard(name_of(policy), enforcer, error.message)
+        if enforcer.proxy.kind == "ztunnel":
             return ztunnel_has(dump, policy, enforcer.pods)
         return waypoint_has(dump, policy)
 

@@ -51,13 +51,19 @@ def refs(names: t.Sequence[str]) -> list[PolicyRef]:
     """
     if not names:
         raise LabError("policies is empty: a list that waits for nothing proves nothing; add namespace/name of one")
-    found = []
-    for text in names:
-        namespace, slash, name = str(text).partition("/")
-        if not slash or not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
-            raise LabError(f"policies: {text!r} must be namespace/name of an AuthorizationPolicy")
-        found.append(PolicyRef(namespace, name))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(policy_ref("policies", str(text)) for text in names))
+
+
+def policy_ref(option: str, text: str) -> PolicyRef:
+    """The policy that namespace/name means; option: of the module, for messages.
+
+    Raises:
+        LabError: when it is not written like this.
+    """
+    namespace, slash, name = text.partition("/")
+    if not slash or not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
+        raise LabError(f"{option}: {text!r} must be namespace/name of an AuthorizationPolicy")
+    return PolicyRef(namespace, name)
 
 
 def as_dict(arrival: Arrival) -> dict[str, t.Any]:

@@ -10,7 +10,7 @@ import dataclasses
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Reader, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
@@ -56,9 +56,10 @@ def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         if item.name and item.label_selector:
             raise LabError(f"{item}: name and label_selector exclude each other")
     kube = Kube(params["kubeconfig"], params["context"])
-    looks, elapsed = wait(wanted, Finder(kube), params["timeout"], params["interval"], Clock())
+    finder = Finder(kube)
+    looks, elapsed = wait(wanted, finder, params["timeout"], params["interval"], Clock())
     if any(look.problems for look in looks):
-        raise LabError(failure(looks, elapsed, kube, kubectl(params)))
+        raise LabError(failure(looks, elapsed, finder, kubectl(params)))
     return {
         "changed": False,
         "elapsed": round(elapsed, 2),
@@ -96,11 +97,14 @@ def _look(wanted: Wanted, finder: Finder) -> Look:
     return Look(wanted, found, [(item, problem) for item, problem in judged if problem])
 
 
-def failure(looks: t.Sequence[Look], elapsed: float, reader: Reader, command: str) -> str:
+def failure(looks: t.Sequence[Look], elapsed: float, finder: Finder, command: str) -> str:
     """What is not ready, why, and where to look further.
 
     Args:
         command: with which the user reaches the cluster.
+
+    Raises:
+        LabError: when the API does not answer any more.
     """
     bad = [(look.wanted, item, problem) for look in looks for item, problem in look.problems]
     total = sum(max(1, len(look.found)) for look in looks)
@@ -108,13 +112,19 @@ def failure(looks: t.Sequence[Look], elapsed: float, reader: Reader, command: st
     further: list[str] = []
     for wanted, item, problem in bad[:MAX_SHOWN]:
         name = str(wanted if item is None else dataclasses.replace(wanted, name=item["metadata"]["name"]))
-        lines.append(f"  {name}: {problem.text}")
-        reasons, pods = explain(item, wanted, reader) if item is not None else ([], [])
+        # A CRD may still have come while it waited.
+        known = item is not None or finder.resource(wanted)
+        lines.append(f"  {name}: {problem.text if known else _unknown(wanted)}")
+        reasons, pods = explain(item, wanted, finder.reader) if item is not None else ([], [])
         lines += [f"    {line}" for line in reasons]
-        further.append(_further(wanted, item, pods))
+        further.append(_further(wanted, item, pods) if known else "api-resources")
     if len(bad) > MAX_SHOWN:
         lines.append(f"  ({len(bad) - MAX_SHOWN} more)")
     return "\n".join([*lines, *(f"look: {command} {text}" for text in list(dict.fromkeys(further))[:2])])
+
+
+def _unknown(wanted: Wanted) -> str:
+    return f"the API knows no kind {wanted.kind} in {wanted.api_version}: correct it, or install its CRD first"
 
 
 def _further(wanted: Wanted, item: Object | None, pods: t.Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def path_of(
     return Path(
         source=target,
         nodes=tuple(sorted({str(pod.get("spec", {}).get("nodeName", "")) for pod in pods})),
-        addresses=tuple(_address(pod, where, service) for pod in pods),
+        addresses=tuple(_address(pod, workload_port(where, service)) for pod in pods),
         service=where.service or "",
         waypoint=waypoint,
         waypoint_addresses=tuple(proxy.address for proxy in waypoints.get(waypoint, ())) if waypoint else (),
@@ -67,19 +67,29 @@ def pods_behind(where: Destination, cluster: Snapshot) -> list[Object]:
     return cluster.backends(service) if service else []
 
 
+def may_be_outside(request: Request, where: Destination, cluster: Snapshot) -> bool:
+    """Whether a host that reads like a Service's may as well be outside: there is no such namespace (example.com)."""
+    return cluster.namespaces.get(where.namespace or "") is None and request.host.split(".")[2:3] != ["svc"]
+
+
+def workload_port(where: Destination, service: Object | None) -> int | None:
+    """The port of the pods that ztunnel sees; None where only the pods know its number."""
+    # The name of a headless Service stands for its pods' own addresses, with any port of theirs.
+    if service is None or service.get("spec", {}).get("clusterIP") == "None":
+        return where.port
+    for port in service.get("spec", {}).get("ports") or []:
+        if int(port["port"]) == where.port:
+            number = port.get("targetPort", port["port"])
+            return number if isinstance(number, int) else None
+    return None
+
+
 def _allowing(policies: t.Iterable[Object]) -> tuple[str, ...]:
     return tuple(sorted({name_of(policy) for policy in policies if action(policy) == "ALLOW"}))
 
 
-def _address(pod: Object, where: Destination, service: Object | None) -> str:
-    """The pod's address and the port that ztunnel sees; without a port where only the pod knows its number."""
+def _address(pod: Object, port: int | None) -> str:
+    """As proxies log it; without a port where nobody knows its number."""
     address = str(pod.get("status", {}).get("podIP", ""))
     address = f"[{address}]" if ":" in address else address
-    # The name of a headless Service stands for its pods' own addresses, with any port of theirs.
-    if service is None or service.get("spec", {}).get("clusterIP") == "None":
-        return f"{address}:{where.port}"
-    for port in service.get("spec", {}).get("ports") or []:
-        if int(port["port"]) == where.port:
-            number = port.get("targetPort", port["port"])
-            return f"{address}:{number}" if isinstance(number, int) else f"{address}:"
-    return f"{address}:"
+    return f"{address}:{port or ''}"

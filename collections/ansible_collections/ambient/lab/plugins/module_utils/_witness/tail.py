@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import (
     METRICS_PATH,
@@ -127,11 +126,7 @@ class Tail:
 
 def _refusal(status: int, text: str) -> str:
     """Why the API gave nothing, in its own words."""
-    try:
-        said = str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
-        said = "no reason given"
-    return f"HTTP {status}: {' '.join(said.split())[:200]}"
+    return f"HTTP {status}: {(status_message(text) or 'no reason given')[:200]}"
 
 
 def _stamp(line: str) -> tuple[str, str] | None:

@@ -31,8 +31,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Asker, Tail
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, Testimony, take_testimony
 
-# How much a denial needs: a proxy that bears it out, one where any can be asked, or the client's word alone.
-REQUIRED, AVAILABLE, NONE = "required", "available", "none"
+# How much a denial needs: a proxy that bears it out, or the client's word alone; "available" is in between.
+REQUIRED, NONE = "required", "none"
 # What proxies write reaches the API's logs a little later, and counters are merged every now and then.
 GRACE_TRIES = 6
 GRACE_SECONDS = 0.1

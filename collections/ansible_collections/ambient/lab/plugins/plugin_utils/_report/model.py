@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import understood
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.measured import convergence_of, matrix_of
 
@@ -45,11 +45,8 @@ def report_of(title: str, given: t.Sequence[Given]) -> Object:
     """
     parts: list[tuple[str, Object]] = []
     for one in given:
-        try:
+        with understood(f"{one.path} (cluster {one.cluster})"):
             parts.append((one.cluster, {key: _section(part) for key, part in one.results.items()}))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            message = f"{one.path} (cluster {one.cluster}) is no results file: {type(error).__name__}: {error}"
-            raise LabError(f"{message}; remove it and check the claims again") from error
     sections = [_joined(key, parts) for key in dict.fromkeys(key for _name, part in parts for key in part)]
     clusters = [_cluster(name, part, sections) for name, part in parts]
     return {

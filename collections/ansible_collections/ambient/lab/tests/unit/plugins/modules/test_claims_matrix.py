@@ -76,7 +76,7 @@ def test_from_parameters_to_a_file_and_back(lab: Lab) -> None:
     assert [item["mesh"] for item in first["sources"]] == [True, False]
     assert first["left_out"] == [{"what": "app.default:53", "reason": "UDP: curl speaks TCP"}]
     assert first["unprobed"] == [{"source": "default/late", "reason": "pod default/late is Running, but not ready"}]
-    assert "# Not probed: default/late (" in text
+    assert "# Not probed: default/late (none of its pods is ready)\n" in text
     assert "  # From default/curl, not in the mesh\n" in text
     assert [claim["name"] for claim in yaml.safe_load(text)["claims"]] == [item["name"] for item in first["cells"]]
     assert len(parse_claims(yaml.safe_load(text)["claims"], "x")) == 4
@@ -146,6 +146,54 @@ def test_sources_that_need_a_pod_do_not_fail_a_comparison_in_check_mode(
     with pytest.raises(LabError, match="nothing could be observed, so no file is written") as caught:
         lab.run()
     assert "default/app (its container main has no curl" in caught.value.message
+
+
+def test_check_mode_keeps_what_the_file_says_of_sources_that_need_a_pod(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.run()
+    place = "asked from a short-lived pod with this ServiceAccount"
+    text = lab.file.read_text().replace("in the mesh\n", f"in the mesh, {place}\n").replace("denied_l7", "timeout", 1)
+    lab.file.write_text(text)
+    monkeypatch.setattr(
+        "ansible_collections.ambient.lab.plugins.module_utils._matrix.engine.lacking",
+        lambda container, stdout, problem: f"its container {container} has no curl",
+    )
+    arguments: dict[str, t.Any] = {"probe_with": "pod", "probe_image": "tools"}
+    dry = lab.run(check_mode=True, diff=True, **arguments)
+    assert dry["diff"]["after"] == text
+    assert (dry["changed"], dry["claims"]) == (False, 4)
+    assert [item["source"] for item in dry["unprobed"]] == ["default/app", "default/curl", "default/late"]
+    assert (
+        "3 sources that were not probed: default/app (its container main has no curl; check mode" in dry["warnings"][0]
+    )
+    # A real run would write a file where there is none, whatever is in it.
+    for content in (None, "no claims"):
+        lab.file.unlink(missing_ok=True)
+        if content:
+            lab.file.write_text(content)
+        dry = lab.run(check_mode=True, **arguments)
+        assert (dry["changed"], dry["claims"], dry["verdict"]) == (True, 0, "observed")
+
+
+def test_a_source_that_nobody_could_stand_in_for_fails_in_check_mode_too(lab: Lab) -> None:
+    lab.run()
+    lab.put("pods", [pod("app", ip="127.0.0.1"), pod("curl", ready=False)])
+    with pytest.raises(LabError, match="2 unprobed"):
+        lab.run(check_mode=True, state="compare", probe_with="pod", probe_image="tools")
+
+
+def test_a_source_by_labels_is_in_the_mesh_like_its_pod(lab: Lab) -> None:
+    lab.run()
+    content = yaml.safe_load(lab.file.read_text())
+    content["claims"][0]["from"] = {"labels": {"app": "app"}, "namespace": "default"}
+    lab.file.write_text(yaml.safe_dump(content))
+    found = lab.run(state="compare", fail_on_difference=False)
+    assert {item["name"]: item["mesh"] for item in found["sources"]} == {
+        "a pod with labels app=app in namespace default": True,
+        "default/app": True,
+        "default/curl": False,
+    }
 
 
 def test_a_cluster_that_is_broken_does_not_replace_a_good_file(lab: Lab) -> None:

@@ -48,6 +48,19 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     assert len(server.requests) == 18
 
 
+def test_what_others_keep_meanwhile_stays(tmp_path: pathlib.Path) -> None:
+    results = tmp_path / "results.json"
+
+    def pods(_query: object) -> Object:
+        results.write_text(json.dumps({"other": {"claims": []}}))
+        return {"items": [pod("curl")]}
+
+    with ScriptedServer() as server, FakeApi({PODS: pods}) as api:
+        kept = {"results_file": str(results), "section": "role", "witnesses": "none"}
+        prove(params(api, tmp_path, [claim(to=server.url("ok"))], **kept), check_mode=False)
+    assert set(json.loads(results.read_text())) == {"other", "role"}
+
+
 def test_a_check_that_fails_says_why_and_is_kept(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
     with ScriptedServer() as server, FakeApi({PODS: {"items": [pod("curl")]}}) as api:

@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import types
 import typing as t
 
@@ -17,6 +14,7 @@ import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
 from ansible_collections.ambient.lab.plugins.modules import crds_info, lab_info
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
 
 NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "made_by": "istio_ambient"}
 PODS = {"kind": "Pod", "api_version": "v1", "namespace": "default"}
@@ -26,12 +24,7 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 def _run(module: types.ModuleType, check: bool = False, **options: object) -> tuple[bool, dict[str, t.Any]]:
     """Whether the module ended well, and what it returned; it is a process of its own, as Ansible runs it."""
-    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check}})
-    command = [sys.executable, str(module.__file__)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ran = subprocess.run(command, input=arguments, env=environment, capture_output=True, text=True, check=False)
-    returned: dict[str, t.Any] = json.loads(ran.stdout)
-    return ran.returncode == 0, returned
+    return returned(start(module, options, check))
 
 
 def _lab(folder: pathlib.Path, api: FakeApi) -> str:
@@ -48,11 +41,11 @@ def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
     with FakeApi(objects) as api:
         look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]
         options: dict[str, t.Any] = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
-        ok, returned = _run(lab_info, check, **options)
-    assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, True, [POD], False)
-    assert returned["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
-    assert "warnings" not in returned
-    assert set(yaml.safe_load(lab_info.RETURN)) == set(returned) - {"changed", "invocation"}
+        ok, told = _run(lab_info, check, **options)
+    assert (ok, told["foreseen"], told["found"], told["changed"]) == (True, True, [POD], False)
+    assert told["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
+    assert "warnings" not in told
+    assert set(yaml.safe_load(lab_info.RETURN)) == set(told) - {"changed", "invocation"}
 
 
 @pytest.mark.parametrize("missing", ["lab", "object", "cluster"])
@@ -72,10 +65,10 @@ def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.
     }[missing]
     assert (failed[0], failed[1]["failed"]) == (False, True)
     assert failed[1]["msg"].startswith(words)
-    ok, returned = planned
-    assert (ok, returned["foreseen"], returned["found"], returned["changed"]) == (True, False, [], False)
-    assert "ansible_facts" not in returned
-    assert f"Left out in check mode: {words}" in json.dumps(returned["warnings"])
+    ok, told = planned
+    assert (ok, told["foreseen"], told["found"], told["changed"]) == (True, False, [], False)
+    assert "ansible_facts" not in told
+    assert f"Left out in check mode: {words}" in json.dumps(told["warnings"])
 
 
 def test_crds_info(tmp_path: pathlib.Path) -> None:
@@ -84,13 +77,13 @@ def test_crds_info(tmp_path: pathlib.Path) -> None:
     objects: dict[str, t.Any] = {CRDS: {"items": items}, "/apis/example.org/v1/things": {"items": [{}]}}
     with FakeApi(objects) as api:
         options: dict[str, t.Any] = {"kubeconfig": api.kubeconfig(tmp_path), "label_selectors": ["a=b"], "owner": "lab"}
-        ok, returned = _run(crds_info, **options)
-        assert (ok, returned["changed"]) == (True, False)
-        assert (returned["used"], returned["unused"]) == (["things.example.org"], [])
-        assert set(yaml.safe_load(crds_info.RETURN)) == set(returned) - {"changed", "invocation"}
+        ok, told = _run(crds_info, **options)
+        assert (ok, told["changed"]) == (True, False)
+        assert (told["used"], told["unused"]) == (["things.example.org"], [])
+        assert set(yaml.safe_load(crds_info.RETURN)) == set(told) - {"changed", "invocation"}
         assert [path for path, _headers in api.asked][-1].endswith(
             "labelSelector=app.kubernetes.io%2Fmanaged-by%21%3Dlab"
         )
-    ok, returned = _run(crds_info, **options)
+    ok, told = _run(crds_info, **options)
     assert not ok
-    assert returned["msg"].startswith(f"The cluster does not answer at {api.url}")
+    assert told["msg"].startswith(f"The cluster does not answer at {api.url}")

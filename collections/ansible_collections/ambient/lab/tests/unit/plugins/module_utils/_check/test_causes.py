@@ -7,13 +7,14 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause, needed_namespaces
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimResult
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Observation
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import LISTS, take
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims, condition, pod, policy
 
@@ -71,7 +72,7 @@ def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: 
     (parsed,) = claims(claim(expect=expect, **fields))
     observation = Observation(Seen(seen, http_code, 0), Verdict("fail", "not as expected"))
     result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    return likely_cause(result, parsed.after, "after", take(world, needed_namespaces([result])))
+    return likely_cause(result, parsed.after, "after", take(world, namespaces_of([parsed])))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,25 @@ def test_cause(expect: str, seen: str, world: World, words: str) -> None:
     assert words in cause(expect, seen, world)
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://example.com/", ""),
+        ("https://example.com.svc/", "there is no Service example in namespace com"),
+        ("https://example.default/", "there is no Service example in namespace default"),
+        ("https://example/", "there is no Service example in namespace default"),
+    ],
+)
+def test_a_host_of_two_labels_may_be_outside_of_the_cluster(url: str, words: str) -> None:
+    said = cause("allowed", "dns", World(), to=url)
+    assert words in said
+    assert isinstance(said, Final) is bool(words)
+
+
+def test_no_policies_are_named_of_what_is_outside_of_the_cluster() -> None:
+    assert cause("denied_l4", "allowed", World(), to="https://example.com/") == ""
+
+
 NOT_CAPTURED = World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[DENYING])
 
 
@@ -259,7 +279,7 @@ def test_where_a_request_got_stuck(seen: str, message: str, words: str) -> None:
     (parsed,) = claims(claim())
     observation = Observation(Seen(seen, errormsg=message), Verdict("fail", "not as expected"))
     result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    said = likely_cause(result, parsed.after, "after", take(World(), needed_namespaces([result])))
+    said = likely_cause(result, parsed.after, "after", take(World(), namespaces_of([parsed])))
     assert words in said
     assert bool(said) == bool(words)
 
@@ -269,5 +289,5 @@ def test_what_refused_is_the_witness_word() -> None:
     testimony = Testimony("ztunnel", "default/other")
     observation = Observation(Seen("denied_l4", 0, 56), Verdict("fail", "not as expected"), testimony=testimony)
     result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    said = likely_cause(result, parsed.after, "after", take(World(policies=[DENYING]), needed_namespaces([result])))
+    said = likely_cause(result, parsed.after, "after", take(World(policies=[DENYING]), namespaces_of([parsed])))
     assert said == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"

@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import typing as t
 
-import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import read_results, write_results
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     OK,
@@ -111,28 +107,6 @@ def test_the_table_fits_a_terminal() -> None:
     row = "curl-deny is cut off by ztunnel  allowed 200/0  denied_l4 000/56  -  0.1 s"
     assert lines[3].split() == row.split()
     assert "ERROR" in "\n".join(lines[4:])
-
-
-def test_results_file(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "results.json"
-    assert read_results(str(path)) == {}
-    write_results(str(path), {"a": {"claims": []}})
-    assert read_results(str(path)) == {"a": {"claims": []}}
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
-def test_a_results_file_that_is_none(tmp_path: pathlib.Path, content: str) -> None:
-    path = tmp_path / "results.json"
-    path.write_text(content, errors="surrogateescape")
-    with pytest.raises(LabError, match="remove it and run again"):
-        read_results(str(path))
-
-
-def test_a_results_file_without_a_folder(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(LabError, match="does not exist"):
-        read_results(str(tmp_path / "no" / "results.json"))
 
 
 def test_the_result_is_plain_data() -> None:

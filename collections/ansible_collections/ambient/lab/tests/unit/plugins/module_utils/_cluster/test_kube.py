@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import pathlib
 import socket
 import time
@@ -34,7 +35,19 @@ def test_get_and_items(tmp_path: pathlib.Path) -> None:
         assert len(api.connections) == 1
 
 
-RIGHT = "Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig"
+@pytest.mark.parametrize("page", ["<html>a login</html>", "[]", '"text"'])
+def test_what_is_no_kubernetes_api(tmp_path: pathlib.Path, page: str) -> None:
+    with FakeApi({"/version": page}) as api:
+        with pytest.raises(LabError) as caught:
+            Kube(api.kubeconfig(tmp_path), None).get("/version")
+        assert caught.value.message.startswith(f"{api.url} is no Kubernetes API: it answered GET /version with")
+    assert caught.value.message.endswith("correct the server in the kubeconfig")
+
+
+RIGHT = (
+    "Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, for the lab "
+    "docs/how-to/rbac.yaml), or use another kubeconfig"
+)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +171,19 @@ def test_run_that_is_refused(tmp_path: pathlib.Path, status: int, content: objec
         api.exec_status = (status, content)
         ran = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)
     assert ran == ("", problem)
+
+
+def test_a_proxy_that_no_websocket_goes_through(tmp_path: pathlib.Path) -> None:
+    with FakeApi({}) as api:
+        path = pathlib.Path(api.kubeconfig(tmp_path))
+        content = json.loads(path.read_text())
+        content["clusters"][0]["cluster"]["proxy-url"] = "https://127.0.0.1:1"
+        path.write_text(json.dumps(content))
+        kube = Kube(str(path), None)
+        words = "a proxy by https:// can't carry it: give the kubeconfig's proxy-url as http://"
+        assert kube.run("default", "curl", "main", "true", 5) == ("", words)
+        with pytest.raises(LabError, match=words):
+            kube.forward("default", "curl", 15000, "/")
 
 
 def test_runs_side_by_side(tmp_path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ import pathlib
 import typing as t
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import START, missing_right
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS, read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -96,4 +97,13 @@ def test_a_lab_whose_cluster_is_gone(tmp_path: pathlib.Path) -> None:
     with pytest.raises(LabError) as caught:
         require(lab, [], [])
     assert f"does not answer at {api.url}" in caught.value.message
-    assert caught.value.message.endswith("run `ansible-playbook site.yml --tags cluster`")
+    assert caught.value.message.endswith(f"; {START}")
+
+
+def test_a_right_that_is_missing_needs_no_new_lab(tmp_path: pathlib.Path) -> None:
+    refused = (403, {"message": "namespaces is forbidden: you cannot get it"})
+    with FakeApi({"/api/v1/namespaces/istio-system": refused}) as api:
+        lab = _lab(tmp_path, api.kubeconfig(tmp_path))
+        with pytest.raises(LabError) as caught:
+            require(lab, [NAMESPACE], [])
+    assert caught.value.message == missing_right("namespaces is forbidden: you cannot get it")

@@ -139,6 +139,10 @@ NO_ACCOUNT = _status(
 )
 NO_NAMESPACE = _status(404, 'namespaces "shop" not found')
 CANNOT = 'pods "app" is forbidden: User "somebody" cannot patch resource "pods" in API group "" in the namespace "shop"'
+RIGHT = (
+    "Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, for the lab "
+    "docs/how-to/rbac.yaml), or use another kubeconfig"
+)
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -253,11 +257,11 @@ def test_check_mode_foresees_what_the_task_itself_makes(
     [
         (
             _status(403, CANNOT),
-            f"{CANNOT}. Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig",
+            f"{CANNOT}. {RIGHT}",
         ),
         (
             _status(403, CANNOT, "retrieve requested"),
-            f"{CANNOT}. Give the kubeconfig's user this right (docs/how-to/rbac.yaml), or use another kubeconfig",
+            f"{CANNOT}. {RIGHT}",
         ),
         (
             NO_ACCOUNT,

@@ -10,10 +10,10 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
     MAX_CHANGES,
-    Answer,
     Limits,
     Moments,
     Run,
+    Timed,
     analyse,
     clock_offset,
     fits,
@@ -35,10 +35,10 @@ SEEN = {
 }
 
 
-def course(text: str, first: float = -0.4, step: float = 0.1) -> list[Answer]:
+def course(text: str, first: float = -0.4, step: float = 0.1) -> list[Timed]:
     """One answer per letter, each 0.1 s after the one before it; each takes 0.01 s."""
     starts = [round(first + step * number, 6) for number in range(len(text))]
-    return [Answer(start, start + 0.01, SEEN[letter]) for start, letter in zip(starts, text, strict=True)]
+    return [Timed(start, start + 0.01, SEEN[letter]) for start, letter in zip(starts, text, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_courses(
 
 
 def test_a_request_under_way_at_the_change_may_see_either_answer() -> None:
-    early = Answer(-0.05, 0.03, SEEN["x"])
+    early = Timed(-0.05, 0.03, SEEN["x"])
     run = analyse(OPEN, SHUT, [*course("oooo"), early, *course("xx", 0.1)], Moments(-0.02, 0.2))
     assert (run.first_new, run.problem) == (0.0, "")
     # One that had ended by then may not.
-    ended = Answer(-0.05, -0.03, SEEN["x"])
+    ended = Timed(-0.05, -0.03, SEEN["x"])
     run = analyse(OPEN, SHUT, [*course("oooo"), ended, *course("xx", 0.1)], Moments(-0.02, 0.2))
     assert run.broken
 
@@ -104,7 +104,7 @@ def test_changes_are_kept_and_bounded() -> None:
 
 answers = st.lists(
     st.builds(
-        lambda start, took, letter: Answer(start, start + took, SEEN[letter]),
+        lambda start, took, letter: Timed(start, start + took, SEEN[letter]),
         st.floats(-2, 5),
         st.floats(0.001, 0.5),
         st.sampled_from("oooxxx5?"),
@@ -115,7 +115,7 @@ moments = st.builds(Moments, st.floats(-0.2, -0.001), st.none() | st.floats(0, 3
 
 
 @given(answers, moments)
-def test_laws_of_any_course(given_answers: list[Answer], at: Moments) -> None:
+def test_laws_of_any_course(given_answers: list[Timed], at: Moments) -> None:
     run = analyse(OPEN, SHUT, given_answers, at)
     assert run == analyse(OPEN, SHUT, list(reversed(given_answers)), at) or _ties(given_answers)
     assert run.requests == len(given_answers)
@@ -131,12 +131,12 @@ def test_laws_of_any_course(given_answers: list[Answer], at: Moments) -> None:
         assert all(fits(OPEN, item.seen) for item in ordered if item.end <= at.sent)
 
 
-def _ties(items: list[Answer]) -> bool:
+def _ties(items: list[Timed]) -> bool:
     return len({item.start for item in items}) < len(items)
 
 
 @given(answers, moments, st.floats(0.1, 3))
-def test_a_later_barrier_finds_no_more_leaks(given_answers: list[Answer], at: Moments, later: float) -> None:
+def test_a_later_barrier_finds_no_more_leaks(given_answers: list[Timed], at: Moments, later: float) -> None:
     early = analyse(OPEN, SHUT, given_answers, Moments(at.sent, 0.0))
     late = analyse(OPEN, SHUT, given_answers, Moments(at.sent, later))
     assert late.stale_after_ready <= early.stale_after_ready == early.stale_after_accepted

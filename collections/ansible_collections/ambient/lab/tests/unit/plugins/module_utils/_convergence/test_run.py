@@ -8,6 +8,7 @@ import json
 import pathlib
 import socket
 import threading
+import time
 import typing as t
 
 import pytest
@@ -19,6 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.run impor
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, condition, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 
 Object = dict[str, t.Any]
@@ -218,6 +220,78 @@ def test_the_policy_is_given_back_when_something_fails(tmp_path: pathlib.Path) -
         assert len(server.requests) == count, "a loop was left behind"
 
 
+class Deaf(World):
+    """Its ztunnel never gets the policy."""
+
+    def dump(self, _query: object) -> Object:
+        """What ztunnel has."""
+        return {"policies": []}
+
+
+@pytest.mark.parametrize(("final_state", "changed"), [(None, False), ("absent", True)])
+def test_the_policy_is_given_back_as_it_was(tmp_path: pathlib.Path, final_state: str | None, changed: bool) -> None:
+    """Also where it fails while another policy is there that says the same."""
+    ours = {"labels": {"app.kubernetes.io/managed-by": "ambient-lab"}, "annotations": {"why": "because"}}
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = Deaf(server, spec=SPEC)
+        assert world.policy is not None
+        world.policy["metadata"] |= ours
+        with pytest.raises(LabError, match="apply: the barrier was not reached") as caught:
+            measure(world, tmp_path, claims_of(server), timeout=1, settle=0.2, final_state=final_state)
+    assert caught.value.result["changed"] is changed
+    if changed:
+        assert world.policy is None
+    else:
+        assert world.policy is not None
+        assert {key: world.policy["metadata"].get(key) for key in ours} == ours
+
+
+def test_a_module_that_is_ended_gives_the_policy_back(tmp_path: pathlib.Path) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        with FakeApi(world.objects) as api:
+            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+            with start(module, params(api, tmp_path, claims_of(server), repeats=50)) as program:
+                while not world.sent:
+                    assert program.poll() is None, program.communicate()
+                    time.sleep(0.01)
+                program.terminate()
+                program.communicate(timeout=30)
+    assert program.returncode == 143
+    assert world.policy is not None
+    assert world.policy["spec"] == SPEC
+
+
+def test_a_failure_says_what_it_has_changed(tmp_path: pathlib.Path) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server)
+        claims = [claim("wrong", to=server.url("proxy_403"), expect="denied_l4")]
+        with FakeApi(world.objects) as api:
+            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+            given = params(api, tmp_path, claims, settle=0.2, final_state="present")
+            ok, told = returned(start(module, given))
+    assert (ok, told["failed"], told["changed"]) == (False, True, True)
+    assert "convergence" not in told
+
+
+def test_what_others_keep_meanwhile_stays(tmp_path: pathlib.Path) -> None:
+    results = tmp_path / "results.json"
+
+    class Busy(World):
+        def _patch(self, body: Object) -> Object | int:
+            results.write_text(json.dumps({"other": {"claims": []}}))
+            return super()._patch(body)
+
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        claims = claims_of(server)
+        measure(Busy(server), tmp_path, claims, settle=0.2, results_file=str(results), section="role")
+    assert set(json.loads(results.read_text())) == {"other", "role"}
+
+
 def test_answers_that_are_not_as_before_prove_nothing(tmp_path: pathlib.Path) -> None:
     with Switched() as opened:
         server = t.cast("Switched", opened)
@@ -246,6 +320,7 @@ def test_nothing_is_changed_where_a_source_can_not_probe(tmp_path: pathlib.Path)
         ({"repeats": 50, "rate": 200.0}, "more than the 1000000 that are allowed"),
         ({"definition": {"kind": "Service"}}, "definition must be an AuthorizationPolicy"),
         ({"definition": {**DEFINITION, "metadata": {}}}, "metadata.name is missing"),
+        ({"definition": {**DEFINITION, "metadata": {"name": "A b"}}}, "definition: 'default/A b' must be"),
         ({"claims": []}, "claims is empty"),
         ({"claims": [claim("same")]}, "nothing to converge"),
         (

@@ -254,6 +254,22 @@ def test_what_is_refused(tmp_path: pathlib.Path, changed: dict[str, t.Any], word
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"l4": []},
+        {"l4": {"graphs": ["after"]}},
+        {"l4": {"graphs": {"after": LAYER4}, "graph": {"claims": [{"name": "c"}]}}},
+    ],
+)
+def test_a_results_file_that_is_none(tmp_path: pathlib.Path, content: Object) -> None:
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(content))
+    changed = {"answer": None, "results_file": str(results), "section": "l4"}
+    with pytest.raises(LabError, match=r"results_file: .*results\.json is no results file"):
+        picture(params(tmp_path, **changed), check_mode=False, diff=False)
+
+
 def test_a_phase_that_was_not_checked(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"l4": {"graphs": {"before": LAYER4, "after": None}}}))

@@ -73,7 +73,13 @@ def params(api: FakeApi, folder: pathlib.Path, **changed: t.Any) -> dict[str, t.
 @needs_curl
 def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
-    with ScriptedServer() as server, cluster(ALLOWED) as api:
+
+    def scraped(_query: object) -> Object:
+        # Another check ends meanwhile.
+        results.write_text(json.dumps({"other": {"claims": []}}))
+        return {"prometheus": {"globalScrapeInterval": 0.2}}
+
+    with ScriptedServer() as server, cluster(ALLOWED, **{f"{KIALI}/config": scraped}) as api:
         kept = {"results_file": str(results), "section": "role"}
         given = params(api, tmp_path, traffic=traffic(server), **kept)
         returned = prove_graph(given, check_mode=False, verbose=False)
@@ -87,7 +93,9 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     documented = yaml.safe_load(kiali_graph.RETURN)
     assert set(documented) == set(returned) - {"changed"}
     assert set(documented["claims"]["contains"]) == set(returned["claims"][0])
-    section = json.loads(results.read_text())["role"]
+    written = json.loads(results.read_text())
+    section = written["role"]
+    assert written["other"] == {"claims": []}
     assert [item["decided_by"] for item in section["graph"]["claims"]] == ["kiali", "kiali"]
     assert (section["graphs"]["before"], len(section["graphs"]["after"]["elements"]["edges"])) == (None, 1)
     # Each question to Kiali is about what came after the first one.

@@ -5,14 +5,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 import socket
 import sys
+import threading
+import time
 import typing as t
 
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._kind import cluster
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import (
     SPEC,
@@ -22,6 +27,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
 )
 from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import TIMED_OUT, Programs, port_problem
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
+    CANNOT_RUN,
     CHOICE,
     NOT_FOUND,
     Answer,
@@ -199,6 +205,32 @@ def test_programs_are_run_shown_and_ended() -> None:
     hanging = run(sys.executable, "-c", "import signal; signal.pause()", timeout=0.5)
     assert hanging.code == TIMED_OUT
     assert "did not answer" in hanging.err
+
+
+def test_a_program_of_another_machine_cannot_be_run(tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "kind"
+    program.write_bytes(b"\x7fELF of elsewhere")
+    assert Programs(print)(str(program)) == Answer(CANNOT_RUN, "", f"{program}: Permission denied")
+    program.chmod(0o755)
+    assert Programs(print)(str(program)) == Answer(CANNOT_RUN, "", f"{program}: Exec format error")
+
+
+def test_a_play_that_is_ended_takes_its_command_along(tmp_path: pathlib.Path) -> None:
+    started = tmp_path / "pid"
+    script = f"import os, signal; open({str(started)!r}, 'w').write(str(os.getpid())); signal.pause()"
+
+    def end() -> None:
+        deadline = time.monotonic() + 20
+        while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    with ended_politely(), pytest.raises(SystemExit):
+        Programs(print)(sys.executable, "-c", script)
+    ending.join()
+    assert not pathlib.Path("/proc", started.read_text()).exists()
 
 
 def test_what_a_failed_program_has_begun_is_waited_for(tmp_path: pathlib.Path) -> None:

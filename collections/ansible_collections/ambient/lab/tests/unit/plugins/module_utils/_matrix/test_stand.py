@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import typing as t
@@ -15,8 +14,9 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
+    NOT_NOW,
     RUN,
     ephemeral_of,
     leftover,
@@ -42,6 +42,8 @@ class FakeCluster:
         self.pods = {f"{item['metadata']['namespace']}/{item['metadata']['name']}": item for item in pods}
         self.sent: list[str] = []
         self.refuse: dict[str, int] = {}
+        # A path for which nobody answers.
+        self.dead = ""
         self.waiting = ""
         self.clock = 0.0
 
@@ -61,6 +63,8 @@ class FakeCluster:
         **query: str,
     ) -> Answer:
         self.sent.append(f"{method} {path}")
+        if self.dead and path.endswith(self.dead):
+            raise LabError("the cluster does not answer")
         if method in self.refuse:
             return Answer(self.refuse[method], {}, b'{"message": "not  you"}')
         if method == "DELETE":
@@ -89,13 +93,14 @@ class FakeCluster:
         parts = path.split("/")
         return f"{parts[4]}/{parts[6]}"
 
-    def probers(self, kind: str) -> Probers:
+    def probers(self, kind: str, *, check_mode: bool = False) -> Probers:
         """Probers with a clock of their own."""
 
         def sleep(seconds: float) -> None:
             self.clock += seconds
 
-        return Probers(self, kind, "tools", 600, Clock(lambda: self.clock, sleep, lambda: CREATED_AT + 100))
+        clock = Clock(lambda: self.clock, sleep, lambda: CREATED_AT + 100)
+        return Probers(self, kind, "tools", 600, clock, check_mode=check_mode)
 
 
 def test_a_pod_has_the_sources_identity_and_nothing_that_a_service_selects() -> None:
@@ -222,6 +227,39 @@ def test_a_pod_that_stays_is_said() -> None:
         probers.__exit__(None, None, None)
 
 
+def test_a_pod_that_nobody_answers_for_keeps_no_other_from_being_removed() -> None:
+    api = FakeCluster(pod("bare"))
+    probers = api.probers("pod")
+    probers.stand_in([BARE, Source("default", service_account="other")], cluster([pod("bare")], []))
+    api.dead = "/ambient-lab-probe-1"
+    words = "can't be removed, do it by hand: default/ambient-lab-probe-1: the cluster does not answer$"
+    with pytest.raises(LabError, match=words):
+        probers.__exit__(None, None, None)
+    assert sorted(api.pods) == ["default/ambient-lab-probe-1", "default/bare"]
+
+
+@pytest.mark.parametrize("kind", ["pod", "ephemeral"])
+def test_check_mode_makes_and_removes_nothing(kind: str) -> None:
+    dead = _mine(phase="Failed")
+    api = FakeCluster(pod("bare"), dead)
+    with api.probers(kind, check_mode=True) as probers:
+        assert probers.clear(["default"]) == []
+        assert probers.stand_in([BARE], cluster([pod("bare")], [])) == {BARE: NOT_NOW}
+    # A container stays in its pod, so that the pod would be another one then.
+    assert probers.marked == (["default/bare"] if kind == "ephemeral" else [])
+    assert api.sent == []
+
+
+def test_check_mode_asks_from_a_container_that_is_there() -> None:
+    bare = pod("bare")
+    api = FakeCluster(bare)
+    with api.probers("ephemeral") as probers:
+        made = probers.stand_in([BARE], cluster([bare], []))
+    with api.probers("ephemeral", check_mode=True) as probers:
+        assert probers.stand_in([BARE], cluster([bare], [])) == made
+    assert probers.marked == []
+
+
 def test_an_ephemeral_container_is_made_once() -> None:
     bare = pod("bare")
     api = FakeCluster(bare)
@@ -241,21 +279,3 @@ def test_an_ephemeral_container_is_made_once() -> None:
 def test_a_source_whose_pod_is_gone_gets_no_container() -> None:
     with FakeCluster().probers("ephemeral") as probers:
         assert probers.stand_in([BARE], cluster([], [])) == {BARE: "it has no pod that could take a container"}
-
-
-def test_sigterm_is_an_exception_for_a_while() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    removed = []
-
-    def end() -> None:
-        with ended_politely():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-            finally:
-                removed.append("pod")
-
-    with pytest.raises(SystemExit) as caught:
-        end()
-    assert caught.value.code == 143
-    assert removed == ["pod"]
-    assert signal.getsignal(signal.SIGTERM) == before

@@ -249,13 +249,26 @@ def test_why_a_deployment_is_not_ready(tmp_path: pathlib.Path, pod: Object, even
 def test_what_is_missing_and_what_has_no_pod(tmp_path: pathlib.Path) -> None:
     empty = thing({}, {"selector": {"matchLabels": {"app": "app"}}})
     labelled = {"kind": "Pod", "namespace": "default", "label_selector": "app=x"}
-    with FakeApi({f"{DEPLOYMENTS}/app": empty, EVENTS: WARNING}) as api, pytest.raises(LabError) as caught:
+    kinds = {"/api/v1": {"resources": [{"name": "pods", "kind": "Pod"}, {"name": "nodes", "kind": "Node"}]}}
+    objects = {f"{DEPLOYMENTS}/app": empty, EVENTS: WARNING, **kinds}
+    with FakeApi(objects) as api, pytest.raises(LabError) as caught:
         ready(params(tmp_path, api, APP, labelled, {"kind": "Node"}))
     assert caught.value.message.splitlines()[1:5] == [
         "  Deployment default/app: 0 of 1 pods have its latest version",
         "    last warning: FailedMount: no [31mvolume",
         "  Pod with app=x in namespace default: there is none",
         "  Node: there is none",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["Deploymint", "Deployment"])
+def test_a_kind_that_the_api_does_not_know(tmp_path: pathlib.Path, kind: str) -> None:
+    wrong = {**APP, "kind": kind, "api_version": "apps/v2"}
+    with FakeApi({}) as api, pytest.raises(LabError) as caught:
+        ready(params(tmp_path, api, wrong))
+    assert caught.value.message.splitlines()[1:] == [
+        f"  {kind} default/app: the API knows no kind {kind} in apps/v2: correct it, or install its CRD first",
+        f"look: kubectl --kubeconfig {tmp_path}/kubeconfig api-resources",
     ]
 
 

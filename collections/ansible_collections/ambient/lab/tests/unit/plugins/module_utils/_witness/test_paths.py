@@ -48,6 +48,7 @@ def way(snapshot: Snapshot, url: str = "http://sample-app:8080/", **pods: t.Any)
 
 
 NUMBER = [{"port": 8080, "targetPort": 80}]
+EVERY_WAYPOINT = {"group": "gateway.networking.k8s.io", "kind": "GatewayClass", "name": "istio-waypoint"}
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,25 @@ def test_allow_policies_in_force() -> None:
             policy("mesh-wide", "istio-system"),
             policy("at-service", targetRefs=[{"kind": "Service", "name": "sample-app"}]),
             policy("at-waypoint", targetRefs=[{"kind": "Gateway", "name": "wp"}]),
+            policy("twice", targetRefs=[{"kind": "Service", "name": "sample-app"}, {"kind": "Gateway", "name": "wp"}]),
+            policy("everywhere", "istio-system", targetRefs=[EVERY_WAYPOINT]),
+            policy("of-no-effect", targetRefs=[EVERY_WAYPOINT]),
             policy("at-other", targetRefs=[{"kind": "Service", "name": "other"}]),
             policy("l7-deny", action="DENY", targetRefs=[{"kind": "Service", "name": "sample-app"}]),
         )
     )
     assert found.allowing == ("default/explicit", "default/here", "istio-system/mesh-wide")
-    assert found.waypoint_allowing == ("default/at-service", "default/at-waypoint")
+    bound = ("default/at-service", "default/at-waypoint", "default/twice", "istio-system/everywhere")
+    assert found.waypoint_allowing == bound
+
+
+def test_a_policy_of_two_references_is_one() -> None:
+    refs = [{"kind": "Service", "name": "sample-app"}, {"kind": "Gateway", "name": "wp"}]
+    item = service(NUMBER, labels={"istio.io/use-waypoint": "wp"})
+    assert cluster(item, bound := policy("twice", targetRefs=refs)).waypoint_policies(item) == [bound]
+    # Without a waypoint nobody enforces what is for all of them.
+    item = service(NUMBER)
+    assert cluster(item, policy("p", "istio-system", targetRefs=[EVERY_WAYPOINT])).waypoint_policies(item) == []
 
 
 def test_waypoint() -> None:
@@ -129,6 +143,8 @@ def test_namespaces() -> None:
         claim("a", to="http://app.shop:80/", by="infra/policy", expect="denied_l4"),
         claim("b", source={"pod": "curl", "namespace": "clients"}, to="http://10.0.0.1/"),
         claim("c", to="https://www.example.com/"),
+        # Nobody but the user knows that this is no Service.
+        claim("d", to="https://example.com./"),
     )
     assert namespaces_of(parsed) == {"default", "shop", "infra", "clients"}
 

@@ -10,7 +10,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import SILENT_HINT
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
-from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import AVAILABLE, REQUIRED
+from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import REQUIRED
 from ansible_collections.ambient.lab.tests.unit.fakes.mesh import (
     CLOSED,
     REJECTED,
@@ -313,7 +313,7 @@ def test_a_version_that_is_too_old() -> None:
     assert "1.21" in result.proxies[1]["wording"]
 
 
-@pytest.mark.parametrize(("witnesses", "verdict"), [(REQUIRED, "error"), (AVAILABLE, "pass")])
+@pytest.mark.parametrize(("witnesses", "verdict"), [(REQUIRED, "error"), ("available", "pass")])
 @pytest.mark.parametrize("how", ["lists", "reads"])
 def test_nobody_can_be_asked(witnesses: str, verdict: str, how: str) -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY))
@@ -327,7 +327,7 @@ def test_nobody_can_be_asked(witnesses: str, verdict: str, how: str) -> None:
         assert reason(result).endswith(SILENT_HINT)
 
 
-@pytest.mark.parametrize("witnesses", [REQUIRED, AVAILABLE])
+@pytest.mark.parametrize("witnesses", [REQUIRED, "available"])
 def test_witnesses_who_disagree_are_never_passed_over(witnesses: str) -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY), late=1e6)
     result = checked(edge, timeout=2.0, witnesses=witnesses)

@@ -103,7 +103,7 @@ def test_a_section_that_was_not_stable_is_named(tmp_path: pathlib.Path) -> None:
         ("[]", "is no results file; remove it and run again"),
         ("{}", r"^Nothing was checked in .*lab\.json \(cluster lab\): check claims with"),
         ('{"s": {"claims": []}}', "^Nothing was checked in"),
-        ('{"s": 1}', r"lab\.json \(cluster lab\) is no results file; remove it and check the claims again$"),
+        ('{"s": 1}', "is no results file; remove it and run again"),
         ('{"s": {"claims": [1]}}', r"lab\.json \(cluster lab\) is no results file: TypeError.*; remove it"),
     ],
 )

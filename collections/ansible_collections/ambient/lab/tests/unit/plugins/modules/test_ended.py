@@ -1,0 +1,89 @@
+# Modules that are ended while they work: what the client library writes for them, keys among it, does not stay.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import base64
+import json
+import pathlib
+import socket
+import time
+import types
+
+import certifi
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
+from ansible_collections.ambient.lab.plugins.modules import (
+    claims_matrix,
+    crds_info,
+    curl_outcomes,
+    kiali_graph,
+    lab_info,
+    policy_convergence,
+    policy_ready,
+    ready,
+)
+from ansible_collections.ambient.lab.tests.unit.fakes.graph import graph_claim
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim
+from ansible_collections.ambient.lab.tests.unit.fakes.program import start
+
+EDGE = {"outcome": "edge", "protocol": "tcp"}
+POLICY = {
+    "apiVersion": "security.istio.io/v1",
+    "kind": "AuthorizationPolicy",
+    "metadata": {"name": "p"},
+    "spec": {"action": "DENY", "rules": [{}]},
+}
+
+
+def _kubeconfig(folder: pathlib.Path, port: int) -> str:
+    """The client library writes what is in it to files, for a server with TLS only."""
+    authority = base64.b64encode(pathlib.Path(certifi.where()).read_bytes()).decode()
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": authority}
+    content = {
+        "current-context": "lab",
+        "clusters": [{"name": "lab", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": "secret"}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
+    }
+    (folder / "kubeconfig").write_text(json.dumps(content))
+    return str(folder / "kubeconfig")
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (ready, {"objects": [{"kind": "Node"}]}),
+        (policy_ready, {"policies": ["default/p"]}),
+        (crds_info, {"label_selectors": ["a=b"]}),
+        (lab_info, {}),
+        (curl_outcomes, {"claims": [claim()]}),
+        (
+            kiali_graph,
+            {"claims": [graph_claim("a", expect=EDGE)], "traffic": [claim(source={"pod": "curl-allow"})]},
+        ),
+        (policy_convergence, {"definition": POLICY, "claims": [claim(expect="denied_l4")]}),
+        (claims_matrix, {"file": "claims.yml", "namespaces": ["default"]}),
+    ],
+    ids=lambda item: item.__name__.rpartition(".")[2] if isinstance(item, types.ModuleType) else "",
+)
+def test_no_key_stays(tmp_path: pathlib.Path, module: types.ModuleType, options: Object) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        kubeconfig = _kubeconfig(tmp_path, silent.getsockname()[1])
+        (tmp_path / "lab.json").write_text(json.dumps({**dict.fromkeys(FACTS, ""), "kubeconfig": kubeconfig}))
+        where = {"lab_dir": str(tmp_path)} if module is lab_info else {"kubeconfig": kubeconfig}
+        with start(module, {**options, **where}, TMPDIR=str(temporary)) as program:
+            connection, _peer = silent.accept()
+            assert [path for path in temporary.rglob("*") if path.is_file()], "nothing is there that could stay"
+            program.terminate()
+            # Nobody waits for an answer then.
+            time.sleep(0.2)
+            silent.close()
+            connection.close()
+            program.communicate(timeout=20)
+    assert program.returncode == 143
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []

@@ -1,0 +1,30 @@
+"""The playbooks that measure: run on the lab, with few repeats; what they take away they give back."""
+
+from __future__ import annotations
+
+import json
+
+from fleet import play
+from project import ROOT
+from running_lab import Lab
+
+VARIABLES = ("-e", f"@{ROOT}/molecule/vars/lab.yml")
+
+
+def test_convergence_is_measured_and_the_policies_are_back(lab: Lab) -> None:
+    policies = ("authorizationpolicies", "-A", "-o", "name")
+    before = lab.kubectl("get", *policies)
+    ran = play("playbooks/convergence.yml", *VARIABLES, "-e", "convergence_repeats=2", timeout=300)
+    assert ran.returncode == 0, ran.stdout
+    assert "changed=0" in play("site.yml", *VARIABLES, timeout=200).stdout
+    assert lab.kubectl("get", *policies) == before
+    report = json.loads((lab.folder / "convergence.json").read_text(encoding="utf-8"))
+    print(json.dumps(report)[:3000])
+
+
+def test_the_benchmark_compares_three_ways_and_leaves_nothing(lab: Lab) -> None:
+    few = {"bench_claims_each": 2, "bench_kubectl_requests": 2, "bench_k8s_exec_requests": 2}
+    ran = play("playbooks/bench.yml", *VARIABLES, "-e", json.dumps(few), timeout=300)
+    assert ran.returncode == 0, ran.stdout
+    print(ran.stdout[-3000:])
+    assert "ambient-lab-bench" not in lab.kubectl("get", "namespaces", "-o", "name")
