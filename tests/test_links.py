@@ -58,7 +58,13 @@ def problem(path: str, link: str) -> str:
 def named(path: str, code: str) -> bool:
     """Whether code that reads like a path is one: from the file's folder, one around it, or in the collection."""
     around = [folder for folder in (ROOT / path).parents if folder.is_relative_to(ROOT)]
-    bases = [*around, COLLECTION, COLLECTION / "plugins"]
+    bases = [
+        *around,
+        COLLECTION,
+        COLLECTION / "plugins",
+        COLLECTION / "plugins/module_utils",
+        COLLECTION / "plugins/plugin_utils",
+    ]
     return any(str(found.relative_to(ROOT)) in known() for base in bases for found in base.glob(code))
 
 

@@ -201,8 +201,8 @@ def test_the_lock_holds_when_the_cache_was_emptied_meanwhile(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("environment", "folder"),
     [
-        ({"HOME": "/home/me"}, "/home/me/.cache/ambient-lab"),
-        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/ambient-lab"),
+        ({"HOME": "/u/me"}, "/u/me/.cache/ambient-lab"),
+        ({"HOME": "/u/me", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/ambient-lab"),
         ({"XDG_CACHE_HOME": "/var/cache", "AMBIENT_LAB_CACHE": "/srv/built"}, "/srv/built"),
     ],
 )
