@@ -232,14 +232,15 @@ def test_dns_is_broken(lab: Lab) -> None:
     coredns = ("-n", "kube-system", "deployment/coredns")
     lab.kubectl("scale", *coredns, "--replicas=0")
     try:
-        # Without an endpoint a question is refused; while kube-proxy has not heard of it, it is lost and waited for.
         slices = ("endpointslice", "-n", "kube-system", "-l", "k8s-app=kube-dns")
         world.until(lambda: not any(item.get("endpoints") for item in lab.get(*slices)["items"]))
-        seen = check(lab, claims, timeout=10.0)
+        seen = check(lab, claims, timeout=0.0)
     finally:
         lab.kubectl("scale", *coredns, "--replicas=1")
         lab.kubectl("rollout", "status", *coredns, "--timeout=60s")
-    assert (seen.verdict, seen.claims["outside passes"]["seen"]["outcome"]) == ("fail", "dns")
+    assert seen.verdict == "fail"
+    # Without an endpoint a question is refused, but not every one: the kernel sends only some refusals a second.
+    assert seen.claims["outside passes"]["seen"]["outcome"] in ("dns", "timeout")
     assert "the source can't resolve server.faults, which is a Service" in causes(seen)
 
 
