@@ -33,7 +33,8 @@ _SHOWN = 300
 # What websocket-client can go through (websocket/_http.py, proxy_info).
 _PROXIES = ("http", "socks4", "socks4a", "socks5", "socks5h")
 
-Heard = t.Callable[[bytes], bool | None]
+# In quotes it is not evaluated: the pylint of ansible-test holds modules against the oldest Python that Ansible reaches.
+Heard = t.Callable[[bytes], "bool | None"]
 
 
 class ChannelError(Exception):
