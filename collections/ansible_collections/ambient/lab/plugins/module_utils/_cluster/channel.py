@@ -33,7 +33,7 @@ _SHOWN = 300
 # What websocket-client can go through (websocket/_http.py, proxy_info).
 _PROXIES = ("http", "socks4", "socks4a", "socks5", "socks5h")
 
-# In quotes it is not evaluated: the pylint of ansible-test holds modules against the oldest Python that Ansible reaches.
+# In quotes it is not evaluated: ansible-test holds modules against the oldest Python that Ansible reaches.
 Heard = t.Callable[[bytes], "bool | None"]
 
 
