@@ -159,6 +159,28 @@ def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
     return Checked(result, message, {item["name"]: item for item in result["claims"]})
 
 
+def red(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
+    """What the check says once what was broken has taken hold; raises TimeoutError where it stays green."""
+    said: list[Checked] = []
+
+    def is_red() -> bool:
+        said[:] = [check(lab, claims, **changes)]
+        return said[0].verdict != "pass"
+
+    until(is_red)
+    return said[0]
+
+
+def redirected(lab: Lab) -> set[str]:
+    """The pods whose traffic istio-cni has redirected to ztunnel."""
+    pods = lab.get("pod", "-n", NAMESPACE)["items"]
+    return {
+        pod["metadata"]["name"]
+        for pod in pods
+        if "ambient.istio.io/redirection" in (pod["metadata"].get("annotations") or {})
+    }
+
+
 @contextmanager
 def applied(lab: Lab, item: Object, after: Object | None) -> Iterator[None]:
     """An object in another form, or deleted where `item` is empty; afterwards as it was."""

@@ -80,7 +80,7 @@ def causes(checked: Checked) -> str:
 )
 def test_a_policy_that_does_not_say_what_it_should(lab: Lab, changed: dict[str, Any], cause: str) -> None:
     with applied(lab, changed, policy()):
-        seen = check(lab, CLAIMS)
+        seen = world.red(lab, CLAIMS)
     assert seen.verdict in ("fail", "error")
     assert cause in causes(seen)
 
@@ -91,7 +91,7 @@ def test_another_policy_refuses_first(lab: Lab) -> None:
     other["metadata"]["name"] = "a-deny-all-of-bad"
     without = {**policy(), "spec": {**policy()["spec"], "rules": [{**BAD, "to": [{"operation": {"ports": ["9"]}}]}]}}
     with applied(lab, other, None), applied(lab, without, policy()):
-        seen = check(lab, CLAIMS)
+        seen = world.red(lab, CLAIMS)
     assert seen.verdict == "fail"
     assert "denied by faults/a-deny-all-of-bad, not by faults/deny-bad" in causes(seen)
 
@@ -114,7 +114,7 @@ def test_the_service_is_not_enrolled(lab: Lab) -> None:
     service = ("-n", "layer7", "service/sample-app")
     lab.kubectl("label", *service, "istio.io/use-waypoint-")
     try:
-        seen = check(lab, [GET, POST], namespace="layer7")
+        seen = world.red(lab, [GET, POST], namespace="layer7")
     finally:
         lab.kubectl("label", *service, "istio.io/use-waypoint=waypoint", "--overwrite")
     refused = seen.claims["POST is refused"]
@@ -132,11 +132,14 @@ def test_a_request_to_the_pods_address_goes_around_the_waypoint(lab: Lab) -> Non
 
 
 def test_the_namespace_leaves_the_mesh(lab: Lab) -> None:
+    members = world.redirected(lab)
     lab.kubectl("label", "namespace", NAMESPACE, "istio.io/dataplane-mode-")
     try:
+        world.until(lambda: not world.redirected(lab))
         seen = check(lab, CLAIMS)
     finally:
         lab.kubectl("label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient")
+        world.until(lambda: world.redirected(lab) == members)
     assert seen.verdict == "fail"
     assert "namespace faults of the source is not in the mesh: it lacks istio.io/dataplane-mode=ambient" in causes(seen)
 
