@@ -39,8 +39,8 @@ CGROUPS = "/sys/fs/cgroup"
 UNITS = re.compile(r"\.(service|scope|slice)(/|$)")
 LABS = str(Path(__file__).resolve().parents[1] / ".lab")
 CACHES = [f"{HOME}/{name}" for name in (".cache", ".config", ".kube", ".local", ".local/share")]
-FOLDERS = ("/etc", "/run", "/tmp", "/var/lib", "/var/lib/ambient-lab", "/var/log", "/var/tmp", HOME, *CACHES, LABS)
-FOLDERS += ("/opt", "/usr/local")
+SYSTEM = ["/etc", "/run", "/tmp", "/var/lib", "/var/lib/ambient-lab", "/var/log", "/var/tmp", "/opt", "/usr/local"]
+FOLDERS = [*SYSTEM, HOME, *CACHES, LABS]
 # Folders whose whole tree counts; of the others the first level.
 WHOLE = {"/etc", "/run"}
 # Counters and times are no state.

@@ -325,13 +325,18 @@ def test_without_any_engine_the_real_docker_program_says_so(lab: Lab, monkeypatc
     assert "No container engine answers (docker: " in lab.refused()
 
 
+def provide_programs(lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the provider kind needs, for a playbook: helm and kubectl beside the lab's docker and kind."""
+    for name in ("helm", "kubectl"):
+        (lab.programs / name).symlink_to(programs / name)
+    monkeypatch.setenv("PATH", f"{lab.programs}:{Path(sys.executable).parent}:/usr/bin:/bin")
+
+
 def test_the_scenario_is_skipped_only_where_kind_cannot_run_and_nobody_minds(
     lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that dies in the middle of it is no reason, and a module that crashes is none."""
-    for name in ("helm", "kubectl"):
-        (lab.programs / name).symlink_to(programs / name)
-    monkeypatch.setenv("PATH", f"{lab.programs}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    provide_programs(lab, programs, monkeypatch)
     monkeypatch.setenv("AMBIENT_KIND_REQUIRED", "")
     lab_dir = lab.folder / "lab"
     step = ("molecule/kind/can_run.yml", "-e", "@molecule/vars/kind.yml", "-e", f"lab_dir={lab_dir}")
@@ -356,9 +361,7 @@ def test_the_role_hands_over_keeps_its_provider_and_cleans_up(
     lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """site.yml and cleanup.yml as a user runs them, to the point where an API would have to answer."""
-    for name in ("helm", "kubectl"):
-        (lab.programs / name).symlink_to(programs / name)
-    monkeypatch.setenv("PATH", f"{lab.programs}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    provide_programs(lab, programs, monkeypatch)
     ports = json.dumps({"cluster_node_ports": {"30080": lab.host_port}})
     lab_dir = lab.folder / "lab"
     state = ["-e", f"cluster_state_dir={lab.folder}/state", "-e", "cluster_name=lab"]

@@ -60,7 +60,7 @@ def _quiet(_: str) -> None:
     """Progress that is not worth a word."""
 
 
-def _alive(file: Path) -> int | None:
+def alive(file: Path) -> int | None:
     """The process that a pid file names, if it still is that process.
 
     One that has ended counts no more, though not every host's PID 1 takes note of its orphans' ends.
@@ -73,7 +73,7 @@ def _alive(file: Path) -> int | None:
 
 
 def is_running(folder: Path) -> bool:
-    return _alive(folder / "launcher.pid") is not None
+    return alive(folder / "launcher.pid") is not None
 
 
 def _launcher(folder: Path) -> dict[str, Any] | None:
@@ -90,8 +90,8 @@ def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
     return [(host, port) for host, port, *_ in launcher["forwards"]]
 
 
-def _await_end(file: Path, deadline: float) -> bool:
-    while _alive(file) is not None:
+def await_end(file: Path, deadline: float) -> bool:
+    while alive(file) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
@@ -102,12 +102,12 @@ def stop(folder: Path) -> None:
     """End the launcher and with it the node. Objects and images stay in the node's folder."""
     launcher = folder / "launcher.pid"
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if (pid := _alive(launcher)) is not None:
+        if (pid := alive(launcher)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            _await_end(launcher, time.monotonic() + STOP_SECONDS)
+            await_end(launcher, time.monotonic() + STOP_SECONDS)
     # A launcher that was killed takes the node along, a moment later.
-    if not _await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
+    if not await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
         raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
     _remove_interface(folder)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
-from ambient_embedded.node import _alive, _await_end
+from ambient_embedded.node import alive, await_end
 from ambient_embedded.tools import EMBEDDED
 
 PACKAGES = f"{Path(__file__).resolve().parents[1]}:{EMBEDDED}"
@@ -48,7 +48,7 @@ def up(folder: Path, tree: Path) -> None:
     """
     _check_ours(folder)
     pid = folder / "pid"
-    if _alive(pid) is not None:
+    if alive(pid) is not None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # dockerd gives its socket to a group whose number may be anybody's on this machine
@@ -80,12 +80,12 @@ def up(folder: Path, tree: Path) -> None:
 
 def _end(folder: Path) -> None:
     """End every process of the engine and remove its cgroups."""
-    if (pid := _alive(folder / "pid")) is not None:
+    if (pid := alive(folder / "pid")) is not None:
         # With PID 1 of the engine its other processes end; unshare, its parent, ends when they have.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             os.kill(int(children[0]) if children else pid, signal.SIGKILL)
-    ended = _await_end(folder / "pid", time.monotonic() + STOP_SECONDS)
+    ended = await_end(folder / "pid", time.monotonic() + STOP_SECONDS)
     groups = [hierarchy / _cgroup(folder) for hierarchy in cgroup_hierarchies()]
     if not (ended and all(remove_cgroup(group, STOP_SECONDS) for group in groups)):
         raise LabError(f"The engine in {folder} did not end: see {folder}/log")
