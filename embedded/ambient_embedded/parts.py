@@ -16,7 +16,7 @@ from . import oci
 from .cache import Part, Report
 from .gobuild import REMEDY, Go
 from .npm import Npm
-from .tools import EMBEDDED, fingerprints, pip_install, run
+from .tools import DOCUMENTATION, EMBEDDED, debian_install, fingerprints, pip_install, run
 
 GRPC_TOOLS = "grpcio-tools==1.85.1"
 IMAGE_REGISTRY = "localhost/ambient-lab"
@@ -47,10 +47,6 @@ CHARTS = {
     "cni": "istio-cni",
     "ztunnel": "ztunnel",
 }
-MMDEBSTRAP_REMEDY = (
-    "Is the public mirror of this machine's release within reach? http_proxy=ADDRESS names a proxy. Then build again."
-)
-DOCUMENTATION = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
 @dataclass(frozen=True)
@@ -127,12 +123,9 @@ class Bill:
         release = platform.freedesktop_os_release()
 
         def make(target: Path, report: Report) -> None:
-            layer, packages = target / "layer.tar", ",".join(NODE_PACKAGES)
-            options = [f"--dpkgopt=path-exclude={pattern}" for pattern in DOCUMENTATION]
-            suite = release.get("VERSION_CODENAME", "stable")
+            layer, suite = target / "layer.tar", release.get("VERSION_CODENAME", "stable")
             report(f"installing {suite} packages")
-            command = ["mmdebstrap", "--variant=essential", f"--include={packages}", *options, suite, str(layer)]
-            run(command, remedy=MMDEBSTRAP_REMEDY)
+            debian_install(layer, suite, NODE_PACKAGES)
             (target / "tree").mkdir()
             run(["tar", "-C", str(target / "tree"), "--numeric-owner", "-xpf", str(layer)])
 

@@ -1,4 +1,4 @@
-"""Small helpers: run a program, install wheels, name the files that decide a result, write a file at once."""
+"""Small helpers: run a program, install packages, name the files that decide a result, write a file at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from .errors import LabError
 
 EMBEDDED = Path(__file__).resolve().parents[1]
+DOCUMENTATION = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 PIP_REMEDY = (
     "Is PyPI within reach? PIP_INDEX_URL=ADDRESS names a mirror, HTTPS_PROXY=ADDRESS a proxy. Then run the build again."
 )
@@ -39,6 +40,14 @@ def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (),
         options += ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements], remedy=PIP_REMEDY)
+
+
+def debian_install(target: Path, suite: str, packages: Iterable[str]) -> None:
+    """A small Debian-family system of one release, without documentation: a folder, or a .tar by its name."""
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in DOCUMENTATION]
+    command = ["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}", *options, suite, str(target)]
+    remedy = f"Is the public mirror of {suite} within reach? http_proxy=ADDRESS names a proxy. Then build again."
+    run(command, remedy=remedy)
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def test_after_the_last_words_of_what_fails_comes_a_remedy(tmp_path: Path, monke
         tools.pip_install(tmp_path, "anything")
     with pytest.raises(LabError, match=r"status 1:\Z"):
         tools.run(["false"])
+    (tmp_path / "mmdebstrap").write_text("#!/bin/sh\necho no route to host >&2\nexit 25\n")
+    (tmp_path / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(LabError, match=r"no route to host\nIs the public mirror of sid within reach\?"):
+        tools.debian_install(tmp_path / "tree", "sid", ["bash"])
 
 
 @pytest.fixture

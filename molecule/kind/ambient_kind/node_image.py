@@ -18,9 +18,9 @@ from typing import Any
 
 from ambient_embedded import oci
 from ambient_embedded.cache import Part, Report
-from ambient_embedded.gobuild import KUBERNETES_VERSION, LINKER_FLAGS
-from ambient_embedded.parts import DOCUMENTATION, IMAGE_REGISTRY, Bill
-from ambient_embedded.tools import EMBEDDED, fingerprints, run
+from ambient_embedded.gobuild import KUBERNETES_VERSION, LINKER_FLAGS, REMEDY
+from ambient_embedded.parts import IMAGE_REGISTRY, Bill
+from ambient_embedded.tools import DOCUMENTATION, EMBEDDED, debian_install, fingerprints, run
 
 SCENARIO = Path(__file__).resolve().parents[1]
 KIND = "sigs.k8s.io/kind@v0.33.0"
@@ -33,11 +33,6 @@ NODE_PACKAGES = (
 )  # fmt: skip
 NODE_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "kubectl", "kubelet")
 OWN_NODE_FILES = ("Dockerfile", "kernel-settings.sh", "network.py", "node-images.service", "default-cni.yaml")
-
-
-def _mmdebstrap(packages: tuple[str, ...], target: Path) -> None:
-    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in DOCUMENTATION]
-    run(["mmdebstrap", "--variant=essential", f"--include={','.join(packages)}", *options, SUITE, str(target)])
 
 
 def _docker_manifest(layout: Path) -> list[dict[str, Any]]:
@@ -87,9 +82,9 @@ class KindBill(Bill):
 
         def make(target: Path, report: Report) -> None:
             report("installing packages")
-            _mmdebstrap(ENGINE_PACKAGES, target / "tree")
+            debian_install(target / "tree", SUITE, ENGINE_PACKAGES)
 
-        return Part("kind-engine", "Docker engine", make, [SUITE, *ENGINE_PACKAGES])
+        return Part("kind-engine", "Docker engine", make, [SUITE, *ENGINE_PACKAGES, *DOCUMENTATION])
 
     @functools.cached_property
     def kind_programs(self) -> Part:
@@ -104,18 +99,19 @@ class KindBill(Bill):
                 report(package)
                 command, environment = self.go.command(module, "install", package)
                 flags = {"GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"}
-                run(command, env={**environment, **flags})
+                run(command, env={**environment, **flags}, remedy=REMEDY)
             command, environment = self.go.command(module, "mod", "download", "-json", KIND)
-            folder = Path(json.loads(run(command, env=environment))["Dir"])
+            folder = Path(json.loads(run(command, env=environment, remedy=REMEDY))["Dir"])
             shutil.copytree(folder / "images/base/files", target / "files")
             environment["GOFLAGS"] = environment["GOFLAGS"].replace("readonly", "mod")
             packages = {"kubeadm": "k8s.io/kubernetes/cmd/kubeadm", "coredns": str(SCENARIO / "coredns.go")}
             for name, package in packages.items():
                 report(name)
                 arguments = ("-trimpath", "-ldflags", LINKER_FLAGS, "-o", str(target / "bin" / name), package)
-                run(self.go.command(module, "build", *arguments)[0], env=environment)
+                run(self.go.command(module, "build", *arguments)[0], env=environment, remedy=REMEDY)
 
-        ingredients = [KIND, CRICTL, LINKER_FLAGS, *_digests("coredns.go"), *fingerprints("go/go.mod", "go/go.sum")]
+        sources = [*_digests("coredns.go"), *fingerprints("go/go.mod", "go/go.sum")]
+        ingredients = [KIND, CRICTL, *self.go.ingredients, *sources]
         return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, self.go.needs, lane="go")
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:
@@ -146,7 +142,7 @@ class KindBill(Bill):
 
         def make(target: Path, report: Report) -> None:
             report("installing packages")
-            _mmdebstrap(NODE_PACKAGES, target / "debian.tar")
+            debian_install(target / "debian.tar", SUITE, NODE_PACKAGES)
             kind, programs = self.kind_programs.folder(self.cache), self.programs.folder(self.cache)
             shutil.copytree(kind / "files", target / "kind")
             (target / "programs").mkdir()
@@ -168,7 +164,7 @@ class KindBill(Bill):
             (target / "pause").write_text(next(name for name in names if "/pause:" in name))
 
         files = ("ambient_kind/node_image.py", *(f"node/{name}" for name in OWN_NODE_FILES))
-        ingredients = [*NODE_PACKAGES, *NODE_PROGRAMS, *_digests(*files)]
+        ingredients = [SUITE, *NODE_PACKAGES, *DOCUMENTATION, *NODE_PROGRAMS, *_digests(*files)]
         needs = [self.node_image, self.programs, self.kind_programs]
         return Part("kind-node", "Node image for kind", make, ingredients, needs)
 

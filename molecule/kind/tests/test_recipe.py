@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ambient_embedded import cache, oci, preflight
+from ambient_embedded import cache, gobuild, oci, preflight
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import start_time
 from ambient_embedded.tools import EMBEDDED
@@ -201,6 +201,23 @@ def test_an_engine_is_removed_once_its_last_process_has_ended(tmp_path: Path) ->
 @pytest.fixture
 def bill(tmp_path: Path) -> node_image.KindBill:
     return node_image.KindBill(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "other", "changed"),
+    [
+        (gobuild, "ENVIRONMENT", {}, {"kind-programs", "kind-node"}),
+        (node_image, "SUITE", "sid", {"kind-engine", "kind-node"}),
+        (node_image, "DOCUMENTATION", (), {"kind-engine", "kind-node"}),
+    ],
+)
+def test_every_ingredient_changes_the_key(
+    module: Any, name: str, other: object, changed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {part.name: part.key for part in node_image.KindBill(tmp_path).kind_parts()}
+    monkeypatch.setattr(module, name, other)
+    after = {part.name: part.key for part in node_image.KindBill(tmp_path).kind_parts()}
+    assert {part for part in before if before[part] != after[part]} == changed
 
 
 def interrupted(*_: object) -> None:
