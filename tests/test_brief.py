@@ -1,8 +1,12 @@
-"""The project's screen output: a failure is its message alone, and a task that tries again is silent; -v shows all."""
+"""The project's screen output: a failure is its message alone, and a task that tries again is silent; -v shows all.
+
+The last line says how long the run took.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,7 @@ def test_a_failure_is_its_message(tmp_path: Path, task: object, arguments: tuple
     assert [line.strip() for line in lines if line.startswith(("fatal: ", "failed: "))] == [said]
     # The whole result has the expression that was evaluated, for example.
     assert any("assertion" in line for line in lines) is not said.endswith(WORDS)
+
+
+def test_the_last_line_is_the_time(tmp_path: Path) -> None:
+    assert re.search(r"^PLAY RECAP .*\n\nTook \d+ s\n\Z", shown(tmp_path, WAITING), re.M | re.S)

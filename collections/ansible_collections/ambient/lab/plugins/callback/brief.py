@@ -1,4 +1,4 @@
-# The default screen output, but a failure is its message alone.
+# The default screen output, but a failure is its message alone, and the last line says how long the run took.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -7,13 +7,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: brief
 type: stdout
-short_description: The default output, with failures as their message alone
+short_description: The default output, with failures as their message alone, and the time it took
 version_added: 0.1.0
 author:
   - The ambient lab's authors (@ambient-lab)
 description:
   - Like M(ansible.builtin.default), but a failed task prints its message once, without the result's other fields.
   - A task that tries again is silent meanwhile.
+  - After the recap stands how long the run took.
   - With C(-v) the output is the default one, with everything in it.
 extends_documentation_fragment:
   - default_callback
@@ -22,16 +23,31 @@ requirements:
   - set as stdout_callback in ansible.cfg
 """
 
+import time
 import typing as t
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
 
 
+def duration(seconds: float) -> str:
+    """A time in seconds, as a person says it: 12 s, 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base class is untyped
-    """Overrides how failures are shown, nothing else."""
+    """Overrides how failures are shown, and adds the time; nothing else."""
 
     CALLBACK_NAME = "ambient.lab.brief"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+
+    def v2_playbook_on_stats(self, stats: t.Any) -> None:
+        super().v2_playbook_on_stats(stats)
+        self._display.display(f"Took {duration(time.monotonic() - self._began)}\n")
 
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
         message = result.result.get("msg")
