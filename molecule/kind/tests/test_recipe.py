@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -140,8 +139,8 @@ def test_an_archive_is_what_docker_save_writes(tmp_path: Path) -> None:
     oci.write_layer(tmp_path / "layer.tar", [(tmp_path / "hello", "hello")])
     oci.write_layout(tmp_path / "layout", [oci.Image("localhost/hello:1", (tmp_path / "layer.tar",), {})])
     node_image.pack(tmp_path / "layout", tmp_path / "images.tar")
-    with tarfile.open(tmp_path / "images.tar") as archive:
-        archive.extractall(tmp_path / "out", filter="data")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xf", str(tmp_path / "images.tar"), "-C", str(tmp_path / "out")], check=True)
     assert {"oci-layout", "index.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
     (image,) = json.loads((tmp_path / "out/manifest.json").read_text())
     config = json.loads((tmp_path / "out" / image["Config"]).read_text())
