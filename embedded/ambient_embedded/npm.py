@@ -64,7 +64,8 @@ class Npm:
         for name in PACKAGE_FILES:
             shutil.copy(package / name, folder)
         options = [*OPTIONS, f"--cache={self.work / 'npm'}", f"--prefix={folder}"]
-        run(self.command("ci", *options), remedy=REMEDY)
+        # Else Node.js 22 and newer keep npm, compiled, in the folder of temporary files.
+        run(self.command("ci", *options), env={"NODE_DISABLE_COMPILE_CACHE": "1"}, remedy=REMEDY)
 
     @functools.cached_property
     def console(self) -> Part:

@@ -42,9 +42,13 @@ def test_the_page_and_its_library_are_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_npm")
-def test_without_node_the_same_comes_by_pypi(tmp_path: Path) -> None:
+def test_without_node_the_same_comes_by_pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing stays where temporary files are: newer ones keep what they have compiled there."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     assert npm.installed_npm() is None
     files = built(tmp_path)
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert files["index.html"] == (PAGE / "index.html").read_bytes()
     assert b"cytoscape" in files["cytoscape.esm.min.mjs"]
 
