@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +82,11 @@ class GraphPage:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless Chromium; root has no sandbox."""
+    """A headless Chromium, with a home of its own that goes with it; root has no sandbox."""
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+    with tempfile.TemporaryDirectory(prefix="ambient-lab-") as home, sync_playwright() as playwright:
+        homes = {"HOME": home, "XDG_CACHE_HOME": f"{home}/.cache", "XDG_CONFIG_HOME": f"{home}/.config"}
+        running = playwright.chromium.launch(executable_path=chromium(), args=arguments, env={**os.environ, **homes})
         try:
             yield running
         finally:
