@@ -119,6 +119,18 @@ def test_what_names_no_namespace_is_not_taken_for_gone(tmp_path: Path, owner: Ob
     assert told["msg"] == "ConfigMap app has no metadata.namespace: add the one that it is to be removed from"
 
 
+def test_what_somebody_else_removes_meanwhile_is_gone(tmp_path: Path) -> None:
+    """The API removes a token's Secret when its ServiceAccount goes, just when the Secret is to be removed itself."""
+    with FakeApi({}) as api:
+        cluster = Cluster(api)
+        account, racing = cluster.has(ACCOUNT), cluster.has(CONFIG)
+        cluster.racing = {racing}
+        remove = {"definition": [ACCOUNT, CONFIG], "state": "absent", "wait_timeout": 5}
+        told = run(tmp_path, api.kubeconfig(tmp_path), remove)[1][0]
+    assert (told.get("msg"), told["objects"]) == (None, ["ServiceAccount shop/app"])
+    assert cluster.written == [f"DELETE {account}"]
+
+
 def test_every_failure_is_a_failure_in_one_line(tmp_path: Path) -> None:
     with FakeApi({}) as api:
         kubeconfig = api.kubeconfig(tmp_path)

@@ -25,6 +25,7 @@ from ambient_embedded.tools import DOCUMENTATION, EMBEDDED, debian_install, fing
 SCENARIO = Path(__file__).resolve().parents[1]
 KIND = "sigs.k8s.io/kind@v0.33.0"
 CRICTL = "sigs.k8s.io/cri-tools/cmd/crictl@v1.36.0"
+INSTALL_FLAGS = "-buildvcs=false -modcacherw"  # of the go command, for both
 SUITE = "bookworm"  # the last Debian whose systemd runs on cgroup v1 without being asked to
 ENGINE_PACKAGES = ("docker.io", "iproute2", "iptables", "mount", "python3")
 NODE_PACKAGES = (
@@ -98,7 +99,7 @@ class KindBill(Bill):
             for package in (KIND, CRICTL):  # modules of their own
                 report(package)
                 command, environment = self.go.command(module, "install", package)
-                flags = {"GOBIN": str(target / "bin"), "GOFLAGS": "-buildvcs=false -modcacherw"}
+                flags = {"GOBIN": str(target / "bin"), "GOFLAGS": INSTALL_FLAGS}
                 run(command, env={**environment, **flags}, remedy=REMEDY)
             command, environment = self.go.command(module, "mod", "download", "-json", KIND)
             folder = Path(json.loads(run(command, env=environment, remedy=REMEDY))["Dir"])
@@ -111,7 +112,7 @@ class KindBill(Bill):
                 run(self.go.command(module, "build", *arguments)[0], env=environment, remedy=REMEDY)
 
         sources = [*_digests("coredns.go"), *fingerprints("go/go.mod", "go/go.sum")]
-        ingredients = [KIND, CRICTL, *self.go.ingredients, *sources]
+        ingredients = [KIND, CRICTL, INSTALL_FLAGS, *self.go.ingredients, *sources]
         return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, self.go.needs, lane="go")
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:

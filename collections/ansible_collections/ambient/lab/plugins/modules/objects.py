@@ -15,7 +15,8 @@ description:
     where a definition holds more than one.
   - In check mode the cluster itself is asked (server-side dry run). An object whose namespace or ServiceAccount is made
     by the same task counts as one that would be made; the dry run alone would fail.
-  - With O(state=absent) a kind that the cluster does not know (any more) is an object that is not there.
+  - With O(state=absent) a kind that the cluster does not know (any more) is an object that is not there. So is one that
+    somebody else removes at the same time, as the API does with a Secret whose ServiceAccount is gone.
   - An object that the API refuses is one line, with what to do about a missing permission.
 author:
   - The ambient lab's authors (@ambient-lab)

@@ -112,7 +112,8 @@ def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Ob
     diffs = []
     for item, result in zip(wanted, results, strict=True):
         error = (result.get("error") or {}).get("msg")
-        if error and state == "absent" and _NO_KIND in error:
+        # Gone is gone: what was found a moment ago may have followed its owner meanwhile.
+        if error and state == "absent" and (_NO_KIND in error or _status(error).get("code") == 404):
             continue
         if error and not (check and state == "present" and _comes_with(error, item, wanted)):
             refused.append(f"{title(item)}: {_words(error)}")

@@ -24,13 +24,15 @@ class Cluster:
     """Objects by path, as a FakeApi serves them.
 
     Every object that anybody may ask for is made known with `knows` first; only those in `objects` are there.
-    refused has the plural names of what the user may not change. written has "METHOD path" of what was, in order.
+    refused has the plural names of what the user may not change. racing has the paths of objects that somebody else
+    removes as soon as they have been asked for. written has "METHOD path" of what was, in order.
     """
 
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self.objects: dict[str, Object] = {}
         self.refused: set[str] = set()
+        self.racing: set[str] = set()
         self.written: list[str] = []
         self._version = 0
         resources = [
@@ -56,11 +58,16 @@ class Cluster:
         plural = KINDS[item["apiVersion"], item["kind"]]
         path = f"/api/v1{scope}/{plural}/{meta['name']}"
         self.api.objects |= {
-            path: lambda _query: self.objects.get(path, _status(404, f'{plural} "{meta["name"]}" not found')),
+            path: lambda _query: self._get(path, plural),
             f"PATCH {path}": lambda body: self._apply(path, plural, body),
             f"DELETE {path}": lambda _body: self._delete(path, plural),
         }
         return path
+
+    def _get(self, path: str, plural: str) -> Object | tuple[int, Object]:
+        if path not in self.objects:
+            return _not_found(path, plural)
+        return self.objects.pop(path) if path in self.racing else self.objects[path]
 
     def _apply(self, path: str, plural: str, body: Object) -> tuple[int, Object]:
         asked, headers = self.api.asked[-1]
@@ -100,6 +107,8 @@ class Cluster:
         name = path.rpartition("/")[2]
         if plural in self.refused:
             return _forbidden(plural, name, "delete")
+        if path not in self.objects:
+            return _not_found(path, plural)
         if "dryRun=All" not in self.api.asked[-1][0]:
             self.written.append(f"DELETE {path}")
             del self.objects[path]
@@ -109,6 +118,10 @@ class Cluster:
 def _status(code: int, message: str) -> tuple[int, Object]:
     """A refusal, as the API words it."""
     return code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code}
+
+
+def _not_found(path: str, plural: str) -> tuple[int, Object]:
+    return _status(404, f'{plural} "{path.rpartition("/")[2]}" not found')
 
 
 def _forbidden(plural: str, name: str, verb: str) -> tuple[int, Object]:

@@ -219,6 +219,14 @@ def test_a_kind_without_a_crd_is_not_there_but_cannot_be_made(state: str, fails:
         outcome([WIDGET], _answer(NO_KIND), state, check)
 
 
+def test_what_somebody_else_removes_meanwhile_is_gone() -> None:
+    gone = _status(404, 'configmaps "app" not found', "delete")
+    result = outcome([POD, CONFIG], _answer(GONE, gone), "absent", False)
+    assert (result["changed"], result["objects"]) == (True, ["Pod shop/app"])
+    with pytest.raises(LabError, match='ConfigMap shop/app: configmaps "app" is forbidden'):
+        outcome([POD, CONFIG], _answer(GONE, _status(403, 'configmaps "app" is forbidden')), "absent", False)
+
+
 OTHER_ACCOUNT = {**ACCOUNT, "metadata": {"name": "app", "namespace": "other"}}
 
 
@@ -233,7 +241,6 @@ OTHER_ACCOUNT = {**ACCOUNT, "metadata": {"name": "app", "namespace": "other"}}
         (CONFIG, NO_ACCOUNT, "present", True, False),
         (OTHER_ACCOUNT, NO_ACCOUNT, "present", True, False),
         (ACCOUNT, NO_NAMESPACE, "present", True, False),
-        (NAMESPACE, NO_NAMESPACE, "absent", True, False),
         (ACCOUNT, _status(403, CANNOT), "present", True, False),
         (ACCOUNT, _status(500, "etcdserver: request timed out"), "present", True, False),
     ],
