@@ -14,19 +14,14 @@ VARIABLES = ("-e", f"@{ROOT}/molecule/vars/lab.yml")
 POLICY = "authorizationpolicy/layer4-authz"
 # What somebody may do to a lab, and what the next run would do about it: header and changed lines of each diff.
 BY_HAND = [
-    [
-        "patch",
-        POLICY,
-        "--type=json",
-        "-p",
-        '[{"op":"replace","path":"/spec/rules/0/to/0/operation/ports/0","value":"9"}]',
-    ],
+    # It now keeps everybody out whom it let in, the application's own client too.
+    ["patch", POLICY, "--type=json", "-p", '[{"op":"replace","path":"/spec/action","value":"ALLOW"}]'],
     ["label", "service/sample-app", "-n", "layer7", "istio.io/use-waypoint-"],
     ["scale", "deployment/sample-app-blue", "--replicas=2"],
     ["delete", "pod/curl-allow", "--now"],
 ]
 SHOWN = {
-    "AuthorizationPolicy default/layer4-authz": ["-        - '9'", "+        - '8080'"],
+    "AuthorizationPolicy default/layer4-authz": ["-  action: ALLOW", "+  action: DENY"],
     "Service layer7/sample-app": ["+metadata:", "+  labels:", "+    istio.io/use-waypoint: waypoint"],
     "Deployment default/sample-app-blue": ["-  replicas: 2", "+  replicas: 1"],
 }
