@@ -1,4 +1,4 @@
-"""Runs the project's playbooks as a user does, and playbooks/claims.yml on a fleet of some clusters."""
+"""Runs the project's playbooks as a user does: any of them, verify.yml on a lab, claims.yml on a fleet of clusters."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def play(*arguments: str, timeout: float = 120, **settings: str) -> Ran:
     except subprocess.TimeoutExpired as error:
         printed = (error.stdout or b"").decode("utf-8", "replace")
         raise AssertionError(f"{' '.join(arguments)} took longer than {timeout:.0f} s:\n{printed}") from None
+
+
+def verify(lab_dir: Path, tags: str) -> Ran:
+    """Prove a running lab's claims again, those with these tags; a claim that does not hold is given up after 5 s."""
+    variables = [f"lab_dir={lab_dir}", "l4_authz_timeout=5", "l7_waypoint_timeout=5"]
+    extra = [word for variable in variables for word in ("-e", variable)]
+    return play("playbooks/verify.yml", "--tags", tags, *extra, timeout=180)
 
 
 def prove(folder: Path, clusters: dict[str, dict[str, Any]], *arguments: str) -> Ran:

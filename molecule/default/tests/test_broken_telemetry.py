@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fleet import Ran, play
+from fleet import verify
 from running_lab import Lab
-
-
-def verify(lab: Lab, tag: str) -> Ran:
-    """Run playbooks/verify.yml with one tag; claims that do not hold are given up after five seconds."""
-    variables = [f"lab_dir={lab.folder}", "l4_authz_timeout=5", "l7_waypoint_timeout=5"]
-    extra = [word for variable in variables for word in ("-e", variable)]
-    return play("playbooks/verify.yml", "--tags", tag, *extra, timeout=180)
 
 
 @contextmanager
@@ -32,7 +25,7 @@ def scaled_to_zero(lab: Lab, name: str) -> Iterator[None]:
 def test_no_prometheus_is_an_error_that_names_it(lab: Lab) -> None:
     """curl-deny has no edge then, and that proves nothing."""
     with scaled_to_zero(lab, "prometheus"):
-        run = verify(lab, "l4")
+        run = verify(lab.folder, "l4")
     assert run.returncode != 0
     assert "why:  Prometheus (istio-system/prometheus) does not answer" in run.stdout
 
@@ -40,7 +33,7 @@ def test_no_prometheus_is_an_error_that_names_it(lab: Lab) -> None:
 def test_no_kiali_is_an_error_that_names_it(lab: Lab) -> None:
     """Nobody draws anything."""
     with scaled_to_zero(lab, "kiali"):
-        run = verify(lab, "l4")
+        run = verify(lab.folder, "l4")
     assert run.returncode != 0
     assert "why:  Kiali (istio-system/kiali) does not answer" in run.stdout
 
@@ -52,7 +45,7 @@ def test_a_waypoint_that_does_not_count_is_an_error_that_names_it(lab: Lab) -> N
     (pod,) = lab.get(*pods)["items"]
     try:
         lab.kubectl("exec", *waypoint, "--", "rm", "/etc/istio/proxy/metrics")
-        run = verify(lab, "l7")
+        run = verify(lab.folder, "l7")
     finally:
         lab.kubectl("rollout", "restart", *waypoint)
         lab.kubectl("rollout", "status", *waypoint, "--timeout=60s")
@@ -63,5 +56,5 @@ def test_a_waypoint_that_does_not_count_is_an_error_that_names_it(lab: Lab) -> N
 
 def test_the_lab_is_whole_again(lab: Lab) -> None:
     """What was red was red for what was broken: without it all claims hold."""
-    run = verify(lab, "l4,l7")
+    run = verify(lab.folder, "l4,l7")
     assert run.returncode == 0, run.stdout

@@ -25,6 +25,7 @@ SHOWN = {
     "Service layer7/sample-app": ["+metadata:", "+  labels:", "+    istio.io/use-waypoint: waypoint"],
     "Deployment default/sample-app-blue": ["-  replicas: 2", "+  replicas: 1"],
 }
+ANSWERS = "TASK [sample_app : Check that the application answers the mesh]"
 CREATED = "Pod default/curl-allow"
 
 
@@ -83,6 +84,8 @@ def test_what_was_changed_by_hand_is_shown_and_nothing_else(lab: Lab) -> None:
     finally:
         done = run("site.yml", "--diff")
     assert recap(done) == (0, 3), done.stdout
+    # The role left that to the end of the run, because the policy kept the application's client out.
+    assert done.stdout.find(ANSWERS) > done.stdout.find("TASK [l7_waypoint : ") > 0
     for ran in (planned, done):
         shown = diffs(ran)
         created = shown.pop(CREATED)

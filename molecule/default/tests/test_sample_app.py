@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fleet import Ran, play
+from fleet import verify
 from running_lab import Lab
 
 POLICY = "authorizationpolicy/layer4-authz"
@@ -24,21 +24,16 @@ def only_for(lab: Lab, client: str) -> Iterator[None]:
         lab.kubectl("patch", POLICY, "--type=merge", "-p", json.dumps({"spec": spec}))
 
 
-def verify(lab: Lab) -> Ran:
-    """Only that the application answers."""
-    return play("playbooks/verify.yml", "--tags", "sample_app", "-e", f"lab_dir={lab.folder}", timeout=180)
-
-
 def test_a_policy_in_the_way_is_told_by_its_name(lab: Lab) -> None:
     with only_for(lab, "somebody"):
-        ran = verify(lab)
+        ran = verify(lab.folder, "sample_app")
     assert ran.returncode != 0, ran.stdout
     assert "AuthorizationPolicy default/layer4-authz" in " ".join(ran.stdout.split())
 
 
 def test_a_policy_that_keeps_only_the_host_out(lab: Lab) -> None:
     with only_for(lab, "curl"):
-        ran = verify(lab)
+        ran = verify(lab.folder, "sample_app")
     assert ran.returncode != 0, ran.stdout
     said = " ".join(ran.stdout.split())
     assert f"answers the mesh, but not the host at {lab.url('30080')}/" in said
@@ -46,5 +41,5 @@ def test_a_policy_that_keeps_only_the_host_out(lab: Lab) -> None:
 
 
 def test_without_it_the_application_answers(lab: Lab) -> None:
-    ran = verify(lab)
+    ran = verify(lab.folder, "sample_app")
     assert ran.returncode == 0, ran.stdout

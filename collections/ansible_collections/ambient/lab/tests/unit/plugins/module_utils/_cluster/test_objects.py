@@ -241,6 +241,7 @@ OTHER_ACCOUNT = {**ACCOUNT, "metadata": {"name": "app", "namespace": "other"}}
         (CONFIG, NO_ACCOUNT, "present", True, False),
         (OTHER_ACCOUNT, NO_ACCOUNT, "present", True, False),
         (ACCOUNT, NO_NAMESPACE, "present", True, False),
+        (ACCOUNT, NO_ACCOUNT, "absent", True, False),
         (ACCOUNT, _status(403, CANNOT), "present", True, False),
         (ACCOUNT, _status(500, "etcdserver: request timed out"), "present", True, False),
     ],
