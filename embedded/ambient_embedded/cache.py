@@ -1,4 +1,4 @@
-"""The content-addressed cache: parts that are built once for the same ingredients, in two lanes at a time.
+"""The content-addressed cache: parts that are built once for the same ingredients, in several lanes at a time.
 
 A part lives in ``<cache>/<name>-<key>``; the key is a hash over its recipe, its ingredients and the keys of the
 parts it stands on. It is built beside its place and renamed into it when complete, so a part that is there is
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import LabError
+from .tools import stopped
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
@@ -100,7 +101,7 @@ class _Ticker:
 def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
     """Build what is missing of the parts. Returns those that were built.
 
-    Raises whatever a recipe raises, once the part of the other lane that is under way has ended.
+    Raises whatever a recipe raises, at once: the programs of the other lanes are ended.
     """
     missing = [part for part in parts if not part.folder(cache).is_dir()]
     if not missing:
@@ -121,6 +122,10 @@ def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
             finally:
                 del ticker.states[label]
 
+        def shut_down() -> None:
+            for lane in lanes.values():
+                lane.shutdown(wait=True, cancel_futures=True)
+
         try:
             while waiting or running:
                 for part in [
@@ -132,9 +137,11 @@ def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
                 for future in done:
                     built.append(running.pop(future))
                     future.result()
-        finally:
-            for lane in lanes.values():
-                lane.shutdown(wait=True, cancel_futures=True)
+        except BaseException:
+            with stopped():
+                shut_down()
+            raise
+        shut_down()
     return built
 
 

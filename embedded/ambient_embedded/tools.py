@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .errors import LabError
@@ -16,6 +18,48 @@ DOCUMENTATION = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", 
 PIP_REMEDY = (
     "Is PyPI within reach? PIP_INDEX_URL=ADDRESS names a mirror, HTTPS_PROXY=ADDRESS a proxy. Then run the build again."
 )
+STOPPED = "was not started: another part of the build has failed"
+
+
+class _Programs:
+    """The programs under way. One call ends them all, and starts no more until it is taken back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = set[subprocess.Popen[str]]()
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def start(self, arguments: Sequence[str], env: dict[str, str], stdout: int) -> Iterator[subprocess.Popen[str]]:
+        with self._lock:
+            if self._stopped:
+                raise LabError(f"{arguments[0]} {STOPPED}")
+            process = subprocess.Popen(
+                arguments, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+                stdout=stdout, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            self._running.discard(process)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """End every program with SIGTERM, and start none while the block runs."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+        try:
+            yield
+        finally:
+            self._stopped = False
+
+
+_programs = _Programs()
+started, stopped = _programs.start, _programs.stopped
 
 
 def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, remedy: str = "") -> str:
@@ -23,14 +67,13 @@ def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, remedy: 
 
     Raises :class:`LabError` with its last words and the remedy when it fails.
     """
-    result = subprocess.run(
-        arguments, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if result.returncode != 0:
-        first = f"{' '.join(arguments[:3])} ... failed with status {result.returncode}:"
-        words = (result.stderr or result.stdout).strip().splitlines()[-8:]
+    with started(arguments, env or {}, subprocess.PIPE) as process:
+        output, errors = process.communicate()
+    if process.returncode != 0:
+        first = f"{' '.join(arguments[:3])} ... failed with status {process.returncode}:"
+        words = (errors or output).strip().splitlines()[-8:]
         raise LabError("\n".join([first, *words, remedy]).rstrip())
-    return result.stdout
+    return output
 
 
 def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (), python: str = "") -> None:
@@ -70,3 +113,9 @@ def fingerprints(*paths: str) -> list[str]:
             if file.is_file() and "__pycache__" not in file.parts:
                 lines.append(f"{file.relative_to(EMBEDDED)} {hashlib.sha256(file.read_bytes()).hexdigest()}")
     return lines
+
+
+def available_memory_bytes() -> int:
+    """What programs can have without swapping; proc(5), /proc/meminfo."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from ambient_embedded import cache
 from ambient_embedded.cache import Part, Report
 from ambient_embedded.errors import LabError
+from ambient_embedded.tools import STOPPED, run
 
 PATIENCE_SECONDS = 30.0
 FORK = multiprocessing.get_context("fork")
@@ -118,6 +120,28 @@ def test_what_a_failing_part_does_not_concern_is_kept(tmp_path: Path) -> None:
         cache.build(tmp_path, [good, bad, part("above", needs=[bad])], quiet)
     assert whole(tmp_path) == [good.folder(tmp_path).name]
     assert cache.build(tmp_path, [good, above], quiet) == [above]
+
+
+def test_a_part_that_fails_ends_what_the_other_lane_runs(tmp_path: Path) -> None:
+    """Also a program that the other lane was just about to start; the next build may start programs again."""
+    under_way, ended = threading.Event(), list[str]()
+
+    def compile_for_long(target: Path, report: Report) -> None:
+        under_way.set()
+        try:
+            run(["sleep", "60"])
+        except LabError as error:
+            ended.append(str(error))
+            raise
+
+    def fail(target: Path, report: Report) -> None:
+        under_way.wait(PATIENCE_SECONDS)
+        raise LabError("the mirror is down")
+
+    with pytest.raises(LabError, match=r"^the mirror is down$"):
+        cache.build(tmp_path, [part("long", compile_for_long, lane="go"), part("bad", fail)], quiet)
+    assert [words in ("sleep 60 ... failed with status -15:", f"sleep {STOPPED}") for words in ended] == [True]
+    assert run(["echo", "again"]) == "again\n"
 
 
 def test_a_killed_build_leaves_nothing_whole_and_goes_on(tmp_path: Path) -> None:

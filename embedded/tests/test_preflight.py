@@ -41,7 +41,7 @@ def test_a_machine_that_can_is_let_through(tmp_path: Path, free_port: int) -> No
 @pytest.mark.root
 def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 1 << 30))
-    monkeypatch.setattr(preflight, "_memory_bytes", lambda: 1 << 29)
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 29)
     cgroups = tmp_path / "cgroup"
     (cgroups / "memory").mkdir(parents=True)
     monkeypatch.setattr(preflight, "CGROUPS", cgroups)
