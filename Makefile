@@ -7,12 +7,8 @@ ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Progress is shown line by line where the output goes to a file or a pipe, too.
 export PYTHONUNBUFFERED := 1
-# Where no Docker engine answers, the scenario kind gets one of its own, with a node image made here (molecule/kind).
-# `make test KIND_ENGINE=` takes what is there, and skips the scenario where it cannot run.
-KIND_ENGINE ?= AMBIENT_KIND_REQUIRED=1 $(shell docker info >/dev/null 2>&1 || \
-  echo PYTHONPATH=molecule/kind:embedded python -m ambient_kind run /var/tmp/ambient-lab-engine)
 .DEFAULT_GOAL := help
-.PHONY: help install up down verify test lint sanity build unit molecule clean clean-images
+.PHONY: help install up down verify check test build clean clean-images
 
 help: ## Say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
@@ -28,30 +24,16 @@ verify: .venv/up ## Prove the claims of a running lab again
 down: .venv/up ## Remove the lab; what was built stays in the cache
 	ansible-playbook playbooks/cleanup.yml $(ARGS)
 
-test: lint sanity build unit molecule ## Linters, ansible-test, unit tests, and a lab of its own from nothing to nothing
+check: .venv/test ## Linters, types and unit tests: what one runs before a commit
+	python tests/lanes.py check
 
-lint: .venv/test
-	ruff check .
-	ruff format --check .
-	mypy
-	MYPYPATH=embedded/ztunnel/tests mypy embedded/ztunnel
-	MYPYPATH=embedded/waypoint/tests mypy embedded/waypoint
-	yamllint --strict .
-	ansible-lint
+# Where no Docker engine answers, the scenario kind gets one of its own, with a node image made here (molecule/kind).
+# `make test KIND_ENGINE=` takes what is there, and skips the scenario where it cannot run.
+test: .venv/test ## All there is: the checks, ansible-test, and labs from nothing to nothing, side by side
+	python tests/lanes.py test
 
-sanity: .venv/test ## ansible-test of the collection, as it is shipped
-	python tests/sanity.py
-
-build: .venv/test
+build: .venv/up ## Build the embedded cluster's parts into the cache
 	ansible-playbook playbooks/build.yml $(ARGS)
-
-unit: .venv/test
-	python -m pytest
-
-# One embedded cluster serves all scenarios but kind. `existing` leaves it bare, so l7 has no L4 part beside it.
-molecule: .venv/test
-	molecule test -s default -s existing -s l7 -s l4
-	$(KIND_ENGINE) molecule test -s kind
 
 clean: down clean-images ## Remove the lab, the cache and the virtual environment
 	rm -rf .venv

@@ -143,7 +143,7 @@ def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
         "claims": copy.deepcopy(claims),
         "phase": "after",
         "stable": 2,
-        "timeout": 4.0,
+        "timeout": 2.0,
         "interval": 0.2,
         "probe_timeout": 2.0,
         "concurrency": 8,

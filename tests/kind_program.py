@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from ambient_embedded import cache
-from ambient_embedded.gobuild import Go
 from ambient_embedded.parts import Bill
+from ambient_kind.__main__ import build_parts
+from ambient_kind.node_image import KindBill
 from project import CACHE, defaults
 
 VERSION = defaults("cluster")["cluster_upstream"]["kind"]["version"]
@@ -25,18 +22,7 @@ def built_programs() -> Path:
 
 
 def kind_program() -> Path:
-    """The program of the version that the role's node image belongs to; takes half a minute the first time."""
-    work = CACHE / "work-kind"
-    go = Go(CACHE, work)
-
-    def make(target: Path, report: cache.Report) -> None:
-        command, environment = go.command(target, "install", f"sigs.k8s.io/kind@v{VERSION}")
-        try:
-            subprocess.run(command, env={**os.environ, **environment, "GOBIN": str(target)}, check=True)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-    part = cache.Part("kind", "kind", make, [VERSION], go.needs)
-    with cache.locked(CACHE, print):
-        cache.build(CACHE, [*go.needs, part], print)
-    return part.folder(CACHE) / "kind"
+    """The program as the scenario kind has it; takes half a minute where it is not built yet."""
+    bill = KindBill(CACHE)
+    build_parts(bill, [*bill.go.needs, bill.kind])
+    return bill.kind.folder(CACHE) / "kind"

@@ -58,7 +58,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("verb", "resource", "group", "where"), CASES, ids=[f"{c[0]} {c[1]}" for c in CASES])
 def test_a_missing_right_is_one_clear_line(verb: str, resource: str, group: str, where: dict[str, Any]) -> None:
-    quick = json.dumps({"l4_authz_timeout": 8, "l7_waypoint_timeout": 8, "cluster_wait_timeout": 8})
+    quick = json.dumps({"l4_authz_timeout": 3, "l7_waypoint_timeout": 3, "cluster_wait_timeout": 3})
     with without(verb, resource):
         ran = play("site.yml", "-e", VARIABLES, "-e", quick, "--tags", where["tags"], timeout=200)
     assert ran.returncode != 0, ran.stdout

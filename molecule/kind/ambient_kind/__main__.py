@@ -1,10 +1,10 @@
 """The scenario's command: Docker, a node image, and what else `kind` needs where there is no container registry.
 
-``PYTHONPATH=molecule/kind:embedded python -m ambient_kind [--cache FOLDER] up|down|run FOLDER [COMMAND ...]``
+``PYTHONPATH=molecule/kind:embedded python -m ambient_kind [--cache FOLDER] build|up|down|run [FOLDER [COMMAND ...]]``
 
-``up`` builds what is missing and starts the engine in FOLDER; ``down`` removes it with all its containers; ``run`` does
-both around a command, which gets ``FOLDER/bin`` in PATH, ``DOCKER_HOST``, and in ``AMBIENT_KIND_VARS`` the file of
-variables for the role cluster.
+``build`` builds what is missing, as ``up`` and ``run`` do first; ``up`` starts the engine in FOLDER; ``down`` removes
+it with all its containers; ``run`` does both around a command, which gets ``FOLDER/bin`` in PATH, ``DOCKER_HOST``, and
+in ``AMBIENT_KIND_VARS`` the file of variables for the role cluster.
 """
 
 from __future__ import annotations
@@ -81,8 +81,13 @@ def build(bill: KindBill) -> None:
         )
     if packages := preflight.missing_tools():
         raise LabError(f"Programs are missing: apt-get install {' '.join(packages)}")
+    build_parts(bill, [*bill.parts(), *bill.kind_parts()])
+
+
+def build_parts(bill: KindBill, parts: list[cache.Part]) -> None:
+    """Build what is missing of some parts; afterwards downloads, compiler files and replaced versions go."""
     with cache.locked(bill.cache, _progress):
-        if cache.build(bill.cache, [*bill.parts(), *bill.kind_parts()], _progress):
+        if cache.build(bill.cache, parts, _progress):
             cache.prune(bill.cache, bill.kind_parts(), [])
             shutil.rmtree(bill.work, ignore_errors=True)
             with contextlib.suppress(OSError):  # files of the embedded cluster's build were kept
@@ -124,13 +129,16 @@ def within(folder: Path, bill: KindBill, command: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="ambient_kind", description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="the embedded cluster's")
-    parser.add_argument("state", choices=["up", "down", "run"])
-    parser.add_argument("folder", type=Path, help="the engine's, on a file system that overlayfs can use")
+    parser.add_argument("state", choices=["build", "up", "down", "run"])
+    parser.add_argument("folder", type=Path, nargs="?", help="the engine's, on a file system that overlayfs can use")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.state == "run" and not options.command:
         parser.error("run needs a COMMAND")
-    folder, bill = options.folder.resolve(), KindBill(options.cache.expanduser())
+    bill = KindBill(options.cache.expanduser())
+    if options.folder is None and options.state != "build":
+        parser.error(f"{options.state} needs a FOLDER")
+    folder = (options.folder or Path()).resolve()
     try:
         if options.state == "down":
             engine.down(folder)
@@ -138,7 +146,8 @@ def main() -> int:
         build(bill)
         if options.state == "run":
             return within(folder, bill, options.command)
-        up(folder, bill)
+        if options.state == "up":
+            up(folder, bill)
         return 0
     except (LabError, OSError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)

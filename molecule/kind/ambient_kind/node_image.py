@@ -87,20 +87,33 @@ class KindBill(Bill):
 
         return Part("kind-engine", "Docker engine", make, [SUITE, *ENGINE_PACKAGES, *DOCUMENTATION])
 
+    def _install(self, package: str, target: Path) -> None:
+        """Compile a program whose module is its own."""
+        command, environment = self.go.command(target, "install", package)
+        run(command, env={**environment, "GOBIN": str(target), "GOFLAGS": INSTALL_FLAGS}, remedy=REMEDY)
+
+    @functools.cached_property
+    def kind(self) -> Part:
+        """The program kind alone: the unit tests of the provider use it, too."""
+
+        def make(target: Path, report: Report) -> None:
+            self._install(KIND, target)
+
+        return Part("kind", "kind", make, [KIND, INSTALL_FLAGS, *self.go.ingredients], self.go.needs, lane="go")
+
     @functools.cached_property
     def kind_programs(self) -> Part:
         """Programs in ``bin`` and, in ``files``, what kind's base image lays over its Debian."""
 
         def make(target: Path, report: Report) -> None:
             module = self.work / "kind-module"
-            module.mkdir(parents=True, exist_ok=True)
+            for folder in (module, target / "bin"):
+                folder.mkdir(parents=True, exist_ok=True)
             for name in ("go.mod", "go.sum"):  # a copy: CoreDNS' plugins add sums to it
                 shutil.copy(EMBEDDED / "go" / name, module)
-            for package in (KIND, CRICTL):  # modules of their own
-                report(package)
-                command, environment = self.go.command(module, "install", package)
-                flags = {"GOBIN": str(target / "bin"), "GOFLAGS": INSTALL_FLAGS}
-                run(command, env={**environment, **flags}, remedy=REMEDY)
+            os.link(self.kind.folder(self.cache) / "kind", target / "bin/kind")
+            report(CRICTL)
+            self._install(CRICTL, target / "bin")
             command, environment = self.go.command(module, "mod", "download", "-json", KIND)
             folder = Path(json.loads(run(command, env=environment, remedy=REMEDY))["Dir"])
             shutil.copytree(folder / "images/base/files", target / "files")
@@ -113,7 +126,8 @@ class KindBill(Bill):
 
         sources = [*_digests("coredns.go"), *fingerprints("go/go.mod", "go/go.sum")]
         ingredients = [KIND, CRICTL, INSTALL_FLAGS, *self.go.ingredients, *sources]
-        return Part("kind-programs", "kind, kubeadm, crictl, CoreDNS", make, ingredients, self.go.needs, lane="go")
+        needs = [*self.go.needs, self.kind]
+        return Part("kind-programs", "kubeadm, crictl, CoreDNS for kind", make, ingredients, needs, lane="go")
 
     def _control_plane(self, layers: Path, names: list[str]) -> list[oci.Image]:
         """The images that kubeadm names, each with its program in it; and our pod network's."""
@@ -170,7 +184,7 @@ class KindBill(Bill):
         return Part("kind-node", "Node image for kind", make, ingredients, needs)
 
     def kind_parts(self) -> list[Part]:
-        return [self.engine, self.kind_programs, self.node_context]
+        return [self.engine, self.kind, self.kind_programs, self.node_context]
 
     @property
     def node_image_name(self) -> str:

@@ -205,7 +205,7 @@ def bill(tmp_path: Path) -> node_image.KindBill:
 @pytest.mark.parametrize(
     ("module", "name", "other", "changed"),
     [
-        (gobuild, "ENVIRONMENT", {}, {"kind-programs", "kind-node"}),
+        (gobuild, "ENVIRONMENT", {}, {"kind", "kind-programs", "kind-node"}),
         (node_image, "SUITE", "sid", {"kind-engine", "kind-node"}),
         (node_image, "DOCUMENTATION", (), {"kind-engine", "kind-node"}),
     ],

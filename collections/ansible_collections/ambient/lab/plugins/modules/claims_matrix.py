@@ -293,15 +293,12 @@ gone:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
 
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -326,21 +323,12 @@ SPEC: dict[str, dict[str, t.Any]] = {
     # What is observed is neither before nor after a policy.
     **{name: option for name, option in CHECK_SPEC.items() if name != "phase"},
 }
+WORK = Work(SPEC, lambda call: matrix(call.params, call.check_mode, call.diff), KUBERNETES_IMPORT_ERROR)
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        result = matrix(module.params, module.check_mode, module._diff)
-        for text in result.pop("warnings"):
-            module.warn(text)
-        module.exit_json(**result)
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.shown(module._verbosity))
+    WORK.main()
 
 
 if __name__ == "__main__":

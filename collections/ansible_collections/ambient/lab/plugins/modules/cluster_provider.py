@@ -73,21 +73,25 @@ provider:
 
 import os
 import platform
+import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose
 from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs
 
 
+def run(call: Call) -> dict[str, t.Any]:
+    """Choose the provider for this machine."""
+    machine = Machine(Programs(lambda line: None), os.environ, platform.system(), os.geteuid() == 0)
+    return {"provider": choose(call.params, machine)}
+
+
+WORK = Work(SPEC, run)
+
+
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    machine = Machine(Programs(lambda line: None), os.environ, platform.system(), os.geteuid() == 0)
-    try:
-        module.exit_json(changed=False, provider=choose(module.params, machine))
-    except LabError as error:
-        module.fail_json(msg=error.message)
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -49,16 +49,15 @@ used:
   sample: [virtualservices.networking.istio.io]
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+import typing as t
+
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.crds_info import crds
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
     Kube,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 
 SPEC = {
     **KUBE_SPEC,
@@ -67,18 +66,19 @@ SPEC = {
 }
 
 
-@ended_politely()
+def run(call: Call) -> dict[str, t.Any]:
+    """Find the CRDs."""
+    kube = Kube(call.params["kubeconfig"], call.params["context"])
+    unused, used = crds(kube, call.params["label_selectors"], call.params["owner"])
+    return {"unused": unused, "used": used}
+
+
+WORK = Work(SPEC, run, KUBERNETES_IMPORT_ERROR)
+
+
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        kube = Kube(module.params["kubeconfig"], module.params["context"])
-        unused, used = crds(kube, module.params["label_selectors"], module.params["owner"])
-        module.exit_json(changed=False, unused=unused, used=used)
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.result)
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -244,15 +244,13 @@ proxies:
   sample: [{"proxy": "istio-system/ztunnel-x", "kind": "ztunnel", "version": "1.31.0", "wording": "..."}]
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC, prove
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 
 SPEC = {
     **KUBE_SPEC,
@@ -264,18 +262,12 @@ SPEC = {
     "interval": {"type": "float", "default": 0.2},
     "witnesses": {"type": "str", "choices": ["required", "available", "none"], "default": "required"},
 }
+WORK = Work(SPEC, lambda call: prove(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        module.exit_json(**prove(module.params, module.check_mode))
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.shown(module._verbosity))
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -101,9 +101,7 @@ edges:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import picture
 
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -116,16 +114,12 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "path": {"type": "path", "required": True},
     "title": {"type": "str", "required": True},
 }
+WORK = Work(SPEC, lambda call: picture(call.params, call.check_mode, call.diff))
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        module.exit_json(**picture(module.params, module.check_mode, module._diff))
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.shown(module._verbosity))
+    WORK.main()
 
 
 if __name__ == "__main__":

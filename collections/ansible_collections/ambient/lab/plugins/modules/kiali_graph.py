@@ -59,7 +59,36 @@ options:
       - A claim V(no_edge) without another claim that can be its control is an error.
     type: list
     elements: raw
-    required: true
+    default: []
+  checks:
+    description:
+      - Several checks in the place of one, all at the same time, each in a window of its own. So two of them take as
+        long as one.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      section:
+        description: Name under which its results are kept in O(results_file).
+        type: str
+      namespace:
+        description: As O(namespace).
+        type: str
+        default: default
+      namespaces:
+        description: As O(namespaces).
+        type: list
+        elements: str
+      claims:
+        description: As O(claims).
+        type: list
+        elements: raw
+        required: true
+      traffic:
+        description: As O(traffic).
+        type: list
+        elements: raw
+        default: []
   traffic:
     description:
       - Requests to send in each round, claims as those of M(ambient.lab.curl_outcomes). A round in which one of them
@@ -159,9 +188,25 @@ EXAMPLES = r"""
         before: {outcome: edge, protocol: http, codes: [200]}
         expect: {outcome: edge, protocol: http, codes: [200, 403]}
     traffic: "{{ l7_waypoint_claims }}"
+
+- name: Both at the same time
+  ambient.lab.kiali_graph:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    checks:
+      - {section: l4_authz, claims: "{{ l4_authz_graph_claims }}", traffic: "{{ l4_authz_claims }}"}
+      - section: l7_waypoint
+        namespace: layer7
+        claims: "{{ l7_waypoint_graph_claims }}"
+        traffic: "{{ l7_waypoint_claims }}"
+    results_file: "{{ lab_dir }}/results.json"
 """
 
 RETURN = r"""
+checks:
+  description: What each of O(checks) would have returned alone.
+  returned: success, where O(checks) was given
+  type: list
+  elements: dict
 verdict:
   description: V(pass) when all claims and the traffic held; else the worst of them, V(fail) or V(error).
   returned: when something was checked
@@ -266,16 +311,14 @@ traffic:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
-from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graph
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
+from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graphs
 
 KIALI_SPEC = {
     "namespace": {"type": "str", "default": "istio-system"},
@@ -288,12 +331,20 @@ PROMETHEUS_SPEC = {
     "service": {"type": "str", "default": "prometheus"},
     "port": {"type": "int", "default": 9090},
 }
+ONE_SPEC = {
+    "section": {"type": "str"},
+    "namespace": {"type": "str", "default": "default"},
+    "namespaces": {"type": "list", "elements": "str"},
+    "claims": {"type": "list", "elements": "raw", "required": True},
+    "traffic": {"type": "list", "elements": "raw", "default": []},
+}
 SPEC = {
     **KUBE_SPEC,
     **CHECK_SPEC,
     "namespace": {"type": "str", "default": "default"},
     "namespaces": {"type": "list", "elements": "str"},
-    "claims": {"type": "list", "elements": "raw", "required": True},
+    "claims": {"type": "list", "elements": "raw", "default": []},
+    "checks": {"type": "list", "elements": "dict", "default": [], "options": ONE_SPEC},
     "traffic": {"type": "list", "elements": "raw", "default": []},
     "stable": {"type": "int", "default": 2},
     "timeout": {"type": "float", "default": 30},
@@ -302,18 +353,12 @@ SPEC = {
     "url": {"type": "str"},
     "prometheus": {"type": "dict", "apply_defaults": True, "options": PROMETHEUS_SPEC},
 }
+WORK = Work(SPEC, lambda call: prove_graphs(call.params, call.check_mode, call.verbosity > 0), KUBERNETES_IMPORT_ERROR)
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        module.exit_json(**prove_graph(module.params, module.check_mode, module._verbosity > 0))
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.shown(module._verbosity))
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -116,11 +116,12 @@ found:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import HAS_KUBERNETES, KUBERNETES_IMPORT_ERROR
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBERNETES_IMPORT_ERROR
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 
 OBJECT_SPEC = {
     "kind": {"type": "str", "required": True},
@@ -143,21 +144,24 @@ SPEC = {
 }
 
 
-@ended_politely()
+def run(call: Call) -> dict[str, t.Any]:
+    """Read the lab's facts, and look for the objects."""
+    try:
+        lab = read_lab(call.params["lab_dir"])
+        found = require(lab, call.params["requires"], call.params["look_for"])
+    except LabError as error:
+        if not call.check_mode:
+            raise
+        return {"foreseen": False, "found": [], "warnings": [f"Left out in check mode: {error.message}"]}
+    return {"foreseen": True, "ansible_facts": {"lab": lab}, "found": found}
+
+
+WORK = Work(SPEC, run, KUBERNETES_IMPORT_ERROR)
+
+
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    try:
-        lab = read_lab(module.params["lab_dir"])
-        if not HAS_KUBERNETES:
-            module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-        found = require(lab, module.params["requires"], module.params["look_for"])
-        module.exit_json(changed=False, foreseen=True, ansible_facts={"lab": lab}, found=found)
-    except LabError as error:
-        if module.check_mode:
-            module.warn(f"Left out in check mode: {error.message}")
-            module.exit_json(changed=False, foreseen=False, found=[])
-        module.fail_json(msg=error.message, **error.result)
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -192,14 +192,14 @@ convergence:
       returned: always
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+import typing as t
+
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
 
 SPEC = {
@@ -218,18 +218,21 @@ SPEC = {
 }
 
 
-@ended_politely()
+def run(call: Call) -> dict[str, t.Any]:
+    """Measure. Of a failure the figures are returned only with -v: Ansible prints a failed result as a whole."""
+    try:
+        return policy_convergence(call.params, call.check_mode)
+    except LabError as error:
+        shown = {key: value for key, value in error.result.items() if key == "changed" or call.verbosity}
+        raise LabError(error.message, **shown) from error
+
+
+WORK = Work(SPEC, run, KUBERNETES_IMPORT_ERROR)
+
+
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        module.exit_json(**policy_convergence(module.params, module.check_mode))
-    except LabError as error:
-        changed = error.result.pop("changed", False)
-        # Ansible prints a failed result as a whole.
-        module.fail_json(msg=error.message, changed=changed, **(error.result if module._verbosity else {}))
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -107,14 +107,12 @@ proxies:
       sample: 0.13
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ready
 
 SPEC = {
@@ -124,18 +122,12 @@ SPEC = {
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.1},
 }
+WORK = Work(SPEC, lambda call: policy_ready(call.params), KUBERNETES_IMPORT_ERROR)
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        module.exit_json(**policy_ready(module.params))
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.result)
+    WORK.main()
 
 
 if __name__ == "__main__":

@@ -93,14 +93,12 @@ resources:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
-    HAS_KUBERNETES,
     KUBE_SPEC,
     KUBERNETES_IMPORT_ERROR,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import ready
 
 OBJECT_SPEC = {
@@ -116,18 +114,12 @@ SPEC = {
     "timeout": {"type": "float", "default": 120},
     "interval": {"type": "float", "default": 0.2},
 }
+WORK = Work(SPEC, lambda call: ready(call.params), KUBERNETES_IMPORT_ERROR)
 
 
-@ended_politely()
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
-    if not HAS_KUBERNETES:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=KUBERNETES_IMPORT_ERROR)
-    try:
-        module.exit_json(**ready(module.params))
-    except LabError as error:
-        module.fail_json(msg=error.message, **error.result)
+    WORK.main()
 
 
 if __name__ == "__main__":

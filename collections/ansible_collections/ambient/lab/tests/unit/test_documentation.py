@@ -21,8 +21,8 @@ PLUGINS = "ansible_collections.ambient.lab.plugins"
 FOLDER = pathlib.Path(inspect.getfile(kube_fragment)).parents[1]
 FRAGMENTS = {"ambient.lab._kube": kube_fragment, "ambient.lab._check": check_fragment}
 NAMES = sorted(path.stem for path in (FOLDER / "modules").glob("*.py"))
-# These have an action plugin, which takes the options; the module is their documentation.
-ACTIONS = {path.stem for path in (FOLDER / "action").glob("*.py")}
+# These are an action plugin alone, which takes the options; the module is their documentation.
+ACTIONS = {path.stem for path in (FOLDER / "modules").glob("*.py") if "def main" not in path.read_text("utf-8")}
 
 
 def _module(name: str) -> types.ModuleType:

@@ -10,6 +10,7 @@ import re
 COLLECTION = pathlib.Path(__file__).parents[2]
 PACKAGES = {path.name: path for kind in ("module", "plugin") for path in COLLECTION.glob(f"plugins/{kind}_utils/_*")}
 IMPORT = re.compile(r"ansible_collections\.ambient\.lab\.plugins\.(?:module|plugin)_utils\.(_[a-z]+)\.")
+FOLDERS = [COLLECTION / "plugins" / name for name in ("modules", "action")]
 README = (COLLECTION / "README.md").read_text(encoding="utf-8")
 # The README's table lists the packages so that each one uses only those above it.
 ORDER = re.findall(r"^\| `(_[a-z]+)` \|", README, re.MULTILINE)
@@ -45,8 +46,15 @@ def test_a_package_uses_only_those_above_it() -> None:
 
 
 def test_a_module_does_its_work_in_the_file_of_its_name() -> None:
-    actions = {path.stem for path in (COLLECTION / "plugins/action").glob("*.py")}
     for module in (COLLECTION / "plugins/modules").glob("*.py"):
-        assert module.stem in actions or any((folder / module.name).exists() for folder in PACKAGES.values()), (
-            module.name
-        )
+        assert "def main" not in module.read_text(encoding="utf-8") or any(
+            (folder / module.name).exists() for folder in PACKAGES.values()
+        ), module.name
+
+
+def test_every_module_runs_here_where_its_host_is_this_machine() -> None:
+    """One without an action plugin would start a Python of its own, and import all libraries anew."""
+    names = {
+        kind: {path.stem for path in (COLLECTION / f"plugins/{kind}").glob("*.py")} for kind in ("modules", "action")
+    }
+    assert names["modules"] == names["action"]

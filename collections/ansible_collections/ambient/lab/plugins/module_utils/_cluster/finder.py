@@ -80,18 +80,28 @@ class Finder:
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        plural = self._plural(wanted)
-        if plural is None:
+        path = self.path(wanted)
+        if path is None:
             return []
-        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace else ""
-        path = f"{_root(wanted.api_version)}{scope}/{plural}"
         if wanted.name:
-            found = self.reader.get(f"{path}/{wanted.name}")
+            found = self.reader.get(path)
             return [] if found is None else [found]
         query = {"labelSelector": wanted.label_selector} if wanted.label_selector else {}
         # The API leaves these two out of a list's items.
         head = {"apiVersion": wanted.api_version, "kind": wanted.kind}
         return [{**head, **item} for item in self.reader.items(path, **query)]
+
+    def path(self, wanted: Wanted) -> str | None:
+        """Where the API has the object, or the list; None where it does not know the kind.
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        plural = self._plural(wanted)
+        if plural is None:
+            return None
+        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace else ""
+        return f"{_root(wanted.api_version)}{scope}/{plural}" + (f"/{wanted.name}" if wanted.name else "")
 
     def resource(self, wanted: Wanted) -> Object | None:
         """What the API says of a kind, its plural name and whether it is namespaced; None where it does not know it.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import ssl
@@ -67,7 +68,8 @@ class Kube:
         try:
             load: t.Any = kubernetes.config.load_kube_config
             load(
-                config_file=kubeconfig,
+                # The client library reads the variable when it is imported; a task may set it later.
+                config_file=kubeconfig or os.environ.get("KUBECONFIG"),
                 context=context,
                 client_configuration=self._configuration,
                 persist_config=False,
@@ -173,7 +175,7 @@ class Kube:
         Raises:
             LabError: when the API does not answer at all.
         """
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, default=str).encode()
         headers = {} if body is None else {"Content-Type": content_type}
         return self._request(method, path, query, headers, data)
 

@@ -88,6 +88,16 @@ def _labelled(item: Object, owner: str) -> Object:
     return {**item, "metadata": {**meta, "labels": {**(meta.get("labels") or {}), MANAGED_BY: owner}}}
 
 
+def is_same(item: Object, applied: Object) -> bool:
+    """Whether an apply leaves an object as it is, down to who has set which field. Its status is nobody's wish."""
+    return _wished(item) == _wished(applied)
+
+
+def _wished(item: Object) -> Object:
+    meta = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
+    return {**{key: value for key, value in item.items() if key != "status"}, "metadata": meta}
+
+
 def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Object:
     """The task's result.
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import re
 import typing as t
@@ -42,6 +43,37 @@ COUNTED = {"ztunnel": ("allowed",), "waypoint": ("allowed", "denied_l7", "denied
 ASKED_AGAIN = ("namespaces", "duration", "queryTime", "injectServiceNodes")
 _URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def prove_graphs(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) -> dict[str, t.Any]:
+    """Check the claims in the module's parameters, or those of each of its `checks`, all of them at the same time.
+
+    Args:
+        params: of the module kiali_graph.
+        check_mode: send and look, but write no results file.
+        verbose: return Kiali's whole answer.
+
+    Raises:
+        LabError: with what every check that failed says.
+    """
+    if not params["checks"]:
+        return prove_graph(params, check_mode, verbose)
+    if params["claims"] or params["traffic"]:
+        raise LabError("claims and traffic belong into checks, where there are any")
+    with concurrent.futures.ThreadPoolExecutor(len(params["checks"])) as pool:
+        running = [pool.submit(prove_graph, {**params, **check}, check_mode, verbose) for check in params["checks"]]
+    failures = [error for error in (one.exception() for one in running) if error]
+    for error in failures:
+        if not isinstance(error, LabError):
+            raise error
+    if failures:
+        raise LabError("\n".join(str(error) for error in failures), verdict=_worst(failures))
+    return {"verdict": "pass", "checks": [one.result() for one in running]}
+
+
+def _worst(failures: t.Sequence[BaseException]) -> str:
+    verdicts = {getattr(error, "result", {}).get("verdict", "error") for error in failures}
+    return "error" if "error" in verdicts else "fail"
 
 
 def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) -> dict[str, t.Any]:

@@ -1,0 +1,82 @@
+# Reads what Helm keeps of its releases, and compares it with what they are to be.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import json
+import os
+import typing as t
+
+import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+Release = dict[str, t.Any]
+
+
+class Reader(t.Protocol):
+    """Reads of an API; raises LabError when it does not answer."""
+
+    def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
+        """The objects of a list."""
+
+
+def outdated(wanted: t.Sequence[t.Mapping[str, t.Any]], namespace: str, reader: Reader) -> list[str]:
+    """The releases that are not there, or not as they are wanted, in the order they were given.
+
+    Args:
+        wanted: name, chart, version (of a chart that is no folder) and values of each.
+        namespace: of all of them.
+
+    Raises:
+        LabError: when the API does not answer, or refuses.
+    """
+    names = ",".join(str(item["name"]) for item in wanted)
+    secrets = reader.items(f"/api/v1/namespaces/{namespace}/secrets", labelSelector=f"owner=helm,name in ({names})")
+    newest: dict[str, Release] = {}
+    for secret in secrets:
+        release = unpacked(secret)
+        if release.get("version", 0) >= newest.get(release.get("name", ""), {}).get("version", 0):
+            newest[release.get("name", "")] = release
+    return [str(item["name"]) for item in wanted if not _is_as(item, newest.get(item["name"], {}))]
+
+
+def unpacked(secret: t.Mapping[str, t.Any]) -> Release:
+    """The release in a Secret; empty where it is packed in another way.
+
+    Source: Helm's storage driver for Secrets (pkg/storage/driver/util.go): JSON, gzip, base64, and the Secret's own.
+    """
+    try:
+        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+        found = json.loads(gzip.decompress(packed))
+    except (KeyError, TypeError, ValueError, OSError, EOFError, binascii.Error):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_as(wanted: t.Mapping[str, t.Any], release: Release) -> bool:
+    """What kubernetes.core.helm compares: state, chart with its version, and the user's values."""
+    chart = (release.get("chart") or {}).get("metadata") or {}
+    return (
+        (release.get("info") or {}).get("status") == "deployed"
+        and (chart.get("name"), chart.get("version")) == _chart(wanted)
+        and (release.get("config") or {}) == wanted["values"]
+    )
+
+
+def _chart(wanted: t.Mapping[str, t.Any]) -> tuple[str, str]:
+    """Name and version of a chart. Raises LabError for a folder that holds none."""
+    folder = str(wanted["chart"])
+    if not os.path.isdir(folder):
+        return folder.rpartition("/")[2], str(wanted["version"] or "")
+    path = os.path.join(folder, "Chart.yaml")
+    try:
+        with open(path, encoding="utf-8") as file:
+            chart = yaml.safe_load(file)
+        return str(chart["name"]), str(chart["version"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise LabError(f"{folder} is no Helm chart ({error}): name the folder of one") from error

@@ -1,0 +1,66 @@
+# Runs a module in Ansible's own process where its host is this machine: no Python is started, no library imported anew.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import typing as t
+
+from ansible import constants
+from ansible.plugins.action.normal import ActionModule as Normal
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
+from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+
+
+class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untyped
+    """Base of the action plugins. Ansible imports one before it forks a task's process, which so has all it needs.
+
+    On another host, as another user, with another Python, and with `async` the module runs as modules do.
+
+    Attributes:
+        work: what the module does.
+    """
+
+    work: t.ClassVar[Work]
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Run the module, here where that is the same."""
+        variables = task_vars or {}
+        if not self._is_here(variables):
+            return dict(super().run(tmp, variables))
+        # The process is the task's own. Who is ended leaves keys of the kubeconfig in a folder that goes with the run.
+        environment: dict[str, str] = {}
+        self._compute_environment_string(environment)
+        os.environ.update(environment)
+        tempfile.tempdir = constants.DEFAULT_LOCAL_TMP
+        self._task.args = plain(self._task.args)
+        _validation, params = self.validate_argument_spec(argument_spec=self.work.spec)
+        with ended_politely():
+            return self.work.answer(Call(params, self._task.check_mode, self._task.diff, self._display.verbosity))
+
+    def _is_here(self, variables: t.Mapping[str, t.Any]) -> bool:
+        """Whether the module would run on this machine, as this user, with this Python."""
+        python = self._templar.template(variables.get("ansible_python_interpreter") or sys.executable)
+        return (
+            self._connection.transport == "local"
+            and not self._play_context.become
+            and not self._task.async_val
+            and not self.work.import_error
+            and python == sys.executable
+        )
+
+
+def plain(value: t.Any) -> t.Any:
+    """The same as Python's own types; Ansible's subclasses of them evaluate what they hold only when asked for it."""
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

@@ -1,0 +1,233 @@
+"""Runs the project's checks, in lanes side by side: `python tests/lanes.py check`, `... test`, or steps by their names.
+
+A lane runs its steps one after the other; a step waits for the steps that it needs. What a step prints goes to
+`.cache/test/<step>.log`; here stands how far each is, the end of what failed, and a table. `.cache/test/results.json`
+says the same to machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / ".cache/test"
+# Seconds between two words on how far the steps are.
+TICK_SECONDS = 20.0
+SHOWN_LINES = 60
+CODES = re.compile(r"\x1b\[[0-9;]*m")
+ENGINE = "/var/tmp/ambient-lab-engine"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program of a lane. needs: names of steps that must have passed before it, where they are run at all."""
+
+    name: str
+    command: Sequence[str]
+    needs: Sequence[str] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+Lanes = dict[str, list[Step]]
+
+
+@dataclass
+class Outcome:
+    """How a step ended. code: its exit code, None where it was not run because another step had failed."""
+
+    name: str
+    lane: str
+    code: int | None
+    seconds: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """For the table."""
+        return "not run" if self.code is None else "passed" if self.code == 0 else f"FAILED ({self.code})"
+
+
+def static() -> list[Step]:
+    """What reads the sources only."""
+    stand_ins = [
+        Step(f"mypy-{name}", ["mypy", f"embedded/{name}"], environment={"MYPYPATH": f"embedded/{name}/tests"})
+        for name in ("ztunnel", "waypoint")
+    ]
+    return [
+        Step("ruff", ["ruff", "check", "."]),
+        Step("ruff-format", ["ruff", "format", "--check", "."]),
+        Step("yamllint", ["yamllint", "--strict", "."]),
+        Step("mypy", ["mypy"]),
+        *stand_ins,
+        Step("ansible-lint", ["ansible-lint"]),
+    ]
+
+
+def kind() -> list[Step]:
+    """The scenario kind: on Docker where it answers, else on an engine that is made here.
+
+    With an empty KIND_ENGINE it takes what is there, and is skipped where it cannot run.
+    """
+    scenario = ["molecule", "test", "-s", "kind"]
+    if os.environ.get("KIND_ENGINE") == "":
+        return [Step("molecule-kind", scenario)]
+    required = {"AMBIENT_KIND_REQUIRED": "1"}
+    docker = shutil.which("docker")
+    if docker and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0:
+        return [Step("molecule-kind", scenario, environment=required)]
+    engine = [sys.executable, "-m", "ambient_kind"]
+    ours = {**required, "PYTHONPATH": f"{ROOT}/molecule/kind:{ROOT}/embedded"}
+    return [
+        Step("kind-parts", [*engine, "build"], ["build"], ours),
+        Step("molecule-kind", [*engine, "run", ENGINE, *scenario], ["kind-parts"], ours),
+    ]
+
+
+def lanes(chosen: Sequence[str]) -> Lanes:
+    """The steps of `check`, of `test`, which is all there is, or those named; raises ValueError for another name."""
+    unit = Step("unit", [sys.executable, "-m", "pytest"], ["build"])
+    build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
+    scenarios = ["default", "existing", "l7", "l4"]
+    lab = Step("molecule", ["molecule", "test", *(word for name in scenarios for word in ("-s", name))], ["build"])
+    sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
+    everything = {"lab": [build, lab], "static": [*static(), sanity, unit, *kind()]}
+    if list(chosen) == ["test"]:
+        return everything
+    if list(chosen) == ["check"]:
+        return {"static": static(), "unit": [unit]}
+    known = [step.name for steps in everything.values() for step in steps]
+    if wrong := [name for name in chosen if name not in known]:
+        raise ValueError(f"no step {wrong[0]}: name check, test, or steps out of {', '.join(known)}")
+    named = {lane: [step for step in steps if step.name in chosen] for lane, steps in everything.items()}
+    return {lane: steps for lane, steps in named.items() if steps}
+
+
+class Run:
+    """Lanes under way."""
+
+    def __init__(self, chosen: Lanes) -> None:
+        self.outcomes: list[Outcome] = []
+        self._lanes = chosen
+        self._ended = {step.name: threading.Event() for steps in chosen.values() for step in steps}
+        self._passed: set[str] = set()
+        self._stopped = False
+        self._running: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
+
+    def run(self) -> list[Outcome]:
+        """Run all lanes to their end, and say meanwhile how far they are."""
+        done = threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
+        ticker.start()
+        with ThreadPoolExecutor(len(self._lanes)) as pool:
+            for lane in [pool.submit(self._lane, *item) for item in self._lanes.items()]:
+                lane.result()
+        done.set()
+        ticker.join()
+        return self.outcomes
+
+    def end(self, number: int, _frame: object) -> None:
+        """Pass a signal on to what runs; nothing more is begun."""
+        self._stopped = True
+        for _began, process in list(self._running.values()):
+            process.send_signal(number)
+
+    def _lane(self, lane: str, steps: list[Step]) -> None:
+        for step in steps:
+            needs = set(step.needs) & self._ended.keys()
+            for need in needs:
+                self._ended[need].wait()
+            outcome = Outcome(step.name, lane, None)
+            if needs <= self._passed and not self._stopped:
+                outcome = self._step(lane, step)
+            self.outcomes.append(outcome)
+            if outcome.code == 0:
+                self._passed.add(step.name)
+            self._ended[step.name].set()
+            say(f"{step.name}: {outcome.words}, {duration(outcome.seconds)}")
+            if outcome.code:
+                say(*last_words(step.name))
+
+    def _step(self, lane: str, step: Step) -> Outcome:
+        began = time.monotonic()
+        with log_of(step.name).open("wb") as log:
+            process = subprocess.Popen(
+                step.command, cwd=ROOT, env={**os.environ, **step.environment},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            self._running[step.name] = began, process
+            code = process.wait()
+        del self._running[step.name]
+        return Outcome(step.name, lane, code, time.monotonic() - began)
+
+    def _tick(self, done: threading.Event) -> None:
+        while not done.wait(TICK_SECONDS):
+            for name, (began, _process) in sorted(self._running.items()):
+                say(f"  {name} {duration(time.monotonic() - began)}: {' '.join(lines(name)[-1:])[:100]}")
+
+
+def log_of(name: str) -> Path:
+    return LOGS / f"{name}.log"
+
+
+def lines(name: str) -> list[str]:
+    """What a step has printed, without colours and empty lines."""
+    text = CODES.sub("", log_of(name).read_text(encoding="utf-8", errors="replace"))
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def last_words(name: str) -> list[str]:
+    """Why a step failed: what stands before molecule's first failed step, else the end of it all."""
+    printed = lines(name)
+    end = next((number for number, line in enumerate(printed) if "Executed: Failed" in line), len(printed))
+    return [*(f"    {line}" for line in printed[max(0, end - SHOWN_LINES) : end]), f"  All of it: {log_of(name)}"]
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def say(*words: str) -> None:
+    print("\n".join(words), flush=True)
+
+
+def report(outcomes: list[Outcome], seconds: float) -> int:
+    """The table, the file for machines, and the closing line; returns the exit code."""
+    width = max(len(outcome.name) for outcome in outcomes)
+    rows = [f"{item.name:{width}}  {item.lane:6}  {item.words:12}  {duration(item.seconds):>12}" for item in outcomes]
+    say("", *rows, f"{'all':{width}}  {'':6}  {'':12}  {duration(seconds):>12}")
+    found = [{"step": item.name, "lane": item.lane, "code": item.code, "seconds": item.seconds} for item in outcomes]
+    (LOGS / "results.json").write_text(json.dumps({"seconds": seconds, "steps": found}, indent=1))
+    failed = sum(item.code != 0 for item in outcomes)
+    say(f"{len(outcomes) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", nargs="+", help="check, test, or names of steps")
+    try:
+        run = Run(lanes(parser.parse_args().step))
+    except ValueError as error:
+        parser.error(str(error))
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, run.end)
+    began = time.monotonic()
+    return report(run.run(), time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
