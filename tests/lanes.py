@@ -33,7 +33,7 @@ ENGINE = "/var/tmp/ambient-lab-engine"
 
 @dataclass(frozen=True)
 class Step:
-    """One program of a lane. needs: names of steps that must have passed before it, where they are run at all."""
+    """One program of a lane. needs: names of steps before it in the lane without which it proves nothing."""
 
     name: str
     command: Sequence[str]
@@ -75,86 +75,92 @@ def static() -> list[Step]:
     ]
 
 
-def kind() -> list[Step]:
+def kind(environment: dict[str, str]) -> list[Step]:
     """The scenario kind: on Docker where it answers, else on an engine that is made here.
 
     With an empty KIND_ENGINE it takes what is there, and is skipped where it cannot run.
     """
     scenario = ["molecule", "test", "-s", "kind"]
     if os.environ.get("KIND_ENGINE") == "":
-        return [Step("molecule-kind", scenario)]
-    required = {"AMBIENT_KIND_REQUIRED": "1"}
+        return [Step("molecule-kind", scenario, environment=environment)]
+    required = {**environment, "AMBIENT_KIND_REQUIRED": "1"}
     docker = shutil.which("docker")
     if docker and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0:
         return [Step("molecule-kind", scenario, environment=required)]
     engine = [sys.executable, "-m", "ambient_kind"]
     ours = {**required, "PYTHONPATH": f"{ROOT}/molecule/kind:{ROOT}/embedded"}
     return [
-        Step("kind-parts", [*engine, "build"], ["build"], ours),
+        Step("kind-parts", [*engine, "build"], environment=ours),
         Step("molecule-kind", [*engine, "run", ENGINE, *scenario], ["kind-parts"], ours),
     ]
 
 
-def lanes(chosen: Sequence[str]) -> Lanes:
+def machine(action: str) -> Step:
+    """Write down the state of this machine, or compare it: nothing that was started may have left anything behind."""
+    return Step(f"machine-{action}", [sys.executable, "tests/state.py", "host", action, str(LOGS / "machine.json")])
+
+
+def stages(chosen: Sequence[str]) -> list[Lanes]:
     """The steps of `check`, of `test`, which is all there is, or those named; raises ValueError for another name."""
-    unit = Step("unit", [sys.executable, "-m", "pytest"], ["build"])
+    unit = Step("unit", [sys.executable, "-m", "pytest"])
     build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
-    scenarios = ["default", "existing", "l7", "l4"]
-    lab = Step("molecule", ["molecule", "test", *(word for name in scenarios for word in ("-s", name))], ["build"])
     sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
-    everything = {"lab": [build, lab], "static": [*static(), sanity, unit, *kind()]}
+    # The scenarios themselves can't compare the machine's state while others run beside them.
+    beside = {"AMBIENT_COMPARED_OUTSIDE": "1"}
+    scenarios = [word for name in ("default", "existing", "l7", "l4") for word in ("-s", name)]
+    lab = Step("molecule", ["molecule", "test", *scenarios], environment=beside)
+    everything: list[Lanes] = [
+        {"lab": [build, machine("write")]},
+        {"lab": [lab], "static": [*static(), sanity, unit, *kind(beside)]},
+        {"lab": [machine("compare")]},
+    ]
     if list(chosen) == ["test"]:
         return everything
     if list(chosen) == ["check"]:
-        return {"static": static(), "unit": [unit]}
-    known = [step.name for steps in everything.values() for step in steps]
+        return [{"static": static(), "unit": [unit]}]
+    known = [step.name for lanes in everything for steps in lanes.values() for step in steps]
     if wrong := [name for name in chosen if name not in known]:
         raise ValueError(f"no step {wrong[0]}: name check, test, or steps out of {', '.join(known)}")
-    named = {lane: [step for step in steps if step.name in chosen] for lane, steps in everything.items()}
-    return {lane: steps for lane, steps in named.items() if steps}
+    return [
+        {lane: [step for step in steps if step.name in chosen] for lane, steps in lanes.items()} for lanes in everything
+    ]
 
 
 class Run:
-    """Lanes under way."""
+    """Steps under way."""
 
-    def __init__(self, chosen: Lanes) -> None:
+    def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
-        self._lanes = chosen
-        self._ended = {step.name: threading.Event() for steps in chosen.values() for step in steps}
-        self._passed: set[str] = set()
-        self._stopped = False
         self._running: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
+        self._is_ended = False
 
-    def run(self) -> list[Outcome]:
-        """Run all lanes to their end, and say meanwhile how far they are."""
+    def lanes(self, lanes: Lanes) -> None:
+        """Run lanes to their end, and say meanwhile how far they are."""
         done = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
         ticker.start()
-        with ThreadPoolExecutor(len(self._lanes)) as pool:
-            for lane in [pool.submit(self._lane, *item) for item in self._lanes.items()]:
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            for lane in [pool.submit(self._lane, *item) for item in lanes.items()]:
                 lane.result()
         done.set()
         ticker.join()
-        return self.outcomes
 
     def end(self, number: int, _frame: object) -> None:
         """Pass a signal on to what runs; nothing more is begun."""
-        self._stopped = True
+        self._is_ended = True
         for _began, process in list(self._running.values()):
             process.send_signal(number)
 
+    @property
+    def failed(self) -> set[str]:
+        """Names of the steps that have not passed."""
+        return {outcome.name for outcome in self.outcomes if outcome.code != 0}
+
     def _lane(self, lane: str, steps: list[Step]) -> None:
         for step in steps:
-            needs = set(step.needs) & self._ended.keys()
-            for need in needs:
-                self._ended[need].wait()
-            outcome = Outcome(step.name, lane, None)
-            if needs <= self._passed and not self._stopped:
-                outcome = self._step(lane, step)
+            can_run = not self._is_ended and not self.failed & set(step.needs)
+            outcome = self._step(lane, step) if can_run else Outcome(step.name, lane, None)
             self.outcomes.append(outcome)
-            if outcome.code == 0:
-                self._passed.add(step.name)
-            self._ended[step.name].set()
             say(f"{step.name}: {outcome.words}, {duration(outcome.seconds)}")
             if outcome.code:
                 say(*last_words(step.name))
@@ -219,14 +225,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", nargs="+", help="check, test, or names of steps")
     try:
-        run = Run(lanes(parser.parse_args().step))
+        chosen = stages(parser.parse_args().step)
     except ValueError as error:
         parser.error(str(error))
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
+    run = Run()
     signal.signal(signal.SIGTERM, run.end)
     began = time.monotonic()
-    return report(run.run(), time.monotonic() - began)
+    for number, lanes in enumerate(chosen):
+        run.lanes(lanes)
+        # Without what the first stage makes the others prove nothing.
+        if number == 0 and run.failed and len(chosen) > 1:
+            break
+    return report(run.outcomes, time.monotonic() - began)
 
 
 if __name__ == "__main__":
