@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from installed import build, install, used
-from project import COLLECTION, ROOT, load, tracked
+from project import COLLECTION, ROOT, tracked
 
 # What tools leave in a folder that they have worked in.
 LEFTOVERS = (
@@ -48,11 +48,6 @@ def test_the_tarball_has_what_git_knows(tmp_path: Path) -> None:
     prefix = f"{COLLECTION.relative_to(ROOT)}/"
     known = {path.removeprefix(prefix) for path in tracked(prefix)}
     assert packed == (known - {"galaxy.yml"}) | {"MANIFEST.json", "FILES.json"}
-
-
-def test_the_project_and_the_collection_need_the_same() -> None:
-    needed = {item["name"]: item["version"] for item in load(ROOT / "requirements.yml")["collections"]}
-    assert load(COLLECTION / "galaxy.yml")["dependencies"] == needed
 
 
 @pytest.mark.parametrize("what", ["module", "callback"])

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# Documentation of the action plugin that applies many objects at once.
+# Applies or removes many objects of a cluster at once.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -10,9 +10,9 @@ module: objects
 short_description: Applies or removes many objects in one task, with one diff an object
 version_added: 0.2.0
 description:
-  - Runs M(kubernetes.core.k8s) for all objects of a definition, with a server-side apply.
-  - With C(--diff) every object that changes is shown with what changes of it; M(kubernetes.core.k8s) shows nothing
-    where a definition holds more than one.
+  - Applies all objects of a definition on the server's side. Those that the cluster itself says would stay as they are
+    are not written.
+  - With C(--diff) every object that changes is shown with what changes of it.
   - In check mode the cluster itself is asked (server-side dry run). An object whose namespace or ServiceAccount is made
     by the same task counts as one that would be made; the dry run alone would fail.
   - With O(state=absent) a kind that the cluster does not know (any more) is an object that is not there. So is one that
@@ -53,7 +53,6 @@ options:
     type: int
     default: 120
 seealso:
-  - module: kubernetes.core.k8s
   - module: ambient.lab.ready
 """
 
@@ -88,3 +87,45 @@ refused:
   type: list
   elements: str
 """
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC, KUBERNETES_IMPORT_ERROR, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.objects import Changer, documents, owned, title
+from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
+
+SPEC = {
+    **KUBE_SPEC,
+    "definition": {"type": "raw", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "owner": {"type": "str"},
+    "field_manager": {"type": "str", "default": "ambient-lab"},
+    "wait_timeout": {"type": "int", "default": 120},
+}
+
+
+def run(call: Call) -> dict[str, t.Any]:
+    """Apply or remove the objects."""
+    params = call.params
+    wanted = documents(params["definition"])
+    changer = Changer(Kube(params["kubeconfig"], params["context"]), params["field_manager"], call.check_mode)
+    if params["state"] == "absent":
+        changer.require_namespaces(wanted)
+    there = changer.there(wanted)
+    if params["owner"]:
+        wanted = owned(wanted, list(there.values()), params["owner"], params["state"])
+    if params["state"] == "absent":
+        return changer.absent([item for item in wanted if title(item) in there], params["wait_timeout"])
+    return changer.present(wanted, there)
+
+
+WORK = Work(SPEC, run, KUBERNETES_IMPORT_ERROR)
+
+
+def main() -> None:
+    """Entry point of the module."""
+    WORK.main()
+
+
+if __name__ == "__main__":
+    main()

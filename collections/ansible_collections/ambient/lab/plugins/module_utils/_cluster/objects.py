@@ -1,15 +1,19 @@
-# Reads what kubernetes.core.k8s answers for many objects: one diff an object, and what check mode may foresee.
+# Applies and removes many objects: the cluster itself says what that changes, of each object.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import re
+import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import missing_right
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube, missing_right
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 try:
@@ -23,10 +27,11 @@ Object = dict[str, t.Any]
 _BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 # Who made an object: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 MANAGED_BY = "app.kubernetes.io/managed-by"
-# The API server's own words (admission of pods, namespace lifecycle), and kubernetes.core's for a kind without a CRD.
+# The API server's own words: admission of pods, namespace lifecycle.
 _NO_ACCOUNT = re.compile(r'error looking up service account \S+: serviceaccount "(?P<name>[^"]+)" not found')
 _NO_NAMESPACE = re.compile(r'namespaces "(?P<name>[^"]+)" not found')
-_NO_KIND = "Failed to find exact match for"
+PARALLEL = 8
+POLL_SECONDS = 0.1
 
 
 def documents(definition: t.Any) -> list[Object]:
@@ -88,47 +93,128 @@ def _labelled(item: Object, owner: str) -> Object:
     return {**item, "metadata": {**meta, "labels": {**(meta.get("labels") or {}), MANAGED_BY: owner}}}
 
 
-def is_same(item: Object, applied: Object) -> bool:
-    """Whether an apply leaves an object as it is, down to who has set which field. Its status is nobody's wish."""
-    return _wished(item) == _wished(applied)
+class Refused(Exception):
+    """The API does not take an object: its words in one line, and what to do about it where that is known."""
+
+
+class Changer:
+    """Changes the objects of one cluster.
+
+    Args:
+        kube: the connection.
+        manager: name under which objects are applied.
+        check: nothing is written; the cluster itself says what would be (server-side dry run).
+    """
+
+    def __init__(self, kube: Kube, manager: str, check: bool) -> None:
+        self._kube, self._finder, self._check = kube, Finder(kube), check
+        self._apply = {"fieldManager": manager, "force": "true"}
+
+    def require_namespaces(self, wanted: t.Iterable[Object]) -> None:
+        """Raise LabError for an object without its namespace: it would not be found, and taken for one that is gone."""
+        for item in wanted:
+            named = item["metadata"].get("namespace")
+            if not named and (self._finder.resource(_wanted(item)) or {}).get("namespaced"):
+                raise LabError(f"{title(item)} has no metadata.namespace: add the one that it is to be removed from")
+
+    def there(self, wanted: t.Sequence[Object]) -> dict[str, Object]:
+        """Those of the objects that the cluster has, by title; all are asked for at once."""
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            found = list(pool.map(self._finder.find, map(_wanted, wanted)))
+        return {title(item): items[0] for item, items in zip(wanted, found, strict=True) if items}
+
+    def present(self, wanted: t.Sequence[Object], there: t.Mapping[str, Object]) -> Object:
+        """Apply the objects, one after the other; those that are as they are wanted are left alone.
+
+        Raises:
+            LabError: with one line for the first object that was refused.
+        """
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            same = list(pool.map(lambda item: self._is_as(item, there.get(title(item))), wanted))
+        diffs, refused = [], []
+        for item in (item for item, is_same in zip(wanted, same, strict=True) if not is_same):
+            before = there.get(title(item))
+            try:
+                after = self._applied(item, dry=self._check)
+            except Refused as error:
+                if not (self._check and _comes_with(str(error), item, wanted)):
+                    refused.append(f"{title(item)}: {error}")
+                    continue
+                after = item
+            # Of an object that is new, what was asked for is shown.
+            diffs.append(_difference(item, _plain(before), _plain(after)) if before else _difference(item, {}, item))
+        return _outcome(diffs, refused)
+
+    def absent(self, wanted: t.Sequence[Object], timeout: float) -> Object:
+        """Remove the objects, and wait until all of them are gone.
+
+        Args:
+            wanted: objects that are there.
+            timeout: seconds.
+
+        Raises:
+            LabError: with one line for the first object that was refused, or is still there.
+        """
+        diffs, refused = [], []
+        for item in wanted:
+            try:
+                if self._removed(item):
+                    diffs.append(_difference(item, item, {}))
+            except Refused as error:
+                refused.append(f"{title(item)}: {error}")
+        outcome = _outcome(diffs, refused)
+        if not self._check:
+            self._wait_until_gone(wanted, timeout)
+        return outcome
+
+    def _is_as(self, item: Object, there: Object | None) -> bool:
+        """Whether an apply would leave an object as it is, down to who has set which field."""
+        try:
+            return there is not None and _wished(self._applied(item, dry=True)) == _wished(there)
+        except Refused:
+            return False
+
+    def _applied(self, item: Object, dry: bool) -> Object:
+        query = self._apply | ({"dryRun": "All"} if dry else {})
+        found: Object = json.loads(self._sent("PATCH", item, APPLY, item, **query).body)
+        return found
+
+    def _removed(self, item: Object) -> bool:
+        """False where it has followed its owner meanwhile, as a token's Secret its ServiceAccount: gone is gone."""
+        return self._sent("DELETE", item, **({"dryRun": "All"} if self._check else {})).status != 404
+
+    def _sent(self, method: str, item: Object, content: str = "", body: Object | None = None, **query: str) -> Answer:
+        path = self._finder.path(_wanted(item))
+        if path is None:
+            raise Refused(f"the API knows no kind {item['kind']} in {item['apiVersion']}: install its CRD first")
+        answer = self._kube.send(method, path, body, content, **query)
+        if answer.status >= 300 and (method, answer.status) != ("DELETE", 404):
+            said = status_message(answer.body) or f"HTTP {answer.status}"
+            raise Refused(missing_right(said) if answer.status == 403 and " cannot " in said else said)
+        return answer
+
+    def _wait_until_gone(self, wanted: t.Sequence[Object], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while left := self.there(wanted):
+            if time.monotonic() > deadline:
+                name, item = next(iter(left.items()))
+                held = ", ".join(item["metadata"].get("finalizers") or []) or "no finalizer"
+                raise LabError(f"{name} is still there after {timeout:g} s ({held} holds it): see what its events say")
+            time.sleep(POLL_SECONDS)
+
+
+def _wanted(item: Object) -> Wanted:
+    return Wanted(item["kind"], item["apiVersion"], item["metadata"]["name"], item["metadata"].get("namespace"))
 
 
 def _wished(item: Object) -> Object:
+    """An object without its status, which is nobody's wish."""
     meta = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
     return {**{key: value for key, value in item.items() if key != "status"}, "metadata": meta}
 
 
-def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Object:
-    """The task's result.
-
-    Args:
-        wanted: the objects, in the order they were given.
-        answer: of kubernetes.core.k8s with continue_on_error.
-        state: present or absent.
-        check: whether nothing was written.
-
-    Returns:
-        changed, objects (the title of each that changed) and diff (before, after, and their headers, of each).
-
-    Raises:
-        LabError: with one line for the first object that was refused.
-    """
-    nested = (answer.get("result") or {}).get("results")
-    results = nested if isinstance(nested, list) else [answer]
-    # A module that fails as a whole has no result at all, and must not be taken for one object that is as it was.
-    if answer.get("failed") or "result" not in answer or len(results) != len(wanted):
-        raise LabError(_words(answer.get("msg") or "kubernetes.core.k8s gave no answer"))
-    refused: list[str] = []
-    diffs = []
-    for item, result in zip(wanted, results, strict=True):
-        error = (result.get("error") or {}).get("msg")
-        # Gone is gone: what was found a moment ago may have followed its owner meanwhile.
-        if error and state == "absent" and (_NO_KIND in error or _status(error).get("code") == 404):
-            continue
-        if error and not (check and state == "present" and _comes_with(error, item, wanted)):
-            refused.append(f"{title(item)}: {_words(error)}")
-        elif error or result.get("changed"):
-            diffs.append(_difference(item, result, state))
+def _outcome(diffs: list[Object], refused: list[str]) -> Object:
+    """changed, objects (the title of each that changed) and diff (before, after, and their headers, of each)."""
     if refused:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise LabError(refused[0] + more, refused=refused)
@@ -136,9 +222,8 @@ def outcome(wanted: list[Object], answer: Object, state: str, check: bool) -> Ob
     return {"changed": bool(diffs), "objects": [item["after_header"] for item in diffs], "diff": diffs}
 
 
-def _comes_with(error: str, item: Object, wanted: list[Object]) -> bool:
+def _comes_with(message: str, item: Object, wanted: t.Sequence[Object]) -> bool:
     """Whether what the API misses is made by the same task, which check mode did not make."""
-    message = _message(error)
     for pattern, kind in ((_NO_ACCOUNT, "ServiceAccount"), (_NO_NAMESPACE, "Namespace")):
         found = pattern.search(message)
         if found:
@@ -148,17 +233,9 @@ def _comes_with(error: str, item: Object, wanted: list[Object]) -> bool:
     return False
 
 
-def _difference(item: Object, result: Object, state: str) -> Object:
-    """Before and after of one object, as Ansible shows them; of an object that is new or goes, what was asked for."""
-    told = result.get("diff") or {}
-    if state == "absent":
-        before, after = item, {}
-    elif told.get("before"):
-        before, after = _plain(told["before"]), _plain(told["after"])
-    else:
-        before, after = {}, item
-    header = {"before_header": title(item), "after_header": title(item)}
-    return {"before": _yaml(before), "after": _yaml(after), **header}
+def _difference(item: Object, before: Object, after: Object) -> Object:
+    """Before and after of one object, as Ansible shows them."""
+    return {"before": _yaml(before), "after": _yaml(after), "before_header": title(item), "after_header": title(item)}
 
 
 def _plain(item: Object) -> Object:
@@ -170,27 +247,5 @@ def _plain(item: Object) -> Object:
 
 
 def _yaml(item: Object) -> str:
-    # Ansible's own strings and dicts carry tags, which YAML cannot write; a date without quotes is a date.
+    # A date without quotes is a date.
     return str(yaml.safe_dump(json.loads(json.dumps(item, default=str)))) if item else ""
-
-
-def _status(error: str) -> Object:
-    """The API's Status object out of the text that kubernetes.core makes of it; empty where there is none."""
-    start = error.find("{")
-    try:
-        found = json.loads(error[start:]) if start >= 0 else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _message(error: str) -> str:
-    return str(_status(error).get("message") or error)
-
-
-def _words(error: str) -> str:
-    """What the API said, in one line, and what to do about it where that is known."""
-    said = " ".join(_message(error).split())
-    if _status(error).get("code") == 403 and " cannot " in said:
-        return missing_right(said)
-    return said

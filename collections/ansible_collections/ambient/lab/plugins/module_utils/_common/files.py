@@ -16,12 +16,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 MODE = 0o644
 
 
-def put(option: str, path: str, content: str, check_mode: bool) -> str | None:
+def put(option: str, path: str, content: str, check_mode: bool, mode: int = MODE) -> str | None:
     """Make a file have this content; one that has it is not touched. A link stays a link, a mode stays as it is.
 
     Args:
         option: of the module, for messages.
         check_mode: write nothing.
+        mode: of a file that is new.
 
     Returns:
         What was there before, None where nothing was.
@@ -33,7 +34,7 @@ def put(option: str, path: str, content: str, check_mode: bool) -> str | None:
     old = _read(option, real, check_mode)
     if old != content and not check_mode:
         try:
-            replace_file(real, content, stat.S_IMODE(os.stat(real).st_mode) if os.path.exists(real) else MODE)
+            replace_file(real, content, stat.S_IMODE(os.stat(real).st_mode) if os.path.exists(real) else mode)
         except OSError as error:
             raise LabError(f"{option}: {real} can't be written ({error})") from error
     return old
