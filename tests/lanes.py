@@ -95,6 +95,11 @@ def kind(environment: dict[str, str]) -> list[Step]:
     ]
 
 
+def pytest(name: str, *arguments: str) -> Step:
+    """Tests on all processors; a file's tests share what it makes. Those of `integration` start programs: slow ones."""
+    return Step(name, [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *arguments])
+
+
 def machine(action: str) -> Step:
     """Write down the state of this machine, or compare it: nothing that was started may have left anything behind."""
     return Step(f"machine-{action}", [sys.executable, "tests/state.py", "host", action, str(LOGS / "machine.json")])
@@ -102,7 +107,7 @@ def machine(action: str) -> Step:
 
 def stages(chosen: Sequence[str]) -> list[Lanes]:
     """The steps of `check`, of `test`, which is all there is, or those named; raises ValueError for another name."""
-    unit = Step("unit", [sys.executable, "-m", "pytest"])
+    unit, integration = pytest("unit", "--ignore=tests/integration"), pytest("integration", "tests/integration")
     build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
     sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
     # The scenarios themselves can't compare the machine's state while others run beside them.
@@ -111,7 +116,7 @@ def stages(chosen: Sequence[str]) -> list[Lanes]:
     lab = Step("molecule", ["molecule", "test", *scenarios], environment=beside)
     everything: list[Lanes] = [
         {"lab": [build, machine("write")]},
-        {"lab": [lab], "static": [*static(), sanity, unit, *kind(beside)]},
+        {"lab": [lab], "static": [*static(), sanity, unit, integration, *kind(beside)]},
         {"lab": [machine("compare")]},
     ]
     if list(chosen) == ["test"]:

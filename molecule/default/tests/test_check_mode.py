@@ -22,7 +22,7 @@ BY_HAND = [
 ]
 SHOWN = {
     "AuthorizationPolicy default/layer4-authz": ["-  action: ALLOW", "+  action: DENY"],
-    "Service layer7/sample-app": ["+metadata:", "+  labels:", "+    istio.io/use-waypoint: waypoint"],
+    "Service layer7/sample-app": ["+    istio.io/use-waypoint: waypoint"],
     "Deployment default/sample-app-blue": ["-  replicas: 2", "+  replicas: 1"],
 }
 ANSWERS = "TASK [sample_app : Check that the application answers the mesh]"

@@ -25,6 +25,8 @@ PLAYBOOK = """
             to: http://sample-app:8080/
             expect: "{{ denied }}"
             by: default/layer4-authz
+        # A claim that does not hold is waited for; here nobody need wait long.
+        timeout: 2
         results_file: "{{ playbook_dir }}/results.json"
         section: mine
 

@@ -137,7 +137,7 @@ LOOK_SPEC = {
     "namespace": {"type": "str"},
     "label_selector": {"type": "str"},
 }
-SPEC = {
+SPEC: dict[str, dict[str, t.Any]] = {
     "lab_dir": {"type": "path", "required": True},
     "requires": {"type": "list", "elements": "dict", "default": [], "options": OBJECT_SPEC},
     "look_for": {"type": "list", "elements": "dict", "default": [], "options": LOOK_SPEC},

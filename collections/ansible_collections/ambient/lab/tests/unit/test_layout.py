@@ -46,10 +46,11 @@ def test_a_package_uses_only_those_above_it() -> None:
 
 
 def test_a_module_does_its_work_in_the_file_of_its_name() -> None:
+    """But for one that does it in a few lines of its own."""
     for module in (COLLECTION / "plugins/modules").glob("*.py"):
-        assert "def main" not in module.read_text(encoding="utf-8") or any(
-            (folder / module.name).exists() for folder in PACKAGES.values()
-        ), module.name
+        text = module.read_text(encoding="utf-8")
+        is_small = "\ndef run(" in text or "def main" not in text
+        assert is_small or any((folder / module.name).exists() for folder in PACKAGES.values()), module.name
 
 
 def test_every_module_runs_here_where_its_host_is_this_machine() -> None:

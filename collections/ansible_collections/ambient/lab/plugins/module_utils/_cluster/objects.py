@@ -181,9 +181,10 @@ class Changer:
 
     def _removed(self, item: Object) -> bool:
         """False where it has followed its owner meanwhile, as a token's Secret its ServiceAccount: gone is gone."""
-        return self._sent("DELETE", item, **({"dryRun": "All"} if self._check else {})).status != 404
+        query = {"dryRun": "All"} if self._check else {}
+        return self._sent("DELETE", item, "", None, **query).status != 404
 
-    def _sent(self, method: str, item: Object, content: str = "", body: Object | None = None, **query: str) -> Answer:
+    def _sent(self, method: str, item: Object, content: str, body: Object | None, **query: str) -> Answer:
         path = self._finder.path(_wanted(item))
         if path is None:
             raise Refused(f"the API knows no kind {item['kind']} in {item['apiVersion']}: install its CRD first")

@@ -12,8 +12,12 @@ import json
 import os
 import typing as t
 
-import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
+try:
+    import yaml
+except ImportError:  # the library `kubernetes` brings it along
+    yaml = None  # type: ignore[assignment]
 
 Release = dict[str, t.Any]
 

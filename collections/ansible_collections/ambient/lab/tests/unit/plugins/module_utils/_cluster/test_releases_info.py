@@ -30,8 +30,9 @@ class Reader:
         return self.secrets
 
 
-def secret(revision: int = 1, status: str = "deployed", version: str = "1.0", config: Object | None = VALUES) -> Object:
-    """A release as Helm 3 keeps it."""
+def secret(revision: int = 1, status: str = "deployed", version: str = "1.0", **changes: Object | None) -> Object:
+    """A release as Helm 3 keeps it, with these values of the user's; changes may be another `config`."""
+    config = {"config": VALUES, **changes}["config"]
     chart = {"metadata": {"name": "istiod", "version": version}, "templates": []}
     release = {"name": "istiod", "version": revision, "info": {"status": status}, "chart": chart, "config": config}
     packed = base64.b64encode(gzip.compress(json.dumps(release).encode()))

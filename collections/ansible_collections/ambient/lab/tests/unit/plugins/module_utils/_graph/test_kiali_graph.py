@@ -12,7 +12,7 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graph, prove_graphs
 from ansible_collections.ambient.lab.plugins.modules import kiali_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, graph_claim, raw_graph
@@ -91,7 +91,7 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     assert requests == 2 * returned["rounds"]
     assert [item["seen"]["outcome"] for item in returned["traffic"]] == ["allowed", "denied_l4"]
     documented = yaml.safe_load(kiali_graph.RETURN)
-    assert set(documented) == set(returned) - {"changed"}
+    assert set(documented) - {"checks"} == set(returned) - {"changed"}
     assert set(documented["claims"]["contains"]) == set(returned["claims"][0])
     written = json.loads(results.read_text())
     section = written["role"]
@@ -102,6 +102,33 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     asked = [path for path, _headers in api.asked if "/namespaces/graph" in path]
     assert all("queryTime=" in path and "duration=" in path for path in asked)
     assert all("namespaces=default&" in path for path in asked)
+
+
+@needs_curl
+@pytest.mark.parametrize("fails", [False, True])
+def test_several_checks_at_the_same_time(tmp_path: pathlib.Path, fails: bool) -> None:
+    """Each in its own section; one that fails is told, and keeps no other from its end."""
+    results = tmp_path / "results.json"
+    wrong = [graph_claim("wrong", expect={**TCP, "mtls": False})]
+    with ScriptedServer() as server, cluster(ALLOWED) as api:
+        one = {"namespace": "default", "namespaces": None, "claims": CLAIMS, "traffic": traffic(server)}
+        checks = [{**one, "section": "first"}, {**one, "section": "second", **({"claims": wrong} if fails else {})}]
+        given = params(api, tmp_path, claims=[], checks=checks, results_file=str(results), timeout=1)
+        if fails:
+            with pytest.raises(LabError) as caught:
+                prove_graphs(given, check_mode=False, verbose=False)
+            assert caught.value.message.startswith("1 of 3 claims of second did not hold on Kiali's graph")
+            assert caught.value.result == {"verdict": "fail"}
+        else:
+            returned = prove_graphs(given, check_mode=False, verbose=False)
+            assert [check["verdict"] for check in returned["checks"]] == [returned["verdict"]] * 2 == ["pass"] * 2
+        with pytest.raises(LabError, match="belong into checks"):
+            prove_graphs({**given, "claims": CLAIMS}, check_mode=False, verbose=False)
+    written = json.loads(results.read_text())
+    assert {name: part["graph"]["verdict"] for name, part in written.items()} == {
+        "first": "pass",
+        "second": "fail" if fails else "pass",
+    }
 
 
 @needs_curl

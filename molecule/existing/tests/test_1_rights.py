@@ -1,4 +1,7 @@
-"""A right that the user lacks is one clear line that names it; with all that are documented the lab is whole."""
+"""A right that the user lacks is one clear line that names it; with all that are documented the lab is whole.
+
+The lab is the scenario's; the tests of the clean-up, which remove it, come after.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,6 @@ from running_lab import Lab
 VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
 ROLES = list(yaml.safe_load_all((ROOT / "docs/how-to/rbac.yaml").read_text(encoding="utf-8")))
 SHARED = Lab.at(ROOT / ".lab" / "molecule-default")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def whole_lab() -> None:
-    """The lab, also where other tests have removed it."""
-    ran = play("site.yml", "-e", VARIABLES, timeout=400)
-    assert ran.returncode == 0, ran.stdout
 
 
 @contextmanager

@@ -25,9 +25,8 @@ def test_what_changes_is_shown_with_diff(tmp_path: Path, shows: bool) -> None:
     )
 
     def run(value: str) -> Ran:
-        settings = {"KUBECONFIG": api.kubeconfig(tmp_path)}
         arguments = ["-i", "localhost,", "-c", "local", "-e", f"value={value}", *(["--diff"] if shows else [])]
-        return play(*arguments, str(playbook), **settings)
+        return play(*arguments, str(playbook), KUBECONFIG=api.kubeconfig(tmp_path))
 
     with FakeApi({}) as api:
         cluster = Cluster(api)
