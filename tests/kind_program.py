@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ambient_embedded import cache
 from ambient_embedded.parts import Bill
-from ambient_kind.__main__ import build_parts
 from ambient_kind.node_image import KindBill
 from project import CACHE, defaults
 
@@ -24,5 +24,7 @@ def built_programs() -> Path:
 def kind_program() -> Path:
     """The program as the scenario kind has it; takes half a minute where it is not built yet."""
     bill = KindBill(CACHE)
-    build_parts(bill, [*bill.go.needs, bill.kind])
+    with cache.locked(CACHE, print):
+        if cache.build(CACHE, [*bill.go.needs, bill.kind], print):
+            cache.drop_work(bill.work)
     return bill.kind.folder(CACHE) / "kind"

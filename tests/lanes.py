@@ -29,6 +29,8 @@ TICK_SECONDS = 20.0
 SHOWN_LINES = 60
 CODES = re.compile(r"\x1b\[[0-9;]*m")
 ENGINE = "/var/tmp/ambient-lab-engine"
+AMBIENT_KIND = [sys.executable, "-m", "ambient_kind"]
+PATHS = {"PYTHONPATH": f"{ROOT}/molecule/kind:{ROOT}/embedded"}
 
 
 @dataclass(frozen=True)
@@ -75,24 +77,20 @@ def static() -> list[Step]:
     ]
 
 
-def kind(environment: dict[str, str]) -> list[Step]:
+def kind(environment: dict[str, str]) -> Step:
     """The scenario kind: on Docker where it answers, else on an engine that is made here.
 
     With an empty KIND_ENGINE it takes what is there, and is skipped where it cannot run.
     """
     scenario = ["molecule", "test", "-s", "kind"]
     if os.environ.get("KIND_ENGINE") == "":
-        return [Step("molecule-kind", scenario, environment=environment)]
+        return Step("molecule-kind", scenario, environment=environment)
     required = {**environment, "AMBIENT_KIND_REQUIRED": "1"}
     docker = shutil.which("docker")
     if docker and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0:
-        return [Step("molecule-kind", scenario, environment=required)]
-    engine = [sys.executable, "-m", "ambient_kind"]
-    ours = {**required, "PYTHONPATH": f"{ROOT}/molecule/kind:{ROOT}/embedded"}
-    return [
-        Step("kind-parts", [*engine, "build"], environment=ours),
-        Step("molecule-kind", [*engine, "run", ENGINE, *scenario], ["kind-parts"], ours),
-    ]
+        return Step("molecule-kind", scenario, environment=required)
+    ours = {**required, **PATHS}
+    return Step("molecule-kind", [*AMBIENT_KIND, "run", ENGINE, *scenario], environment=ours)
 
 
 def pytest(name: str, *arguments: str) -> Step:
@@ -108,15 +106,19 @@ def machine(action: str) -> Step:
 def stages(chosen: Sequence[str]) -> list[Lanes]:
     """The steps of `check`, of `test`, which is all there is, or those named; raises ValueError for another name."""
     unit, integration = pytest("unit", "--ignore=tests/integration"), pytest("integration", "tests/integration")
-    build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
-    sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
     # The scenarios themselves can't compare the machine's state while others run beside them.
     beside = {"AMBIENT_COMPARED_OUTSIDE": "1"}
+    on_kind = kind(beside)
+    # With those of kind, where it is made here: what both are built of is compiled once.
+    build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
+    if on_kind.command[:3] == AMBIENT_KIND:
+        build = Step("build", [*AMBIENT_KIND, "build"], environment=PATHS)
+    sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
     scenarios = [word for name in ("default", "existing", "l7", "l4") for word in ("-s", name)]
     lab = Step("molecule", ["molecule", "test", *scenarios], environment=beside)
     everything: list[Lanes] = [
         {"lab": [build, machine("write")]},
-        {"lab": [lab], "static": [*static(), sanity, unit, integration, *kind(beside)]},
+        {"lab": [lab], "static": [*static(), sanity, unit, integration, on_kind]},
         {"lab": [machine("compare")]},
     ]
     if list(chosen) == ["test"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -48,8 +47,7 @@ def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
             labs = Path(request["state_dir"]).glob("*/launcher.json")
             cache.prune(bill.cache, bill.parts(), [lab.read_text() for lab in labs])
-            if not request["keep_build_files"]:
-                shutil.rmtree(bill.work, ignore_errors=True)
+            cache.drop_work(bill.work, request["keep_build_files"])
     return bool(built)
 
 
@@ -120,10 +118,10 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def built(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Only build what is missing."""
+def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None) -> dict[str, Any]:
+    """Only build what is missing, of another bill where one is given."""
     preflight.check_basics()
-    bill = Bill(Path(request["cache_dir"]).expanduser())
+    bill = bill or Bill(Path(request["cache_dir"]).expanduser())
     if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
         return {"changed": False}
     preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)

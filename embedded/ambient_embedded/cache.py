@@ -180,6 +180,15 @@ def holders(cache: Path, file: Path) -> list[Path]:
     return [part for part in versions(cache) if any(entry.lstat().st_ino == inode for entry in part.rglob("*"))]
 
 
+def drop_work(work: Path, keep: bool = False) -> None:
+    """Remove downloads and compiler files after a build, unless somebody keeps them, now or since an earlier build."""
+    mark = work / "kept"
+    if keep and work.is_dir():
+        mark.touch()
+    elif not mark.exists():
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _drafts(cache: Path) -> list[Path]:
     """What builds and removals that were killed have left."""
     return list(cache.glob(".*.draft"))

@@ -299,3 +299,12 @@ def test_the_parts_that_share_a_file_are_all_found(tmp_path: Path) -> None:
     (one / "shared").write_text("bytes")
     os.link(one / "shared", two / "deep/under-another-name")
     assert sorted(cache.holders(tmp_path, one / "shared")) == [one, two]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_build_files_are_dropped_unless_somebody_keeps_them(tmp_path: Path, keeps: bool) -> None:
+    """Whoever keeps them once keeps them in the builds after it, too: the scenario kind's among them."""
+    (tmp_path / "work").mkdir()
+    for keep in (keeps, False):
+        cache.drop_work(tmp_path / "work", keep)
+        assert (tmp_path / "work").exists() is keeps

@@ -10,18 +10,16 @@ in ``AMBIENT_KIND_VARS`` the file of variables for the role cluster.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from ambient_embedded import cache, preflight
+from ambient_embedded.__main__ import built
 from ambient_embedded.errors import LabError
 from ambient_embedded.parts import IMAGE_REGISTRY
 from ambient_embedded.tools import EMBEDDED, run
@@ -29,6 +27,7 @@ from ambient_embedded.tools import EMBEDDED, run
 from . import engine
 from .node_image import KindBill, pack
 
+STATE = Path("/var/lib/ambient-lab")
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ambient-lab"
 
 
@@ -79,19 +78,8 @@ def build(bill: KindBill) -> None:
             "A Docker engine of the scenario's own needs Linux and root: start Docker, run as root, or leave the "
             "scenario out (make test KIND_ENGINE=)"
         )
-    if packages := preflight.missing_tools():
-        raise LabError(f"Programs are missing: apt-get install {' '.join(packages)}")
-    build_parts(bill, [*bill.parts(), *bill.kind_parts()])
-
-
-def build_parts(bill: KindBill, parts: list[cache.Part]) -> None:
-    """Build what is missing of some parts; afterwards downloads, compiler files and replaced versions go."""
-    with cache.locked(bill.cache, _progress):
-        if cache.build(bill.cache, parts, _progress):
-            cache.prune(bill.cache, bill.kind_parts(), [])
-            shutil.rmtree(bill.work, ignore_errors=True)
-            with contextlib.suppress(OSError):  # files of the embedded cluster's build were kept
-                bill.work.parent.rmdir()
+    request = {"cache_dir": bill.cache, "state_dir": STATE, "check": False, "keep_build_files": False}
+    built(request, _progress, bill)
 
 
 def up(folder: Path, bill: KindBill) -> None:

@@ -72,11 +72,6 @@ def _digests(*files: str) -> list[str]:
 class KindBill(Bill):
     """The scenario's parts, on top of the embedded cluster's."""
 
-    @property
-    def work(self) -> Path:
-        """A folder of its own: ``cluster_keep_build_files`` may keep the embedded cluster's."""
-        return super().work / "kind"
-
     @functools.cached_property
     def engine(self) -> Part:
         """The tree that the Docker engine runs from."""
@@ -183,8 +178,9 @@ class KindBill(Bill):
         needs = [self.node_image, self.programs, self.kind_programs]
         return Part("kind-node", "Node image for kind", make, ingredients, needs)
 
-    def kind_parts(self) -> list[Part]:
-        return [self.engine, self.kind, self.kind_programs, self.node_context]
+    def parts(self) -> list[Part]:
+        """The embedded cluster's, and the scenario's: what both are built of is compiled once."""
+        return [*super().parts(), self.engine, self.kind, self.kind_programs, self.node_context]
 
     @property
     def node_image_name(self) -> str:
