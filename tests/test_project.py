@@ -107,7 +107,7 @@ def test_a_scenario_runs_as_a_user_does(scenario: str) -> None:
     assert "--inventory=${MOLECULE_PROJECT_DIRECTORY}/inventory/hosts.yml" in arguments
     # What kind gets on top replaces its images.
     variables = next(name.partition("@")[2] for name in arguments if name.startswith("--extra-vars=@"))
-    assert load(_file(scenario, variables))["cluster_name"].startswith("molecule-")
+    assert "molecule-" in load(_file(scenario, variables))["cluster_name"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
