@@ -27,6 +27,8 @@ LOGS = ROOT / ".cache/test"
 # Seconds between two words on how far the steps are.
 TICK_SECONDS = 20.0
 SHOWN_LINES = 60
+# The exit code of a shell that finds no such program.
+NOT_FOUND = 127
 CODES = re.compile(r"\x1b\[[0-9;]*m")
 ENGINE = "/var/tmp/ambient-lab-engine"
 AMBIENT_KIND = [sys.executable, "-m", "ambient_kind"]
@@ -107,7 +109,7 @@ def stages(chosen: Sequence[str]) -> list[Lanes]:
     """The steps of `check`, of `test`, which is all there is, or those named; raises ValueError for another name."""
     unit, integration = pytest("unit", "--ignore=tests/integration"), pytest("integration", "tests/integration")
     # The scenarios themselves can't compare the machine's state while others run beside them.
-    beside = {"AMBIENT_COMPARED_OUTSIDE": "1"}
+    beside = {"AMBIENT_COMPARED_OUTSIDE": "1"} if list(chosen) == ["test"] else {}
     on_kind = kind(beside)
     # With those of kind, where it is made here: what both are built of is compiled once.
     build = Step("build", ["ansible-playbook", "playbooks/build.yml"])
@@ -156,7 +158,8 @@ class Run:
     def end(self, number: int, _frame: object) -> None:
         """Pass a signal on to what runs; nothing more is begun."""
         self._is_ended = True
-        for _began, process in list(self._running.values()):
+        # What comes from the terminal all of them have got already.
+        for _began, process in list(self._running.values()) if number == signal.SIGTERM else ():
             process.send_signal(number)
 
     @property
@@ -175,6 +178,9 @@ class Run:
 
     def _step(self, lane: str, step: Step) -> Outcome:
         began = time.monotonic()
+        if shutil.which(step.command[0], path=step.environment.get("PATH")) is None:
+            log_of(step.name).write_text(f"{step.command[0]} is not installed: run make install")
+            return Outcome(step.name, lane, NOT_FOUND)
         with log_of(step.name).open("wb") as log:
             process = subprocess.Popen(
                 step.command, cwd=ROOT, env={**os.environ, **step.environment},
@@ -239,7 +245,8 @@ def main() -> int:
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     run = Run()
-    signal.signal(signal.SIGTERM, run.end)
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, run.end)
     began = time.monotonic()
     for number, lanes in enumerate(chosen):
         run.lanes(lanes)

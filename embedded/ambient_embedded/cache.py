@@ -180,12 +180,15 @@ def holders(cache: Path, file: Path) -> list[Path]:
     return [part for part in versions(cache) if any(entry.lstat().st_ino == inode for entry in part.rglob("*"))]
 
 
-def drop_work(work: Path, keep: bool = False) -> None:
-    """Remove downloads and compiler files after a build, unless somebody keeps them, now or since an earlier build."""
+def drop_work(work: Path, keep: bool | None = None) -> None:
+    """Remove downloads and compiler files after a build, or keep them for the next one.
+
+    :param keep: None leaves it at what an earlier build was told.
+    """
     mark = work / "kept"
     if keep and work.is_dir():
         mark.touch()
-    elif not mark.exists():
+    elif keep is False or not mark.exists():
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -40,6 +40,8 @@ ENVIRONMENT = {
     "GOTOOLCHAIN": "local",
     "GOWORK": "off",
 }
+# With less the largest packages would be collected all the time.
+COMPILER_BYTES = 1 << 30
 REMEDY = "Is the Go module proxy within reach? GOPROXY=ADDRESS names a mirror. Then run the build again."
 
 
@@ -74,7 +76,7 @@ def compiler_memory() -> dict[str, str]:
     if "GOGC" in os.environ or "GOMEMLIMIT" in os.environ:
         return {}
     share = available_memory_bytes() // 2 // (2 * (os.cpu_count() or 1))
-    return {"GOGC": "off", "GOMEMLIMIT": str(share)}
+    return {"GOGC": "off", "GOMEMLIMIT": str(share)} if share >= COMPILER_BYTES else {}
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,15 @@ class _Programs:
             with process:
                 yield process
         finally:
-            self._running.discard(process)
+            with self._lock:
+                self._running.discard(process)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """End every program with SIGTERM, and start none while the block runs."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
+            for process in list(self._running):
                 process.terminate()
         try:
             yield

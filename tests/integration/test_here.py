@@ -53,7 +53,7 @@ def test_it_runs_here_or_where_the_user_wants_it(tmp_path: Path, other: Path, is
 @pytest.mark.parametrize("options", [{}, {"kubeconfig": "$KUBECONFIG"}])
 def test_a_tasks_environment_counts_here_too(tmp_path: Path, options: Object) -> None:
     with FakeApi({"/api/v1/nodes": {"items": [READY]}}) as api:
-        ran = run(tmp_path, options, environment={"KUBECONFIG": api.kubeconfig(tmp_path)})
+        ran = run(tmp_path, options, environment={"KUBECONFIG": api.kubeconfig(tmp_path), "LEVEL": 1})
     assert ran.returncode == 0, ran.stdout
 
 

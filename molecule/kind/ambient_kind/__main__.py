@@ -78,7 +78,7 @@ def build(bill: KindBill) -> None:
             "A Docker engine of the scenario's own needs Linux and root: start Docker, run as root, or leave the "
             "scenario out (make test KIND_ENGINE=)"
         )
-    request = {"cache_dir": bill.cache, "state_dir": STATE, "check": False, "keep_build_files": False}
+    request = {"cache_dir": bill.cache, "state_dir": STATE, "check": False, "keep_build_files": None}
     built(request, _progress, bill)
 
 

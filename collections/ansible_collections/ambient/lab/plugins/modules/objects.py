@@ -83,7 +83,7 @@ objects:
   sample: ["AuthorizationPolicy default/layer4-authz"]
 refused:
   description: What the API said of each object that it refused, in one line.
-  returned: when the API refuses objects
+  returned: when the API refuses objects, with C(-v)
   type: list
   elements: str
 """

@@ -12,7 +12,8 @@ version_added: 0.3.0
 description:
   - Reads what Helm keeps of its releases in one request, where M(kubernetes.core.helm) starts helm several times for
     each of them. So only what is to be installed or changed needs that module.
-  - It compares what M(kubernetes.core.helm) compares, the chart with its version and the user's values.
+  - It compares what M(kubernetes.core.helm) compares, the chart with its versions and the user's values. A chart whose
+    templates have changed under the same version counts as the same.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:

@@ -26,6 +26,9 @@ _PLURALS = {
     ("security.istio.io", "AuthorizationPolicy"): "authorizationpolicies",
 }
 
+# Of these, the kinds that are in no namespace.
+_CLUSTER_WIDE = {"Namespace", "Node", "CustomResourceDefinition", "GatewayClass"}
+
 
 class Reader(t.Protocol):
     """Reads of an API; all raise LabError when it does not answer."""
@@ -100,7 +103,7 @@ class Finder:
         plural = self._plural(wanted)
         if plural is None:
             return None
-        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace else ""
+        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace and self._is_namespaced(wanted) else ""
         return f"{_root(wanted.api_version)}{scope}/{plural}" + (f"/{wanted.name}" if wanted.name else "")
 
     def resource(self, wanted: Wanted) -> Object | None:
@@ -115,6 +118,12 @@ class Finder:
                 if "/" not in item["name"]:
                     self._asked[wanted.api_version, item["kind"]] = item
         return self._asked.get((wanted.api_version, wanted.kind))
+
+    def _is_namespaced(self, wanted: Wanted) -> bool:
+        """A namespace that a manifest gives to an object of the cluster's counts for nothing, as with kubectl."""
+        if (wanted.group, wanted.kind) in _PLURALS:
+            return wanted.kind not in _CLUSTER_WIDE
+        return bool((self.resource(wanted) or {}).get("namespaced"))
 
     def _plural(self, wanted: Wanted) -> str | None:
         known = _PLURALS.get((wanted.group, wanted.kind))

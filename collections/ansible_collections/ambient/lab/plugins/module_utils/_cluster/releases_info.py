@@ -63,24 +63,25 @@ def unpacked(secret: t.Mapping[str, t.Any]) -> Release:
 
 
 def _is_as(wanted: t.Mapping[str, t.Any], release: Release) -> bool:
-    """What kubernetes.core.helm compares: state, chart with its version, and the user's values."""
+    """What kubernetes.core.helm compares without helm-diff: state, chart with its versions, and the user's values."""
     chart = (release.get("chart") or {}).get("metadata") or {}
     return (
         (release.get("info") or {}).get("status") == "deployed"
-        and (chart.get("name"), chart.get("version")) == _chart(wanted)
+        and _chart(wanted).items() <= {"appVersion": "", **chart}.items()
         and (release.get("config") or {}) == wanted["values"]
     )
 
 
-def _chart(wanted: t.Mapping[str, t.Any]) -> tuple[str, str]:
-    """Name and version of a chart. Raises LabError for a folder that holds none."""
+def _chart(wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
+    """Name and version, and of a folder appVersion too. Raises LabError for a folder without a chart."""
     folder = str(wanted["chart"])
     if not os.path.isdir(folder):
-        return folder.rpartition("/")[2], str(wanted["version"] or "")
+        return {"name": folder.rpartition("/")[2], "version": str(wanted["version"] or "")}
     path = os.path.join(folder, "Chart.yaml")
     try:
         with open(path, encoding="utf-8") as file:
             chart = yaml.safe_load(file)
-        return str(chart["name"]), str(chart["version"])
+        known = {"name": chart["name"], "version": chart["version"], "appVersion": chart.get("appVersion") or ""}
+        return {key: str(value) for key, value in known.items()}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise LabError(f"{folder} is no Helm chart ({error}): name the folder of one") from error

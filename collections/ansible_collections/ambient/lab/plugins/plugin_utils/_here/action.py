@@ -32,15 +32,21 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
         variables = task_vars or {}
         if not self._is_here(variables):
             return dict(super().run(tmp, variables))
-        # The process is the task's own. Who is ended leaves keys of the kubeconfig in a folder that goes with the run.
-        environment: dict[str, str] = {}
+        environment: dict[str, t.Any] = {}
         self._compute_environment_string(environment)
-        os.environ.update(environment)
+        # The items of a loop share this process.
+        before = dict(os.environ)
+        os.environ.update({str(name): str(value) for name, value in environment.items()})
         tempfile.tempdir = constants.DEFAULT_LOCAL_TMP
-        self._task.args = plain(self._task.args)
-        _validation, params = self.validate_argument_spec(argument_spec=self.work.spec)
-        with ended_politely():
-            return self.work.answer(Call(params, self._task.check_mode, self._task.diff, self._display.verbosity))
+        try:
+            self._task.args = plain(self._task.args)
+            _validation, params = self.validate_argument_spec(argument_spec=self.work.spec)
+            with ended_politely():
+                return self.work.answer(Call(params, self._task.check_mode, self._task.diff, self._display.verbosity))
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            remove_keys()
 
     def _is_here(self, variables: t.Mapping[str, t.Any]) -> bool:
         """Whether the module would run on this machine, as this user, with this Python."""
@@ -52,6 +58,16 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
             and not self.work.import_error
             and python == sys.executable
         )
+
+
+def remove_keys() -> None:
+    """Remove the keys of a kubeconfig, which the client library keeps as files until the interpreter's regular end.
+
+    A task's process has none, and a playbook that is ended with SIGTERM does not remove its folder either.
+    """
+    library = sys.modules.get("kubernetes.config.kube_config")
+    if library is not None:
+        library._cleanup_temp_files()
 
 
 def plain(value: t.Any) -> t.Any:

@@ -131,6 +131,16 @@ def test_what_names_no_namespace_is_not_taken_for_gone(shop: Shop, owner: Object
     assert told["msg"] == "ConfigMap app has no metadata.namespace: add the one that it is to be removed from"
 
 
+def test_a_namespace_that_means_nothing_hides_no_object_of_the_clusters(shop: Shop) -> None:
+    """As with kubectl: a Namespace is in none, whatever its manifest says."""
+    path = shop.cluster.knows(NAMESPACE)
+    shop.cluster.has({**NAMESPACE, "metadata": {"name": "other"}})
+    odd = {**NAMESPACE, "metadata": {"name": "shop", "namespace": "other"}}
+    assert shop.run(odd)["changed"]
+    assert shop.run(odd, state="absent")["changed"]
+    assert shop.cluster.written == [f"PATCH {path}", f"DELETE {path}"]
+
+
 def test_what_somebody_else_removes_meanwhile_is_gone(shop: Shop) -> None:
     """The API removes a token's Secret when its ServiceAccount goes, just when the Secret is to be removed itself."""
     account, racing = shop.cluster.has(ACCOUNT), shop.cluster.has(CONFIG)
