@@ -179,7 +179,7 @@ def test_the_source_is_deleted_during_the_probes(lab: Lab) -> None:
 
     try:
         with world.after_two_rounds(lab, delete):
-            seen = check(lab, CLAIMS, stable=20)
+            seen = check(lab, CLAIMS, stable=20, timeout=20.0)
     finally:
         lab.apply([world.client(lab, "bad")])
         lab.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod/bad", "--timeout=60s")
