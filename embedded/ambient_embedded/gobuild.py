@@ -70,8 +70,8 @@ def uncounted(folder: Path) -> dict[str, str]:
 def compiler_memory() -> dict[str, str]:
     """Environment in which a compiler collects no garbage before it has a fair share of the memory.
 
-    Half of what is available is for the go command's processes, two per processor at most (it runs one, a linker and
-    the lanes beside it others). Settings of the user's own count. Source: Go's documentation of package runtime.
+    Half of what is available is shared by two processes per processor: each of two lanes runs one. Settings of the
+    user's own count. Source: Go's documentation of package runtime, GOGC and GOMEMLIMIT.
     """
     if "GOGC" in os.environ or "GOMEMLIMIT" in os.environ:
         return {}

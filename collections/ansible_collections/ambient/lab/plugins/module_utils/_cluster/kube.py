@@ -33,13 +33,11 @@ try:
     import urllib3.exceptions
     import yaml
 except ImportError:
-    HAS_KUBERNETES = False
     KUBERNETES_IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     # Who leaves a certificate unchecked has said so in the kubeconfig, and need not hear it with each request.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     # The client brings it along; without it nothing can run in a pod.
-    HAS_KUBERNETES = WEBSOCKET_IMPORT_ERROR is None
     KUBERNETES_IMPORT_ERROR = WEBSOCKET_IMPORT_ERROR
 
 # The same options as plugins/doc_fragments/_kube.py.
