@@ -1,0 +1,125 @@
+"""What one proxy decides of a request: allow or deny, by which policy, or why nobody can know.
+
+Order at both kinds of proxy: a DENY policy that matches denies; where there are ALLOW policies, one must match
+(istio/ztunnel src/state.rs, assert_rbac; istio/istio pilot/pkg/security/authz/builder).
+"""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh import l4, l7
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import strictness
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth
+
+Verdict = t.Literal["allow", "deny", "unknown"]
+# Evaluates one policy: whether it matches, and the number of the rule that does.
+Evaluate = t.Callable[[Object], tuple[Truth, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What a proxy decides.
+
+    Attributes:
+        verdict: allow, deny, or unknown.
+        reason: in words: which rule of which policy, or what is missing to know.
+        among: the policies of which the proxy names one when it refuses; of a refusal because no ALLOW policy
+            matches, all of these.
+        cause: namespace/name of the PeerAuthentication that refuses plain text; "" otherwise.
+    """
+
+    verdict: Verdict
+    reason: str
+    among: tuple[str, ...] = ()
+    cause: str = ""
+
+
+def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
+    """What the ztunnel of a pod decides of a connection."""
+    converted = {name_of(item): found for item in hop.policies if (found := l4.convert(item)) and not is_dry_run(item)}
+    policies = [item for item in hop.policies if name_of(item) in converted]
+    decided = decide(policies, lambda item: l4.policy_matches(converted[name_of(item)], hop.connection))
+    if decided.verdict == "deny" and action_of(policies, decided) == "DENY":
+        return decided
+    strict = strictness(mesh, hop.pod, hop.connection.port)
+    if hop.connection.identity is None and (strict.strict or strict.doubt):
+        if strict.doubt:
+            return Decision("unknown", strict.doubt)
+        reason = f"PeerAuthentication {strict.cause} is STRICT, and the connection is plain text"
+        return Decision("deny", reason, (strict.policy,), strict.cause)
+    return _noting_lost(decided, converted)
+
+
+def action_of(policies: t.Sequence[Object], decision: Decision) -> str:
+    """Action of the policies that decided."""
+    return next((action(item) for item in policies if name_of(item) in decision.among), "")
+
+
+def _noting_lost(decision: Decision, converted: t.Mapping[str, l4.L4Policy]) -> Decision:
+    """The decision, with the HTTP attributes that ztunnel has left out of the policies, where there are any."""
+    notes = []
+    for name, policy in converted.items():
+        for lost in policy.lost.values():
+            head = f"AuthorizationPolicy {name} has {', '.join(lost)}, which ztunnel can't match"
+            what = (
+                "its ALLOW rule matches nothing"
+                if policy.action == "ALLOW"
+                else "only the rest of its DENY rule counts"
+            )
+            notes.append(f"{head}: {what}; bind it to a waypoint with targetRefs")
+    return dataclasses.replace(decision, reason="; ".join([decision.reason, *notes])) if notes else decision
+
+
+def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) -> Decision:
+    """What a waypoint decides of a request.
+
+    Args:
+        mesh: with the mesh's trust domains.
+        hop: of the way.
+        request: None where the waypoint sees bytes alone.
+    """
+    context = l7.Context(hop.connection, request, mesh.config.trust_domains)
+    enforced = [item for item in hop.policies if not is_dry_run(item)]
+    for item in enforced:
+        if action(item) == "CUSTOM" and l7.policy_matches(item, context)[0] is not False:
+            return Decision("unknown", f"the authorizer of AuthorizationPolicy {name_of(item)} (CUSTOM) decides")
+    if request and request.may_have_token:
+        names = ", ".join(name_of(item) for item in hop.authentications)
+        return Decision("unknown", f"RequestAuthentication {names} decides by the request's token")
+    return decide(enforced, lambda item: l7.policy_matches(item, context))
+
+
+def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
+    """Allow or deny, by DENY and ALLOW policies; others decide nothing."""
+    denying = [(item, *evaluate(item)) for item in policies if action(item) == "DENY"]
+    certain = [(item, rule) for item, truth, rule in denying if truth]
+    if certain:
+        names = tuple(name_of(item) for item, _rule in certain)
+        maybe = tuple(name_of(item) for item, truth, _rule in denying if truth is None)
+        item, rule = certain[0]
+        return Decision("deny", f"rule {rule} of AuthorizationPolicy {name_of(item)} (DENY) matches", (*names, *maybe))
+    doubtful = [name_of(item) for item, truth, _rule in denying if truth is None]
+    allowing = [(item, *evaluate(item)) for item in policies if action(item) == "ALLOW"]
+    opened = next(((item, rule) for item, truth, rule in allowing if truth), None)
+    names = tuple(name_of(item) for item, *_rest in allowing)
+    if allowing and opened is None and not any(truth is None for _item, truth, _rule in allowing):
+        reason = f"no rule of the ALLOW {'policies' if len(names) > 1 else 'policy'} {', '.join(names)} matches"
+        return Decision("deny", reason, (*names, *doubtful))
+    doubtful += [name_of(item) for item, truth, _rule in allowing if truth is None and opened is None]
+    if doubtful:
+        return Decision(
+            "unknown", f"whether AuthorizationPolicy {', '.join(doubtful)} matches can't be known from here"
+        )
+    if opened:
+        return Decision("allow", f"rule {opened[1]} of AuthorizationPolicy {name_of(opened[0])} (ALLOW) matches")
+    return Decision(
+        "allow", "no AuthorizationPolicy denies it" if policies else "no AuthorizationPolicy is in force here"
+    )

@@ -1,0 +1,353 @@
+"""What the host of a URL means to a pod: a Service, a ServiceEntry, pods, a node, or something outside."""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    GATEWAY_NAME,
+    Mesh,
+    Object,
+    addresses_of,
+    ip,
+    is_ip,
+    is_ready,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+
+Kind = t.Literal["service", "entry", "pods", "node", "outside", "missing", "unknown"]
+_SERVICE_NAME = "kubernetes.io/service-name"
+# kubelet's resolv.conf: a name with fewer dots is looked for in the search domains first.
+_NDOTS = 5
+_MAX_ALIASES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where a connection may end. port: None where nobody knows its number; pod: None outside of the cluster."""
+
+    address: str
+    port: int | None
+    pod: Object | None = None
+    ready: bool = True
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port or ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """What a request goes to.
+
+    Attributes:
+        host: as the URL has it.
+        port: as the URL has it.
+        kind: "service" and "entry" are reached by a virtual address, so their waypoint counts; "pods" by the pods'
+            own addresses; "node" by a node's; "missing": the name is the cluster's, and stands for nothing.
+        service: the Service, or the ServiceEntry; of "pods" the headless Service that was named, if one was.
+        endpoints: where it may end.
+        why: what is wrong, or what is not known.
+    """
+
+    host: str
+    port: int
+    kind: Kind
+    service: Object | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    why: str = ""
+
+    @property
+    def pods(self) -> list[Object]:
+        """The pods among the endpoints, each once."""
+        found = {name_of(item.pod): item.pod for item in self.endpoints if item.pod}
+        return list(found.values())
+
+    @property
+    def gateway(self) -> str:
+        """namespace/name of the Gateway whose Service it is; "" for every other Service."""
+        name = labels_of(self.service).get(GATEWAY_NAME) if self.service and self.kind == "service" else None
+        return f"{namespace_of(self.service)}/{name}" if self.service and name else ""
+
+    @property
+    def key(self) -> str:
+        """The same for every way to name the same destination."""
+        if self.kind in ("service", "entry", "node") and self.service:
+            return f"{self.service['kind']} {name_of(self.service)}:{self.port}"
+        if self.kind == "pods":
+            return f"pods {', '.join(sorted(str(item) for item in self.endpoints))}"
+        return f"host {self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        if self.kind in ("service", "entry") and self.service:
+            return f"{self.service['kind']} {name_of(self.service)}, port {self.port}"
+        return f"{self.host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A name of the cluster's DNS: a Service, or a pod of a headless Service."""
+
+    namespace: str
+    service: str
+    pod: str = ""
+
+
+def names_of(host: str, namespace: str, domain: str) -> list[Name]:
+    """What a host may mean in the cluster, in the order in which a pod's resolver asks (resolv.conf(5), search).
+
+    Args:
+        host: of a URL; with a dot at its end it is absolute.
+        namespace: of the pod that asks.
+        domain: of the cluster.
+    """
+    absolute = host.rstrip(".")
+    asked = [absolute]
+    if not host.endswith("."):
+        searched = [f"{absolute}.{suffix}" for suffix in (f"{namespace}.svc.{domain}", f"svc.{domain}", domain)]
+        asked = [*searched, absolute] if absolute.count(".") < _NDOTS else [absolute, *searched]
+    found = []
+    for name in asked:
+        if not name.endswith(f".svc.{domain}"):
+            continue
+        labels = name.removesuffix(f".svc.{domain}").split(".")
+        if len(labels) == 2:
+            found.append(Name(labels[1], labels[0]))
+        elif len(labels) == 3:
+            found.append(Name(labels[2], labels[1], labels[0]))
+    return found
+
+
+def resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int = 0) -> Destination:
+    """What a request from a pod goes to.
+
+    Args:
+        mesh: with the objects of every namespace that `names_of` names.
+        host: of the URL, lower case, without brackets.
+        port: of the URL.
+        namespace: of the pod that sends it.
+        depth: of ExternalName Services that were followed already.
+    """
+    if is_ip(host):
+        return _at_address(mesh, host, port)
+    names = names_of(host, namespace, mesh.config.domain)
+    for name in names:
+        why = mesh.why_unread("Service", name.namespace)
+        if why and mesh.namespace(name.namespace):
+            return Destination(host, port, "unknown", why=why)
+        service = mesh.get("Service", name.namespace, name.service)
+        if service is None:
+            continue
+        if name.pod:
+            pods = [pod for pod in _behind(mesh, service) if _hostname(pod, name.service) == name.pod]
+            if pods and _is_headless(service):
+                ends = tuple(_of_pod(pod, port, mesh) for pod in pods)
+                return Destination(host, port, "pods", service, ends)
+            continue
+        return _to_service(mesh, service, host, port, depth)
+    entry = _entry(mesh, host.rstrip("."), namespace)
+    if entry:
+        return Destination(host, port, "entry", entry, tuple(_entry_endpoints(mesh, entry, port)))
+    return _nowhere(mesh, host, port, names)
+
+
+def _nowhere(mesh: Mesh, host: str, port: int, names: t.Sequence[Name]) -> Destination:
+    """A name that no object has: a Service that is missing, or a host outside."""
+    explicit = host.rstrip(".").endswith((f".svc.{mesh.config.domain}", ".svc"))
+    single = "." not in host.rstrip(".")
+    for name in reversed(names):
+        if not name.pod and (explicit or single or mesh.namespace(name.namespace)):
+            # The resolver's first guesses are nobody's intention.
+            wanted = next((item for item in names if not item.pod), name) if single else name
+            return Destination(
+                host, port, "missing", why=f"there is no Service {wanted.service} in namespace {wanted.namespace}"
+            )
+    if explicit:
+        return Destination(host, port, "missing", why=f"no Service and no pod has the name {host}")
+    return Destination(host, port, "outside")
+
+
+def _to_service(mesh: Mesh, service: Object, host: str, port: int, depth: int) -> Destination:
+    spec = service.get("spec", {})
+    if spec.get("type") == "ExternalName":
+        if depth >= _MAX_ALIASES:
+            return Destination(host, port, "unknown", service, why=f"{host} is an alias of aliases without an end")
+        target = str(spec.get("externalName", "")).lower().rstrip(".")
+        found = resolve(mesh, target if is_ip(target) else f"{target}.", port, namespace_of(service), depth + 1)
+        return dataclasses.replace(found, host=host)
+    if _is_headless(service):
+        # The name stands for the pods' own addresses, and any port of theirs can be asked for.
+        ends = [_of_pod(pod, port, mesh) for pod in _behind(mesh, service)]
+        ends = ends or [dataclasses.replace(item, port=port) for item in _sliced(mesh, service, None)]
+        return Destination(host, port, "pods", service, tuple(ends))
+    wanted = next((item for item in spec.get("ports") or [] if int(item["port"]) == port), None)
+    if wanted is None:
+        offered = ", ".join(str(item["port"]) for item in spec.get("ports") or [])
+        why = f"Service {name_of(service)} has no port {port}, it has {offered}"
+        return Destination(host, port, "service", service, why=why)
+    return Destination(host, port, "service", service, tuple(endpoints(mesh, service, wanted)))
+
+
+def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
+    """Where a port of a Service leads to: its selector's pods, or what its EndpointSlices name."""
+    if not service.get("spec", {}).get("selector"):
+        return _sliced(mesh, service, port)
+    target = port.get("targetPort", port["port"])
+    ends = []
+    for pod in _behind(mesh, service):
+        number = target if isinstance(target, int) else _named_port(pod, str(target))
+        address = next(iter(addresses_of(pod)), "")
+        ends.append(Endpoint(address, number, pod, is_ready(pod)))
+    return ends
+
+
+def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
+    ends = []
+    for item in mesh.items("EndpointSlice", namespace_of(service)):
+        if labels_of(item).get(_SERVICE_NAME) != service["metadata"]["name"]:
+            continue
+        numbers = [entry.get("port") for entry in item.get("ports") or [] if _same_port(entry, port)]
+        for end in item.get("endpoints") or []:
+            conditions = end.get("conditions") or {}
+            # publishNotReadyAddresses makes `ready` always true (discovery/v1, EndpointConditions).
+            ready = bool(conditions.get("serving", conditions.get("ready", True)))
+            for address in end.get("addresses") or []:
+                pods = mesh.pods_at(str(address))
+                pod = pods[0] if len(pods) == 1 else None
+                ends.append(Endpoint(ip(str(address)), numbers[0] if numbers else None, pod, ready))
+    return ends
+
+
+def _same_port(entry: Object, port: Object | None) -> bool:
+    return port is None or (entry.get("name") or "") == (port.get("name") or "")
+
+
+def _behind(mesh: Mesh, service: Object) -> list[Object]:
+    selector = service.get("spec", {}).get("selector")
+    return mesh.selected(namespace_of(service), selector) if selector else []
+
+
+def _is_headless(service: Object) -> bool:
+    return bool(service.get("spec", {}).get("clusterIP") == "None")
+
+
+def _hostname(pod: Object, service: str) -> str:
+    """A pod's name below a headless Service (Kubernetes, DNS for Services and Pods: hostname and subdomain)."""
+    spec = pod.get("spec", {})
+    return str(spec.get("hostname") or "") if spec.get("subdomain") == service else ""
+
+
+def _named_port(pod: Object, name: str) -> int | None:
+    for container in pod.get("spec", {}).get("containers") or []:
+        for port in container.get("ports") or []:
+            if port.get("name") == name:
+                return int(port["containerPort"])
+    return None
+
+
+def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
+    """A pod at a port of its own. It is taken for ready unless it declares ports, and this is none of them.
+
+    What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
+    """
+    declared = {
+        int(item["containerPort"])
+        for container in pod.get("spec", {}).get("containers") or []
+        for item in container.get("ports") or []
+    }
+    offered = not declared or port in declared or port in _targets(pod, mesh)
+    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and offered)
+
+
+def _targets(pod: Object, mesh: Mesh) -> set[int]:
+    """Numbers of a pod's ports that Services of its namespace lead to."""
+    found = set()
+    for service in mesh.items("Service", namespace_of(pod)):
+        selector = service.get("spec", {}).get("selector")
+        if selector and selector.items() <= labels_of(pod).items():
+            for port in service["spec"].get("ports") or []:
+                target = port.get("targetPort", port["port"])
+                found.add(target if isinstance(target, int) else _named_port(pod, str(target)))
+    return {number for number in found if number}
+
+
+def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
+    service = mesh.service_at(host)
+    if service and service["kind"] == "ServiceEntry":
+        return Destination(host, port, "entry", service, tuple(_entry_endpoints(mesh, service, port)))
+    if service:
+        return _to_service(mesh, service, host, port, 0)
+    why = mesh.why_unread("Service", "")
+    pods = mesh.pods_at(host)
+    hosted = [pod for pod in pods if pod.get("spec", {}).get("hostNetwork")]
+    if pods and not hosted:
+        return Destination(host, port, "pods", None, tuple(_of_pod(pod, port, mesh, ip(host)) for pod in pods))
+    if hosted or ip(host) in _node_addresses(mesh):
+        return _at_node(mesh, host, port, hosted)
+    if why or mesh.why_unread("Pod", ""):
+        return Destination(host, port, "unknown", why=why or mesh.why_unread("Pod", ""))
+    return Destination(host, port, "outside")
+
+
+def _node_addresses(mesh: Mesh) -> set[str]:
+    return {ip(str(pod["status"]["hostIP"])) for pod in mesh.items("Pod") if pod.get("status", {}).get("hostIP")}
+
+
+def _at_node(mesh: Mesh, host: str, port: int, hosted: t.Sequence[Object]) -> Destination:
+    for service in mesh.items("Service"):
+        for item in service.get("spec", {}).get("ports") or []:
+            if item.get("nodePort") == port:
+                return Destination(host, port, "node", service, tuple(endpoints(mesh, service, item)))
+    ends = tuple(Endpoint(ip(host), port, pod, is_ready(pod)) for pod in hosted)
+    return Destination(host, port, "node", None, ends)
+
+
+def _entry(mesh: Mesh, host: str, namespace: str) -> Object | None:
+    """The ServiceEntry that has a host: by its exact name, or else by the longest wildcard."""
+    visible = [entry for entry in mesh.items("ServiceEntry") if _is_exported(entry, namespace)]
+    fitting = [
+        (len(name), entry)
+        for entry in visible
+        for name in (str(item).lower() for item in entry.get("spec", {}).get("hosts") or [])
+        if name == host or (name.startswith("*.") and host.endswith(name[1:]))
+    ]
+    return max(fitting, key=lambda item: item[0])[1] if fitting else None
+
+
+def _is_exported(entry: Object, namespace: str) -> bool:
+    spaces = entry.get("spec", {}).get("exportTo") or ["*"]
+    own = namespace_of(entry)
+    return any(item in ("*", namespace) or (item == "." and own == namespace) for item in spaces)
+
+
+def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
+    spec = entry.get("spec", {})
+    wanted = next((item for item in spec.get("ports") or [] if int(item.get("number", 0)) == port), None)
+    if wanted is None:
+        return []
+    target = int(wanted.get("targetPort") or wanted["number"])
+    name = str(wanted.get("name", ""))
+    ends = []
+    for item in spec.get("endpoints") or []:
+        ends.append(_entry_end(mesh, item, int((item.get("ports") or {}).get(name, target))))
+    labels = (spec.get("workloadSelector") or {}).get("labels")
+    if labels:
+        space = namespace_of(entry)
+        ends += [Endpoint(addresses_of(pod)[0], target, pod, is_ready(pod)) for pod in mesh.selected(space, labels)]
+        for item in mesh.items("WorkloadEntry", space):
+            if labels.items() <= {**labels_of(item), **(item.get("spec", {}).get("labels") or {})}.items():
+                number = int((item["spec"].get("ports") or {}).get(name, target))
+                ends.append(_entry_end(mesh, item["spec"], number))
+    return ends
+
+
+def _entry_end(mesh: Mesh, item: Object, port: int) -> Endpoint:
+    address = str(item.get("address", ""))
+    pods = mesh.pods_at(address)
+    return Endpoint(ip(address), port, pods[0] if len(pods) == 1 else None)

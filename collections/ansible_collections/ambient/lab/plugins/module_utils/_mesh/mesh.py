@@ -1,0 +1,247 @@
+"""The objects of a mesh at one moment, indexed by kind, namespace and name.
+
+Pure: nobody is asked here. `load.py` reads the objects of a cluster, or of a folder.
+"""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import ipaddress
+import typing as t
+
+Object = dict[str, t.Any]
+
+# API path and plural name of each kind. `{}` takes "/namespaces/<name>", or nothing for a list of all namespaces.
+PATHS = {
+    "Pod": "/api/v1{}/pods",
+    "Service": "/api/v1{}/services",
+    "ConfigMap": "/api/v1{}/configmaps",
+    "Deployment": "/apis/apps/v1{}/deployments",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1{}/endpointslices",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1{}/networkpolicies",
+    "Gateway": "/apis/gateway.networking.k8s.io/v1{}/gateways",
+    "HTTPRoute": "/apis/gateway.networking.k8s.io/v1{}/httproutes",
+    "GRPCRoute": "/apis/gateway.networking.k8s.io/v1{}/grpcroutes",
+    "ServiceEntry": "/apis/networking.istio.io/v1{}/serviceentries",
+    "WorkloadEntry": "/apis/networking.istio.io/v1{}/workloadentries",
+    "EnvoyFilter": "/apis/networking.istio.io/v1alpha3{}/envoyfilters",
+    "WasmPlugin": "/apis/extensions.istio.io/v1alpha1{}/wasmplugins",
+    "AuthorizationPolicy": "/apis/security.istio.io/v1{}/authorizationpolicies",
+    "PeerAuthentication": "/apis/security.istio.io/v1{}/peerauthentications",
+    "RequestAuthentication": "/apis/security.istio.io/v1{}/requestauthentications",
+}
+NAMESPACE_PATH = "/api/v1/namespaces"
+DATAPLANE_MODE = "istio.io/dataplane-mode"
+REDIRECTION = "ambient.istio.io/redirection"
+SIDECAR_STATUS = "sidecar.istio.io/status"
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
+ENDED = ("Succeeded", "Failed")
+
+
+def name_of(item: Object) -> str:
+    """namespace/name of an object."""
+    return f"{item['metadata'].get('namespace', '')}/{item['metadata']['name']}"
+
+
+def namespace_of(item: Object) -> str:
+    """Namespace of an object, "" where it is in none."""
+    return str(item["metadata"].get("namespace", ""))
+
+
+def labels_of(item: Object | None) -> dict[str, str]:
+    """Labels of an object; empty where there is no object."""
+    return dict((item or {}).get("metadata", {}).get("labels") or {})
+
+
+def annotations_of(item: Object) -> dict[str, str]:
+    """Annotations of an object."""
+    return dict(item["metadata"].get("annotations") or {})
+
+
+def has_labels(item: Object, wanted: t.Mapping[str, str]) -> bool:
+    """Whether an object has all of these labels."""
+    return wanted.items() <= labels_of(item).items()
+
+
+def addresses_of(pod: Object) -> list[str]:
+    """All addresses of a pod, in the one spelling of `ip`."""
+    status = pod.get("status", {})
+    listed = [item.get("ip") for item in status.get("podIPs") or []] or [status.get("podIP")]
+    return [ip(str(address)) for address in listed if address]
+
+
+def ip(text: str) -> str:
+    """An address in its one canonical spelling; any other text as it is."""
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        return text
+
+
+def is_ip(text: str) -> bool:
+    """Whether a host is an address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod is ready and not about to go."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    ready = any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def account_of(pod: Object) -> str:
+    """ServiceAccount of a pod."""
+    return str(pod.get("spec", {}).get("serviceAccountName") or "default")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """What istiod was told of the mesh as a whole.
+
+    Attributes:
+        root: namespace whose policies hold everywhere.
+        domain: of the cluster's DNS.
+        trust_domains: the mesh's own first, then its aliases.
+        proxy_headers: `defaultConfig.proxyHeaders` as written.
+        flags: environment of istiod that changes how policies are enforced.
+        assumed: what could not be read, so that Istio's default was taken; one sentence each.
+    """
+
+    root: str = "istio-system"
+    domain: str = "cluster.local"
+    trust_domains: tuple[str, ...] = ("cluster.local",)
+    proxy_headers: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
+    flags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean flag of istiod."""
+        return str(self.flags.get(name, default)).lower() in ("true", "1", "t")
+
+
+class Mesh:
+    """The objects of a mesh at one moment.
+
+    Args:
+        objects: of any kind in PATHS, or Namespaces; each has its `kind`.
+        config: of the mesh.
+        unread: kind and namespace ("" for all of them) that could not be read, and why. What rests on them is
+            unknown, never "nothing there".
+    """
+
+    def __init__(
+        self,
+        objects: t.Iterable[Object],
+        config: MeshConfig | None = None,
+        unread: t.Mapping[tuple[str, str], str] | None = None,
+    ) -> None:
+        self.config = config or MeshConfig()
+        self.unread = dict(unread or {})
+        self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
+        for item in objects:
+            names = self._by_kind.setdefault(str(item["kind"]), {}).setdefault(namespace_of(item), {})
+            names[str(item["metadata"]["name"])] = item
+
+    def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """One object by name."""
+        return self._by_kind.get(kind, {}).get(namespace, {}).get(name)
+
+    def items(self, kind: str, namespace: str | None = None) -> list[Object]:
+        """All objects of a kind, in one namespace or in all."""
+        spaces = self._by_kind.get(kind, {})
+        chosen = spaces.values() if namespace is None else [spaces.get(namespace, {})]
+        return [item for names in chosen for item in names.values()]
+
+    def objects(self) -> list[Object]:
+        """All objects of all kinds."""
+        return [item for kind in self._by_kind for item in self.items(kind)]
+
+    def namespace(self, name: str) -> Object | None:
+        """A Namespace by name."""
+        return self.get("Namespace", "", name)
+
+    def why_unread(self, kind: str, *namespaces: str) -> str:
+        """Why a kind could not be read in one of these namespaces; "" where it could."""
+        for namespace in namespaces:
+            for key in ((kind, namespace), (kind, "")):
+                if key in self.unread:
+                    return f"{kind} objects of namespace {namespace} can't be read: {self.unread[key]}"
+        return ""
+
+    @functools.cached_property
+    def _pods_by_address(self) -> dict[str, list[Object]]:
+        found: dict[str, list[Object]] = {}
+        for pod in self.items("Pod"):
+            if pod.get("status", {}).get("phase") in ENDED:
+                # The address of a pod that has ended may be another's by now.
+                continue
+            for address in addresses_of(pod):
+                found.setdefault(address, []).append(pod)
+        return found
+
+    @functools.cached_property
+    def _services_by_address(self) -> dict[str, Object]:
+        found: dict[str, Object] = {}
+        for service in self.items("Service"):
+            spec = service.get("spec", {})
+            for address in spec.get("clusterIPs") or [spec.get("clusterIP")]:
+                if address and address != "None":
+                    found[ip(str(address))] = service
+        return found
+
+    @functools.cached_property
+    def _entries_by_address(self) -> dict[str, Object]:
+        found: dict[str, Object] = {}
+        for entry in self.items("ServiceEntry"):
+            assigned = [item.get("value") for item in entry.get("status", {}).get("addresses") or []]
+            for address in [*(entry.get("spec", {}).get("addresses") or []), *assigned]:
+                found.setdefault(ip(str(address).removesuffix("/32").removesuffix("/128")), entry)
+        return found
+
+    def pods_at(self, address: str) -> list[Object]:
+        """Pods with an address that have not ended; several where they use their node's network."""
+        return self._pods_by_address.get(ip(address), [])
+
+    def service_at(self, address: str) -> Object | None:
+        """The Service or ServiceEntry with a virtual address."""
+        return self._services_by_address.get(ip(address)) or self._entries_by_address.get(ip(address))
+
+    def selected(self, namespace: str, labels: t.Mapping[str, str]) -> list[Object]:
+        """Pods of a namespace with these labels that have not ended."""
+        pods = [pod for pod in self.items("Pod", namespace) if pod.get("status", {}).get("phase") not in ENDED]
+        return [pod for pod in pods if has_labels(pod, labels)]
+
+    def membership(self, pod: Object) -> Membership:
+        """Whether ztunnel carries a pod's traffic, and why not."""
+        name, space, own = f"pod {name_of(pod)}", namespace_of(pod), labels_of(pod).get(DATAPLANE_MODE)
+        if pod.get("spec", {}).get("hostNetwork"):
+            return Membership(False, f"{name} uses its node's network (hostNetwork), which is never captured")
+        if SIDECAR_STATUS in annotations_of(pod):
+            return Membership(False, f"{name} has a sidecar, so ztunnel does not carry its traffic", sidecar=True)
+        if annotations_of(pod).get(REDIRECTION) == "enabled":
+            return Membership(True)
+        if own == "none":
+            return Membership(False, f"{name} has opted out of the mesh (its label {DATAPLANE_MODE}=none)")
+        if own != "ambient" and labels_of(self.namespace(space)).get(DATAPLANE_MODE) != "ambient":
+            return Membership(False, f"namespace {space} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient")
+        why = f"{name} is not in the mesh: it has no annotation {REDIRECTION}=enabled (istio-cni did not capture it)"
+        return Membership(False, why, permanent=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """Whether a pod is in the ambient mesh. permanent: only a change of what the user wrote can change it."""
+
+    captured: bool
+    why_not: str = ""
+    permanent: bool = True
+    sidecar: bool = False

@@ -1,0 +1,278 @@
+"""The way of one request from a pod: which proxies it passes, and what each of them sees and enforces.
+
+Source: istio/ztunnel src/proxy/outbound.rs (build_request), src/proxy/inbound.rs;
+istio/istio pilot/pkg/networking/core/listener_waypoint.go.
+"""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Endpoint, resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Membership,
+    Mesh,
+    Object,
+    account_of,
+    addresses_of,
+    has_labels,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector, target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import routed
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import Waypoint, bound_policies, waypoint_of
+
+
+class Request(t.Protocol):
+    """An HTTP request as curl sends it."""
+
+    @property
+    def url(self) -> str:
+        """Of the request."""
+
+    @property
+    def method(self) -> str:
+        """Of the request."""
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Of the request, as the claim names them."""
+
+    @property
+    def host(self) -> str:
+        """Host of the URL, lower case, without brackets."""
+
+    @property
+    def port(self) -> int:
+        """Port of the URL, or the scheme's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WaypointHop:
+    """A waypoint on the way.
+
+    Attributes:
+        waypoint: that serves the target.
+        target: the Service, the ServiceEntry or the pod that the request was sent to.
+        connection: as the waypoint sees it: the client's identity, the port of the Service.
+        policies: AuthorizationPolicies that it enforces for the target.
+        authentications: RequestAuthentications, likewise.
+    """
+
+    waypoint: Waypoint
+    target: Object
+    connection: Connection
+    policies: tuple[Object, ...]
+    authentications: tuple[Object, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ZtunnelHop:
+    """The ztunnel of a pod that the request may end at. policies: AuthorizationPolicies that it enforces there."""
+
+    pod: Object
+    connection: Connection
+    policies: tuple[Object, ...]
+
+    @property
+    def node(self) -> str:
+        """Whose ztunnel it is."""
+        return str(self.pod.get("spec", {}).get("nodeName", ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """The way of one request.
+
+    Attributes:
+        source: the pod that calls; None where there is none.
+        member: whether ztunnel carries the source's traffic.
+        destination: what the request goes to.
+        waypoint: that the labels name for it, whether it serves or not.
+        at_waypoint: the waypoint on the way; None where the way does not lead through one.
+        endpoints: where it may end, after the routes of the waypoint.
+        at_ztunnel: the destination's ztunnel for each endpoint that has one.
+        doubts: what keeps the model from knowing; one sentence each.
+    """
+
+    source: Object | None
+    member: Membership | None
+    destination: Destination
+    waypoint: Waypoint | None = None
+    at_waypoint: WaypointHop | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    at_ztunnel: tuple[ZtunnelHop, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def ztunnel_policies(self) -> list[Object]:
+        """What ztunnel enforces at any of the endpoints, each once."""
+        found = {name_of(policy): policy for hop in self.at_ztunnel for policy in hop.policies}
+        return list(found.values())
+
+    @property
+    def waypoint_policies(self) -> list[Object]:
+        """What the waypoint on the way enforces."""
+        return list(self.at_waypoint.policies) if self.at_waypoint else []
+
+    @property
+    def policies(self) -> list[Object]:
+        """All AuthorizationPolicies in force on the way."""
+        return [*self.waypoint_policies, *self.ztunnel_policies]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a ready endpoint is at the end of the way."""
+        return any(item.ready for item in self.endpoints)
+
+
+def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> Path:
+    """The way of a request.
+
+    Args:
+        mesh: with the objects on the way; what could not be read becomes a doubt.
+        source: the pod that sends it.
+        request: as the claim has it.
+        namespace: of the source.
+    """
+    destination = resolve(mesh, request.host, request.port, namespace)
+    member = mesh.membership(source) if source else None
+    plain = Path(source, member, destination, endpoints=destination.endpoints)
+    target = _target(destination)
+    waypoint = waypoint_of(mesh, target) if target else None
+    doubts = _doubts(mesh, source, member, destination)
+    if waypoint and waypoint.doubt:
+        doubts.append(waypoint.doubt)
+    passes = bool(waypoint and waypoint.serves and member and member.captured)
+    if not passes or waypoint is None or target is None:
+        hops = _ztunnels(mesh, plain, source, None)
+        return dataclasses.replace(plain, waypoint=waypoint, at_ztunnel=hops, doubts=tuple(doubts))
+    hop = WaypointHop(
+        waypoint,
+        target,
+        Connection(_identity(mesh, source), None, _virtual_address(destination), destination.port),
+        tuple(bound_policies(mesh, waypoint, target, "AuthorizationPolicy")),
+        tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
+    )
+    route = routed(mesh, destination, request)
+    doubts += [*_waypoint_doubts(mesh, waypoint, target), *([route.doubt] if route.doubt else [])]
+    path = dataclasses.replace(
+        plain, waypoint=waypoint, at_waypoint=hop, endpoints=route.endpoints, doubts=tuple(doubts)
+    )
+    return dataclasses.replace(path, at_ztunnel=_ztunnels(mesh, path, None, waypoint))
+
+
+def _target(destination: Destination) -> Object | None:
+    """What a waypoint is looked for at: what has the virtual address, or the pod that is called by its own."""
+    if destination.kind in ("service", "entry"):
+        return destination.service
+    pods = destination.pods
+    return pods[0] if destination.kind == "pods" and pods else None
+
+
+def _virtual_address(destination: Destination) -> str | None:
+    spec = (destination.service or {}).get("spec", {}) if destination.kind != "pods" else {}
+    if spec.get("clusterIP") and len(spec.get("clusterIPs") or [""]) == 1:
+        return str(spec["clusterIP"])
+    return destination.endpoints[0].address if destination.kind == "pods" and destination.endpoints else None
+
+
+def _identity(mesh: Mesh, pod: Object | None) -> Identity | None:
+    if pod is None or not mesh.membership(pod).captured:
+        return None
+    return Identity(mesh.config.trust_domains[0], namespace_of(pod), account_of(pod))
+
+
+def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint | None) -> tuple[ZtunnelHop, ...]:
+    """The hops at the destination's side; behind a waypoint it is the waypoint that calls."""
+    hops = []
+    for end in path.endpoints:
+        if end.pod is None or not mesh.membership(end.pod).captured:
+            continue
+        identity: Identity | None = None
+        if waypoint:
+            callers = waypoint.pods
+            identity = Identity(mesh.config.trust_domains[0], waypoint.namespace, waypoint.accounts[0])
+        else:
+            callers = (source,) if source else ()
+            identity = None if path.destination.kind == "node" else _identity(mesh, source)
+        address = _caller_address(callers, end.address) if path.destination.kind != "node" else None
+        connection = Connection(identity, address, end.address, end.port)
+        hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
+    return tuple(hops)
+
+
+def _caller_address(callers: t.Sequence[Object], called: str) -> str | None:
+    """The caller's address of the same family as the called one; None where several may call."""
+    fitting = [address for pod in callers for address in addresses_of(pod) if (":" in address) == (":" in called)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def pod_policies(mesh: Mesh, pod: Object) -> list[Object]:
+    """AuthorizationPolicies that ztunnel enforces for a pod: of its namespace or the root namespace.
+
+    A selector without labels gets no workload at all (istiod, buildWorkloadPolicies).
+    """
+    spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
+    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space) if selects(policy, pod)]
+
+
+def selects(policy: Object, pod: Object) -> bool:
+    """Whether a policy without targetRefs is for a pod, as far as its selector says."""
+    if target_refs(policy):
+        return False
+    if policy.get("spec", {}).get("selector") is None:
+        return True
+    return bool(selector(policy)) and has_labels(pod, selector(policy))
+
+
+def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination) -> list[str]:
+    found = [destination.why] if destination.kind == "unknown" else []
+    if member and member.sidecar:
+        found.append(f"{member.why_not}: its own Envoy decides how it calls")
+    spaces = {namespace_of(pod) for pod in destination.pods}
+    for kind in ("Pod", "AuthorizationPolicy"):
+        why = mesh.why_unread(kind, *spaces, *([mesh.config.root] if spaces and kind == "AuthorizationPolicy" else []))
+        found += [why] if why else []
+    if destination.gateway:
+        found.append(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
+    for pod, direction in [(source, "Egress"), *((pod, "Ingress") for pod in destination.pods)]:
+        found += [
+            f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
+            for item in (mesh.items("NetworkPolicy", namespace_of(pod)) if pod else [])
+            if pod and _isolates(item, pod, direction)
+        ]
+    return found
+
+
+def _isolates(item: Object, pod: Object, direction: str) -> bool:
+    spec = item.get("spec", {})
+    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    wanted = (spec.get("podSelector") or {}).get("matchLabels") or {}
+    return direction in types and wanted.items() <= labels_of(pod).items()
+
+
+def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str]:
+    spaces = dict.fromkeys([waypoint.namespace, namespace_of(target), mesh.config.root])
+    found = [
+        f"{kind} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
+        for kind in ("EnvoyFilter", "WasmPlugin")
+        for space in spaces
+        for item in mesh.items(kind, space)
+        if not item.get("spec", {}).get("workloadSelector") and not item.get("spec", {}).get("selector")
+    ]
+    for kind in ("AuthorizationPolicy", "RequestAuthentication", "HTTPRoute"):
+        why = mesh.why_unread(kind, *spaces)
+        found += [why] if why else []
+    if len(waypoint.accounts) > 1:
+        found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
+    if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
+        found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
+    return found

@@ -1,0 +1,119 @@
+"""Which PeerAuthentication makes a pod refuse plain text, and under which name ztunnel then says so.
+
+istiod makes a DENY policy of it, which is no object of the API
+(istio/istio pilot/pkg/serviceregistry/ambient/authorization.go and policies.go).
+"""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Mesh,
+    Object,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+
+STATIC_STRICT = "istio_converted_static_strict"
+CONVERTED = "converted_peer_authentication_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Strictness:
+    """What a port of a pod demands.
+
+    Attributes:
+        strict: connections without an identity are refused.
+        policy: namespace/name under which ztunnel says so; no AuthorizationPolicy has it.
+        cause: namespace/name of the PeerAuthentication.
+        doubt: why it may be otherwise; "" where it is sure.
+    """
+
+    strict: bool = False
+    policy: str = ""
+    cause: str = ""
+    doubt: str = ""
+
+
+def strictness(mesh: Mesh, pod: Object, port: int | None) -> Strictness:
+    """Whether a pod refuses plain text at a port.
+
+    Of each level the oldest object counts: the workload's own before its namespace's before the mesh's. Below a
+    selector only those of the pod's own namespace count.
+    """
+    space, root = namespace_of(pod), mesh.config.root
+    if why := mesh.why_unread("PeerAuthentication", space, root):
+        return Strictness(doubt=why)
+    own = [item for item in mesh.items("PeerAuthentication", space) if _matches(item, pod)]
+    levels = (
+        _oldest(item for item in mesh.items("PeerAuthentication", root) if not _labels(item)),
+        _oldest(item for item in own if not _labels(item) and space != root),
+        _oldest(item for item in own if _labels(item)),
+    )
+    above, cause = "UNSET", None
+    for item in levels[:2]:
+        if item is not None and _mode(item) != "UNSET":
+            above, cause = _mode(item), item
+    workload = levels[2]
+    if workload is None:
+        return _static(mesh, above == "STRICT", cause)
+    mode = _mode(workload)
+    effective = above if mode == "UNSET" else mode
+    ports = {int(number): str((item or {}).get("mode") or "UNSET") for number, item in _ports(workload).items()}
+    if port is None and ports:
+        return Strictness(doubt=f"PeerAuthentication {name_of(workload)} differs by port, and the port is not known")
+    here = ports.get(port or 0, "UNSET")
+    if effective == "STRICT":
+        opened = {"PERMISSIVE"} if mode == "UNSET" else {"PERMISSIVE", "DISABLE"}
+        if not opened & set(ports.values()):
+            return _static(mesh, True, workload if mode == "STRICT" else cause)
+        return _converted(workload, here not in ("PERMISSIVE", "DISABLE"), _lost(mode, above, levels, ports))
+    return _converted(workload, here == "STRICT", _lost(mode, above, levels, ports))
+
+
+def _lost(mode: str, above: str, levels: t.Sequence[Object | None], ports: t.Mapping[int, str]) -> str:
+    """Where istiod names the policy for the workload and then does not make it, so that nothing is enforced."""
+    if above != "STRICT" or (levels[1] is not None and _mode(levels[1]) != "UNSET"):
+        return ""
+    if mode in ("PERMISSIVE", "DISABLE") and "STRICT" in ports.values():
+        return "istiod may not enforce a STRICT port below a mesh that is STRICT"
+    if mode == "UNSET" and levels[1] is not None and "PERMISSIVE" in ports.values():
+        return "istiod may not enforce anything where the namespace's PeerAuthentication has no mode"
+    return ""
+
+
+def _static(mesh: Mesh, strict: bool, cause: Object | None) -> Strictness:
+    if not strict or cause is None:
+        return Strictness()
+    return Strictness(True, f"{mesh.config.root}/{STATIC_STRICT}", name_of(cause))
+
+
+def _converted(cause: Object, strict: bool, doubt: str) -> Strictness:
+    name = f"{namespace_of(cause)}/{CONVERTED}{cause['metadata']['name']}"
+    return Strictness(strict, name, name_of(cause), doubt)
+
+
+def _labels(item: Object) -> dict[str, str]:
+    return dict((item.get("spec", {}).get("selector") or {}).get("matchLabels") or {})
+
+
+def _matches(item: Object, pod: Object) -> bool:
+    return _labels(item).items() <= labels_of(pod).items()
+
+
+def _mode(item: Object) -> str:
+    return str((item.get("spec", {}).get("mtls") or {}).get("mode") or "UNSET")
+
+
+def _ports(item: Object) -> dict[str, Object]:
+    return dict(item.get("spec", {}).get("portLevelMtls") or {})
+
+
+def _oldest(items: t.Iterable[Object]) -> Object | None:
+    return min(items, key=lambda item: str(item["metadata"].get("creationTimestamp") or ""), default=None)

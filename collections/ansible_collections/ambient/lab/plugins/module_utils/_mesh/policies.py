@@ -1,0 +1,39 @@
+"""What an AuthorizationPolicy says of itself: its action, its rules, what it is bound to."""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, annotations_of
+
+DRY_RUN = "istio.io/dry-run"
+# What Go's strconv.ParseBool takes for true; everything else is enforced.
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+
+
+def action(policy: Object) -> str:
+    """ALLOW where the policy says nothing."""
+    return str(policy.get("spec", {}).get("action") or "ALLOW")
+
+
+def target_refs(policy: Object) -> list[Object]:
+    """What a policy for waypoints and gateways is bound to; empty for one that ztunnel enforces."""
+    spec = policy.get("spec", {})
+    single = [spec["targetRef"]] if spec.get("targetRef") else []
+    return list(spec.get("targetRefs") or single)
+
+
+def selector(policy: Object) -> dict[str, str]:
+    """Labels of the policy's selector; empty where it selects every pod."""
+    return dict((policy.get("spec", {}).get("selector") or {}).get("matchLabels") or {})
+
+
+def rules(policy: Object) -> list[Object]:
+    """Rules of the policy; one may be None in YAML, which matches everything."""
+    return [rule or {} for rule in policy.get("spec", {}).get("rules") or []]
+
+
+def is_dry_run(policy: Object) -> bool:
+    """Whether the policy is only to be tried, so that it decides nothing (istiod, ParseBool of the annotation)."""
+    return annotations_of(policy).get(DRY_RUN) in _TRUE

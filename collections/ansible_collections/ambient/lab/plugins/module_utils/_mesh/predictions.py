@@ -1,0 +1,184 @@
+"""What a request is going to meet, said from the objects alone, before anything is sent."""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+import urllib.parse
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import Decision, at_waypoint, at_ztunnel
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, Request, WaypointHop, path_of
+
+Outcome = t.Literal["allowed", "denied_l4", "denied_l7", "denied_upstream", "broken", "unknown"]
+# Protocols of a Service's port that a waypoint reads as HTTP; of a port without one it looks at the bytes.
+_HTTP = ("http", "http2", "grpc", "grpc-web")
+_BYTES = ("tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
+_DEFAULT_PORT = {"http": 80, "https": 443}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """One step of why. permanent: only a change of what the user wrote changes it."""
+
+    text: str
+    permanent: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a request is going to meet.
+
+    Attributes:
+        outcome: "broken" means that something on the way is missing, and that no policy decides; "unknown" is never
+            a pass.
+        reasons: from the source to the destination.
+        among: policies of which the one that refuses is one; empty where none refuses.
+        cause: PeerAuthentication behind a refusal of plain text.
+    """
+
+    outcome: Outcome
+    reasons: tuple[Reason, ...] = ()
+    among: tuple[str, ...] = ()
+    cause: str = ""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the outcome is said at all."""
+        return self.outcome != "unknown"
+
+    @property
+    def why(self) -> str:
+        """All reasons in one line."""
+        return "; ".join(reason.text for reason in self.reasons)
+
+
+def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> tuple[Path, Prediction]:
+    """The way of a request, and what it meets there.
+
+    Args:
+        mesh: with the objects on the way.
+        source: the pod that sends it.
+        request: as the claim has it.
+        namespace: of the source.
+    """
+    path = path_of(mesh, source, request, namespace)
+    return path, predict_on(mesh, path, request)
+
+
+def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
+    """What a request meets on a way that is known already."""
+    missing = _missing(path)
+    if missing:
+        return Prediction("broken", (missing,))
+    if path.destination.kind == "outside":
+        return Prediction(
+            "unknown", (Reason(f"{path.destination.host} is outside of the mesh: nothing there decides"),)
+        )
+    reasons = _entering(path)
+    if path.doubts:
+        return Prediction("unknown", (*reasons, *(Reason(text) for text in path.doubts)))
+    if path.at_waypoint:
+        decision = _at_waypoint(mesh, path.at_waypoint, request)
+        reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}"))
+        if decision.verdict == "unknown":
+            return Prediction("unknown", tuple(reasons))
+        if decision.verdict == "deny":
+            return Prediction("denied_l7", tuple(reasons), decision.among)
+    if not path.ready:
+        broken = Reason(f"no ready pod is behind {path.destination}", permanent=False)
+        return Prediction("broken", (*reasons, broken))
+    return _arriving(mesh, path, reasons)
+
+
+def _missing(path: Path) -> Reason | None:
+    """What keeps the request from being decided about at all."""
+    destination = path.destination
+    if destination.kind == "missing" or (destination.kind == "service" and destination.why):
+        return Reason(destination.why)
+    waypoint = path.at_waypoint.waypoint if path.at_waypoint else None
+    if waypoint and not waypoint.ready:
+        # ztunnel has nobody to hand the request to, and cuts it off.
+        return Reason(f"no pod of the waypoint {waypoint} is ready", permanent=False)
+    return None
+
+
+def _entering(path: Path) -> list[Reason]:
+    """What is to be said before the first proxy."""
+    found = []
+    if path.member and not path.member.captured:
+        found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.permanent))
+    if path.waypoint and not path.at_waypoint:
+        found.append(Reason(_why_around(path, str(path.waypoint)), path.waypoint.gateway is not None))
+    return found
+
+
+def _why_around(path: Path, waypoint: str) -> str:
+    if path.waypoint and path.waypoint.problem:
+        return f"{path.waypoint.problem}, so the request goes around it"
+    return f"the waypoint {waypoint} is not on the way, because ztunnel does not carry the source's traffic"
+
+
+def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
+    protocol = _protocol(hop)
+    scheme = urllib.parse.urlsplit(request.url).scheme
+    if protocol in _BYTES or scheme == "https":
+        decision = at_waypoint(mesh, hop, None)
+        if decision.verdict == "deny":
+            # Who closes the connection then is the waypoint, and it has no answer for it.
+            return Decision("unknown", f"it reads bytes alone there ({protocol or scheme}): {decision.reason}")
+        return decision
+    return at_waypoint(mesh, hop, _http_request(hop, request))
+
+
+def _protocol(hop: WaypointHop) -> str:
+    """Protocol of the port as istiod reads it: appProtocol, else the beginning of its name; "" where neither says."""
+    for item in hop.target.get("spec", {}).get("ports") or []:
+        # A ServiceEntry has `number` and the protocol of the application; of a Service, `protocol` is TCP or UDP.
+        if hop.connection.port not in (item.get("port"), item.get("number")):
+            continue
+        own = item.get("protocol") if "number" in item else item.get("appProtocol")
+        said = str(own or str(item.get("name", "")).partition("-")[0]).lower().removeprefix("kubernetes.io/")
+        return said if said in (*_HTTP, *_BYTES) else ""
+    return ""
+
+
+def _http_request(hop: WaypointHop, request: Request) -> HttpRequest:
+    parts = urllib.parse.urlsplit(request.url)
+    headers: dict[str, str] = {}
+    for name, value in request.headers:
+        key = name.lower()
+        headers[key] = f"{headers[key]},{value}" if key in headers else value
+    port = parts.port if parts.port and parts.port != _DEFAULT_PORT.get(parts.scheme) else None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    authority = headers.pop("host", f"{host}:{port}" if port else host)
+    # A RequestAuthentication may look for the token in any header or parameter that it names.
+    token = bool(hop.authentications) and (bool(headers) or bool(parts.query))
+    return HttpRequest(request.method, authority, parts.path or "/", headers, token)
+
+
+def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
+    """What the destination's ztunnel decides, at every endpoint that may be chosen."""
+    decisions = [(hop, at_ztunnel(mesh, hop)) for hop in path.at_ztunnel]
+    outside = len(path.endpoints) - len(decisions)
+    for pod in path.destination.pods if outside else []:
+        member = mesh.membership(pod)
+        if not member.captured:
+            reasons.append(Reason(f"no ztunnel is before the destination: {member.why_not}", member.permanent))
+    verdicts = {decision.verdict for _hop, decision in decisions} | ({"allow"} if outside else set())
+    said = dict.fromkeys(f"ztunnel of pod {name_of(hop.pod)}: {decision.reason}" for hop, decision in decisions)
+    reasons += [Reason(text) for text in said]
+    if "unknown" in verdicts:
+        return Prediction("unknown", tuple(reasons))
+    if len(verdicts) > 1:
+        reasons.append(Reason("it depends on which endpoint answers"))
+        return Prediction("unknown", tuple(reasons))
+    if verdicts == {"allow"}:
+        return Prediction("allowed", tuple(reasons))
+    among = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.among))
+    cause = next((decision.cause for _hop, decision in decisions if decision.cause), "")
+    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause)

@@ -1,0 +1,27 @@
+"""Logic with a third value: None means that nobody can know."""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+Truth: t.TypeAlias = "bool | None"
+
+
+def every(values: t.Iterable[Truth]) -> Truth:
+    """False where one is false, else None where one is unknown."""
+    known = list(values)
+    return False if False in known else None if None in known else True
+
+
+def some(values: t.Iterable[Truth]) -> Truth:
+    """True where one is true, else None where one is unknown."""
+    known = list(values)
+    return True if True in known else None if None in known else False
+
+
+def negated(value: Truth) -> Truth:
+    """The opposite; unknown stays unknown."""
+    return None if value is None else not value

@@ -1,0 +1,187 @@
+"""Which waypoint serves a Service, a ServiceEntry or a pod, and which policies it enforces for it.
+
+Sources: istio/istio pilot/pkg/serviceregistry/ambient/waypoints.go (selection),
+pilot/pkg/model/policyattachment.go (binding).
+"""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    ENDED,
+    GATEWAY_NAME,
+    Mesh,
+    Object,
+    account_of,
+    has_labels,
+    is_ready,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
+
+USE_WAYPOINT = "istio.io/use-waypoint"
+USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
+WAYPOINT_FOR = "istio.io/waypoint-for"
+MANAGED = "gateway.istio.io/managed"
+_MESH_CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
+HBONE_PORT = 15008
+WAYPOINT_CLASS = "istio-waypoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Waypoint:
+    """A waypoint that serves an object, or the one that should and does not.
+
+    Attributes:
+        namespace: of its Gateway.
+        name: of its Gateway.
+        gateway: None where it does not exist, or could not be read.
+        pods: of the Gateway, those that have not ended.
+        problem: why it does not serve the object, so that traffic goes around it.
+        doubt: why nobody can say whether it does.
+    """
+
+    namespace: str
+    name: str
+    gateway: Object | None = None
+    pods: tuple[Object, ...] = ()
+    problem: str = ""
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether traffic goes through it."""
+        return not self.problem and not self.doubt
+
+    @property
+    def accounts(self) -> list[str]:
+        """ServiceAccounts of its pods; istiod gives a Gateway's pods one of the Gateway's name."""
+        return sorted({account_of(pod) for pod in self.pods}) or [self.name]
+
+    @property
+    def ready(self) -> bool:
+        """Whether any of its pods is ready; without one ztunnel cuts the connection off."""
+        return any(is_ready(pod) for pod in self.pods)
+
+
+def named_waypoint(mesh: Mesh, item: Object) -> tuple[str, str] | None:
+    """Namespace and name of the waypoint that an object's labels name, or else its namespace's."""
+    space = namespace_of(item)
+    for holder in (item, mesh.namespace(space)):
+        labels = labels_of(holder)
+        if labels.get(USE_WAYPOINT) == "none":
+            return None
+        if labels.get(USE_WAYPOINT):
+            return labels.get(USE_WAYPOINT_NAMESPACE, space), labels[USE_WAYPOINT]
+    return None
+
+
+def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
+    """The waypoint of a Service, a ServiceEntry or a pod; None where its labels name none."""
+    named = named_waypoint(mesh, item)
+    if named is None or labels_of(item).get(MANAGED) in _MESH_CONTROLLERS:
+        return None
+    if item["kind"] == "Pod" and GATEWAY_NAME in labels_of(item):
+        return None
+    namespace, name = named
+    if why := mesh.why_unread("Gateway", namespace):
+        return Waypoint(namespace, name, pods=pods_of(mesh, namespace, name), doubt=why)
+    gateway = mesh.get("Gateway", namespace, name)
+    if gateway is None:
+        return Waypoint(namespace, name, problem=f"the waypoint {namespace}/{name} does not exist")
+    pods = pods_of(mesh, namespace, name)
+    return Waypoint(namespace, name, gateway, pods, _problem(mesh, gateway, item))
+
+
+def pods_of(mesh: Mesh, namespace: str, name: str) -> tuple[Object, ...]:
+    """Pods of a Gateway that have not ended."""
+    pods = [pod for pod in mesh.items("Pod", namespace) if has_labels(pod, {GATEWAY_NAME: name})]
+    return tuple(pod for pod in pods if pod.get("status", {}).get("phase") not in ENDED)
+
+
+def _problem(mesh: Mesh, gateway: Object, item: Object) -> str:
+    """Why a Gateway that is there does not serve an object."""
+    name = name_of(gateway)
+    if not gateway.get("status", {}).get("addresses"):
+        return f"the waypoint {name} is not programmed: it has no address yet"
+    if not _allows(mesh, gateway, namespace_of(item)):
+        return (
+            f"the waypoint {name} does not take objects of namespace {namespace_of(item)} "
+            "(allowedRoutes of its listener for HBONE)"
+        )
+    serves = labels_of(gateway).get(WAYPOINT_FOR, "service")
+    kind = "workload" if item["kind"] == "Pod" else "service"
+    if serves not in (kind, "all"):
+        return f"the waypoint {name} is not for {kind}s: its label {WAYPOINT_FOR} is {serves}"
+    return ""
+
+
+def _allows(mesh: Mesh, gateway: Object, namespace: str) -> bool:
+    own = namespace_of(gateway)
+    listeners = gateway.get("spec", {}).get("listeners") or []
+    listener: Object = next(
+        (item for item in listeners if item.get("protocol") == "HBONE" and item.get("port") == HBONE_PORT), {}
+    )
+    allowed = (listener.get("allowedRoutes") or {}).get("namespaces") or {}
+    how = allowed.get("from", "Same")
+    if how == "Selector":
+        wanted = (allowed.get("selector") or {}).get("matchLabels") or {}
+        return wanted.items() <= labels_of(mesh.namespace(namespace)).items()
+    return how == "All" or namespace == own
+
+
+def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) -> list[Object]:
+    """Policies of a kind that a waypoint enforces for an object that it serves.
+
+    Those bound to the waypoint, to all waypoints, and (unless the traffic goes to a pod's own address) to the object
+    count alike. A policy without targetRefs is never enforced at a waypoint.
+
+    Args:
+        mesh: with the objects.
+        waypoint: that serves the target.
+        target: a Service, a ServiceEntry or a pod.
+        kind: AuthorizationPolicy or RequestAuthentication.
+    """
+    places = {
+        ("Gateway", waypoint.namespace, waypoint.name),
+        ("GatewayClass", mesh.config.root, WAYPOINT_CLASS),
+    }
+    if target["kind"] != "Pod":
+        places.add((target["kind"], namespace_of(target), target["metadata"]["name"]))
+    spaces = dict.fromkeys(space for _kind, space, _name in places)
+    return [
+        policy
+        for space in spaces
+        for policy in mesh.items(kind, space)
+        if any((ref.get("kind"), space, ref.get("name")) in places for ref in target_refs(policy))
+    ]
+
+
+def served_by(mesh: Mesh, namespace: str, name: str) -> list[Object]:
+    """The Services, ServiceEntries and pods that a waypoint serves."""
+    found = []
+    for kind in ("Service", "ServiceEntry", "Pod"):
+        for item in mesh.items(kind):
+            if named_waypoint(mesh, item) == (namespace, name):
+                waypoint = waypoint_of(mesh, item)
+                found += [item] if waypoint and waypoint.serves else []
+    return found
+
+
+def spaces_of(mesh: Mesh) -> t.Iterator[str]:
+    """Namespaces of all waypoints that the labels of objects name."""
+    for kind in ("Service", "ServiceEntry", "Pod"):
+        for item in mesh.items(kind):
+            named = named_waypoint(mesh, item)
+            if named:
+                yield named[0]

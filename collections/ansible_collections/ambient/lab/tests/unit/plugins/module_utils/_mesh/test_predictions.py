@@ -1,0 +1,359 @@
+# What a request meets, said from the objects alone: the way, who decides on it, and what nobody can know.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
+    ask,
+    gateway,
+    mesh_of,
+    pod,
+    policy,
+    service,
+    target,
+    way,
+)
+
+URL = "http://app:8080/"
+FROM_CLIENT = {"from": [{"source": {"principals": ["cluster.local/ns/default/sa/client"]}}]}
+FROM_NOBODY = {"from": [{"source": {"principals": ["cluster.local/ns/default/sa/nobody"]}}]}
+GET = {"to": [{"operation": {"methods": ["GET"]}}]}
+WAYPOINT = {"istio.io/use-waypoint": "waypoint"}
+FOREIGN = {"istio.io/use-waypoint": "waypoint", "istio.io/use-waypoint-namespace": "layer7"}
+CLIENT = pod("client", ip="10.0.0.9")
+APP = pod("app", ip="10.0.0.1")
+
+
+def denying(name: str = "deny", **spec: t.Any) -> Object:
+    return policy(name, **{"action": "DENY", "rules": [{}], **spec})
+
+
+# --- ztunnel alone
+
+
+@pytest.mark.parametrize(
+    ("policies", "outcome", "among"),
+    [
+        ([], "allowed", ()),
+        ([denying(rules=[FROM_CLIENT])], "denied_l4", ("default/deny",)),
+        ([denying(rules=[FROM_NOBODY])], "allowed", ()),
+        ([policy("allow", rules=[FROM_CLIENT])], "allowed", ()),
+        ([policy("allow", rules=[FROM_NOBODY])], "denied_l4", ("default/allow",)),
+        ([policy("a", rules=[FROM_NOBODY]), policy("b", rules=[FROM_NOBODY])], "denied_l4", ("default/a", "default/b")),
+        ([policy("a", rules=[FROM_NOBODY]), policy("b", rules=[FROM_CLIENT])], "allowed", ()),
+        ([policy("a", rules=[FROM_CLIENT]), denying()], "denied_l4", ("default/deny",)),
+        ([policy("nothing")], "denied_l4", ("default/nothing",)),
+        ([denying(selector={"matchLabels": {"app": "app"}})], "denied_l4", ("default/deny",)),
+        ([denying(selector={"matchLabels": {"app": "other"}})], "allowed", ()),
+        # istiod gives a selector without labels to no workload.
+        ([denying(selector={})], "allowed", ()),
+        ([policy("root", "istio-system", action="DENY", rules=[{}])], "denied_l4", ("istio-system/root",)),
+        ([policy("foreign", "layer7", action="DENY", rules=[{}])], "allowed", ()),
+        # Bound to a Service without a waypoint it has no effect anywhere.
+        ([denying(targetRefs=target())], "allowed", ()),
+        ([denying(action="AUDIT")], "allowed", ()),
+        ([denying(action="CUSTOM")], "allowed", ()),
+        ([denying(annotations={"istio.io/dry-run": "true"})], "allowed", ()),
+        ([denying(annotations={"istio.io/dry-run": "no"})], "denied_l4", ("default/deny",)),
+    ],
+)
+def test_what_ztunnel_decides(policies: list[Object], outcome: str, among: tuple[str, ...]) -> None:
+    found = ask(mesh_of(CLIENT, APP, service("app"), *policies), URL)
+    assert (found.outcome, found.among) == (outcome, among)
+
+
+def test_ztunnel_matches_the_port_of_the_pod_and_not_of_the_service() -> None:
+    mesh = mesh_of(CLIENT, APP, service("app", port=80), denying(rules=[{"to": [{"operation": {"ports": ["80"]}}]}]))
+    assert ask(mesh, "http://app/").outcome == "allowed"
+
+
+def test_http_attributes_at_ztunnel_are_named() -> None:
+    mesh = mesh_of(CLIENT, APP, service("app"), policy("get", rules=[GET]))
+    found = ask(mesh, URL)
+    assert found.outcome == "denied_l4"
+    assert "AuthorizationPolicy default/get has methods, which ztunnel can't match" in found.why
+
+
+@pytest.mark.parametrize(
+    ("client", "objects", "outcome"),
+    [
+        # Without an identity no principal matches, and every negative one does.
+        (
+            pod("client", captured=False, labels={"istio.io/dataplane-mode": "none"}),
+            [denying(rules=[FROM_CLIENT])],
+            "allowed",
+        ),
+        (
+            pod("client", captured=False, labels={"istio.io/dataplane-mode": "none"}),
+            [denying(rules=[{"from": [{"source": {"notPrincipals": ["*"]}}]}])],
+            "denied_l4",
+        ),
+        (CLIENT, [denying(rules=[{"from": [{"source": {"ipBlocks": ["10.0.0.9"]}}]}])], "denied_l4"),
+    ],
+)
+def test_what_ztunnel_knows_of_the_source(client: Object, objects: list[Object], outcome: str) -> None:
+    assert ask(mesh_of(client, APP, service("app"), *objects), URL).outcome == outcome
+
+
+def test_strict_peer_authentication_refuses_plain_text_under_a_name_that_no_policy_has() -> None:
+    strict = {
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "strict", "namespace": "default"},
+        "spec": {"mtls": {"mode": "STRICT"}},
+    }
+    outside = pod("client", "plain", captured=False)
+    found = ask(mesh_of(outside, APP, service("app"), strict), "http://app.default:8080/", namespace="plain")
+    assert (found.outcome, found.cause) == ("denied_l4", "default/strict")
+    assert found.among == ("istio-system/istio_converted_static_strict",)
+    assert ask(mesh_of(CLIENT, APP, service("app"), strict), URL).outcome == "allowed"
+
+
+def test_a_destination_outside_of_the_mesh_is_not_guarded_and_why() -> None:
+    opted_out = pod("app", captured=False, labels={"app": "app", "istio.io/dataplane-mode": "none"})
+    found = ask(mesh_of(CLIENT, opted_out, service("app"), denying()), URL)
+    assert found.outcome == "allowed"
+    assert "has opted out of the mesh (its label istio.io/dataplane-mode=none)" in found.why
+    assert all(reason.permanent for reason in found.reasons)
+
+
+def test_pods_that_are_not_alike_leave_it_open() -> None:
+    other = pod("other", ip="10.0.0.2", labels={"app": "app", "canary": "yes"})
+    mesh = mesh_of(CLIENT, APP, other, service("app"), denying(selector={"matchLabels": {"canary": "yes"}}))
+    assert ask(mesh, URL).outcome == "unknown"
+    assert ask(mesh, "http://10.0.0.2:8080/").outcome == "denied_l4"
+    assert ask(mesh, "http://10.0.0.1:8080/").outcome == "allowed"
+
+
+def test_a_node_port_reaches_the_pods_without_an_identity() -> None:
+    item = service("app", type="NodePort")
+    item["spec"]["ports"][0]["nodePort"] = 30080
+    found = ask(mesh_of(CLIENT, APP, item, policy("allow", rules=[FROM_CLIENT])), "http://192.168.1.1:30080/")
+    assert found.outcome == "denied_l4"
+
+
+# --- a waypoint on the way
+
+
+def behind(*objects: t.Any, labels: dict[str, str] | None = None, **fields: t.Any) -> t.Any:
+    """The app of namespace layer7 behind its waypoint, and a client of the same namespace."""
+    app, client = pod("app", "layer7", ip="10.0.0.1"), pod("client", "layer7", ip="10.0.0.9")
+    point = gateway(**{key: fields.pop(key) for key in ("address", "ready", "allowed") if key in fields})
+    enrolled = service("app", "layer7", labels=WAYPOINT if labels is None else labels)
+    return mesh_of(app, client, *([point] if fields.pop("gateway", True) else []), enrolled, *objects, **fields)
+
+
+def at_app(**spec: t.Any) -> Object:
+    return policy("l7", "layer7", **{"targetRefs": target(), **spec})
+
+
+ON_GATEWAY = [{"kind": "Gateway", "name": "waypoint"}]
+EVERYWHERE = [{"kind": "GatewayClass", "name": "istio-waypoint"}]
+
+
+@pytest.mark.parametrize(
+    ("policies", "method", "outcome", "among"),
+    [
+        ([], "POST", "allowed", ()),
+        ([at_app(rules=[GET])], "GET", "allowed", ()),
+        ([at_app(rules=[GET])], "POST", "denied_l7", ("layer7/l7",)),
+        ([at_app(action="DENY", rules=[GET])], "GET", "denied_l7", ("layer7/l7",)),
+        ([at_app(targetRefs=ON_GATEWAY, rules=[GET])], "POST", "denied_l7", ("layer7/l7",)),
+        ([at_app(targetRefs=target("other"), rules=[GET])], "POST", "allowed", ()),
+        (
+            [policy("all", "istio-system", targetRefs=EVERYWHERE, rules=[GET])],
+            "POST",
+            "denied_l7",
+            ("istio-system/all",),
+        ),
+        ([policy("all", "layer7", targetRefs=EVERYWHERE, rules=[GET])], "POST", "allowed", ()),
+        # Bound to the waypoint and to the Service they are one set: one that allows is enough.
+        ([at_app(rules=[GET]), policy("open", "layer7", targetRefs=ON_GATEWAY, rules=[{}])], "POST", "allowed", ()),
+        ([at_app(action="CUSTOM", rules=[{}])], "GET", "unknown", ()),
+        ([at_app(action="CUSTOM", rules=[{"to": [{"operation": {"methods": ["PUT"]}}]}])], "GET", "allowed", ()),
+        ([at_app(action="AUDIT", rules=[{}])], "GET", "allowed", ()),
+        ([at_app(action="DENY", rules=[{}], annotations={"istio.io/dry-run": "true"})], "GET", "allowed", ()),
+        # Behind the waypoint ztunnel sees the waypoint, and not the client.
+        (
+            [policy("l4", "layer7", rules=[{"from": [{"source": {"serviceAccounts": ["client"]}}]}])],
+            "GET",
+            "denied_upstream",
+            ("layer7/l4",),
+        ),
+        (
+            [policy("l4", "layer7", rules=[{"from": [{"source": {"serviceAccounts": ["waypoint"]}}]}])],
+            "GET",
+            "allowed",
+            (),
+        ),
+    ],
+)
+def test_what_a_waypoint_decides(policies: list[Object], method: str, outcome: str, among: tuple[str, ...]) -> None:
+    found = ask(behind(*policies), URL, namespace="layer7", method=method)
+    assert (found.outcome, found.among) == (outcome, among)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"gateway": False}, "the waypoint layer7/waypoint does not exist"),
+        ({"address": False}, "is not programmed"),
+        ({"labels": {"istio.io/use-waypoint": "none"}}, ""),
+        ({"labels": {}}, ""),
+    ],
+)
+def test_a_waypoint_that_does_not_serve_is_gone_around(fields: dict[str, t.Any], why: str) -> None:
+    found = ask(behind(at_app(rules=[GET]), **fields), URL, namespace="layer7", method="POST")
+    assert found.outcome == "allowed"
+    assert why in found.why
+
+
+def test_a_waypoint_without_a_ready_pod_lets_nothing_through() -> None:
+    found = ask(behind(ready=False), URL, namespace="layer7")
+    assert (found.outcome, found.why) == ("broken", "no pod of the waypoint layer7/waypoint is ready")
+
+
+@pytest.mark.parametrize(("allowed", "outcome"), [("All", "denied_l7"), ("Same", "allowed")])
+def test_a_waypoint_of_another_namespace(allowed: str, outcome: str) -> None:
+    only_get = policy("get", "layer7", targetRefs=ON_GATEWAY, rules=[GET])
+    mesh = mesh_of(CLIENT, APP, service("app", labels=FOREIGN), gateway(allowed=allowed), only_get)
+    assert ask(mesh, URL, method="POST").outcome == outcome
+
+
+def test_only_what_ztunnel_carries_goes_through_a_waypoint() -> None:
+    outside = pod("outside", "layer7", captured=False, labels={"istio.io/dataplane-mode": "none"})
+    found = ask(behind(outside, at_app(rules=[GET])), URL, "outside", "layer7", method="POST")
+    assert found.outcome == "allowed"
+    assert "ztunnel does not carry the source's traffic" in found.why
+
+
+def test_a_pods_own_address_goes_around_the_waypoint_of_its_service() -> None:
+    mesh = behind(at_app(rules=[GET]))
+    assert ask(mesh, "http://10.0.0.1:8080/", namespace="layer7", method="POST").outcome == "allowed"
+    assert ask(mesh, "http://10.96.0.1:8080/", namespace="layer7", method="POST").outcome == "denied_l7"
+
+
+def test_a_waypoint_for_workloads_is_on_the_way_to_a_pods_address() -> None:
+    labelled = pod("app", ip="10.0.0.1", labels={"app": "app", **FOREIGN})
+    point = gateway(allowed="All", labels={"istio.io/waypoint-for": "workload"})
+    bound = [policy("get", "layer7", targetRefs=ON_GATEWAY, rules=[GET]), denying(targetRefs=target(), rules=[{}])]
+    mesh = mesh_of(CLIENT, labelled, service("app", labels=FOREIGN), point, *bound)
+    found = ask(mesh, "http://10.0.0.1:8080/", method="POST")
+    assert (found.outcome, found.among) == ("denied_l7", ("layer7/get",))
+    # It takes no traffic to Services, so nothing that is bound to one is enforced.
+    assert ask(mesh, URL, method="POST").outcome == "allowed"
+
+
+def test_a_service_entry_behind_an_egress_waypoint() -> None:
+    ports = [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}]
+    entry = {
+        "kind": "ServiceEntry",
+        "metadata": {"name": "partner", "namespace": "layer7", "labels": WAYPOINT},
+        "spec": {
+            "hosts": ["api.example"],
+            "addresses": ["240.1.2.3"],
+            "ports": ports,
+            "endpoints": [{"address": "203.0.113.1"}],
+        },
+    }
+    only = policy("only", "layer7", targetRefs=target("partner", "ServiceEntry"), rules=[FROM_NOBODY])
+    mesh = mesh_of(CLIENT, gateway(), entry, only)
+    for url in ("http://api.example/", "http://240.1.2.3/"):
+        found = ask(mesh, url)
+        assert (found.outcome, found.among) == ("denied_l7", ("layer7/only",))
+
+
+def test_a_route_to_another_service_leads_to_its_pods_and_not_to_its_policies() -> None:
+    route = {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "front", "namespace": "layer7"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "app", "port": 8080}],
+            "rules": [{"backendRefs": [{"name": "canary", "port": 8080}]}],
+        },
+    }
+    canary = [pod("canary", "layer7", ip="10.0.0.5"), service("canary", "layer7", ip="10.96.0.5")]
+    l4 = policy("l4", "layer7", selector={"matchLabels": {"app": "canary"}}, rules=[FROM_CLIENT])
+    path, found = way(behind(canary, route, l4), URL, namespace="layer7")
+    assert [str(end) for end in path.endpoints] == ["10.0.0.5:8080"]
+    assert (found.outcome, found.among) == ("denied_upstream", ("layer7/l4",))
+    route["spec"]["rules"][0]["filters"] = [{"type": "RequestRedirect"}]
+    redirected = ask(behind(canary, route), URL, namespace="layer7")
+    assert (redirected.outcome, "RequestRedirect of HTTPRoute layer7/front" in redirected.why) == ("unknown", True)
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "outcome"),
+    [
+        ("https://app:8080/", {"name": "http"}, "unknown"),
+        ("http://app:8080/", {"name": "tcp-x"}, "unknown"),
+        ("http://app:8080/", {"name": "x", "appProtocol": "http"}, "denied_l7"),
+        ("http://app:8080/", {"name": "x"}, "denied_l7"),
+    ],
+)
+def test_where_a_waypoint_sees_bytes_alone(url: str, port: Object, outcome: str) -> None:
+    mesh = behind(at_app(action="DENY", rules=[GET]))
+    mesh.get("Service", "layer7", "app")["spec"]["ports"][0].update(port)
+    assert ask(mesh, url, namespace="layer7").outcome == outcome
+
+
+def test_a_token_is_not_looked_into() -> None:
+    authentication = {
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "jwt", "namespace": "layer7"},
+        "spec": {"targetRefs": target()},
+    }
+    mesh = behind(authentication)
+    assert ask(mesh, URL, namespace="layer7").outcome == "allowed"
+    assert ask(mesh, URL, namespace="layer7", headers={"Authorization": "Bearer x"}).outcome == "unknown"
+
+
+# --- what keeps the model from knowing, and what is missing
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ({"kind": "EnvoyFilter", "metadata": {"name": "f", "namespace": "layer7"}, "spec": {}}, "EnvoyFilter layer7/f"),
+        ({"kind": "WasmPlugin", "metadata": {"name": "w", "namespace": "istio-system"}, "spec": {}}, "WasmPlugin"),
+        (
+            {"kind": "NetworkPolicy", "metadata": {"name": "n", "namespace": "layer7"}, "spec": {"podSelector": {}}},
+            "NetworkPolicy layer7/n selects pod layer7/app",
+        ),
+    ],
+)
+def test_what_is_not_evaluated_makes_it_unknown(extra: Object, why: str) -> None:
+    found = ask(behind(extra), URL, namespace="layer7")
+    assert (found.outcome, why in found.why) == ("unknown", True)
+
+
+@pytest.mark.parametrize("kind", ["AuthorizationPolicy", "PeerAuthentication", "Gateway", "Service", "HTTPRoute"])
+def test_what_could_not_be_read_makes_it_unknown(kind: str) -> None:
+    outside = pod("client", "layer7", captured=False, labels={"istio.io/dataplane-mode": "none"})
+    # Of plain text the peer authentication decides, of everything else the rest.
+    extra = [outside] if kind == "PeerAuthentication" else []
+    found = ask(behind(*extra, **{kind: "forbidden"}), URL, namespace="layer7")
+    assert (found.outcome, "forbidden" in found.why) == ("unknown", True)
+
+
+def test_flags_of_istiod_that_are_not_evaluated() -> None:
+    config = MeshConfig(flags={"ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES": "true"})
+    assert ask(behind(config=config), URL, namespace="layer7").outcome == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://ap:8080/", "there is no Service ap in namespace default"),
+        ("http://app:81/", "Service default/app has no port 81, it has 8080"),
+        ("http://empty:8080/", "no ready pod is behind Service default/empty, port 8080"),
+    ],
+)
+def test_what_is_missing_on_the_way(url: str, why: str) -> None:
+    mesh = mesh_of(CLIENT, APP, service("app"), service("empty", ip="10.96.0.2"))
+    found = ask(mesh, url)
+    assert (found.outcome, found.why) == ("broken", why)
