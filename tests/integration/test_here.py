@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.tls import Pair, encoded
 from fleet import Ran, play
 
 Object = dict[str, Any]
@@ -68,20 +68,15 @@ def test_a_failure_is_its_message_and_a_wrong_option_is_named(tmp_path: Path) ->
 
 def test_no_key_of_the_kubeconfig_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ansible-core ends a task's process without its exit handlers."""
-    key = base64.b64encode(b"a key").decode()
-    user = {"client-certificate-data": key, "client-key-data": key}
-    cluster = {"server": "https://127.0.0.1:1", "certificate-authority-data": key}
-    content = {
-        "clusters": [{"name": "lab", "cluster": cluster}],
-        "users": [{"name": "lab", "user": user}],
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        "current-context": "lab",
-    }
-    (tmp_path / "kubeconfig").write_text(json.dumps(content))
+    pair = Pair("admin")
+    user = {"client-certificate-data": encoded(pair.certificate), "client-key-data": encoded(pair.key)}
+    with FakeApi({}) as api:
+        api.url = "https://127.0.0.1:1"
+        kubeconfig = api.kubeconfig(tmp_path, user=user)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(temporary / "run"))
-    ran = run(tmp_path, {"kubeconfig": str(tmp_path / "kubeconfig")})
+    ran = run(tmp_path, {"kubeconfig": kubeconfig})
     assert "https://127.0.0.1:1" in ran.stdout
     assert [path for path in temporary.rglob("*") if os.path.isfile(path)] == []

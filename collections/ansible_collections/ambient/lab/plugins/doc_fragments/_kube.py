@@ -12,12 +12,13 @@ class ModuleDocFragment:
 options:
   kubeconfig:
     description:
-      - Path of the kubeconfig.
-      - Left out, E(KUBECONFIG) and then C(~/.kube/config) are read. The file is never written.
+      - Path of the kubeconfig. It is read as kubectl reads it, and never written.
+      - Left out, E(KUBECONFIG) and then C(~/.kube/config) are read. In a pod without one its ServiceAccount is used.
     type: path
   context:
     description: Context of the kubeconfig. Left out, its current context is used.
     type: str
 requirements:
   - kubernetes >= 24.2.0 (Python client)
+  - urllib3 >= 2.0 (comes with it)
 """

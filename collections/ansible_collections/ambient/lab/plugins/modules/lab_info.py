@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - ambient.lab._attributes
 requirements:
   - kubernetes >= 24.2.0 (Python client)
+  - urllib3 >= 2.0 (comes with it)
 options:
   lab_dir:
     description: Folder of the lab, as the role C(cluster) made it.

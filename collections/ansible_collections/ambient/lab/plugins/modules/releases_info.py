@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - ambient.lab._attributes.probes
 requirements:
   - kubernetes >= 24.2.0 (Python client)
+  - urllib3 >= 2.0 (comes with it)
 options:
   namespace:
     description: Namespace of the releases.

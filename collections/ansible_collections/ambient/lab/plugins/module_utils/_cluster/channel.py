@@ -9,10 +9,13 @@ import dataclasses
 import http.client
 import io
 import json
+import re
 import time
 import traceback
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Access, Identity
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
 
 try:
@@ -30,8 +33,6 @@ MAX_ANSWER = 67_108_864
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 _DATA, _ERROR = 0, 1
 _SHOWN = 300
-# What websocket-client can go through (websocket/_http.py, proxy_info).
-_PROXIES = ("http", "socks4", "socks4a", "socks5", "socks5h")
 
 # In quotes it is not evaluated: ansible-test holds modules against the oldest Python that Ansible reaches.
 Heard = t.Callable[[bytes], "bool | None"]
@@ -60,12 +61,13 @@ def status_message(body: str | bytes) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """How to open a websocket: the API's address (ws:// or wss://), headers, TLS and proxy options of the client."""
+    """Opens websockets to an API, on the same way and as the same user as other requests.
 
-    host: str
-    headers: t.Mapping[str, str]
-    tls: t.Mapping[str, t.Any]
-    proxy: t.Mapping[str, t.Any]
+    Attributes:
+        access: to the API.
+    """
+
+    access: Access
 
     def channel(self, path: str, timeout: float) -> t.Any:
         """A connected websocket.
@@ -77,23 +79,35 @@ class Opening:
         Raises:
             ChannelError: with the API's own reason where it gives one.
         """
-        scheme = self.proxy.get("proxy_type", "http")
-        if scheme not in _PROXIES:
-            raise ChannelError(f"a proxy by {scheme}:// can't carry it: give the kubeconfig's proxy-url as http://")
+        proxy = self.access.server.proxy
+        if proxy and proxy.scheme == "https":
+            raise ChannelError(f"a proxy by https:// can't carry it: give {proxy.source} as http://")
         try:
-            # kubernetes.stream would do this without any timeout, and not from several threads.
-            return websocket.create_connection(
-                self.host + path,
-                timeout=timeout,
-                header=dict(self.headers),
-                subprotocols=[PROTOCOL],
-                sslopt=dict(self.tls),
-                **self.proxy,
-            )
+            identity = self.access.identity()
+            try:
+                return self._connected(identity, path, timeout)
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code != 401 or not self.access.renew(identity):
+                    raise
+            return self._connected(self.access.identity(), path, timeout)
         except websocket.WebSocketBadStatusException as error:
             raise ChannelError(_refusal(error)) from error
-        except (websocket.WebSocketException, OSError) as error:
+        except LabError as error:
+            raise ChannelError(error.message) from error
+        except (websocket.WebSocketException, http.client.HTTPException, OSError) as error:
             raise ChannelError(_one_line(error)) from error
+
+    def _connected(self, identity: Identity, path: str, timeout: float) -> t.Any:
+        # kubernetes.stream would do this without any timeout, and not from several threads. The library itself would
+        # choose the proxy by rules of its own, and follow a redirect with the user's credential.
+        return websocket.create_connection(
+            re.sub("^http", "ws", self.access.server.url) + path,
+            timeout=timeout,
+            header=[f"{name}: {value}" for name, value in identity.headers],
+            subprotocols=[PROTOCOL],
+            socket=self.access.connect(identity, timeout),
+            redirect_limit=0,
+        )
 
 
 def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[str, str]:

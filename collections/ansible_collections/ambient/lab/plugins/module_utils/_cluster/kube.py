@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import ssl
+import threading
 import time
 import traceback
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Identity, Server, tls_context
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import (
     WEBSOCKET_IMPORT_ERROR,
     Answer,
@@ -25,25 +26,31 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
     drain,
     status_message,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig import (
+    PROXY_URL,
+    YAML_IMPORT_ERROR,
+    read_access,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import LOG_IN
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 try:
-    import kubernetes.client
-    import kubernetes.config
+    import urllib3
     import urllib3.exceptions
-    import yaml
 except ImportError:
     KUBERNETES_IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     # Who leaves a certificate unchecked has said so in the kubeconfig, and need not hear it with each request.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    # The client brings it along; without it nothing can run in a pod.
-    KUBERNETES_IMPORT_ERROR = WEBSOCKET_IMPORT_ERROR
+    # The Kubernetes client brings them all along. Itself it is imported where a kubeconfig has an auth-provider.
+    KUBERNETES_IMPORT_ERROR = YAML_IMPORT_ERROR or WEBSOCKET_IMPORT_ERROR
 
 # The same options as plugins/doc_fragments/_kube.py.
 KUBE_SPEC: dict[str, dict[str, t.Any]] = {"kubeconfig": {"type": "path"}, "context": {"type": "str"}}
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
+# Connections that are kept for the next requests; as many threads ask at once.
+_KEPT = 32
 APPLY = "application/apply-patch+yaml"
 START = "start it (a lab with `ansible-playbook site.yml --tags cluster`), or use another kubeconfig"
 
@@ -52,36 +59,22 @@ class Kube:
     """A connection to one cluster. Its methods may be called from several threads at once.
 
     Args:
-        kubeconfig: path, None for the client's usual places.
+        kubeconfig: path, None for KUBECONFIG, then ~/.kube/config, then the ServiceAccount of the pod it runs in.
         context: of the kubeconfig, None for its current one.
-        folder: for the keys, which the client library wants as files. It removes them when the interpreter ends; who
-            is ended otherwise names a folder that is removed.
 
     Raises:
-        LabError: when the kubeconfig can't be used.
+        LabError: when the kubeconfig can't be used, or its user can't log in.
     """
 
-    def __init__(self, kubeconfig: str | None, context: str | None, folder: str | None = None) -> None:
-        self._configuration = kubernetes.client.Configuration()
-        # One retry: an idle connection that the server has closed meanwhile is no failure.
-        self._configuration.retries = urllib3.Retry(total=1, redirect=0)
-        try:
-            load: t.Any = kubernetes.config.load_kube_config
-            load(
-                # The client library reads the variable when it is imported; a task may set it later.
-                config_file=kubeconfig or os.environ.get("KUBECONFIG"),
-                context=context,
-                client_configuration=self._configuration,
-                persist_config=False,
-                temp_file_path=folder,
-            )
-        except (kubernetes.config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
-            where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
-            where += f", context {context}" if context else ""
-            advice = "correct it, or name another with kubeconfig and context"
-            raise LabError(f"Can't use {where}: {_one_line(error)}; {advice}") from error
-        self.host = str(self._configuration.host)
-        self._client = kubernetes.client.ApiClient(self._configuration)
+    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+        library: t.Any = urllib3
+        if library.__version__.startswith("1."):
+            # It puts headers with the same name into one: two groups to act as would be another group.
+            raise LabError(f"urllib3 {library.__version__} is too old: install a newer one (pip install 'urllib3>=2')")
+        self._access = read_access(kubeconfig, context)
+        self.host = self._access.server.url
+        self._lock = threading.Lock()
+        self._pooled: tuple[ssl.SSLContext | None, t.Any] | None = None
 
     def get(self, path: str, **query: str) -> dict[str, t.Any] | None:
         """GET one path of the API; None where the answer is 404.
@@ -187,11 +180,33 @@ class Kube:
         headers: t.Mapping[str, str],
         body: bytes | None,
     ) -> Answer:
-        pool = self._client.rest_client.pool_manager
+        identity = self._access.identity()
+        answer = self._request_as(identity, method, path, query, headers, body)
+        if answer.status == 401 and self._access.renew(identity):
+            answer = self._request_as(self._access.identity(), method, path, query, headers, body)
+        return answer
+
+    def _request_as(
+        self,
+        identity: Identity,
+        method: str,
+        path: str,
+        query: t.Mapping[str, str],
+        headers: t.Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
         try:
-            return fetch(pool, self.host + path, query, {**headers, **self._headers()}, method, body)
+            pairs = [*headers.items(), *identity.headers]
+            return fetch(self._pool(identity), self.host + path, query, pairs, method, body)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LabError(f"The cluster does not answer at {self.host}: {_root(error)}; {START}") from error
+            raise LabError(_unreachable(self._access.server, error)) from error
+
+    def _pool(self, identity: Identity) -> t.Any:
+        """Connections with the identity's certificate: one that is open stays what it was made as."""
+        with self._lock:
+            if self._pooled is None or self._pooled[0] is not identity.tls:
+                self._pooled = (identity.tls, _new_pool(identity.tls, self._access.server))
+            return self._pooled[1]
 
     def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
         answer = self.ask(path, **query)
@@ -202,35 +217,7 @@ class Kube:
         return answer.body
 
     def _opening(self) -> Opening:
-        return Opening(re.sub("^http", "ws", self.host), self._headers(), self._tls(), self._proxy())
-
-    def _headers(self) -> dict[str, str]:
-        """What proves the user to the API; the client refreshes tokens while it is asked."""
-        settings: t.Any = self._configuration.auth_settings()
-        return {
-            str(setting["key"]): str(setting["value"])
-            for setting in settings.values()
-            if setting["in"] == "header" and setting["value"]
-        }
-
-    def _tls(self) -> dict[str, t.Any]:
-        configuration = self._configuration
-        if not configuration.verify_ssl:
-            options: dict[str, t.Any] = {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
-        else:
-            options = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": configuration.ssl_ca_cert}
-            if configuration.assert_hostname is not None:
-                options["check_hostname"] = configuration.assert_hostname
-        options["certfile"] = configuration.cert_file
-        options["keyfile"] = configuration.key_file
-        options["server_hostname"] = getattr(configuration, "tls_server_name", None)
-        return {key: value for key, value in options.items() if value is not None}
-
-    def _proxy(self) -> dict[str, t.Any]:
-        if not self._configuration.proxy:
-            return {}
-        parts = urllib.parse.urlsplit(self._configuration.proxy)
-        return {"http_proxy_host": parts.hostname, "http_proxy_port": parts.port, "proxy_type": parts.scheme}
+        return Opening(self._access)
 
 
 class Web:
@@ -242,7 +229,7 @@ class Web:
 
     def __init__(self, url: str) -> None:
         self.host = url.rstrip("/")
-        self._pool: t.Any = urllib3.PoolManager(retries=urllib3.Retry(total=1, redirect=0))
+        self._pool: t.Any = _new_pool(tls_context() if self.host.startswith("https:") else None)
 
     def ask(self, path: str, **query: str) -> Answer:
         """GET one path and take any answer.
@@ -251,29 +238,36 @@ class Web:
             LabError: when nobody answers.
         """
         try:
-            return fetch(self._pool, self.host + path, query, {})
+            return fetch(self._pool, self.host + path, query, ())
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LabError(f"Nobody answers at {self.host}: {_root(error)}") from error
+            raise LabError(f"Nobody answers at {self.host}: {_reason(error)}") from error
 
 
 def fetch(
     pool: t.Any,
     url: str,
     query: t.Mapping[str, str],
-    headers: t.Mapping[str, str],
+    headers: t.Iterable[tuple[str, str]],
     method: str = "GET",
     body: bytes | None = None,
 ) -> Answer:
     """Ask for a URL through a urllib3 pool, without cookies and without following redirects.
 
+    Args:
+        headers: a name may stand in it more than once.
+
     Raises:
         urllib3.exceptions.HTTPError: when nobody answers.
     """
+    given = urllib3.HTTPHeaderDict({"Accept": "application/json, */*"})
+    for name, value in headers:
+        # http.client writes headers in Latin-1; these bytes are UTF-8 then, as in a websocket's request.
+        given.add(name, value.encode().decode("latin-1"))
     response = pool.request(
         method,
         url + ("?" + urllib.parse.urlencode(query) if query else ""),
         body=body,
-        headers={"Accept": "application/json, */*", **headers},
+        headers=given,
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         redirect=False,
     )
@@ -282,8 +276,10 @@ def fetch(
 
 
 def refusal(answer: Answer, otherwise: str) -> str:
-    """What the API says of a right that is missing, and what to do about it; `otherwise` for every other answer."""
+    """What the API says of a missing right or login, and what to do about it; `otherwise` for every other answer."""
     said = status_message(answer.body)
+    if answer.status == 401:
+        return f"{otherwise}: {said or 'no reason given'}; {LOG_IN}"
     if not said:
         return otherwise
     return missing_right(said) if answer.status == 403 else f"{otherwise}: {said}"
@@ -306,13 +302,55 @@ def kubectl(params: t.Mapping[str, t.Any]) -> str:
     return shlex.join(command)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _new_pool(tls: ssl.SSLContext | None, server: Server | None = None) -> t.Any:
+    """Kept-alive connections.
+
+    Args:
+        tls: None where there is no TLS.
+        server: with the proxy and the name of its certificate; None where there are none.
+    """
+    # One retry: an idle connection that the server has closed meanwhile is no failure. A Retry-After has no limit.
+    retries = urllib3.Retry(total=1, redirect=0, respect_retry_after_header=False)
+    options: dict[str, t.Any] = {"retries": retries, "maxsize": _KEPT}
+    if tls:
+        options |= {"ssl_context": tls, "cert_reqs": tls.verify_mode}
+    if tls and server and server.name:
+        options["server_hostname"] = server.name
+    proxy = server.proxy if server else None
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    if proxy.is_socks:
+        from urllib3.contrib.socks import SOCKSProxyManager
+
+        return SOCKSProxyManager(str(proxy), proxy.user or None, proxy.password or None, **options)
+    return urllib3.ProxyManager(str(proxy), proxy_headers=proxy.headers(), **options)
 
 
-def _root(error: BaseException) -> str:
-    """The innermost reason of urllib3's nested errors, without the object's address."""
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):
-        return _root(reason)
-    return re.sub(r"^.*object at 0x[0-9a-f]+>: |^\S+\(host=.*?\): ", "", _one_line(error))
+def _unreachable(server: Server, error: BaseException) -> str:
+    """Why the API gives no answer, and what to do about it."""
+    root, said = _root(error), _reason(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return (
+            f"The certificate of {server.url} can't be verified: {root.verify_message}; correct the kubeconfig's "
+            "certificate-authority-data (or certificate-authority), for another name its server or tls-server-name"
+        )
+    # Without an end that is said it is a server that is not there, behind a load balancer.
+    if isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError):
+        return f"TLS with {server.url} fails: {said}; correct the kubeconfig's server, or its user's client certificate"
+    if server.proxy is None:
+        return f"The cluster does not answer at {server.url}: {said}; {START}"
+    where = f"{server.url} through the proxy {server.proxy} of {server.proxy.source}"
+    advice = "correct it" if server.proxy.source == PROXY_URL else "correct it, or put the cluster's host into NO_PROXY"
+    return f"No answer from {where}: {said}; {advice}"
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost of urllib3's nested errors."""
+    inner = (getattr(error, "reason", None), *error.args)
+    return next((_root(one) for one in inner if isinstance(one, BaseException)), error)
+
+
+def _reason(error: BaseException) -> str:
+    """What the innermost error says, without an object's address."""
+    said = " ".join(str(_root(error)).split())[:300]
+    return re.sub(r"^.*object at 0x[0-9a-f]+>: |^\S+\(host=.*?\): ", "", said)

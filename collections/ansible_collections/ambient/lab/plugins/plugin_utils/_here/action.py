@@ -46,7 +46,6 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
         finally:
             os.environ.clear()
             os.environ.update(before)
-            remove_keys()
 
     def _is_here(self, variables: t.Mapping[str, t.Any]) -> bool:
         """Whether the module would run on this machine, as this user, with this Python."""
@@ -58,16 +57,6 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
             and not self.work.import_error
             and python == sys.executable
         )
-
-
-def remove_keys() -> None:
-    """Remove the keys of a kubeconfig, which the client library keeps as files until the interpreter's regular end.
-
-    A task's process has none, and a playbook that is ended with SIGTERM does not remove its folder either.
-    """
-    library = sys.modules.get("kubernetes.config.kube_config")
-    if library is not None:
-        library._cleanup_temp_files()
 
 
 def plain(value: t.Any) -> t.Any:

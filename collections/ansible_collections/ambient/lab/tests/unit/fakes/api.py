@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import json
 import pathlib
+import ssl
 import struct
 import subprocess
 import threading
@@ -26,18 +27,22 @@ class FakeApi:
 
     A function gets the query's parameters and returns one of these; a pair is a status and what is sent with it.
     A path with a method before it ("PATCH /a") is what that method is answered with; a function gets the body then.
-    asked has every path and its headers. Answers have a Date, as those of every real server do.
+    asked has every path and its headers, those with the same name in lines. Answers have a Date, as of real servers.
     exec_status is what /exec answers in place of 101 where it is a pair. Every exec runs at once and locally.
     forwarded has what a forwarded port answers, by "namespace/pod:port/path": the bytes on the wire, or objects as
     above; a text that begins with "!" is written to the error channel.
+    tokens are those that it takes; with TLS it takes every client that has a certificate, too. headers go with each
+    answer.
     """
 
-    def __init__(self, objects: dict[str, t.Any]) -> None:
+    def __init__(self, objects: dict[str, t.Any], tls: ssl.SSLContext | None = None) -> None:
         self.objects = {"/version": {"gitVersion": "v1"}, **objects}
         self.exec_status: tuple[int, object] | None = None
         self.forwarded: dict[str, t.Any] = {}
         self.connections: set[int] = set()
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.tokens = {"secret"}
+        self.headers: dict[str, str] = {}
         api = self
 
         class Handler(_Handler):
@@ -45,9 +50,13 @@ class FakeApi:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls:
+            # Without a handshake in accept(), which would hold up all others.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> FakeApi:
         return self
@@ -59,15 +68,17 @@ class FakeApi:
         self._server.server_close()
         self._thread.join()
 
-    def kubeconfig(self, folder: pathlib.Path) -> str:
-        """Path of a kubeconfig for this API."""
+    def kubeconfig(
+        self, folder: pathlib.Path, user: dict[str, t.Any] | None = None, cluster: dict[str, t.Any] | None = None
+    ) -> str:
+        """Path of a kubeconfig for this API, with another user, and with more about the cluster."""
         path = folder / "kubeconfig"
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {"server": self.url}}],
-            "users": [{"name": "admin", "user": {"token": "secret"}}],
+            "clusters": [{"name": "lab", "cluster": {"server": self.url, **(cluster or {})}}],
+            "users": [{"name": "admin", "user": {"token": "secret"} if user is None else user}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
         }
         path.write_text(json.dumps(content))
@@ -108,8 +119,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _allowed(self) -> bool:
         self.owner.connections.add(self.client_address[1])
-        self.owner.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-        return self.headers.get("authorization") == "Bearer secret"
+        headers = {name.lower(): "\n".join(self.headers.get_all(name, [])) for name in self.headers}
+        self.owner.asked.append((self.path, headers))
+        if isinstance(self.connection, ssl.SSLSocket) and self.connection.getpeercert():
+            return True
+        return str(self.headers.get("authorization")).removeprefix("Bearer ") in self.owner.tokens
 
     def _give(self, found: t.Any, given: dict[str, t.Any]) -> None:
         if callable(found):
@@ -121,6 +135,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in self.owner.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -1,17 +1,15 @@
-# Modules that are ended while they work: what the client library writes for them, keys among it, does not stay.
+# Modules that are ended while they work: no key of the kubeconfig is in a file, neither meanwhile nor afterwards.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-import base64
 import json
 import pathlib
 import socket
 import time
 import types
 
-import certifi
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
 from ansible_collections.ambient.lab.plugins.modules import (
@@ -27,6 +25,7 @@ from ansible_collections.ambient.lab.plugins.modules import (
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import graph_claim
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim
 from ansible_collections.ambient.lab.tests.unit.fakes.program import start
+from ansible_collections.ambient.lab.tests.unit.fakes.tls import Pair, encoded
 
 EDGE = {"outcome": "edge", "protocol": "tcp"}
 POLICY = {
@@ -38,13 +37,14 @@ POLICY = {
 
 
 def _kubeconfig(folder: pathlib.Path, port: int) -> str:
-    """The client library writes what is in it to files, for a server with TLS only."""
-    authority = base64.b64encode(pathlib.Path(certifi.where()).read_bytes()).decode()
-    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": authority}
+    """For a server with TLS; OpenSSL reads the client's key from a file alone."""
+    pair = Pair("admin")
+    user = {"client-certificate-data": encoded(pair.certificate), "client-key-data": encoded(pair.key)}
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": encoded(pair.certificate)}
     content = {
         "current-context": "lab",
         "clusters": [{"name": "lab", "cluster": cluster}],
-        "users": [{"name": "admin", "user": {"token": "secret"}}],
+        "users": [{"name": "admin", "user": user}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin"}}],
     }
     (folder / "kubeconfig").write_text(json.dumps(content))
@@ -78,7 +78,7 @@ def test_no_key_stays(tmp_path: pathlib.Path, module: types.ModuleType, options:
         where = {"lab_dir": str(tmp_path)} if module is lab_info else {"kubeconfig": kubeconfig}
         with start(module, {**options, **where}, TMPDIR=str(temporary)) as program:
             connection, _peer = silent.accept()
-            assert [path for path in temporary.rglob("*") if path.is_file()], "nothing is there that could stay"
+            assert [path for path in temporary.rglob("*") if path.is_file()] == []
             program.terminate()
             # Nobody waits for an answer then.
             time.sleep(0.2)

@@ -101,6 +101,14 @@ def test_forward_is_bounded_in_time(tmp_path: pathlib.Path, monkeypatch: pytest.
         assert time.monotonic() - start < 0.9
 
 
+def test_a_credential_does_not_follow_a_redirect(tmp_path: pathlib.Path) -> None:
+    """A login's page, for example, which stands before an API."""
+    with FakeApi({}) as api, FakeApi({}) as other:
+        api.exec_status, api.headers = (302, {}), {"Location": other.url.replace("http", "ws") + "/exec?command=true"}
+        assert Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)[1]
+        assert other.asked == []
+
+
 def test_send(tmp_path: pathlib.Path) -> None:
     objects = {"PATCH /a": lambda body: (201, {"given": body}), "DELETE /a": {"status": "Success"}, "POST /a": 409}
     with FakeApi(objects) as api:

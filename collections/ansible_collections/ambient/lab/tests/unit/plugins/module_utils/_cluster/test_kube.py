@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import pathlib
 import socket
 import time
 import typing as t
 
 import pytest
+import urllib3
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import channel as channel_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import kube as kube_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, missing_right, refusal
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web, missing_right, refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -56,6 +56,8 @@ RIGHT = (
         (403, b'{"message": "pods is forbidden: you cannot list"}', f"pods is forbidden: you cannot list. {RIGHT}"),
         (403, b'{"message": "it ends\\n with a dot."}', f"it ends with a dot. {RIGHT}"),
         (500, b'{"message": "etcd  is\\n away"}', "GET /a failed: etcd is away"),
+        (401, b'{"message": "Unauthorized"}', "GET /a failed: Unauthorized; log in again, or use another kubeconfig"),
+        (401, b"", "GET /a failed: no reason given; log in again, or use another kubeconfig"),
         # Not the API's own words: a proxy's page, another JSON.
         (403, b"<html>", "GET /a failed"),
         (403, b"", "GET /a failed"),
@@ -103,6 +105,19 @@ def test_an_api_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPat
         assert "timed out" in kube.run("default", "curl", "main", "true", 5)[1]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_answer_that_wants_patience_is_an_answer(tmp_path: pathlib.Path, status: int) -> None:
+    """Retry-After has no limit. Who asks repeats it by rules of its own."""
+    with FakeApi({"/a": status}) as api:
+        api.headers = {"Retry-After": "5"}
+        start = time.monotonic()
+        assert Kube(api.kubeconfig(tmp_path), None).ask("/a").status == status
+        api.tokens = {"None"}
+        assert Web(api.url).ask("/a").status == status
+        assert time.monotonic() - start < 2
+        assert [path for path, _headers in api.asked] == ["/a", "/a"]
+
+
 @pytest.mark.parametrize(
     ("content", "context", "words"),
     [
@@ -127,6 +142,12 @@ def test_a_kubeconfig_that_is_none(
     assert words in caught.value.message
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_library_that_is_too_old(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib3, "__version__", "1.26.20")
+    with FakeApi({}) as api, pytest.raises(LabError, match=r"^urllib3 1\.26\.20 is too old: .*urllib3>=2"):
+        Kube(api.kubeconfig(tmp_path), None)
 
 
 def test_run(tmp_path: pathlib.Path) -> None:
@@ -171,19 +192,6 @@ def test_run_that_is_refused(tmp_path: pathlib.Path, status: int, content: objec
         api.exec_status = (status, content)
         ran = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "true", 5)
     assert ran == ("", problem)
-
-
-def test_a_proxy_that_no_websocket_goes_through(tmp_path: pathlib.Path) -> None:
-    with FakeApi({}) as api:
-        path = pathlib.Path(api.kubeconfig(tmp_path))
-        content = json.loads(path.read_text())
-        content["clusters"][0]["cluster"]["proxy-url"] = "https://127.0.0.1:1"
-        path.write_text(json.dumps(content))
-        kube = Kube(str(path), None)
-        words = "a proxy by https:// can't carry it: give the kubeconfig's proxy-url as http://"
-        assert kube.run("default", "curl", "main", "true", 5) == ("", words)
-        with pytest.raises(LabError, match=words):
-            kube.forward("default", "curl", 15000, "/")
 
 
 def test_runs_side_by_side(tmp_path: pathlib.Path) -> None:

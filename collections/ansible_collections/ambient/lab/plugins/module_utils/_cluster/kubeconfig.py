@@ -1,0 +1,288 @@
+# What a kubeconfig says of the API and of its user, read as kubectl reads it.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import re
+import traceback
+import typing as t
+import urllib.parse
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Access, Server, address
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import (
+    Credential,
+    Login,
+    Plugin,
+    Provider,
+    TokenFile,
+    bearer,
+    header_value,
+    read_token,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.proxy import environment_proxy, parse_proxy
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+
+try:
+    import yaml
+except ImportError:
+    YAML_IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    YAML_IMPORT_ERROR = None
+
+Object = t.Mapping[str, t.Any]
+# Where the kubelet puts token and CA into a pod.
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+DEFAULT = "~/.kube/config"
+PROXY_URL = "the kubeconfig's proxy-url"
+_SHOWN = 300
+
+
+def read_access(kubeconfig: str | None, context: str | None) -> Access:
+    """The way to the API that a kubeconfig names, or where there is none the one of the pod that this runs in.
+
+    Args:
+        kubeconfig: path, None for KUBECONFIG and then ~/.kube/config. Several are separated as in PATH.
+        context: of the kubeconfig, None for its current one.
+
+    Raises:
+        LabError: when it can't be used, or its user can't log in.
+    """
+    where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
+    where += f", context {context}" if context else ""
+    try:
+        entries = _entries(kubeconfig)
+        if entries is None and not context and _is_pod():
+            where = "the ServiceAccount of this pod"
+            return _pod()
+        return _access(*_chosen(entries, context))
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        advice = "correct it, or name another with kubeconfig and context"
+        raise LabError(f"Can't use {where}: {_one_line(error)}; {advice}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A cluster, a user or a context, and the folder of the file that it is from."""
+
+    values: Object
+    folder: str
+
+    def text(self, key: str) -> str:
+        """A text, "" where it is not there."""
+        return _text(self.values, key)
+
+    def path(self, key: str) -> str:
+        """A path, which is relative to the folder; "" where it is not there."""
+        path = self.text(key)
+        return os.path.join(self.folder, path) if path else ""
+
+    def content(self, key: str) -> bytes | None:
+        """What stands in it with base64 (KEY-data), or in a file that it names."""
+        if encoded := self.text(f"{key}-data"):
+            try:
+                return base64.b64decode(re.sub("[\r\n]", "", encoded), validate=True)
+            except ValueError as error:
+                raise ValueError(f"{key}-data is not base64") from error
+        if path := self.path(key):
+            with open(path, "rb") as file:
+                return file.read()
+        return None
+
+
+class _Entries:
+    """Clusters, users and contexts of all files. Of a name that several have the first counts, as with kubectl."""
+
+    def __init__(self) -> None:
+        self.current = ""
+        self._entries: dict[tuple[str, str], _Entry] = {}
+
+    def add(self, path: str) -> None:
+        """Take in one file."""
+        # From a string a YAML error would show a part of it, and that may be a key.
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file) or {}
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is no kubeconfig")
+        self.current = self.current or _text(content, "current-context")
+        folder, found = os.path.dirname(os.path.abspath(path)), {}
+        for kind in ("cluster", "user", "context"):
+            for item in _list(content, f"{kind}s"):
+                name, values = (item.get("name"), item.get(kind) or {}) if isinstance(item, dict) else (None, None)
+                if not isinstance(name, str) or not isinstance(values, dict):
+                    raise ValueError(f"{path}: each of its {kind}s needs a name and a {kind}")
+                if (kind, name) in found:
+                    raise ValueError(f"{path}: it has two {kind}s with the name {name}")
+                found[(kind, name)] = _Entry(values, folder)
+        self._entries = {**found, **self._entries}
+
+    def __bool__(self) -> bool:
+        return bool(self.current or self._entries)
+
+    def get(self, kind: str, name: str) -> _Entry:
+        """The one with a name."""
+        if (kind, name) not in self._entries:
+            raise ValueError(f"it has no {kind} {name}")
+        return self._entries[kind, name]
+
+
+def _entries(kubeconfig: str | None) -> _Entries | None:
+    """What stands in the files; None where no kubeconfig is named, and the usual ones are not there or empty."""
+    given = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT
+    paths = [given] if os.path.exists(given) else [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
+    there = [path for path in paths if os.path.exists(path)]
+    entries = _Entries()
+    for path in there:
+        entries.add(path)
+    if entries:
+        return entries
+    if kubeconfig:
+        raise ValueError("it is empty" if there else "there is no such file")
+    return None
+
+
+def _chosen(entries: _Entries | None, context: str | None) -> tuple[_Entry, _Entry]:
+    """The cluster and the user of a context."""
+    if entries is None:
+        raise ValueError(f"nothing is in {os.environ.get('KUBECONFIG') or DEFAULT}")
+    name = context or entries.current
+    if not name:
+        raise ValueError("it has no current-context")
+    chosen = entries.get("context", name)
+    cluster, user = chosen.text("cluster"), chosen.text("user")
+    # A context without a user is for an API that asks for none, as `kubectl proxy` gives one.
+    return entries.get("cluster", cluster), entries.get("user", user) if user else _Entry({}, "")
+
+
+def _is_pod() -> bool:
+    """Whether the kubelet has given this process a way to the API (client-go, client_config.go: Possible)."""
+    variables = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+    return all(map(os.environ.get, variables)) and os.path.isfile(os.path.join(SERVICE_ACCOUNT, "token"))
+
+
+def _pod() -> Access:
+    """The way that the kubelet gives to each pod (client-go, rest/config.go: InClusterConfig)."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    cluster = {"server": url, "certificate-authority": "ca.crt"}
+    return _access(_Entry(cluster, SERVICE_ACCOUNT), _Entry({"tokenFile": "token"}, SERVICE_ACCOUNT))
+
+
+def _access(cluster: _Entry, user: _Entry) -> Access:
+    certificate = _certificate(user)
+    server = _server(cluster, bool(certificate))
+    return Access(server, _login(user, certificate, _exec_cluster(cluster, server)), _impersonation(user))
+
+
+def _server(cluster: _Entry, has_certificate: bool) -> Server:
+    url = cluster.text("server").partition("?")[0].rstrip("/")
+    authority, skip = cluster.content("certificate-authority"), cluster.values.get("insecure-skip-tls-verify") or False
+    if not isinstance(skip, bool):
+        raise ValueError("insecure-skip-tls-verify must be true or false, without quotes")
+    if skip and authority is not None:
+        raise ValueError("it has both insecure-skip-tls-verify and a certificate-authority")
+    if url and "://" not in url:
+        # As client-go, rest/url_utils.go: DefaultServerUrlFor.
+        url = f"{'https' if skip or authority or has_certificate else 'http'}://{url}"
+    if not re.match("https?://", url):
+        raise ValueError("the server of its cluster must be a URL with https:// or http://")
+    text = cluster.text("proxy-url")
+    proxy = parse_proxy(text, PROXY_URL) if text else environment_proxy(url.partition(":")[0], *address(url))
+    return Server(url, cluster.text("tls-server-name"), authority, not skip, proxy)
+
+
+def _certificate(user: _Entry) -> bytes:
+    certificate, key = user.content("client-certificate"), user.content("client-key")
+    if certificate and not key:
+        raise ValueError("its user has a client-certificate, and no client-key")
+    return certificate + b"\n" + key if certificate and key else b""
+
+
+def _login(user: _Entry, certificate: bytes, cluster: Object) -> Login:
+    """The user's way to log in, with the precedence of client-go (tools/clientcmd/client_config.go)."""
+    token, path = user.text("token"), user.path("tokenFile")
+    name, password = user.text("username"), user.text("password")
+    plugin, provider = _mapping(user.values, "exec"), _mapping(user.values, "auth-provider")
+    if (token or path) and (name or password):
+        raise ValueError("its user has both a token and a password")
+    if plugin and provider:
+        raise ValueError("its user has both exec and auth-provider")
+    if path:
+        # The file goes before the token, which stands in until it can be read.
+        return TokenFile(path, Credential(bearer(token or read_token(path)), certificate))
+    if token:
+        return Login(Credential(bearer(token), certificate))
+    if name or password:
+        return Login(Credential(f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}", certificate))
+    if provider:
+        return Provider(provider, Credential(certificate=certificate))
+    if plugin and not certificate:
+        return Plugin(plugin, user.folder, cluster)
+    return Login(Credential(certificate=certificate))
+
+
+def _exec_cluster(cluster: _Entry, server: Server) -> Object:
+    """What a login plugin may hear of the cluster (client-go, rest/exec.go: ConfigToExecCluster)."""
+    extensions = [item for item in _list(cluster.values, "extensions") if isinstance(item, dict)]
+    config = [item.get("extension") for item in extensions if item.get("name") == "client.authentication.k8s.io/exec"]
+    values = {
+        "server": server.url,
+        "tls-server-name": server.name,
+        "insecure-skip-tls-verify": not server.is_verified,
+        "certificate-authority-data": base64.b64encode(server.authority or b"").decode(),
+        "proxy-url": cluster.text("proxy-url"),
+        "config": next(iter(config), None),
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _impersonation(user: _Entry) -> list[tuple[str, str]]:
+    """Headers that name the user to act as (client-go, transport/round_trippers.go)."""
+    name, uid = user.text("as"), user.text("as-uid")
+    groups, extra = _list(user.values, "as-groups"), _mapping(user.values, "as-user-extra")
+    if not name and (uid or groups or extra):
+        raise ValueError("its user has as-uid, as-groups or as-user-extra, and no as")
+    headers = [
+        ("Impersonate-User", name),
+        ("Impersonate-Uid", uid),
+        *(("Impersonate-Group", group) for group in groups),
+    ]
+    for key in extra:
+        # What a header's name can't hold is percent-encoded (RFC 9110, section 5.6.2: token).
+        header = "Impersonate-Extra-" + urllib.parse.quote(str(key), safe="!#$&'*+^`|")
+        headers += [(header, value) for value in _list(extra, key)]
+    for header, value in headers:
+        if not isinstance(value, str):
+            raise ValueError(f"what its user acts as must be text, also {value} ({header}): put it in quotes")
+        header_value(value, header)
+    return [(header, value) for header, value in headers if value]
+
+
+def _text(values: Object, key: str) -> str:
+    value = values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key} must be text: put it in quotes")
+    return value or ""
+
+
+def _list(values: Object, key: str) -> list[t.Any]:
+    value = values.get(key) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{key} must be a list")
+    return value
+
+
+def _mapping(values: Object, key: str) -> dict[str, t.Any]:
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must have keys and values")
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return printable(str(error))[:_SHOWN]
