@@ -56,5 +56,10 @@ def test_a_failure_is_its_message(tmp_path: Path, task: object, arguments: tuple
     assert any("assertion" in line for line in lines) is not said.endswith(WORDS)
 
 
+def test_a_message_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    task = {"ansible.builtin.fail": {"msg": "one\n  \x1b[2Jtwo\x07"}}
+    assert "fatal: [localhost]: one\n   [2Jtwo \n" in shown(tmp_path, task)
+
+
 def test_the_last_line_is_the_time(tmp_path: Path) -> None:
     assert re.search(r"^PLAY RECAP .*\n\nTook \d+ s\n\Z", shown(tmp_path, WAITING), re.M | re.S)

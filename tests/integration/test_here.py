@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
 from ansible_collections.ambient.lab.tests.unit.fakes.tls import Pair, encoded
 from fleet import Ran, play
 
@@ -48,6 +49,22 @@ def test_it_runs_here_or_where_the_user_wants_it(tmp_path: Path, other: Path, is
         )
     assert ran.returncode == 0, ran.stdout
     assert (tmp_path / "started").exists() is is_other
+
+
+def test_a_token_in_a_claim_is_not_shown(tmp_path: Path, other: Path) -> None:
+    """Also with -vvv, in a Python of its own, and where the claim does not hold."""
+    to = {"url": "http://127.0.0.1:1/", "headers": {"authorization": "{{ lookup('ansible.builtin.env', 'TOKEN') }}"}}
+    claim = {"name": "a claim", "from": {"pod": "curl"}, "to": to, "expect": "allowed"}
+    log = tmp_path / "log"
+    with FakeApi({"/api/v1/namespaces/default/pods": {"items": [pod("curl")]}}) as api:
+        options = {"kubeconfig": api.kubeconfig(tmp_path), "claims": [claim], "timeout": 0, "witnesses": "none"}
+        task = {"ambient.lab.curl_outcomes": options}
+        playbook = tmp_path / "claims.json"
+        playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+        arguments = ("-i", "localhost,", "-c", "local", "-vvv", "-e", f"ansible_python_interpreter={other}")
+        ran = play(*arguments, str(playbook), TOKEN="planted-5ac018", ANSIBLE_LOG_PATH=str(log))
+    assert "1 of 1 claims did not hold" in ran.stdout, ran.stdout
+    assert "planted-5ac018" not in ran.stdout + log.read_text()
 
 
 @pytest.mark.parametrize("options", [{}, {"kubeconfig": "$KUBECONFIG"}])

@@ -28,6 +28,7 @@ import typing as t
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable_lines
 
 
 def duration(seconds: float) -> str:
@@ -58,7 +59,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
         if self._last_task_banner != result.task._uuid:
             self._print_task_banner(result.task)
         self._handle_warnings(result.result)
-        text = f"fatal: [{self.host_label(result)}]: {message}"
+        # It may have the words of any program, and is printed as it is.
+        text = f"fatal: [{self.host_label(result)}]: {printable_lines(message)}"
         self._display.display(text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr"))
 
     def v2_runner_retry(self, result: t.Any) -> None:

@@ -28,7 +28,10 @@ extends_documentation_fragment:
   - ambient.lab._check
   - ambient.lab._kube
 notes:
-  - The container needs C(sh) with the usual small tools (C(cat), C(fold), C(sed), C(tr)) and curl 7.83 or newer.
+  - The container needs C(sh) with a C(printf) of its own (as dash, bash and busybox have it), the usual small tools
+    (C(cat), C(fold), C(sed), C(tr)) and curl 7.83 or newer. The shell reads its script from standard input. So headers
+    and bodies of requests are in no URL of the Kubernetes API, in no argument and in no environment variable.
+  - Claims are not written into the system's log, nor into C(invocation) of the result. C(no_log) is not needed.
   - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources,
     to list pods, Services, AuthorizationPolicies and Gateways in these and in the destinations' namespaces, and
     AuthorizationPolicies in C(istio-system).
@@ -50,7 +53,10 @@ options:
       - Each claim is a dict. C(name) is unique in the list.
       - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or
         C(service_account) (name), and optionally C(namespace) and C(container).
-      - C(to) is a URL, or a dict of C(url), C(method), C(headers) (dict) and C(body).
+      - C(to) is a URL, or a dict of C(url), C(method), C(headers) (dict) and C(body). A URL has at most 8192 bytes and
+        no user, the headers together 32768 bytes, the body 16384.
+      - Write values of C(headers) and C(labels) in quotes where YAML takes them for a boolean or a decimal number, as
+        in C("true") and C("1.10"). Without them it is not known what was written, and the claim is an error.
       - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list) and C(exit_code)
         (of curl). Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 and V(denied_upstream)
         503.

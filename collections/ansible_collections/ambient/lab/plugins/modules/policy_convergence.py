@@ -34,7 +34,8 @@ attributes:
     description: What is measured is not a difference of files.
 notes:
   - While it runs, the policy comes and goes. That concerns everybody whom the policy concerns, not only the probes.
-  - The container needs C(sh), C(fold), C(sed), a C(sleep) that takes fractions, and curl 7.83 or newer.
+  - The container needs C(sh) with a C(printf) of its own, C(fold), C(sed), C(tr), a C(sleep) that takes fractions, and
+    curl 7.83 or newer.
   - The user needs the rights of M(ambient.lab.policy_ready), to create C(pods/exec) in the namespaces of the sources,
     and to patch, create and delete AuthorizationPolicies.
 options:

@@ -11,6 +11,19 @@ import re
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import (
+    TOKEN,
+    Problem,
+    codes_of,
+    dns_name,
+    kind_of,
+    label_of,
+    mapping,
+    name_of,
+    parse_list,
+    scalar,
+    text_of,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 OUTCOMES = (
@@ -34,15 +47,17 @@ DEFAULT_CODES = {
     "denied_l7": frozenset({403}),
     "denied_upstream": frozenset({503}),
 }
+# In bytes; of a request's headers together. curl 7.83 reads lines of at most 100 KiB (tool_parsecfg.c), and what is
+# quoted may take twice its length.
 MAX_BODY = 16_384
+MAX_HEADERS = 32_768
+MAX_URL = 8_192
 
 CLAIM_KEYS = ("name", "from", "to", "expect", "before", "by")
 FROM_KEYS = ("pod", "labels", "service_account", "namespace", "container")
 TO_KEYS = ("url", "method", "headers", "body")
 EXPECT_KEYS = ("outcome", "http_code", "exit_code")
 
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -155,55 +170,6 @@ def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-class Named(t.Protocol):
-    """A claim of any kind."""
-
-    @property
-    def name(self) -> str:
-        """Under which its result is kept."""
-
-
-AnyClaim = t.TypeVar("AnyClaim", bound=Named)
-
-
-def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple[list[AnyClaim], list[str]]:
-    """The claims of a list that are right, and one line for each that is not.
-
-    Args:
-        raw: the list as Ansible hands it over.
-        parse: makes a claim of an item and its number in the list, or raises Problem.
-
-    Raises:
-        LabError: when there is nothing in it.
-    """
-    if not isinstance(raw, list) or not raw:
-        raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
-    claims: dict[str, AnyClaim] = {}
-    problems: list[str] = []
-    for number, item in enumerate(raw, 1):
-        try:
-            claim = parse(item, number)
-            if claim.name in claims:
-                raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
-            claims[claim.name] = claim
-        except Problem as problem:
-            problems.append(str(problem))
-    return list(claims.values()), problems
-
-
-class Problem(Exception):
-    """What is wrong with one key of one claim; the one that parses the list makes it the user's message."""
-
-    def __init__(self, label: str, key: str, text: str) -> None:
-        super().__init__(f"{label}: {key}: {text}")
-
-
-def label_of(item: object, number: int) -> str:
-    """What a claim of a list is called in messages: its number, and its name if it has one."""
-    name = item.get("name") if isinstance(item, dict) else None
-    return f"claim {number} ({name!r})" if isinstance(name, str) and name else f"claim {number}"
-
-
 def _claim(item: object, number: int, namespace: str) -> Claim:
     label = label_of(item, number)
     fields = mapping(item, label, "claim", CLAIM_KEYS)
@@ -222,31 +188,6 @@ def _claim(item: object, number: int, namespace: str) -> Claim:
     )
 
 
-def mapping(item: object, label: str, key: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
-    """A mapping with no other keys than the allowed ones. Raises Problem."""
-    if not isinstance(item, dict):
-        raise Problem(label, key, f"must be a mapping with the keys {', '.join(allowed)}, not {item!r}")
-    for unknown in item:
-        if unknown not in allowed:
-            raise Problem(label, key, f"unknown key {unknown!r}; allowed are {', '.join(allowed)}")
-    return item
-
-
-def text_of(value: object, label: str, key: str) -> str:
-    """A text that is not empty. Raises Problem."""
-    if not isinstance(value, str) or not value.strip():
-        raise Problem(label, key, f"must be a text that is not empty, not {value!r}")
-    return value
-
-
-def dns_name(value: object, label: str, key: str) -> str:
-    """The name of a Kubernetes object. Raises Problem."""
-    text = text_of(value, label, key)
-    if len(text) > 253 or not _DNS_NAME.fullmatch(text):
-        raise Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
-    return text
-
-
 def _source(value: object, label: str, namespace: str) -> Source:
     fields = mapping(value, label, "from", FROM_KEYS)
     chosen = [key for key in ("pod", "labels", "service_account") if key in fields]
@@ -256,8 +197,13 @@ def _source(value: object, label: str, namespace: str) -> Source:
     if "labels" in fields:
         raw = fields["labels"]
         if not isinstance(raw, dict) or not raw:
-            raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {raw!r}")
-        labels = tuple(sorted((str(key), str(text)) for key, text in raw.items()))
+            raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {kind_of(raw)}")
+        labels = tuple(
+            sorted(
+                (scalar(key, label, "from.labels"), scalar(text, label, f"from.labels.{key}"))
+                for key, text in raw.items()
+            )
+        )
 
     def optional(key: str) -> str | None:
         return dns_name(fields[key], label, f"from.{key}") if key in fields else None
@@ -278,7 +224,7 @@ def _request(value: object, label: str) -> Request:
     if "url" not in fields:
         raise Problem(label, "to.url", "is missing")
     method = text_of(fields.get("method", "GET"), label, "to.method")
-    if not _TOKEN.fullmatch(method):
+    if not TOKEN.fullmatch(method):
         raise Problem(label, "to.method", f"{method!r} is not an HTTP method")
     if method == "HEAD" and fields.get("body") is not None:
         raise Problem(label, "to.body", "a HEAD request has none")
@@ -291,29 +237,38 @@ def _request(value: object, label: str) -> Request:
 def _headers(fields: dict[str, t.Any], label: str) -> tuple[tuple[str, str], ...]:
     headers = fields.get("headers", {})
     if not isinstance(headers, dict):
-        raise Problem(label, "to.headers", f"must be a mapping, not {headers!r}")
+        raise Problem(label, "to.headers", f"must be a mapping, not {kind_of(headers)}")
     pairs = []
     for key, value in headers.items():
-        if not isinstance(key, str) or not _TOKEN.fullmatch(key):
-            raise Problem(label, "to.headers", f"{key!r} is not a header's name")
-        if not isinstance(value, (str, int, float)) or any(char in str(value) for char in "\r\n\x00"):
+        if not isinstance(key, str) or not TOKEN.fullmatch(key):
+            raise Problem(label, "to.headers", f"{name_of(key)} is not a header's name")
+        text = scalar(value, label, f"to.headers.{key}")
+        if any(char in text for char in "\r\n\x00"):
             raise Problem(label, f"to.headers.{key}", "must be one line of text")
-        pairs.append((key, str(value)))
+        pairs.append((key, text))
+    if sum(len(f"{key}: {text}".encode()) for key, text in pairs) > MAX_HEADERS:
+        raise Problem(label, "to.headers", f"must be at most {MAX_HEADERS} bytes together")
     return tuple(pairs)
 
 
 def _url(value: object, label: str, key: str) -> str:
     url = text_of(value, label, key)
+    if len(url.encode()) > MAX_URL:
+        raise Problem(label, key, f"must be at most {MAX_URL} bytes")
     try:
         parts = urllib.parse.urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
         host = parts.hostname or ""
     except ValueError:
         port_ok, parts, host = False, urllib.parse.urlsplit(""), ""
-    if parts.scheme not in ("http", "https") or not port_ok or parts.username or _CONTROL.search(url):
-        raise Problem(label, key, f"{url!r} is not a URL like http://sample-app:8080/ (http or https)")
+    # Where a URL is wrong, what stands before an @ may be a password.
+    shown = "it" if "@" in url else repr(url)
+    if "@" in parts.netloc:
+        raise Problem(label, key, "must have no user and no password; send them in a header (Authorization)")
+    if parts.scheme not in ("http", "https") or not port_ok or _CONTROL.search(url):
+        raise Problem(label, key, f"{shown} is not a URL like http://sample-app:8080/ (http or https)")
     if not _is_host(host):
-        raise Problem(label, key, f"{url!r} has no valid host")
+        raise Problem(label, key, f"{shown} has no valid host")
     return url
 
 
@@ -336,23 +291,6 @@ def _expectation(value: object, label: str, key: str) -> Expectation:
     if http_codes is not None and outcome not in DEFAULT_CODES:
         raise Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
     return Expectation(outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key))
-
-
-def codes_of(fields: dict[str, t.Any], name: str, allowed: range, label: str, key: str) -> frozenset[int] | None:
-    """A number or a list of numbers, all of them allowed; None where the key is left out. Raises Problem."""
-    if name not in fields:
-        return None
-    raw = fields[name] if isinstance(fields[name], list) else [fields[name]]
-    codes = set()
-    for item in raw:
-        # Ansible templating may hand a number over as text.
-        number = int(item) if isinstance(item, str) and item.isdecimal() else item
-        if isinstance(number, bool) or not isinstance(number, int) or number not in allowed:
-            raise Problem(label, f"{key}.{name}", f"{item!r} is not a number from {allowed[0]} to {allowed[-1]}")
-        codes.add(number)
-    if not codes:
-        raise Problem(label, f"{key}.{name}", "is an empty list")
-    return frozenset(codes)
 
 
 def _policy(value: object, label: str) -> PolicyRef:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import io
@@ -30,8 +31,10 @@ else:
 PROTOCOL = "v4.channel.k8s.io"
 MAX_OUTPUT = 4_194_304
 MAX_ANSWER = 67_108_864
-_STDOUT, _STDERR, _STATUS = 1, 2, 3
+_STDIN, _STDOUT, _STDERR, _STATUS = 0, 1, 2, 3
 _DATA, _ERROR = 0, 1
+# Bytes of standard input in one frame; a server may refuse long ones (32 MiB in golang.org/x/net/websocket).
+_PIECE = 32_768
 _SHOWN = 300
 
 # In quotes it is not evaluated: ansible-test holds modules against the oldest Python that Ansible reaches.
@@ -110,6 +113,22 @@ class Opening:
         )
 
 
+def feed(channel: t.Any, data: bytes, deadline: float) -> None:
+    """Write to an exec's standard input, which stays open: the protocol can't close it (kubernetes/kubernetes#89899).
+
+    What keeps it from being written shows when the exec is read. Raises nothing.
+
+    Args:
+        channel: an open one.
+        data: must let the program end without an end of its input.
+        deadline: of the monotonic clock.
+    """
+    with contextlib.suppress(websocket.WebSocketException, OSError):
+        for start in range(0, len(data), _PIECE):
+            channel.settimeout(max(0.001, deadline - time.monotonic()))
+            channel.send_binary(bytes([_STDIN]) + data[start : start + _PIECE])
+
+
 def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[str, str]:
     """Read an exec to its end, and close it.
 
@@ -123,6 +142,7 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
         Standard output, and what went wrong ("" where nothing did). Raises only what `heard` raises.
     """
     read = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
+    problem = ""
     try:
         for number, data in _frames(channel, deadline):
             if number not in read:
@@ -135,10 +155,12 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
             if sum(len(part) for part in read.values()) > MAX_OUTPUT:
                 return "", f"more than {MAX_OUTPUT} bytes of output"
     except ChannelError as error:
-        return _text(read[_STDOUT]), str(error)
+        problem = str(error)
     finally:
         channel.shutdown()
-    return _text(read[_STDOUT]), _text(read[_STDERR]).strip()[:_SHOWN] or _failure(_text(read[_STATUS]))
+    said = printable(_text(read[_STDERR]))[:_SHOWN]
+    problem = ": ".join(part for part in (problem, said) if part)
+    return _text(read[_STDOUT]), problem or _failure(_text(read[_STATUS]))
 
 
 def ask_through(channel: t.Any, host: str, path: str, deadline: float) -> Answer:
@@ -262,7 +284,7 @@ def _failure(status: str) -> str:
         parsed = json.loads(status)
     except ValueError:
         return ""
-    return "" if parsed.get("status") == "Success" else str(parsed.get("message", ""))[:_SHOWN]
+    return "" if parsed.get("status") == "Success" else printable(str(parsed.get("message", "")))[:_SHOWN]
 
 
 def _one_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
     Opening,
     ask_through,
     drain,
+    feed,
     status_message,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig import (
@@ -107,7 +108,8 @@ class Kube:
     ) -> tuple[str, str]:
         """Run a script with sh in a container.
 
-        The exit status that the websocket carries is not used: kubernetes-client/python#2328.
+        The shell reads it from standard input: a command stands in the API's audit log (requestURI), in logs of proxies
+        and in process lists. The exit status that the websocket carries is not used: kubernetes-client/python#2328.
 
         Args:
             timeout: seconds for all of it.
@@ -118,13 +120,14 @@ class Kube:
             Standard output, and what went wrong ("" where nothing did). Raises nothing but what `heard` raises.
         """
         deadline = time.monotonic() + timeout
-        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
-        query += [("command", part) for part in ("sh", "-c", script)]
+        query = [("container", container), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", "sh"), ("command", "-s")]
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urllib.parse.urlencode(query)}"
         try:
             channel = self._opening().channel(path, min(timeout, READ_SECONDS))
         except ChannelError as error:
             return "", str(error)
+        feed(channel, shell_input(script), deadline)
         return drain(channel, deadline, heard)
 
     def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
@@ -291,6 +294,16 @@ def missing_right(said: str) -> str:
         f"{said.rstrip('.')}. Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, "
         "for the lab docs/how-to/rbac.yaml), or use another kubeconfig"
     )
+
+
+def shell_input(script: str) -> bytes:
+    """What a shell needs on its standard input to run a script and end, even if that stays open.
+
+    A container's SHELLOPTS can make bash print what it reads and runs, and put functions into the environment of every
+    program (bash(1), set -a): that is switched off first. A shell runs a group only when it has all of it, and no
+    command in it may read what follows.
+    """
+    return f"set +avx\n{{\n{script}\n}} </dev/null\nexit\n".encode()
 
 
 def kubectl(params: t.Mapping[str, t.Any]) -> str:

@@ -11,8 +11,10 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable_lines
 
 Values = dict[str, t.Any]
+NOT_SHOWN = "(not shown)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,18 @@ class Work:
         if self.import_error:
             return {"failed": True, "msg": missing_required_lib("kubernetes"), "exception": self.import_error}
         try:
-            return {"changed": False, **self.run(call)}
+            values = {"changed": False, **self.run(call)}
         except LabError as error:
-            return {"changed": False, **error.shown(call.verbosity), "failed": True, "msg": error.message}
+            # Some callbacks print a message as it is, and words of containers and servers are in it.
+            message = printable_lines(error.message)
+            return {"changed": False, **error.shown(call.verbosity), "failed": True, "msg": message}
+        if "warnings" in values:
+            values["warnings"] = [printable_lines(text) for text in values["warnings"]]
+        return values
 
     def main(self) -> None:
         """Do it in a process of its own, as Ansible runs modules."""
-        module = AnsibleModule(argument_spec=self.spec, supports_check_mode=True)
+        module = _Module(argument_spec=self.spec, supports_check_mode=True)
         with ended_politely():
             values = self.answer(Call(module.params, module.check_mode, module._diff, module._verbosity))
         for text in values.pop("warnings", ()):
@@ -65,3 +72,45 @@ class Work:
         if values.pop("failed", False):
             module.fail_json(**values)
         module.exit_json(**values)
+
+
+class _Module(AnsibleModule):  # type: ignore[misc]  # ansible-core's class is untyped
+    """Writes no header and no body of a claim into the system's log and into `invocation` of a result.
+
+    `no_log` of an option would not do: it replaces every word of the claims in all that the module returns.
+    """
+
+    params: Values
+
+    def _log_invocation(self) -> None:
+        params, self.params = self.params, self._shown()
+        try:
+            super()._log_invocation()
+        finally:
+            self.params = params
+
+    def exit_json(self, **values: t.Any) -> None:
+        super().exit_json(**{"invocation": {"module_args": self._shown()}, **values})
+
+    def fail_json(self, msg: str, **values: t.Any) -> None:
+        super().fail_json(msg, **{"invocation": {"module_args": self._shown()}, **values})
+
+    def _shown(self) -> Values:
+        return without_raw(self.params, self.argument_spec)
+
+
+def without_raw(params: t.Mapping[str, t.Any], spec: t.Mapping[str, t.Any]) -> Values:
+    """The parameters without the values of the type raw, which claims and objects are, and of unknown options."""
+    return {name: _without_raw(value, spec.get(name, {"type": "raw"})) for name, value in params.items()}
+
+
+def _without_raw(value: t.Any, option: t.Mapping[str, t.Any]) -> t.Any:
+    if value and "raw" in (option.get("type"), option.get("elements")):
+        return NOT_SHOWN
+    if not value or "options" not in option:
+        return value
+    if isinstance(value, dict):
+        return without_raw(value, option["options"])
+    if isinstance(value, list):
+        return [_without_raw(item, option if isinstance(item, dict) else {"type": "raw"}) for item in value]
+    return NOT_SHOWN

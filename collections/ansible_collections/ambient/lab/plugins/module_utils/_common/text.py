@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
+def printable_lines(text: str) -> str:
+    """The text without control characters; its lines, and the spaces in them, stay."""
+    return "\n".join("".join(char if char.isprintable() else " " for char in line) for line in text.split("\n"))
+
+
 def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int = WIDTH) -> list[str]:
     """Lines of a table; the first column takes what the others leave, and long cells are wrapped.
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, label_of, mapping
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     CLAIM_KEYS,
     Claim,
     PolicyRef,
-    Problem,
-    label_of,
-    mapping,
     parse_claims,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object

@@ -32,12 +32,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.options i
     START_SECONDS,
     Plan,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.script import (
-    CLOCK_STEP,
-    Stream,
-    build_loop,
-    parse_stream,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
@@ -77,7 +73,7 @@ class Ear:
         """Take a piece of output; True when no more is wanted."""
         self.pieces.append((self._clock.now(), piece))
         self._size += len(piece)
-        self.ticks += piece.count(f"{self.nonce} t ".encode())
+        self.ticks += piece.count(f"{self.nonce} {TICK} ".encode())
         self.too_much = self._size > MAX_HEARD
         return self.too_much or self.enough.is_set()
 
@@ -198,7 +194,7 @@ class Runner:
         """Run one source's loop to its end; what went wrong with it."""
         plan = self._plan
         requests = {number: plan.pairs[number].claim.request for number in row}
-        script = build_loop(ear.nonce, requests, plan.rate, plan.run_seconds, plan.probe_timeout)
+        script = build_script(ear.nonce, requests, plan.probe_timeout, loop=Loop(plan.rate, plan.run_seconds))
         timeout = plan.run_seconds + len(row) * plan.probe_timeout
         return self._kube.run(target.namespace, target.pod, target.container, script, timeout, ear.hear)[1]
 

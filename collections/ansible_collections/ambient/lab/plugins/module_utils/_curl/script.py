@@ -1,4 +1,4 @@
-# Builds the shell script that runs a source's whole row of probes with real curl, and reads what it printed.
+# Builds the shell script that sends requests with real curl, once or again and again, and reads what it prints.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import typing as t
 import zlib
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import MAX_OUTPUT
 
 PARALLEL = 4
 BODY_BYTES = 256
-# Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN), and the script is one.
-MAX_SCRIPT = 100_000
-_KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
+# The headers of a response that are read; a longer list makes each record longer.
+KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
+TICK = "tick"
 # Below Linux' range of ports for outgoing connections (ip_local_port_range), so that probes meet only probes.
 _FIRST_PORT, _PORTS, _TRIES = 16_384, 16_384, 64
 _BIND_FAILED = 45
@@ -28,12 +28,25 @@ _REPORTED = (
     "http_code", "exitcode", "num_connects", "size_header", "size_download", "time_total", "time_starttransfer",
     "local_ip", "local_port",
 )  # fmt: skip
+# %header{} came with curl 7.83 (https://curl.se/ch/7.83.0.html); an older one writes it as it stands.
+_MARKS = (
+    "meta $1 " + "".join(f"%{{{name}}}," for name in _REPORTED),
+    "why $1 %{errormsg}",
+    *(f"head $1 {name} %header{{{name}}}" for name in KEPT_HEADERS),
+    "end $1",
+)
+# In double quotes of the shell, in which two backslashes are one.
+_RECORD = "".join(rf"\\n$N {mark}" for mark in _MARKS) + r"\\n"
+_BODY_LINES = 8
+# The most that one probe prints: its body, its record, and the end of its curl, in lines of fold's width.
+PROBE_BYTES = (_BODY_LINES + len(_MARKS) + 2) * (BODY_BYTES + 1)
 
+# Requests stay out of arguments, of variables (one that the pod's environment has is passed on to every program),
+# and of here-documents (bash may want a file for them): they go from a printf of the shell's own into curl's pipe.
 # A few curl processes share the row: starting one costs more than twenty requests. Each `s` function writes the
 # config of one process, each `p` a section of it (`next` forgets all options, so that each section has them all).
-# curl writes each body and then its report to the same stream; the filter keeps what is printable, and of a body the
-# first lines, which sed counts in its hold space. `row` starts its processes at once and prints one after the other:
-# each output waits in a shell's memory, because a full pipe would stop curl and look like a slow server.
+# curl writes each body and then its report to the same stream. The filter keeps what is printable; of a body the
+# first lines, which sed counts in its hold space; of a report what stands on a line behind its mark.
 _SCRIPT = r"""N={nonce}
 O='silent
 globoff
@@ -45,33 +58,69 @@ noproxy = "*"
 connect-timeout = {timeout}
 max-time = {timeout}'
 p() {{
-printf '%s\n%s\nwrite-out = "\\n%s meta %s {report}\\n%s why %s %%{{errormsg}}\\n' "$S" "$O" "$N" "$1" "$N" "$1"
-printf '%s head %s %%{{header_json}}\\n%s end %s\\n"\n%s\n' "$N" "$1" "$N" "$1" "$2"
-S=next
+printf '%s\n' "$O" "write-out = \"{record}\"" "$2"
 }}
 {streams}
-stream() {{
-out=$({{ "s$1" | curl -q --config -; printf '\n%s exit %s %s\n' "$N" "$1" "$?"; }} \
-| LC_ALL=C tr -dc '\n -~' | fold -w {body} \
-| sed -e "/^$N exit /b" -e "/^$N meta /,/^$N end /{{" -e 'x;s/.*//;x;b' -e '}}' -e 'x;/......../{{x;d' -e '}};s/$/./;x')
-printf '%s\n' "$out"
+run() {{
+{{ "s$1" | curl -q --config -; printf '\n%s exit %s %s\n' "$N" "$1" "$?"; }} \
+| LC_ALL=C tr -dc '\n -~' | LC_ALL=C fold -w {body} \
+| LC_ALL=C sed -e "/^$N exit /b" -e "/^$N meta /,/^$N end /{{" -e 'x;s/.*//;x' -e "/^$N /!d" -e b -e '}}' \
+-e 'x;/{lines}/{{x;d' -e '}};s/$/./;x'
+}}
+missing() {{
+printf '\n%s missing %s\n' "$N" "$1"
+exit
+}}
+[ "$(command -v printf)" = printf ] || missing 'printf in its shell'
+for tool in curl tr fold sed {tools}; do
+command -v "$tool" >/dev/null || missing "$tool"
+done
+{main}"""
+# `row` starts its processes at once and prints one after the other: each output waits in a shell's memory, because a
+# full pipe would stop curl and look like a slow server.
+_ROWS = r"""stream() {{
+printf '%s\n' "$(run "$1")"
 }}
 row() {{
 if [ $# -gt 1 ]; then stream "$1" | {{ shift; row "$@" </dev/null; cat; }}; else stream "$1"; fi
 }}
-for tool in curl cat tr fold sed; do
-command -v "$tool" >/dev/null || {{ printf '\n%s missing %s\n' "$N" "$tool"; exit; }}
-done
 {rows}"""
+# A tick is one new curl process for all requests, so that none of them finds an open connection, which may keep an
+# old verdict. The shell itself reads the clock and says so before curl starts. The loop ends by its count, by its own
+# time, and when nobody listens any more.
+_TICKS = r"""now() {{ read up rest </proc/uptime || exit; up=${{up%.*}}${{up#*.}}; up=${{up#0}}; up=${{up#0}}; }}
+n=0
+now
+begin=$up
+next=$((up * 10))
+while [ "$n" -lt {ticks} ] && [ $((up - begin)) -lt {limit} ]; do
+printf '\n%s {tick} %s\n' "$N" "$up" || exit
+run {first} 2>/dev/null
+n=$((n + 1))
+next=$((next + {period}))
+now
+wait=$((next - up * 10))
+if [ "$wait" -gt 0 ]; then sleep "$((wait / 1000)).$(printf '%03d' $((wait % 1000)))" || sleep 1; now
+else next=$((up * 10)); fi
+done"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """To send every request `rate` times a second, for so many seconds at most."""
+
+    rate: float
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What curl reported of one probe (curl(1), `--write-out`; its `%{header_json}` came with 7.83).
+    """What curl reported of one probe (curl(1), `--write-out`).
 
-    Times are in seconds, sizes in bytes. http_code is 0 where no status line came. sender: `ip:port` of the client's
-    end of the connection, "" where there was none. began: curl read something before the peer's reset, though not a
-    whole line. again: why it is no result, and the probe must be asked alone.
+    Times are in seconds, sizes in bytes. http_code is 0 where no status line came. headers: those of KEPT_HEADERS that
+    have a value, as much of it as fits on a line. sender: `ip:port` of the client's end of the connection, "" where
+    there was none. began: curl read something before the peer's reset, though not a whole line. again: why it is no
+    result, and the probe must be asked alone.
     """
 
     http_code: int
@@ -87,42 +136,81 @@ class Record:
     again: str = ""
 
 
-def build_script(nonce: str, probes: t.Mapping[int, Request], probe_timeout: float, *, alone: bool = False) -> str:
-    """Script for `sh -c` that runs every probe once, at most PARALLEL at a time.
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """One line of the script's own.
+
+    kind: tick, end (of a probe), exit (of a curl process) or missing (a tool). about: the pod's clock, the probe, the
+    first probe of the process, the tool. at: when the line was heard, in seconds. record: of a probe, or why there is
+    none. text: the exit code.
+    """
+
+    kind: str
+    about: str
+    text: str
+    at: float
+    record: Record | str = ""
+
+
+def build_script(
+    nonce: str,
+    probes: t.Mapping[int, Request],
+    probe_timeout: float,
+    *,
+    alone: bool = False,
+    loop: Loop | None = None,
+) -> str:
+    """Script for `sh` that runs every probe once, at most PARALLEL at a time, or all of them in each tick of a loop.
 
     Args:
         nonce: marks this run's records; a response can't forge what it doesn't know.
         probes: request per number; the numbers come back in the records.
         probe_timeout: seconds that one probe may take.
         alone: give every probe a curl process of its own.
+        loop: how often and how long; None for once.
     """
     numbers = list(probes)
+    shared = not alone and loop is None
     configs = {
-        number: config_of(request) + ("" if alone else _fresh(nonce, index, len(numbers)))
+        number: config_of(request) + (_fresh(nonce, index, len(numbers)) if shared else "")
         for index, (number, request) in enumerate(probes.items())
     }
-    streams = [[number] for number in numbers] if alone else [numbers[start::PARALLEL] for start in range(PARALLEL)]
-    functions = "\n".join(
-        f"s{stream[0]}() {{\n" + "\n".join(f"p {number} {word(configs[number])}" for number in stream) + "\n}"
-        for stream in streams
-        if stream
-    )
-    names = [str(stream[0]) for stream in streams if stream]
-    rows = "".join(f"row {' '.join(names[start : start + PARALLEL])}\n" for start in range(0, len(names), PARALLEL))
-    # Doubled, because the shell's printf takes it as a part of its format.
-    report = "".join(f"%%{{{name}}}," for name in _REPORTED)
+    if loop:
+        streams = [numbers]
+        # /proc/uptime goes in hundredths of a second (proc(5)).
+        limit, period = round(loop.seconds * 100), max(1, round(1000 / loop.rate))
+        ticks = max(1, round(loop.rate * loop.seconds))
+        main = _TICKS.format(tick=TICK, ticks=ticks, limit=limit, first=numbers[0], period=period)
+    else:
+        streams = [[number] for number in numbers] if alone else [numbers[start::PARALLEL] for start in range(PARALLEL)]
+        names = [str(stream[0]) for stream in streams if stream]
+        parts = [names[start : start + PARALLEL] for start in range(0, len(names), PARALLEL)]
+        main = _ROWS.format(rows="\n".join(f"row {' '.join(part)}" for part in parts))
     return _SCRIPT.format(
-        nonce=nonce, timeout=f"{probe_timeout:g}", body=BODY_BYTES, report=report, streams=functions, rows=rows
+        nonce=nonce,
+        timeout=f"{probe_timeout:g}",
+        record=_RECORD,
+        streams="\n".join(_stream(stream, configs) for stream in streams if stream),
+        body=BODY_BYTES,
+        lines="." * _BODY_LINES,
+        tools="sleep" if loop else "cat",
+        main=main,
     )
+
+
+def _stream(numbers: t.Sequence[int], configs: t.Mapping[int, str]) -> str:
+    """The function that writes the config of one curl process."""
+    sections = "\necho next\n".join(f"p {number} {_word(configs[number])}" for number in numbers)
+    return f"s{numbers[0]}() {{\n{sections}\n}}"
 
 
 def split_row(probes: t.Mapping[int, Request]) -> list[dict[int, Request]]:
-    """Cut a row into parts whose scripts fit into one argument."""
+    """Cut a row into parts, so that no exec prints more than is taken of one, nor is sent more."""
     parts: list[dict[int, Request]] = [{}]
     size = 0
     for number, request in probes.items():
-        cost = len(word(config_of(request) + _fresh("", 0, 1)).encode()) + 20
-        if parts[-1] and size + cost > MAX_SCRIPT:
+        cost = PROBE_BYTES + len(_word(config_of(request)).encode())
+        if parts[-1] and size + cost > MAX_OUTPUT:
             parts.append({})
             size = 0
         parts[-1][number] = request
@@ -176,13 +264,46 @@ def _quote(text: str) -> str:
     return f'"{text}"'
 
 
-def word(text: str) -> str:
+def _word(text: str) -> str:
     """The text as one word of the shell."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+def read_marks(nonce: str, pieces: t.Iterable[tuple[float, bytes]]) -> t.Iterator[Mark]:
+    """Read what the script prints, as far as it has come.
+
+    Args:
+        nonce: as given to build_script.
+        pieces: of the output, each with the time in seconds when it was heard; may be cut anywhere.
+    """
+    body: list[str] = []
+    said: dict[str, str] = {}
+    for at, line in _lines(pieces):
+        if not line.startswith(f"{nonce} "):
+            body.append(line)
+            continue
+        _nonce, kind, about, text = [*line.split(" ", 3), "", ""][:4]
+        if kind in ("meta", "why"):
+            said[f"{kind} {about}"] = text
+        elif kind == "head":
+            name, _space, value = text.partition(" ")
+            said[f"{kind} {about} {name}"] = value
+        else:
+            yield Mark(kind, about, text, at, _record(said, body, about) if kind == "end" else "")
+            body, said = [], {}
+
+
+def _lines(pieces: t.Iterable[tuple[float, bytes]]) -> t.Iterator[tuple[float, str]]:
+    """Whole lines, each with the time when its end was heard."""
+    rest = b""
+    for at, piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield at, line.decode("utf-8", "replace")
+
+
 def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int, Record | str]:
-    """Read the script's output: a record per probe, or a text that says why there is none.
+    """A record per probe of a script that runs each once, or a text that says why there is none.
 
     Args:
         nonce: as given to build_script.
@@ -192,30 +313,24 @@ def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int,
     found: dict[str, Record | str] = {}
     exits: dict[str, str] = {}
     why = NO_RECORD
-    parts: dict[str, list[str]] = {"body": []}
-    part = parts["body"]
-    for line in stdout.split("\n"):
-        if not line.startswith(f"{nonce} "):
-            part.append(line)
-            continue
-        _nonce, mark, number, rest = [*line.split(" ", 3), "", ""][:4]
-        if mark in ("meta", "why", "head"):
-            part = parts[f"{mark} {number}"] = [rest]
-            continue
-        if mark == "missing":
-            why = f"the container has no {number}"
-        elif mark == "end":
-            found[number] = _record(parts, number)
-        elif mark == "exit":
-            exits[number] = rest
-        parts = {"body": []}
-        part = parts["body"]
+    for mark in read_marks(nonce, [(0.0, stdout.encode("utf-8", "replace"))]):
+        if mark.kind == "end":
+            found[mark.about] = mark.record
+        elif mark.kind == "exit":
+            exits[mark.about] = mark.text
+        elif mark.kind == "missing":
+            why = lacks(mark)
     expected = [str(number) for number in numbers]
     streams = expected[:PARALLEL]
     return {
         int(number): found.get(number) or _ended(exits.get(number) or exits.get(streams[index % PARALLEL])) or why
         for index, number in enumerate(expected)
     }
+
+
+def lacks(mark: Mark) -> str:
+    """What a mark of the kind missing says."""
+    return f"the container has no {mark.about} {mark.text}".rstrip()
 
 
 def _ended(code: str | None) -> str:
@@ -227,27 +342,28 @@ def _ended(code: str | None) -> str:
     return f"curl ended with {code} before this probe's record"
 
 
-def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str:
-    if any(f"{part} {number}" not in parts for part in ("meta", "why", "head")):
+def _record(said: t.Mapping[str, str], body: t.Sequence[str], number: str) -> Record | str:
+    wanted = (f"meta {number}", f"why {number}", *(f"head {number} {name}" for name in KEPT_HEADERS))
+    if any(mark not in said for mark in wanted):
         return "the probe's record is cut"
     try:
         # A comma ends each value, so that an empty one is one, too.
-        values = "".join(parts[f"meta {number}"]).removesuffix(",").split(",")
+        values = said[f"meta {number}"].removesuffix(",").split(",")
         fields = dict(zip(_REPORTED, values, strict=True))
         sender = _sender(fields)
         record = Record(
             http_code=int(fields["http_code"]),
             exit_code=int(fields["exitcode"]),
-            errormsg=" ".join(parts[f"why {number}"]).strip(),
+            errormsg=said[f"why {number}"].strip(),
             connected=fields["num_connects"] != "0",
             received=int(fields["size_header"]) + int(fields["size_download"]),
             elapsed=float(fields["time_total"]),
-            headers=kept_headers("".join(parts[f"head {number}"])),
-            body="".join(parts["body"])[:BODY_BYTES],
+            headers=_headers(said, number),
+            body="".join(body)[:BODY_BYTES],
             sender=sender,
             began=float(fields["time_starttransfer"]) > 0,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except ValueError as error:
         return f"curl's report can't be read ({error}); curl 7.83 or newer is needed"
     if sender and not record.connected:
         return dataclasses.replace(record, again="curl used an open connection again")
@@ -256,14 +372,16 @@ def _record(parts: t.Mapping[str, t.Sequence[str]], number: str) -> Record | str
     return record
 
 
-def kept_headers(said: str) -> dict[str, str]:
-    """The headers that matter, in lower case, of curl's %{header_json}.
+def _headers(said: t.Mapping[str, str], number: str) -> dict[str, str]:
+    """The headers of KEPT_HEADERS that have a value.
 
     Raises:
-        ValueError, TypeError, AttributeError: when it is something else.
+        ValueError: when curl has no way to report them.
     """
-    found = {key.lower(): ", ".join(values) for key, values in json.loads(said, strict=False).items()}
-    return {key: found[key] for key in _KEPT_HEADERS if key in found}
+    found = {name: said[f"head {number} {name}"].strip() for name in KEPT_HEADERS}
+    if any(value == f"%header{{{name}}}" for name, value in found.items()):
+        raise ValueError("it has no %header")
+    return {name: value for name, value in found.items() if value}
 
 
 def _sender(fields: t.Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
+from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import (
     Problem,
     codes_of,
     dns_name,

@@ -11,7 +11,8 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Problem, Request, Source, dns_name
+from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot

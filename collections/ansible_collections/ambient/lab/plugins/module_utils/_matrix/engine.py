@@ -27,7 +27,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import p
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
 
-# --write-out %{header_json}, curl's changelog of 7.83.0.
+# --write-out %header{}, curl's changelog of 7.83.0.
 CURL_NEEDED = (7, 83)
 LOOK_SECONDS = 15.0
 

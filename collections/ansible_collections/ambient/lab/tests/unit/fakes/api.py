@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import pathlib
 import ssl
 import struct
@@ -28,7 +29,8 @@ class FakeApi:
     A function gets the query's parameters and returns one of these; a pair is a status and what is sent with it.
     A path with a method before it ("PATCH /a") is what that method is answered with; a function gets the body then.
     asked has every path and its headers, those with the same name in lines. Answers have a Date, as of real servers.
-    exec_status is what /exec answers in place of 101 where it is a pair. Every exec runs at once and locally.
+    exec_status is what /exec answers in place of 101 where it is a pair. Every exec runs at once and locally, in this
+    environment; its standard input ends with the connection, as with v4.channel.k8s.io.
     forwarded has what a forwarded port answers, by "namespace/pod:port/path": the bytes on the wire, or objects as
     above; a text that begins with "!" is written to the error channel.
     tokens are those that it takes; with TLS it takes every client that has a certificate, too. headers go with each
@@ -38,6 +40,7 @@ class FakeApi:
     def __init__(self, objects: dict[str, t.Any], tls: ssl.SSLContext | None = None) -> None:
         self.objects = {"/version": {"gitVersion": "v1"}, **objects}
         self.exec_status: tuple[int, object] | None = None
+        self.environment = dict(os.environ)
         self.forwarded: dict[str, t.Any] = {}
         self.connections: set[int] = set()
         self.asked: list[tuple[str, dict[str, str]]] = []
@@ -146,20 +149,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self._upgrade()
         with subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
+            command,
+            bufsize=0,
+            env=self.owner.environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
             assert process.stdout
             assert process.stderr
+            reading = threading.Thread(target=self._feed, args=(process.stdin,))
+            reading.start()
             try:
                 while piece := process.stdout.read(_MAX_FRAME):
                     self._frame(2, b"\x01" + piece)
                 self._frame(2, b"\x02" + process.stderr.read(_MAX_FRAME))
                 # Says Success whatever happened: nothing may depend on it (kubernetes-client/python#2328).
                 self._frame(2, b"\x03" + json.dumps({"status": "Success"}).encode())
-                self._end()
+                self._frame(8, struct.pack("!H", 1000))
             except OSError:
                 # The client is gone; the script gets SIGPIPE when it writes on.
-                return
+                process.stdout.close()
+            reading.join()
+
+    def _feed(self, stdin: t.IO[bytes]) -> None:
+        """Give a program what comes on channel 0, until the client closes the connection."""
+        with stdin, contextlib.suppress(OSError, struct.error, IndexError):
+            while (frame := self._receive())[:1] == b"\x00":
+                stdin.write(frame[1:])
 
     def _forward(self, namespace: str, pod: str, port: int) -> None:
         if isinstance(self.owner.forwarded.get(f"{namespace}/{pod}"), int):

@@ -15,6 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import KEPT_HEADERS
 
 Object = dict[str, t.Any]
 # What a probe is to see: HTTP code, exit code, headers, body.
@@ -176,6 +177,6 @@ def record(nonce: str, number: str, answer: Answer) -> str:
     size = 10 if http_code else 0
     report = f"{http_code:03d},{exit_code},1,{size},{len(body)},0.001,0,10.0.0.9,{40000 + int(number)},"
     why = f"curl {exit_code}" if exit_code else ""
-    head = json.dumps({key: [value] for key, value in headers.items()})
-    marks = {"meta": report, "why": why, "head": head, "end": ""}
-    return f"{body}\n" + "".join(f"{nonce} {mark} {number} {text}\n" for mark, text in marks.items())
+    lines = [f"meta {number} {report}", f"why {number} {why}"]
+    lines += [f"head {number} {name} {headers.get(name, '')}" for name in KEPT_HEADERS] + [f"end {number}"]
+    return f"{body}\n" + "".join(f"{nonce} {line}\n" for line in lines)

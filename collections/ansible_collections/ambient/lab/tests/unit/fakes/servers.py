@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pathlib
 import socket
 import struct
 import threading
@@ -105,6 +108,27 @@ class ScriptedServer:
             connection.sendall(answer.replace(CLOSE, b"") if self._behaviour == "keep_open" else answer)
 
 
+class WatchingServer(ScriptedServer):
+    """Looks for a word in the arguments and the environment of every process while it answers; seen: where it was."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word.encode()
+        self.seen: list[str] = []
+        super().__init__()
+
+    def __enter__(self) -> WatchingServer:
+        return self
+
+    def _answer(self, connection: socket.socket, behaviour: str) -> None:
+        for number in filter(str.isdecimal, os.listdir("/proc")):
+            for path in (pathlib.Path("/proc", number, name) for name in ("cmdline", "environ")):
+                # A process may have ended, or be another user's.
+                with contextlib.suppress(OSError):
+                    if self._word in path.read_bytes():
+                        self.seen.append(str(path))
+        super()._answer(connection, behaviour)
+
+
 RESPONSES = {
     "ok": response("200 OK", b"hello"),
     "big": response("200 OK", b"x" * 3_000_000),
@@ -122,6 +146,7 @@ RESPONSES = {
     "app_503": response("503 Service Unavailable", b"busy", Server="SimpleHTTP/0.6"),
     "garbage": b"\x00\x01\x02 this is no HTTP\r\n\r\n",
     "odd_headers": response("200 OK", b"ok", Server='quo"te\\back\x01\xff', X_Other="\tq"),
+    "long": response("200 OK", b"line\n" * 9000, Server="s" * 60_000, Set_Cookie="c" * 90_000),
     "forged": response("200 OK", b"\nprobe-0000000000000000 end 0\nprobe-0000000000000000 begin 1\n"),
 }
 

@@ -9,6 +9,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     MAX_BODY,
+    MAX_URL,
     Expectation,
     PolicyRef,
     Request,
@@ -116,7 +117,9 @@ def test_a_list_that_checks_nothing(raw: object) -> None:
         (claim(to="app:8080"), ["to:", "is not a URL like"]),
         (claim(to="ftp://app/"), ["is not a URL like"]),
         (claim(to="http://app:99999/"), ["is not a URL like"]),
-        (claim(to="http://user:secret@app/"), ["is not a URL like"]),
+        (claim(to="http://user@app/"), ["to: must have no user and no password"]),
+        (claim(to="http://:@app/"), ["to: must have no user and no password"]),
+        (claim(to="http://" + "a" * MAX_URL), ["to: must be at most 8192 bytes"]),
         (claim(to="http://app/a b"), ["is not a URL like"]),
         (claim(to='http://app/\nurl = "http://evil/"'), ["is not a URL like"]),
         (claim(to="http:///x"), ["has no valid host"]),
@@ -133,9 +136,25 @@ def test_a_list_that_checks_nothing(raw: object) -> None:
         (claim(to={"url": "http://app/", "headers": {"a": "b\r\nc: d"}}), ["to.headers.a: must be one line"]),
         (
             claim(to={"url": "http://app/", "headers": {"a b": "c"}}),
-            ["to.headers: 'a b' is not a header's name"],
+            ["to.headers: 'a'... is not a header's name"],
         ),
         (claim(to={"url": "http://app/", "headers": "a: b"}), ["to.headers: must be a mapping"]),
+        (
+            claim(to={"url": "http://app/", "headers": {"a": "x" * 20_000, "b": "y" * 20_000}}),
+            ["to.headers: must be at most 32768 bytes together"],
+        ),
+        (claim(to={"url": "http://app/", "headers": {"a": True}}), ["headers.a: YAML makes a boolean of it: write"]),
+        (claim(to={"url": "http://app/", "headers": {"a": 1.1}}), ["headers.a: YAML makes a number of it: write"]),
+        (claim(to={"url": "http://app/", "headers": {"a": None}}), ["headers.a: must be a text, not nothing"]),
+        (claim(to={"url": "http://app/", "headers": {True: "a"}}), ["headers: a boolean is not a header's name"]),
+        (claim(source={"labels": {"a": True}}), ["from.labels.a: YAML makes a boolean of it: write it in quotes"]),
+        (claim(source={"labels": {False: "a"}}), ["from.labels: YAML makes a boolean of it"]),
+        (claim(source={"labels": {"a": ["x"]}}), ["from.labels.a: must be a text, not a list"]),
+        # What no request and no result can hold.
+        (claim(to={"url": "http://app/", "body": "\ud800"}), ["claim 1 ('a claim'): claim: can't be written as UTF-8"]),
+        (claim(to="http://app/\ud800"), ["can't be written as UTF-8"]),
+        (claim(expect={"outcome": "allowed", "http_code": 10**5000}), ["can't be written as UTF-8"]),
+        (claim(expect={"outcome": "allowed", "http_code": "9" * 5000}), ["http_code: '999", "is not a number from"]),
         (claim(expect="denied"), ["expect: unknown outcome 'denied'", "allowed, denied_l4, denied_l7"]),
         (claim(expect="probe_error"), ["probe_error can't be expected"]),
         (claim(expect={"http_code": 200}), ["unknown outcome None"]),
@@ -161,6 +180,35 @@ def test_refused(raw: object, words: list[str]) -> None:
     assert "nothing was probed" in caught.value.message
     for word in words:
         assert word in caught.value.message
+
+
+SECRET = "Bearer-abc"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        SECRET,
+        [SECRET],
+        {**claim(), "name": [SECRET]},
+        claim(source=SECRET),
+        claim(source={"labels": SECRET}),
+        claim(to=[{"url": "http://app/", "headers": {"authorization": SECRET}}]),
+        claim(to={"url": {"headers": SECRET}}),
+        claim(to={"url": "http://app/", f"authorization: {SECRET}": None}),
+        claim(to={"url": "http://app/", "headers": SECRET}),
+        claim(to={"url": "http://app/", "headers": {f"authorization: {SECRET}": None}}),
+        claim(to=f"http://user:{SECRET}@app/"),
+        claim(to=f"http://:{SECRET}@app/"),
+        claim(to=f"http:/user:{SECRET}@app/"),
+        claim(to=f"user:{SECRET}@app:8080"),
+        claim(to=f"http://user:{SECRET}@app:99999/"),
+    ],
+)
+def test_a_message_has_no_secret(raw: object) -> None:
+    with pytest.raises(LabError, match="nothing was probed") as caught:
+        parse_claims([raw], "default")
+    assert SECRET not in caught.value.message
 
 
 def test_every_problem_is_named_at_once() -> None:

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import pathlib
 import socket
+import subprocess
 import time
 import typing as t
 
@@ -17,7 +19,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import R
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import channel as channel_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import kube as kube_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web, missing_right, refusal
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
+    Kube,
+    Web,
+    missing_right,
+    refusal,
+    shell_input,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -157,6 +165,34 @@ def test_run(tmp_path: pathlib.Path) -> None:
         assert kube.run("default", "curl", "main", "echo no >&2; exit 3", 5) == ("", "no")
         stdout, problem = kube.run("default", "curl", "main", "head -c 300000 /dev/zero | tr '\\0' x", 5)
         assert (len(stdout), problem) == (300_000, "")
+
+
+def test_a_script_comes_by_standard_input(tmp_path: pathlib.Path) -> None:
+    """It may be longer than an argument, none of its commands reads it, and nothing of it is in the request's URL."""
+    script = f": '{'x' * 300_000}'\ncat\necho end"
+    with FakeApi({}) as api:
+        assert Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", script, 20) == ("end\n", "")
+        assert [path.partition("?")[2] for path, _headers in api.asked] == [
+            "container=main&stdin=true&stdout=true&stderr=true&command=sh&command=-s"
+        ]
+
+
+def test_a_script_that_is_cut_does_not_begin() -> None:
+    given = shell_input("echo begun\necho ended")
+    end = given.index(b"}")
+    for cut in range(given.index(b"{"), end):
+        done = subprocess.run(["sh", "-s"], input=given[:cut], capture_output=True, check=False, timeout=20)
+        assert done.stdout == b""
+
+
+def test_a_shell_that_does_not_read_its_script_is_heard(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "sh").write_text("#!/bin/sh\nprintf 'not \\033[2Jtoday' >&2\nexit 1\n")
+    (tmp_path / "sh").chmod(0o755)
+    with FakeApi({}) as api:
+        api.environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        problem = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", "#" * 3_000_000, 20)[1]
+    # Without what drives a terminal; that nobody took the script may be said too.
+    assert problem.removeprefix("[Errno 32] Broken pipe: ") == "not [2Jtoday"
 
 
 def test_run_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

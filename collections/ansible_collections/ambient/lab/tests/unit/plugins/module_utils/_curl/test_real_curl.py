@@ -9,6 +9,7 @@ import concurrent.futures
 import os
 import shutil
 import socket
+import string
 import subprocess
 import time
 import typing as t
@@ -18,11 +19,12 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
 from ansible_collections.ambient.lab.plugins.module_utils._curl import script
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import BODY_BYTES, PARALLEL
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import BODY_BYTES, PARALLEL, PROBE_BYTES
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox sh") if shutil.which(shell.split()[0])]
@@ -39,17 +41,20 @@ def _server() -> t.Iterator[ScriptedServer]:
 class Here:
     """Runs scripts on this machine, as an exec in a pod would."""
 
-    def __init__(self, shell: str = "sh", path: str | None = None) -> None:
+    def __init__(self, shell: str = "sh", path: str | None = None, **environment: str) -> None:
         self.scripts: list[str] = []
-        self._command = [shutil.which(shell.split()[0]) or shell, *shell.split()[1:], "-c"]
-        self._environment = {**os.environ, **({"PATH": path} if path else {})}
+        self.printed = 0
+        self._command = [shutil.which(shell.split()[0]) or shell, *shell.split()[1:], "-s"]
+        self._environment = {**os.environ, **({"PATH": path} if path else {}), **environment}
 
     def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
         """Standard output, and what stands on standard error."""
         self.scripts.append(script)
+        given = shell_input(script)
         done = subprocess.run(
-            [*self._command, script], capture_output=True, timeout=timeout, check=False, env=self._environment
+            self._command, input=given, capture_output=True, timeout=timeout, check=False, env=self._environment
         )
+        self.printed += len(done.stdout)
         return done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace").strip()
 
     def probe(self, requests: t.Sequence[Request], timeout: float = 10.0) -> list[Seen]:
@@ -216,6 +221,23 @@ def test_a_connection_used_again_is_no_result(monkeypatch: pytest.MonkeyPatch) -
     assert len(here.scripts) == 2
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_a_probe_prints_is_bounded_whatever_the_application_answers(server: ScriptedServer, shell: str) -> None:
+    here = Here(shell)
+    row = here.probe([Request(server.url("long"))] * 5)
+    assert {seen.outcome for seen in row} == {"allowed"}
+    assert row[0].headers["server"].startswith("sss")
+    assert here.printed <= 5 * PROBE_BYTES
+
+
+def test_variables_of_the_container_do_not_matter(server: ScriptedServer) -> None:
+    """One was put into curl's config as it stood."""
+    elsewhere = f'connect-to = "::127.0.0.1:{server.port}"'
+    names = [*string.ascii_letters, "out", "name", "tool"]
+    (seen,) = Here(**dict.fromkeys(names, elsewhere)).probe([Request("http://127.0.0.1:1/")])
+    assert seen.outcome == "refused"
+
+
 def test_a_curl_that_dies_takes_only_its_own_probes_along(server: ScriptedServer, tmp_path: Path) -> None:
     wrapper = tmp_path / "curl"
     wrapper.write_text(f'#!/bin/sh\nexec timeout -s KILL 3 {shutil.which("curl")} "$@"\n')
@@ -237,7 +259,8 @@ def test_names_of_the_requests(server: ScriptedServer) -> None:
     assert sent == {f"x-request-id: {row[0].request_id}", "X-Request-ID: own"}
 
 
-def test_the_request_arrives_as_written(server: ScriptedServer) -> None:
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_request_arrives_as_written(server: ScriptedServer, shell: str) -> None:
     body = "line 1\n\"quoted\" \\back\\ $HOME `id` 'x' \t@file\n"
     request = Request(
         server.url("ok/../ok"),
@@ -246,7 +269,7 @@ def test_the_request_arrives_as_written(server: ScriptedServer) -> None:
         body,
     )
     server_path = request.url.replace("ok/../ok", "ok")
-    (seen,) = run([Request(server_path, request.method, request.headers, request.body)])
+    (seen,) = run([Request(server_path, request.method, request.headers, request.body)], shell=shell)
     assert seen.outcome == "allowed"
     head, _separator, sent = server.requests[0].decode().partition("\r\n\r\n")
     assert sent == body

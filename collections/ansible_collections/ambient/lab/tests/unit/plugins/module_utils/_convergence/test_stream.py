@@ -8,23 +8,31 @@ import bisect
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import time
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.script import build_loop, parse_stream
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import parse_stream
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import Loop, build_script
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import OK, record
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 
 NONCE = "loop-0123"
 
 
-def loop(requests: list[Request], rate: float = 50, seconds: float = 0.2, probe_timeout: float = 2) -> str:
-    return build_loop(NONCE, dict(enumerate(requests)), rate, seconds, probe_timeout)
+SHELLS = [shell for shell in ("dash", "bash", "busybox sh") if shutil.which(shell.split()[0])]
 
 
-def run(script: str) -> bytes:
-    return subprocess.run(["sh", "-c", script], capture_output=True, check=False, timeout=60).stdout
+def loop(requests: list[Request], rate: float = 50, seconds: float = 0.2, probe_timeout: float = 2) -> bytes:
+    script = build_script(NONCE, dict(enumerate(requests)), probe_timeout, loop=Loop(rate, seconds))
+    return shell_input(script)
+
+
+def run(given: bytes, shell: str = "sh") -> bytes:
+    return subprocess.run([*shell.split(), "-s"], input=given, capture_output=True, check=False, timeout=60).stdout
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,7 @@ def run(script: str) -> bytes:
         ("proxy_503_upstream", "denied_upstream"),
         ("proxy_503_no_endpoint", "unroutable"),
         ("reset", "denied_l4"),
+        ("reset_in_status_line", "probe_error"),
         ("reset_after_headers", "probe_error"),
     ],
 )
@@ -63,6 +72,14 @@ def test_every_request_has_a_connection_of_its_own_and_is_sent_as_written() -> N
     assert post.startswith("POST /ok HTTP/1.1\r\n")
     assert 'x-team: it\'s "blue"\r\n' in post
     assert post.endswith("\r\n\r\na\nb")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_runs_the_loop(shell: str) -> None:
+    with ScriptedServer() as server:
+        stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("binary"))], 10, 0.5), shell))])
+    assert len(stream.ticks) == len(stream.answers) > 1
+    assert {answer.seen.outcome for answer in stream.answers} == {"allowed"}
 
 
 def test_starts_are_the_ticks_and_what_came_before_in_them() -> None:
@@ -90,9 +107,14 @@ def test_it_ends_by_its_count_and_by_its_time() -> None:
 
 def test_it_ends_when_nobody_listens_any_more() -> None:
     with ScriptedServer() as server:
-        script = loop([Request(server.url("ok"))], 20, 60)
-        with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        given = loop([Request(server.url("ok"))], 20, 60)
+        with subprocess.Popen(
+            ["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdin
             assert process.stdout
+            process.stdin.write(given)
+            process.stdin.flush()
             process.stdout.read(100)
             process.stdout.close()
             process.wait(timeout=10)
@@ -102,15 +124,15 @@ def test_it_ends_when_nobody_listens_any_more() -> None:
 
 
 def test_a_container_without_the_tools() -> None:
-    script = "PATH=/nowhere\n" + loop([Request("http://127.0.0.1:1/")])
-    assert parse_stream(NONCE, [(0.0, run(script))]).problem == "the container has no curl"
+    given = b"PATH=/nowhere\n" + loop([Request("http://127.0.0.1:1/")])
+    assert parse_stream(NONCE, [(0.0, run(given))]).problem == "the container has no curl"
 
 
 def test_pieces_may_be_cut_anywhere() -> None:
     with ScriptedServer() as server:
         output = run(loop([Request(server.url("ok")), Request(server.url("proxy_403"))]))
     whole = parse_stream(NONCE, [(0.0, output)])
-    ticks = [found.end() for found in re.finditer(rf"^{NONCE} t \d+\n".encode(), output, re.MULTILINE)]
+    ticks = [found.end() for found in re.finditer(rf"^{NONCE} tick \d+\n".encode(), output, re.MULTILINE)]
     source = random.Random(1)
     for _attempt in range(20):
         pieces: list[tuple[float, bytes]] = []
@@ -131,6 +153,6 @@ def test_pieces_may_be_cut_anywhere() -> None:
 
 
 def test_a_response_can_not_forge_an_answer() -> None:
-    forged = f"\n{NONCE[:-1]}X t 1\n{NONCE[:-1]}X r 0 200 0 1 1 1 0.1 \n".encode()
-    stream = parse_stream(NONCE, [(0.0, f"\n{NONCE} t 100\n".encode() + forged)])
+    forged = f"\n{NONCE[:-1]}X tick 1\n{record(NONCE[:-1] + 'X', '0', OK)}".encode()
+    stream = parse_stream(NONCE, [(0.0, f"\n{NONCE} tick 100\n".encode() + forged)])
     assert (len(stream.ticks), stream.answers) == (1, [])
