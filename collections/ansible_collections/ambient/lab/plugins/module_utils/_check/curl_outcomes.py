@@ -8,20 +8,20 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check, read
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Reader, take
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
     read_results,
     require_section,
     write_results,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.
@@ -53,37 +53,34 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)
-    result = check(claims, settings, edge, lambda results: doomed(results, settings.phase, kube))
-    causes = explain(result.claims, settings.phase, kube)
+    result = check(claims, settings, edge, doomed)
+    explain(result.claims, edge)
     if path and not check_mode:
-        write_results(path, lambda results: merge(results, section, settings.phase, result, causes))
-    returned = as_result(result, settings.phase, causes)
+        write_results(path, lambda results: merge(results, section, settings.phase, result))
+    returned = as_result(result)
     if result.verdict != "pass":
-        raise LabError(failure(result, settings, section or "", causes, kubectl(params)), **returned)
+        raise LabError(failure(result, settings, section or "", kubectl(params)), **returned)
     return returned
 
 
-def explain(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> list[str]:
-    """Likely cause per claim, "" where it holds or none is known. Asks the API only where one fails."""
-    failed = [item for item in results if item.observation.verdict.verdict != "pass" and item.target]
+def explain(runs: t.Sequence[ClaimRun], edge: Edge) -> None:
+    """Give each claim that does not hold its likely cause. Reads the cluster once more where one fails."""
+    failed = [run for run in runs if not run.holds and run.target]
     if not failed:
-        return [""] * len(results)
+        return
     try:
-        cluster = take(reader, namespaces_of(item.claim for item in failed))
+        mesh = read([run.claim for run in failed], edge)
     except LabError:
         # The user may lack the right to read; the verdict stands without a cause.
-        return [""] * len(results)
-    return [likely_cause(item, item.claim.expected(phase), phase, cluster) for item in results]
+        return
+    for run in failed:
+        run.look(mesh)
+        run.cause = likely_cause(run, mesh).text
 
 
-def doomed(results: t.Sequence[ClaimResult], phase: str, reader: Reader) -> bool:
+def doomed(runs: t.Sequence[ClaimRun], mesh: Mesh) -> bool:
     """Whether every claim that does not hold is kept from it by what the user wrote, so that nobody need wait."""
-    causes = explain(results, phase, reader)
-    return all(
-        isinstance(cause, Final) or item.observation.verdict.hopeless
-        for item, cause in zip(results, causes, strict=True)
-        if item.observation.verdict.verdict != "pass"
-    )
+    return all(run.holds or run.verdict.hopeless or likely_cause(run, mesh).permanent for run in runs)
 
 
 def settings_of(params: t.Mapping[str, t.Any]) -> Settings:

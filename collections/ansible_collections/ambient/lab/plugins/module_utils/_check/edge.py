@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, pod_ready
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.endpoints import ready_endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot, take
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object
 
 
 class KubeEdge:
@@ -22,26 +20,14 @@ class KubeEdge:
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
+        self._loaders: dict[t.Any, Loader] = {}
 
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """All objects on the paths into these namespaces."""
-        return take(self._kube, namespaces)
-
-    def endpoint_ready(self, destination: Destination) -> bool:
-        """Whether a ready pod stands behind the port of a Service or an address.
-
-        The port counts, because ztunnel cuts off a connection to a port that nobody offers, like a denied one.
-        """
-        if destination.address:
-            pods = self._kube.items("/api/v1/pods", fieldSelector=f"status.podIP={destination.host}")
-            return any(pod_ready(pod) and destination.port in _declared(pod["spec"]) for pod in pods)
-        namespace, name = destination.namespace, destination.service
-        if namespace is None or name is None:
-            return False
-        service = self._kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
-        if service is None or destination.port not in [port["port"] for port in service["spec"].get("ports") or []]:
-            return False
-        return ready_endpoints(self._kube.items, namespace, name) > 0
+    def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
+        """The objects on the ways of some requests; what changes seldom is read the first time only."""
+        key = frozenset(asked), frozenset(namespaces)
+        if key not in self._loaders:
+            self._loaders[key] = Loader(self._kube, *key)
+        return self._loaders[key].load()
 
     def ask(self, path: str, **query: str) -> Answer:
         """GET a path of the API and take any answer."""
@@ -66,8 +52,3 @@ class KubeEdge:
     def sleep(self, seconds: float) -> None:
         """Wait between two rounds."""
         time.sleep(seconds)
-
-
-def _declared(spec: dict[str, t.Any]) -> set[int]:
-    """Ports that a pod's containers declare."""
-    return {int(port["containerPort"]) for item in spec["containers"] for port in item.get("ports") or []}

@@ -8,14 +8,22 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation, PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 
 _NO_CONTROL = (
     "looks denied, but nothing in the same round shows the path alive: "
     "add a claim in which the destination answers somebody"
+)
+_NOBODY_BLOCKS = (
+    "nothing shows who blocks it: a destination that is down or slow looks the same; "
+    "add a claim in which it answers somebody else"
 )
 SILENT_HINT = " (witnesses: available takes the client's word alone where no proxy can be asked)"
 
@@ -35,7 +43,8 @@ def judge(
     control: str | None,
     policy: PolicyState,
     testimony: Testimony | None = None,
-    by: PolicyRef | None = None,
+    by: str = "",
+    path: Path | None = None,
     *,
     required: bool = True,
 ) -> Verdict:
@@ -46,29 +55,65 @@ def judge(
         seen: what the probe saw.
         control: how the same round shows the path alive, None where it does not.
         policy: state of the policies on the claim's path.
-        testimony: what the witnesses say; None where nobody was asked.
-        by: the policy that must have decided a denial.
-        required: a denial counts only where some proxy bears it out.
+        testimony: what the proxies say; None where nobody was asked.
+        by: namespace/name of the policy that must have decided a denial, "" for any.
+        path: of the request; with `by` needed, to tell which policies can have decided.
+        required: a denial counts only where some proxy confirms it.
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = _traffic(expect, seen)
-    if policy.problem and traffic.verdict == "pass":
+    if traffic.verdict != "pass":
+        return dataclasses.replace(traffic, hopeless=policy.hopeless)
+    if policy.problem:
         return Verdict("error", policy.problem, policy.hopeless)
-    if traffic.verdict == "pass" and expect.outcome in DENIALS:
+    if expect.outcome in BLOCKED and control is None:
+        return Verdict("error", _NOBODY_BLOCKS)
+    if expect.outcome in DENIALS:
         if control is None:
             return Verdict("error", _NO_CONTROL)
-        return _witnessed(testimony, by, required) if testimony else traffic
-    return dataclasses.replace(traffic, hopeless=policy.hopeless)
+        return _confirmed(testimony, by, path, required) if testimony else _possible(expect.outcome, by, path)
+    return traffic
 
 
-def _witnessed(testimony: Testimony, by: PolicyRef | None, required: bool) -> Verdict:
-    """A denial as expected: do the witnesses bear it out, and name the right policy?"""
+def _confirmed(testimony: Testimony, by: str, path: Path | None, required: bool) -> Verdict:
+    """A denial as expected: do the proxies confirm it, and name the right policy?"""
     if testimony.problem and (required or not testimony.silent):
         hint = SILENT_HINT if testimony.silent else ""
         return Verdict("error", testimony.problem + hint)
-    if by and testimony.among and str(by) not in testimony.among:
+    if not by:
+        return Verdict("pass")
+    if testimony.among:
+        if by in testimony.among:
+            return Verdict("pass")
         return Verdict("fail", f"denied by {' or '.join(testimony.among)}, not by {by}")
+    where = testimony.decided_by if testimony.decided_by == "waypoint" else "ztunnel"
+    possible = _in_force(path, where)
+    if by not in possible:
+        return _not_in_force(by, where, possible)
+    if required and not testimony.unnamed:
+        return Verdict(
+            "error", f"the {where} refused it, but no proxy names the policy: {testimony.nameless}{SILENT_HINT}"
+        )
     return Verdict("pass")
+
+
+def _possible(outcome: str, by: str, path: Path | None) -> Verdict:
+    """Without any proxy's word: could the named policy have decided at all?"""
+    where = "waypoint" if outcome == "denied_l7" else "ztunnel"
+    possible = _in_force(path, where)
+    return _not_in_force(by, where, possible) if by and by not in possible else Verdict("pass")
+
+
+def _in_force(path: Path | None, where: str) -> list[str]:
+    if path is None:
+        return []
+    found = path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
+    return [name_of(item) for item in found if decides(item, where)]
+
+
+def _not_in_force(by: str, where: str, possible: t.Sequence[str]) -> Verdict:
+    others = f"; in force there: {', '.join(possible)}" if possible else ""
+    return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
 
 
 def _traffic(expect: Expectation, seen: Seen) -> Verdict:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shlex
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, ClaimResult, Settings
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen, shorten
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
@@ -19,13 +19,12 @@ GRAPH_KEYS = ("graph", "graphs")
 # What other modules keep in a section, and a check leaves there.
 OTHER_KEYS = ("convergence", "matrix")
 ENTRY_KEYS = (
-    "expected", "verdict", "reason", "likely_cause", "history", "decided_by", "policy", "witnesses"
+    "expected", "predicted", "prediction", "surprise", "verdict", "reason",
+    "likely_cause", "history", "decided_by", "policy", "witnesses"
 )  # fmt: skip
 
-Causes = t.Sequence[str]
 
-
-def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.Any]:
+def as_result(result: CheckResult) -> dict[str, t.Any]:
     """The module's return values."""
     return {
         "changed": False,
@@ -33,102 +32,110 @@ def as_result(result: CheckResult, phase: str, causes: Causes) -> dict[str, t.An
         "rounds": result.rounds,
         "elapsed": round(result.elapsed, 2),
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
-        "claims": [claim_values(item, phase, cause) for item, cause in zip(result.claims, causes, strict=True)],
+        "claims": [claim_values(run) for run in result.claims],
         "proxies": list(result.proxies),
     }
 
 
-def claim_values(item: ClaimResult, phase: str, cause: str) -> dict[str, t.Any]:
+def claim_values(run: ClaimRun) -> dict[str, t.Any]:
     """One claim of the module's return values."""
-    testimony = item.observation.testimony or Testimony()
+    testimony = run.testimony or Testimony()
     return {
-        "name": item.claim.name,
-        "from": str(item.target) if item.target else str(item.claim.source),
-        "to": str(item.claim.request),
-        "expected": str(item.claim.expected(phase)),
-        "by": str(item.claim.by) if item.claim.by else None,
-        "seen": item.observation.seen.as_dict(),
-        "verdict": item.observation.verdict.verdict,
-        "reason": item.observation.verdict.reason,
-        "control": item.observation.control,
+        "name": run.claim.name,
+        "from": _caller(run),
+        "to": str(run.claim.request),
+        "expected": str(run.expect),
+        "predicted": run.prediction.outcome,
+        "prediction": run.prediction.why,
+        "surprise": run.surprise,
+        "by": str(run.claim.by) if run.claim.by else None,
+        "seen": run.seen.as_dict(),
+        "verdict": run.verdict.verdict,
+        "reason": run.verdict.reason,
+        "control": run.control,
         "decided_by": testimony.decided_by,
         "policy": testimony.policy,
         "witnesses": [statement.as_dict() for statement in testimony.statements],
-        "likely_cause": cause,
-        "flapped": item.flapped,
-        "history": item.history,
+        "likely_cause": run.cause,
+        "flapped": run.history.flapped,
+        "history": run.history.changes,
     }
 
 
-def failure(result: CheckResult, settings: Settings, section: str, causes: Causes, kubectl: str) -> str:
+def failure(result: CheckResult, settings: Settings, section: str, kubectl: str) -> str:
     """One screen that says which claims failed, what was seen, why probably, and where to look further.
 
     Args:
-        causes: likely cause per claim, "" where none is known.
+        result: of the check.
+        settings: of the check.
+        section: of the results; "" for none.
         kubectl: command with which the user reaches the cluster.
     """
-    pairs = list(zip(result.claims, causes, strict=True))
-    bad = [pair for pair in pairs if pair[0].observation.verdict.verdict != "pass"]
+    bad = [run for run in result.claims if not run.holds]
     if not result.rounds:
         # The claims that were not probed for another's sake would only hide the one that matters.
-        bad = [pair for pair in bad if pair[0].observation.verdict.hopeless]
+        bad = [run for run in bad if run.verdict.hopeless]
     where = f" of {section}" if section else ""
     if not bad:
-        bad = [pair for pair in pairs if pair[0].flapped] or pairs
+        bad = [run for run in result.claims if run.history.flapped] or result.claims
         head = f"The claims{where} did not hold {settings.stable} rounds in a row"
     else:
         head = f"{len(bad)} of {len(result.claims)} claims{where} did not hold"
     when = f" ({settings.phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s)" if result.rounds else ""
-    rows = [failed_row(item, cause, settings.phase, kubectl) for item, cause in bad]
+    rows = [failed_row(run, kubectl) for run in bad]
     return screen(head + (when or ", nothing was probed"), "FROM", rows)
 
 
-def failed_row(item: ClaimResult, cause: str, phase: str, kubectl: str) -> Row:
+def failed_row(run: ClaimRun, kubectl: str) -> Row:
     """A claim of curl's, for the table of those that did not hold."""
-    expected = str(item.claim.expected(phase))
-    return Row(item.claim.name, expected, _seen(item), _caller(item), _why(item, cause), _look(item, kubectl))
+    return Row(run.claim.name, str(run.expect), _seen(run), _caller(run), _why(run), _look(run, kubectl))
 
 
-def _seen(item: ClaimResult) -> str:
-    seen = item.observation.seen
+def _seen(run: ClaimRun) -> str:
+    seen = run.seen
     if seen.outcome == "probe_error" and seen.exit_code is None:
         text = "probe_error"
     elif seen.outcome == "probe_error":
         text = f"probe_error {seen.http_code:03d}/{seen.exit_code}"
     else:
         text = str(seen)
-        if item.observation.verdict.verdict == "error":
+        if run.verdict.verdict == "error":
             # What was seen may even be as expected.
             text += " (no proof)"
-    return f"{text} (flapping)" if item.flapped else text
+    return f"{text} (flapping)" if run.history.flapped else text
 
 
-def _caller(item: ClaimResult) -> str:
-    return str(item.target) if item.target else str(item.claim.source)
+def _caller(run: ClaimRun) -> str:
+    return str(run.target) if run.target else str(run.claim.source)
 
 
-def _why(item: ClaimResult, cause: str) -> str:
-    return shorten(cause or item.observation.verdict.reason, item.history if item.flapped else [])
+def _why(run: ClaimRun) -> str:
+    # An exec's own words are the pod's, and must not drive the terminal.
+    text = printable(run.cause or run.verdict.reason)
+    return shorten(text, run.history.changes if run.history.flapped else [])
 
 
-def _look(item: ClaimResult, kubectl: str) -> str:
-    claim = item.claim
-    if item.target is None and claim.source.pod and not item.observation.verdict.hopeless:
+def _look(run: ClaimRun, kubectl: str) -> str:
+    claim, target = run.claim, run.target
+    if target is None and claim.source.pod and not run.verdict.hopeless:
         return f"{kubectl} -n {claim.source.namespace} describe pod {claim.source.pod}"
-    if item.target is None:
+    if target is None:
         return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
     if claim.by:
         return f"{kubectl} -n {claim.by.namespace} get authorizationpolicy {claim.by.name} -o yaml"
+    spaces = {str(policy["metadata"]["namespace"]) for policy in run.path.policies}
+    if run.verdict.verdict == "error" and spaces:
+        return f"{kubectl} -n {sorted(spaces)[0]} get authorizationpolicies -o yaml"
     request = claim.request
-    namespace = destination(request, item.target.namespace).namespace
-    if item.observation.verdict.verdict == "error" and namespace:
-        return f"{kubectl} -n {namespace} get authorizationpolicies -o yaml"
     curl = ["curl", "-sv", "-X", request.method, request.url]
-    where = f"-n {item.target.namespace} exec {item.target.pod} -c {item.target.container}"
-    return f"{kubectl} {where} -- {shlex.join(curl)}"
+    # What they say may be a secret.
+    more = [f"-H '{name}: <as in the claim>'" for name, _value in request.headers]
+    more += ["--data-raw '<as in the claim>'"] if request.body is not None else []
+    where = f"-n {target.namespace} exec {target.pod} -c {target.container}"
+    return " ".join([kubectl, where, "--", shlex.join(curl), *more])
 
 
-def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResult, causes: Causes) -> dict[str, t.Any]:
+def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResult) -> dict[str, t.Any]:
     """Put a check's outcome into the results, by the claims' names.
 
     A check before the policy starts the section anew: what an older policy did says nothing of the next.
@@ -136,21 +143,26 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     """
     kept = results.get(section) or {}
     old = {claim["name"]: claim for claim in kept.get("claims") or []}
-    checked = as_result(result, phase, causes)
+    checked = as_result(result)
     rows = []
-    for item, claim in zip(result.claims, checked["claims"], strict=True):
+    for run in result.claims:
+        claim = claim_values(run)
+        # What was claimed before of somebody else says nothing.
+        earlier = old.get(claim["name"], {})
+        before = earlier.get("before") if _same(earlier, claim, str(run.claim.source)) else None
         entry = {key: claim[key] for key in ENTRY_KEYS}
         entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
         rows.append(
             {
                 "name": claim["name"],
                 "from": claim["from"],
+                "source": str(run.claim.source),
                 "to": claim["to"],
-                "expected": str(item.claim.after),
+                "expected": str(run.claim.after),
                 "by": claim["by"],
                 "decided_by": claim["decided_by"] if phase == "after" else "-",
                 "policy": claim["policy"] if phase == "after" else None,
-                "before": entry if phase == "before" else old.get(claim["name"], {}).get("before"),
+                "before": entry if phase == "before" else before,
                 "after": entry if phase == "after" else None,
             }
         )
@@ -165,3 +177,8 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     other = {key: kept[key] for key in OTHER_KEYS if key in kept}
     proxies = {"proxies": checked["proxies"]}
     return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **proxies, **graph, **other}}
+
+
+def _same(earlier: dict[str, t.Any], claim: dict[str, t.Any], source: str) -> bool:
+    """Whether an earlier row is about the same source and request; a pod's name may be a new one."""
+    return earlier.get("to") == claim["to"] and earlier.get("source", source) == source

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict, judge
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence, Observation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Controls, Destination, Probe, plan
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Controls, Probe, plan
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import Runner, probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import policy_states
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import state_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import NONE, REQUIRED, Witnesses, World
 
 
@@ -37,32 +36,23 @@ class Settings:
     witnesses: str = NONE
 
 
-# Looking for what can't be mended costs a few list requests, so it is not done in each round.
+# Looking for what can't be mended is not done in each round.
 LOOK_ROUNDS = 5
 
 
 class Edge(World, Runner, t.Protocol):
     """All that the check needs of the world. Reads raise LabError when the API does not answer."""
 
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """All objects on the paths into these namespaces."""
+    def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
+        """The objects on the ways of some requests, as they are now.
 
-    def endpoint_ready(self, destination: Destination) -> bool:
-        """Whether a ready pod stands behind a Service or an address."""
+        Args:
+            asked: what is called.
+            namespaces: of the sources, and of the policies that claims name.
+        """
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClaimResult:
-    """One claim after the last round."""
-
-    claim: Claim
-    observation: Observation
-    target: Target | None
-    history: list[dict[str, t.Any]]
-    flapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +62,7 @@ class CheckResult:
     proxies: those that were asked, with the version that was recognised.
     """
 
-    claims: list[ClaimResult]
+    claims: list[ClaimRun]
     rounds: int
     elapsed: float
     converged_after: float | None
@@ -81,14 +71,13 @@ class CheckResult:
     @property
     def verdict(self) -> str:
         """The worst verdict of all."""
-        verdicts = {result.observation.verdict.verdict for result in self.claims}
         if self.converged_after is not None:
             return "pass"
         # Every last answer may be right where the claims never held long enough.
-        return "error" if "error" in verdicts else "fail"
+        return "error" if any(run.verdict.verdict == "error" for run in self.claims) else "fail"
 
 
-def _never(_results: t.Sequence[ClaimResult]) -> bool:
+def _never(_runs: t.Sequence[ClaimRun], _mesh: Mesh) -> bool:
     return False
 
 
@@ -96,116 +85,115 @@ def check(
     claims: t.Sequence[Claim],
     settings: Settings,
     edge: Edge,
-    doomed: t.Callable[[t.Sequence[ClaimResult]], bool] = _never,
+    doomed: t.Callable[[t.Sequence[ClaimRun], Mesh], bool] = _never,
 ) -> CheckResult:
     """Check all claims together in each round until they hold, `timeout` ends, or waiting longer is of no use.
 
     Args:
-        doomed: looks at the results now and then, and says whether what the user wrote keeps them from holding.
+        claims: to check.
+        settings: how.
+        edge: the cluster.
+        doomed: looks at the claims now and then, and says whether what the user wrote keeps them from holding.
 
     Raises:
         LabError: when the API of the cluster does not answer.
     """
     start = edge.now()
-    where = namespaces_of(claims)
-    cluster = edge.snapshot(where)
-    targets = find_targets(claims, cluster)
-    if any(isinstance(target, Unusable) and target.missing for target in targets.values()):
-        return _missing_sources(claims, targets)
-    convergence = Convergence(len(claims), settings.stable, settings.timeout)
-    probes = plan(claims, settings.phase)
-    results: list[ClaimResult] = []
+    mesh = read(claims, edge)
+    runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
+    if missing(runs):
+        return _missing_sources(runs)
+    convergence = Convergence(settings.stable, settings.timeout)
+    controls = plan(claims, settings.phase, mesh)
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
-        witnesses = None if settings.witnesses == NONE else Witnesses(claims, edge, pool)
+        witnesses = None if settings.witnesses == NONE else Witnesses(edge, pool)
         while True:
             if witnesses:
-                witnesses.begin_round(cluster, targets)
-            seen = probe_all(probes, targets, settings, edge, pool)
-            testimonies = witnesses.hear(seen[: len(claims)]) if witnesses else []
-            ended = convergence.add(
-                edge.now() - start, judge_round(claims, probes, seen, testimonies, cluster, settings, edge)
-            )
-            results = claim_results(claims, targets, convergence)
+                witnesses.begin_round(runs, mesh)
+            answers = probe_round(runs, controls, settings, edge, pool)
+            if witnesses:
+                witnesses.hear(runs)
+            judge_all(runs, mesh, answers, settings)
+            at = edge.now() - start
+            for run in runs:
+                run.remember(at)
+            ended = convergence.add(at, [run.verdict for run in runs])
             unhappy = convergence.rounds % LOOK_ROUNDS == 0 and not convergence.holding
-            if ended or (unhappy and doomed(results)):
+            if ended or (unhappy and doomed(runs, mesh)):
                 break
             edge.sleep(settings.interval)
-            cluster = edge.snapshot(where)
-            targets = find_targets(claims, cluster)
+            mesh = read(claims, edge)
+            for run in runs:
+                run.look(mesh)
         if witnesses:
-            testimonies = witnesses.hear_late(seen[: len(claims)], cluster)
-            convergence.close(judge_round(claims, probes, seen, testimonies, cluster, settings, edge))
-            results = claim_results(claims, targets, convergence)
+            witnesses.hear_late(runs, mesh)
+            judge_all(runs, mesh, answers, settings)
+            convergence.close([run.verdict for run in runs])
     proxies = witnesses.described() if witnesses else []
-    return CheckResult(results, convergence.rounds, edge.now() - start, convergence.converged_after, proxies)
+    return CheckResult(runs, convergence.rounds, edge.now() - start, convergence.converged_after, proxies)
 
 
-def claim_results(
-    claims: t.Sequence[Claim], targets: t.Mapping[Source, Target | Unusable], convergence: Convergence
-) -> list[ClaimResult]:
-    """The claims as the last round left them; they are the first of what the convergence watches."""
-    results = []
-    for index, claim in enumerate(claims):
-        target = targets[claim.source]
-        results.append(
-            ClaimResult(
-                claim,
-                convergence.last[index],
-                target if isinstance(target, Target) else None,
-                convergence.history[index],
-                convergence.flapped(index),
-            )
-        )
-    return results
+def read(claims: t.Iterable[Claim], edge: Edge) -> Mesh:
+    """The mesh as far as claims need it."""
+    claims = list(claims)
+    asked = [Asked(claim.request.host, claim.request.port, claim.source.namespace) for claim in claims]
+    spaces = {claim.source.namespace for claim in claims} | {claim.by.namespace for claim in claims if claim.by}
+    return edge.mesh(asked, spaces)
 
 
-def find_targets(claims: t.Sequence[Claim], cluster: Snapshot) -> dict[Source, Target | Unusable]:
-    """The pod of each claim's source as it is now, or why it can't probe."""
-    return {claim.source: find_target(claim.source, cluster.pods.get(claim.source.namespace, [])) for claim in claims}
+def missing(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
+    """Sources that nobody need wait for."""
+    return [run.found for run in runs if isinstance(run.found, Unusable) and run.found.missing]
 
 
-def _missing_sources(claims: t.Sequence[Claim], targets: t.Mapping[Source, Target | Unusable]) -> CheckResult:
-    results = []
-    for claim in claims:
-        target = targets[claim.source]
-        if isinstance(target, Unusable):
-            verdict = Verdict("error", target.reason, hopeless=True)
-        else:
-            verdict = Verdict("error", "not probed, because the source of another claim is missing")
-        seen = probe_error(verdict.reason)
-        results.append(ClaimResult(claim, Observation(seen, verdict), None, []))
-    return CheckResult(results, rounds=0, elapsed=0.0, converged_after=None)
-
-
-def judge_round(
-    claims: t.Sequence[Claim],
-    probes: t.Sequence[Probe],
-    seen: t.Sequence[Seen],
-    testimonies: t.Sequence[Testimony],
-    cluster: Snapshot,
+def probe_round(
+    runs: t.Sequence[ClaimRun],
+    controls: t.Sequence[Probe],
     settings: Settings,
     edge: Edge,
-) -> list[Observation]:
-    """Judge what a round's probes saw.
+    pool: concurrent.futures.Executor,
+) -> list[tuple[Probe, Seen]]:
+    """Send the claims' requests and the controls, and keep what each claim's client saw.
 
-    Args:
-        claims: whose probes are the first of all.
-        probes: of the round, the module's own controls among them.
-        seen: by each probe.
-        testimonies: for each claim, empty where nobody was asked.
-        cluster: objects on the claims' paths, as they were before the probes.
-        settings: of the check.
-        edge: to ask whether a destination is ready.
+    Returns:
+        All probes with what they saw.
     """
-    states = policy_states(claims, settings.phase, cluster)
-    controls = Controls(probes, seen, functools.cache(edge.endpoint_ready))
-    observations = []
-    for index, claim in enumerate(claims):
-        expect = claim.expected(settings.phase)
-        denied = expect.outcome == seen[index].outcome and expect.outcome != "allowed"
-        control = controls.evidence(index) if denied else None
-        testimony = testimonies[index] if testimonies else None
-        required = settings.witnesses == REQUIRED
-        verdict = judge(expect, seen[index], control, states[index], testimony, claim.by, required=required)
-        observations.append(Observation(seen[index], verdict, control, testimony))
-    return observations
+    probes = [*(run.probe for run in runs), *controls]
+    targets: dict[t.Any, Target | Unusable] = {run.claim.source: run.found for run in runs}
+    answers = list(zip(probes, probe_all(probes, targets, settings, edge, pool), strict=True))
+    for run, (_probe, seen) in zip(runs, answers, strict=False):
+        run.seen = seen
+    return answers
+
+
+def judge_all(
+    runs: t.Sequence[ClaimRun], mesh: Mesh, answers: t.Sequence[tuple[Probe, Seen]], settings: Settings
+) -> None:
+    """Judge what the round has shown, claim by claim."""
+    controls = Controls(answers, mesh)
+    for run in runs:
+        outcome = run.expect.outcome
+        stopped = outcome == run.seen.outcome and outcome != "allowed"
+        ready = run.path.ready and outcome not in BLOCKED
+        run.control = controls.evidence(run.probe, ready) if stopped else None
+        run.verdict = judge(
+            run.expect,
+            run.seen,
+            run.control,
+            state_of(mesh, run.path, run.by),
+            run.testimony,
+            run.by,
+            run.path,
+            required=settings.witnesses == REQUIRED,
+        )
+
+
+def _missing_sources(runs: list[ClaimRun]) -> CheckResult:
+    for run in runs:
+        if isinstance(run.found, Unusable):
+            run.verdict = Verdict("error", run.found.reason, hopeless=True)
+        else:
+            run.verdict = Verdict("error", "not probed, because the source of another claim is missing")
+            run.found = Unusable(run.verdict.reason)
+        run.seen = probe_error(run.verdict.reason)
+    return CheckResult(runs, rounds=0, elapsed=0.0, converged_after=None)

@@ -6,125 +6,99 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import ipaddress
 import itertools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 # Every pod can reach it, through ztunnel too; any HTTP answer (401 without a token) shows the source alive.
 CONTROL_REQUEST = Request("https://kubernetes.default.svc/version", insecure=True)
 MAX_OTHER_SOURCES = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Destination:
-    """What a request goes to: a Service of the cluster, an address, or a host outside."""
-
-    host: str
-    port: int
-    service: str | None = None
-    namespace: str | None = None
-    address: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+# No proxy says of these who caused them: only that the destination answers somebody else shows that it is a block.
+BLOCKED = ("refused", "timeout", "unroutable")
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One request of a round: of a claim, or one of the module's own controls (claim is None)."""
+    """One request of a round: of a claim, or one of the module's own controls."""
 
     source: Source
     request: Request
-    claim: int | None = None
 
-    @property
-    def destination(self) -> Destination:
-        """Where the request goes, seen from the source's namespace."""
-        return destination(self.request, self.source.namespace)
+    def key(self, mesh: Mesh) -> str:
+        """What it goes to, the same for every way to name it."""
+        return resolve(mesh, self.request.host, self.request.port, self.source.namespace).key
 
 
-@functools.lru_cache(maxsize=65_536)
-def destination(request: Request, namespace: str) -> Destination:
-    """Resolve a URL's host by the cluster's DNS conventions, without asking anybody.
+def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
+    """Controls for the denials that no claim gives one.
 
     Args:
-        request: of a probe.
-        namespace: of the pod that sends it; a single label is a Service there.
+        claims: of the check; each sends a probe of its own.
+        phase: before or after.
+        mesh: to tell what the requests go to.
     """
-    host, port = request.host.rstrip("."), request.port
-    try:
-        ipaddress.ip_address(host)
-        return Destination(host, port, address=True)
-    except ValueError:
-        pass
-    labels = host.split(".")
-    # Resolvers do not look in the cluster's domains for a name with a dot at its end (resolv.conf(5), search).
-    if labels[2:3] != ["svc"] and (len(labels) > 2 or request.host.endswith(".")):
-        return Destination(host, port)
-    service_namespace = labels[1] if len(labels) > 1 else namespace
-    return Destination(f"{labels[0]}.{service_namespace}", port, labels[0], service_namespace)
-
-
-def plan(claims: t.Sequence[Claim], phase: str) -> list[Probe]:
-    """The claims' own probes in their order, and then controls for denials that no claim gives one."""
-    probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(claims)]
-    answering = [
-        probe for probe, claim in zip(probes, claims, strict=True) if claim.expected(phase).outcome == "allowed"
-    ]
-    destinations = {probe.destination for probe in answering}
+    probes = {claim.name: Probe(claim.source, claim.request) for claim in claims}
+    answering = [probes[claim.name] for claim in claims if claim.expected(phase).outcome == "allowed"]
+    destinations = {probe.key(mesh) for probe in answering}
     sources_heard = {probe.source for probe in answering}
     sources = list(dict.fromkeys(claim.source for claim in claims))
     controls: dict[Probe, None] = {}
-    for probe, claim in zip(probes, claims, strict=True):
-        if claim.expected(phase).outcome not in DENIALS:
+    for claim in claims:
+        probe = probes[claim.name]
+        outcome = claim.expected(phase).outcome
+        if outcome not in (*DENIALS, *BLOCKED) or probe.key(mesh) in destinations:
             continue
-        if probe.destination in destinations or probe.source in sources_heard:
-            continue
-        controls[Probe(claim.source, CONTROL_REQUEST)] = None
+        if outcome in DENIALS:
+            if probe.source in sources_heard:
+                continue
+            controls[Probe(claim.source, CONTROL_REQUEST)] = None
         others = itertools.islice((source for source in sources if source != claim.source), MAX_OTHER_SOURCES)
         for source in others:
+            other = Probe(source, dataclasses.replace(CONTROL_REQUEST, url=claim.request.url))
             # A short host name means another Service in another namespace.
-            if destination(claim.request, source.namespace) == probe.destination:
-                controls[Probe(source, Request(claim.request.url, insecure=True))] = None
-    return probes + list(controls)
+            if other.key(mesh) == probe.key(mesh):
+                controls[other] = None
+    return list(controls)
 
 
 class Controls:
     """What a round shows alive, by destination and by source.
 
     Args:
-        probes: of the round.
-        seen: by each probe.
-        ready: asks whether a destination has a ready endpoint; called only when the answer is needed.
+        answers: of all probes of the round.
+        mesh: to tell what the requests went to.
     """
 
-    def __init__(
-        self, probes: t.Sequence[Probe], seen: t.Sequence[Seen], ready: t.Callable[[Destination], bool]
-    ) -> None:
-        self._probes = probes
-        self._ready = ready
-        self._by_destination: dict[Destination, tuple[Probe, Seen]] = {}
+    def __init__(self, answers: t.Iterable[tuple[Probe, Seen]], mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._by_destination: dict[str, tuple[Probe, Seen]] = {}
         self._by_source: dict[Source, tuple[Probe, Seen]] = {}
-        for probe, answer in zip(probes, seen, strict=True):
+        for probe, answer in answers:
             if answer.outcome == "allowed":
-                self._by_destination.setdefault(probe.destination, (probe, answer))
+                self._by_destination.setdefault(probe.key(mesh), (probe, answer))
                 self._by_source.setdefault(probe.source, (probe, answer))
 
-    def evidence(self, index: int) -> str | None:
-        """How the round shows the path of a denied claim's probe alive; None where it does not.
+    def evidence(self, probe: Probe, ready: bool) -> str | None:
+        """How the round shows the path of a denied probe alive; None where it does not.
 
-        Either the destination answers another request, or the source reaches something else while the API says
-        that the destination has a ready endpoint: a dead destination looks like a denial, too.
+        Either the destination answers another request, or the source reaches something else while a ready endpoint
+        is at the end of the path: a dead destination looks like a denial, too.
+
+        Args:
+            probe: that was denied.
+            ready: whether the destination has a ready endpoint.
         """
-        probe = self._probes[index]
-        if found := self._by_destination.get(probe.destination):
-            return f"{found[0].destination} answered {found[0].source} with HTTP {found[1].http_code}"
+        if found := self._by_destination.get(probe.key(self._mesh)):
+            return f"{_host(found[0])} answered {found[0].source} with HTTP {found[1].http_code}"
         found = self._by_source.get(probe.source)
-        if found and self._ready(probe.destination):
-            other = found[0].destination
-            return f"{found[0].source} got HTTP {found[1].http_code} from {other}, the endpoint is ready"
+        if found and ready:
+            return f"{found[0].source} got HTTP {found[1].http_code} from {_host(found[0])}, the endpoint is ready"
         return None
+
+
+def _host(probe: Probe) -> str:
+    return f"{probe.request.host}:{probe.request.port}"

@@ -14,13 +14,25 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.script import Re
 _DNS = frozenset({5, 6})
 _CUT_OFF = frozenset({52, 55, 56})
 _TLS = frozenset({35, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
-# OpenSSL's words for a peer that went away in the handshake.
-_TLS_CUT_OFF = ("reset by peer", "SSL_ERROR_SYSCALL", "unexpected eof")
+# What TLS libraries that curl is built with say of a peer that went away in the handshake: OpenSSL, GnuTLS, mbedTLS,
+# rustls (their own messages for a connection that ended early).
+_TLS_CUT_OFF = (
+    "reset by peer", "SSL_ERROR_SYSCALL", "unexpected eof",
+    "TLS connection was non-properly terminated", "Error in the pull function",
+    "The connection was reset", "connection was closed", "UnexpectedEof", "unexpected end of file",
+)  # fmt: skip
+# response_code_details of a response that the upstream's end cut off (Envoy, source/common/http/utility.cc).
+_CUT = ("upstream_reset_before_response_started", "upstream_reset_after_response_started")
 # Envoy's local reply when the connection to the upstream could not be used (source/common/router/router.cc).
 _UPSTREAM_RESET = "upstream connect error or disconnect/reset before headers"
-# Envoy's local reply of the RBAC filter (source/extensions/filters/http/rbac/rbac_filter.cc).
-_RBAC_DENIED = "RBAC: access denied"
+# Envoy's local replies of its filters for RBAC and JWT (source/extensions/filters/http/{rbac,jwt_authn}).
+_REFUSALS = ("RBAC: access denied", "Jwt ")
 _ENVOY_SERVERS = frozenset({"envoy", "istio-envoy"})
+# Envoy adds it to every response that an upstream gave, never to its own replies.
+_UPSTREAM_TIME = "x-envoy-upstream-service-time"
+# Status PERMISSION_DENIED of gRPC, which Envoy's RBAC filter answers in a header (source/common/grpc/common.cc).
+_GRPC_DENIED = "7"
+HIDDEN = "nobody can tell who wrote the answer: this mesh hides Envoy's headers, and no access log says it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +40,9 @@ class Seen:
     """What one probe saw: the outcome, and the raw evidence beside it. elapsed is in seconds.
 
     sender: `ip:port` of the client's end of the connection. request_id: the header x-request-id that it sent.
+    writer: who wrote the HTTP answer, by what it looks like: "application" or "proxy" where it says so itself,
+    "envoy-like" where only the server header does, "unmarked" where nothing does; "" without an answer. unclear: why
+    nobody can tell, so that it proves nothing.
     """
 
     outcome: str
@@ -39,6 +54,8 @@ class Seen:
     body: str = ""
     sender: str = ""
     request_id: str = ""
+    writer: str = ""
+    unclear: str = ""
 
     def __str__(self) -> str:
         if self.outcome == "probe_error":
@@ -61,7 +78,7 @@ def classify(record: Record | str) -> Seen:
         return probe_error(record)
     if record.again:
         return probe_error(record.again)
-    outcome = _outcome(record)
+    outcome, writer = _outcome(record)
     message = record.errormsg
     if outcome == "probe_error" and not message:
         message = f"curl ended with {record.exit_code} and HTTP {record.http_code:03d}"
@@ -74,12 +91,55 @@ def classify(record: Record | str) -> Seen:
         record.headers,
         record.body,
         record.sender,
+        writer=writer,
     )
 
 
-def _outcome(record: Record) -> str:
+def on_the_way(seen: Seen, envoys: bool, hides: bool) -> Seen:
+    """What an answer is, with what is known of the way.
+
+    Args:
+        seen: by its looks.
+        envoys: whether a waypoint or a gateway is on the way.
+        hides: whether the mesh may hide Envoy's headers.
+    """
+    if not envoys or seen.writer in ("", "application", "proxy"):
+        return seen
+    if seen.writer == "envoy-like" and not hides:
+        return seen
+    return dataclasses.replace(seen, unclear=HIDDEN)
+
+
+def by_log(seen: Seen, code: int, details: str, refused: bool) -> Seen:
+    """What an answer is, by a proxy's access log.
+
+    Args:
+        seen: by its looks.
+        code: that the proxy sent.
+        details: Envoy's response_code_details.
+        refused: one of its policies refused the request.
+    """
+    if not seen.http_code or code != seen.http_code:
+        return seen
+    if details == "via_upstream":
+        return dataclasses.replace(seen, outcome="allowed", writer="application", unclear="")
+    if seen.outcome == "denied_upstream":
+        return dataclasses.replace(seen, unclear="")
+    outcome = "denied_l7" if refused else "denied_upstream" if details.startswith(_CUT) else _own(code)
+    return dataclasses.replace(seen, outcome=outcome, writer="proxy", unclear="")
+
+
+def _outcome(record: Record) -> tuple[str, str]:
+    """The outcome, and who wrote the answer by its looks."""
+    if record.http_code and record.exit_code in (0, 28):
+        # A response that began was let through, even if the time was over before its end.
+        return _answered(record)
+    return _unanswered(record), ""
+
+
+def _unanswered(record: Record) -> str:
     if record.exit_code == 0:
-        return _answered(record) if record.http_code else "probe_error"
+        return "probe_error"
     if record.exit_code == 28:
         return "timeout"
     if record.exit_code in _DNS:
@@ -100,23 +160,24 @@ def _outcome(record: Record) -> str:
     return "probe_error"
 
 
-def _answered(record: Record) -> str:
-    """Outcome of a complete HTTP response: did the application write it, or a proxy on the way?"""
-    if not _from_proxy(record):
-        return "allowed"
-    if record.http_code in (401, 403):
-        return "denied_l7"
+def _answered(record: Record) -> tuple[str, str]:
+    """Outcome of an HTTP response, and who wrote it: the application, or a proxy on the way?"""
+    if _UPSTREAM_TIME in record.headers:
+        return "allowed", "application"
+    server = record.headers.get("server", "").lower()
+    if record.body.startswith(_REFUSALS) and record.http_code in (401, 403):
+        return "denied_l7", "proxy"
     if record.http_code == 503 and record.body.startswith(_UPSTREAM_RESET):
-        return "denied_upstream"
-    return "unroutable"
+        return "denied_upstream", "proxy"
+    if server in _ENVOY_SERVERS:
+        if record.headers.get("grpc-status") == _GRPC_DENIED:
+            return "denied_l7", "envoy-like"
+        if record.http_code in (401, 403):
+            return "denied_l7", "envoy-like"
+        return _own(record.http_code), "envoy-like"
+    return "allowed", "unmarked"
 
 
-def _from_proxy(record: Record) -> bool:
-    # Envoy adds this header to every response that an upstream gave, never to its own replies.
-    if "x-envoy-upstream-service-time" in record.headers:
-        return False
-    server = record.headers.get("server")
-    if server is None:
-        # Envoy can be told to leave `server` out (ProxyHeaders.server.disabled); its own words remain.
-        return record.body.startswith((_RBAC_DENIED, _UPSTREAM_RESET))
-    return server.lower() in _ENVOY_SERVERS
+def _own(code: int) -> str:
+    """Outcome of an answer of a proxy's own that is no refusal: it had nowhere to send the request, or answered it."""
+    return "unroutable" if code == 404 or code >= 500 else "local_reply"

@@ -17,11 +17,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import strictness
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match
 
 Verdict = t.Literal["allow", "deny", "unknown"]
-# Evaluates one policy: whether it matches, and the number of the rule that does.
-Evaluate = t.Callable[[Object], tuple[Truth, int]]
+Evaluate = t.Callable[[Object], Match]
+# Of the policies that do not match, so many are said.
+_MAX_SAID = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) ->
     context = l7.Context(hop.connection, request, mesh.config.trust_domains)
     enforced = [item for item in hop.policies if not is_dry_run(item)]
     for item in enforced:
-        if action(item) == "CUSTOM" and l7.policy_matches(item, context)[0] is not False:
+        if action(item) == "CUSTOM" and l7.policy_matches(item, context).truth is not False:
             return Decision("unknown", f"the authorizer of AuthorizationPolicy {name_of(item)} (CUSTOM) decides")
     if request and request.may_have_token:
         names = ", ".join(name_of(item) for item in hop.authentications)
@@ -99,27 +100,35 @@ def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) ->
 
 def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
     """Allow or deny, by DENY and ALLOW policies; others decide nothing."""
-    denying = [(item, *evaluate(item)) for item in policies if action(item) == "DENY"]
-    certain = [(item, rule) for item, truth, rule in denying if truth]
+    matches = {name_of(item): (item, evaluate(item)) for item in policies if action(item) in ("ALLOW", "DENY")}
+    denying = {name: match for name, (item, match) in matches.items() if action(item) == "DENY"}
+    allowing = {name: match for name, (item, match) in matches.items() if action(item) == "ALLOW"}
+    doubtful = [name for name, match in denying.items() if match.truth is None]
+    certain = [name for name, match in denying.items() if match.truth]
     if certain:
-        names = tuple(name_of(item) for item, _rule in certain)
-        maybe = tuple(name_of(item) for item, truth, _rule in denying if truth is None)
-        item, rule = certain[0]
-        return Decision("deny", f"rule {rule} of AuthorizationPolicy {name_of(item)} (DENY) matches", (*names, *maybe))
-    doubtful = [name_of(item) for item, truth, _rule in denying if truth is None]
-    allowing = [(item, *evaluate(item)) for item in policies if action(item) == "ALLOW"]
-    opened = next(((item, rule) for item, truth, rule in allowing if truth), None)
-    names = tuple(name_of(item) for item, *_rest in allowing)
-    if allowing and opened is None and not any(truth is None for _item, truth, _rule in allowing):
-        reason = f"no rule of the ALLOW {'policies' if len(names) > 1 else 'policy'} {', '.join(names)} matches"
-        return Decision("deny", reason, (*names, *doubtful))
-    doubtful += [name_of(item) for item, truth, _rule in allowing if truth is None and opened is None]
+        rule = denying[certain[0]].rule
+        reason = f"rule {rule} of AuthorizationPolicy {certain[0]} (DENY) matches"
+        return Decision("deny", reason, (*certain, *doubtful))
+    opened = next((name for name, match in allowing.items() if match.truth), "")
+    unsure = [name for name, match in allowing.items() if match.truth is None]
+    if allowing and not opened and not unsure:
+        names = ", ".join(allowing)
+        reason = f"no rule of the ALLOW {'policies' if len(allowing) > 1 else 'policy'} {names} matches"
+        return Decision("deny", f"{reason}: {_said(allowing)}", (*allowing, *doubtful))
+    doubtful += [] if opened else unsure
     if doubtful:
         return Decision(
-            "unknown", f"whether AuthorizationPolicy {', '.join(doubtful)} matches can't be known from here"
+            "unknown", f"nobody can know from here whether AuthorizationPolicy {', '.join(doubtful)} matches"
         )
     if opened:
-        return Decision("allow", f"rule {opened[1]} of AuthorizationPolicy {name_of(opened[0])} (ALLOW) matches")
-    return Decision(
-        "allow", "no AuthorizationPolicy denies it" if policies else "no AuthorizationPolicy is in force here"
-    )
+        return Decision("allow", f"rule {allowing[opened].rule} of AuthorizationPolicy {opened} (ALLOW) matches")
+    if denying:
+        return Decision("allow", f"no rule of the DENY policies in force matches: {_said(denying)}")
+    return Decision("allow", "no AuthorizationPolicy is in force here")
+
+
+def _said(matches: t.Mapping[str, Match]) -> str:
+    """Why policies do not match, one after the other."""
+    texts = [f"{name}: {match.why_not}" for name, match in list(matches.items())[:_MAX_SAID]]
+    more = len(matches) - _MAX_SAID
+    return ", ".join([*texts, *([f"and {more} more"] if more > 0 else [])])

@@ -15,6 +15,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, rules, target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match as Matched
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth, every, negated, some
 
 # Fields of a source, and conditions, by their names in ztunnel.
@@ -155,10 +156,49 @@ def network_of(text: str) -> str:
         return ""
 
 
-def policy_matches(policy: L4Policy, connection: Connection) -> tuple[Truth, int]:
-    """Whether any rule matches a connection, and the number of the first that does."""
+def policy_matches(policy: L4Policy, connection: Connection) -> Matched:
+    """Whether any rule matches a connection."""
     results = [rule_matches(rule, connection) for rule in policy.rules]
-    return some(results), results.index(True) if True in results else -1
+    if True in results:
+        return Matched(True, results.index(True))
+    return Matched(some(results), why_not=_why_not(policy.rules[0], connection) if policy.rules else "it has no rule")
+
+
+def _why_not(rule: Rule, connection: Connection) -> str:
+    """What of a rule does not fit a connection, in words."""
+    for clause in rule:
+        if some(_matches(match, connection) for match in clause):
+            continue
+        fields = {field: values for match in clause for field, values in match.items()}
+        for field, (wanted, unwanted) in fields.items():
+            one = {field: (wanted, unwanted)}
+            if not _matches(one, connection):
+                return said(field, wanted, unwanted, _actual(field, connection))
+        return "it has nothing that ztunnel can match"
+    return ""
+
+
+def said(attribute: str, wanted: t.Sequence[str], unwanted: t.Sequence[str], actual: str) -> str:
+    """Which values a policy names, and what was there."""
+    values = (
+        f"{attribute} is not {', '.join(unwanted)}"
+        if unwanted and not wanted
+        else f"{attribute} is {', '.join(wanted)}"
+    )
+    hint = " (write it without spiffe://)" if any(item.startswith("spiffe://") for item in wanted) else ""
+    return f"it says {values}{hint}; here it is {actual}"
+
+
+def _actual(field: str, connection: Connection) -> str:
+    identity = connection.identity
+    if field == "principals":
+        return str(identity) if identity else "nobody, the connection is plain text"
+    if field in ("namespaces", "serviceAccounts"):
+        account = f"{identity.namespace}/{identity.account}" if identity else "nobody, the connection is plain text"
+        return identity.namespace if identity and field == "namespaces" else account
+    if field == "destinationPorts":
+        return f"the pod's port {connection.port or 'that nobody knows'}"
+    return str((connection.source_ip if field == "sourceIps" else connection.destination_ip) or "not known")
 
 
 def rule_matches(rule: Rule, connection: Connection) -> Truth:

@@ -13,10 +13,17 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, glob, network_of, not_, within
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import (
+    Connection,
+    glob,
+    network_of,
+    not_,
+    said,
+    within,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, rules
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth, every, negated, some
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match, Truth, every, negated, some
 
 _OPERATION = {"methods": "method", "paths": "path", "hosts": "host", "ports": "destination.port"}
 _SOURCE = {
@@ -83,24 +90,21 @@ class Condition:
         return self.attribute.startswith(_HTTP)
 
 
-def policy_matches(policy: Object, context: Context) -> tuple[Truth, int]:
-    """Whether any rule matches, and the number of the first that does."""
+def policy_matches(policy: Object, context: Context) -> Match:
+    """Whether any rule matches a request."""
     results = [rule_matches(policy, rule, context) for rule in rules(policy)]
-    return some(results), results.index(True) if True in results else -1
+    if True in results:
+        return Match(True, results.index(True))
+    return Match(some(results), why_not=_why_not(policy, context) if results else "it has no rule")
 
 
 def rule_matches(policy: Object, rule: Object, context: Context) -> Truth:
     """Whether a rule matches a request. An empty source or operation is any, unlike at ztunnel."""
     namespace, widened = namespace_of(policy), action(policy) != "ALLOW"
-    when = [_condition(item) for item in rule.get("when") or []]
-    if None in when:
+    alternatives = _alternatives(rule)
+    if alternatives is None:
         # istiod leaves out a rule with a key that it does not know.
         return False
-    alternatives = [
-        [_conditions((item or {}).get("operation") or {}, _OPERATION) for item in rule.get("to") or []] or [[]],
-        [_conditions((item or {}).get("source") or {}, _SOURCE) for item in rule.get("from") or []] or [[]],
-        [[item for item in when if item]],
-    ]
     if context.request is None and not widened:
         for item in (item for group in alternatives for conditions in group for item in conditions):
             if item.is_http:
@@ -109,6 +113,42 @@ def rule_matches(policy: Object, rule: Object, context: Context) -> Truth:
         some(every(_holds(item, context, namespace) for item in conditions) for conditions in group)
         for group in alternatives
     )
+
+
+def _alternatives(rule: Object) -> list[list[list[Condition]]] | None:
+    """Of `to`, `from` and `when` the alternatives, each a list of conditions; None with an unknown condition."""
+    when = [_condition(item) for item in rule.get("when") or []]
+    if None in when:
+        return None
+    return [
+        [_conditions((item or {}).get("operation") or {}, _OPERATION) for item in rule.get("to") or []] or [[]],
+        [_conditions((item or {}).get("source") or {}, _SOURCE) for item in rule.get("from") or []] or [[]],
+        [[item for item in when if item]],
+    ]
+
+
+def _why_not(policy: Object, context: Context) -> str:
+    """What of the first rule does not fit a request, in words."""
+    for group in _alternatives(rules(policy)[0]) or []:
+        if some(every(_holds(item, context, namespace_of(policy)) for item in conditions) for conditions in group):
+            continue
+        for item in group[0]:
+            if not _holds(item, context, namespace_of(policy)):
+                return said(item.attribute, item.wanted, item.unwanted, _actual(item.attribute, context))
+    return ""
+
+
+def _actual(attribute: str, context: Context) -> str:
+    request, connection = context.request, context.connection
+    if attribute.startswith("source.") and attribute != "source.ip":
+        return str(connection.identity or "nobody")
+    if attribute == "destination.port":
+        return f"the Service's port {connection.port}"
+    if request is None:
+        return "not seen, the waypoint reads bytes alone"
+    known = {"method": request.method, "path": request.path, "host": request.authority}
+    header = _HEADER.fullmatch(attribute)
+    return known.get(attribute) or (request.headers.get(header[1].lower(), "missing") if header else "not there")
 
 
 def http_attributes(policy: Object) -> bool:

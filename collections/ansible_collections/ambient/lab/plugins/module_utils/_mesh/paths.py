@@ -27,7 +27,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import routed
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import Waypoint, bound_policies, waypoint_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+    Waypoint,
+    bound_policies,
+    policies_naming,
+    waypoint_of,
+)
 
 
 class Request(t.Protocol):
@@ -99,6 +104,7 @@ class Path:
         at_waypoint: the waypoint on the way; None where the way does not lead through one.
         endpoints: where it may end, after the routes of the waypoint.
         at_ztunnel: the destination's ztunnel for each endpoint that has one.
+        declared: AuthorizationPolicies that name the Service or ServiceEntry, whether a waypoint enforces them or not.
         doubts: what keeps the model from knowing; one sentence each.
     """
 
@@ -109,6 +115,7 @@ class Path:
     at_waypoint: WaypointHop | None = None
     endpoints: tuple[Endpoint, ...] = ()
     at_ztunnel: tuple[ZtunnelHop, ...] = ()
+    declared: tuple[Object, ...] = ()
     doubts: tuple[str, ...] = ()
 
     @property
@@ -144,8 +151,9 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     """
     destination = resolve(mesh, request.host, request.port, namespace)
     member = mesh.membership(source) if source else None
-    plain = Path(source, member, destination, endpoints=destination.endpoints)
     target = _target(destination)
+    declared = tuple(policies_naming(mesh, target)) if target else ()
+    plain = Path(source, member, destination, endpoints=destination.endpoints, declared=declared)
     waypoint = waypoint_of(mesh, target) if target else None
     doubts = _doubts(mesh, source, member, destination)
     if waypoint and waypoint.doubt:

@@ -37,3 +37,9 @@ def rules(policy: Object) -> list[Object]:
 def is_dry_run(policy: Object) -> bool:
     """Whether the policy is only to be tried, so that it decides nothing (istiod, ParseBool of the annotation)."""
     return annotations_of(policy).get(DRY_RUN) in _TRUE
+
+
+def decides(policy: Object, proxy: str) -> bool:
+    """Whether a kind of proxy (ztunnel, waypoint) can refuse anything because of a policy that is in force there."""
+    kinds = ("ALLOW", "DENY") if proxy == "ztunnel" else ("ALLOW", "DENY", "CUSTOM")
+    return action(policy) in kinds and not is_dry_run(policy)

@@ -113,7 +113,7 @@ def _entering(path: Path) -> list[Reason]:
     if path.member and not path.member.captured:
         found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.permanent))
     if path.waypoint and not path.at_waypoint:
-        found.append(Reason(_why_around(path, str(path.waypoint)), path.waypoint.gateway is not None))
+        found.append(Reason(_why_around(path, str(path.waypoint)), path.waypoint.programmed))
     return found
 
 

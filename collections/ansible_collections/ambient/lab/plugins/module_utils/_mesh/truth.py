@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 Truth: t.TypeAlias = "bool | None"
@@ -25,3 +26,18 @@ def some(values: t.Iterable[Truth]) -> Truth:
 def negated(value: Truth) -> Truth:
     """The opposite; unknown stays unknown."""
     return None if value is None else not value
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Whether a policy matches.
+
+    Attributes:
+        truth: None where nobody can know.
+        rule: number of the first rule that does, -1 where none surely does.
+        why_not: what of its first rule does not fit; "" where it matches, or has no rule.
+    """
+
+    truth: Truth
+    rule: int = -1
+    why_not: str = ""

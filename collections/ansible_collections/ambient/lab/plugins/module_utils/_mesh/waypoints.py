@@ -59,6 +59,11 @@ class Waypoint:
         return f"{self.namespace}/{self.name}"
 
     @property
+    def programmed(self) -> bool:
+        """Whether istiod has given it an address."""
+        return bool(self.gateway and self.gateway.get("status", {}).get("addresses"))
+
+    @property
     def serves(self) -> bool:
         """Whether traffic goes through it."""
         return not self.problem and not self.doubt
@@ -165,6 +170,13 @@ def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) ->
         for policy in mesh.items(kind, space)
         if any((ref.get("kind"), space, ref.get("name")) in places for ref in target_refs(policy))
     ]
+
+
+def policies_naming(mesh: Mesh, target: Object) -> list[Object]:
+    """AuthorizationPolicies that name a Service or ServiceEntry in targetRefs, whether a waypoint serves it or not."""
+    wanted = (target["kind"], target["metadata"]["name"])
+    policies = mesh.items("AuthorizationPolicy", namespace_of(target))
+    return [item for item in policies if any((ref.get("kind"), ref.get("name")) == wanted for ref in target_refs(item))]
 
 
 def served_by(mesh: Mesh, namespace: str, name: str) -> list[Object]:

@@ -9,13 +9,14 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of, selects, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import policy_state
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Forwarder, Proxy, config_dump
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, Statement, Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, Statement, Testimony
 
 
 class Configurations:
@@ -41,12 +42,12 @@ class Configurations:
         dump = self._dumps[str(proxy)]
         return isinstance(dump, str) or any(path in ("/dev/stdout", "/dev/stderr") for path in _log_paths(dump))
 
-    def statement(self, proxy: Proxy, policy: Object, cluster: Snapshot) -> Statement:
+    def statement(self, proxy: Proxy, policy: Object, mesh: Mesh) -> Statement:
         """Whether a proxy has a policy as it is written now."""
         witness, dump = f"{proxy.kind} config", self._dumps[str(proxy)]
         if isinstance(dump, str):
             return Statement(witness, str(proxy), f"could not be read: {dump}", None)
-        loaded = _loaded(proxy, dump, policy, cluster)
+        loaded = _loaded(proxy, dump, policy, mesh)
         if loaded.state == "current":
             return Statement(witness, str(proxy), f"has {name_of(policy)} as it is now", True)
         return Statement(witness, str(proxy), f"{name_of(policy)}: {loaded.why}", False)
@@ -58,11 +59,16 @@ class Configurations:
             return error.message
 
 
-def _loaded(proxy: Proxy, dump: Object, policy: Object, cluster: Snapshot) -> Loaded:
+def _loaded(proxy: Proxy, dump: Object, policy: Object, mesh: Mesh) -> Loaded:
     if proxy.kind == "waypoint":
         return waypoint_has(dump, policy)
-    pods = [pod for items in cluster.pods.values() for pod in items if selects(policy, pod) and cluster.in_mesh(pod)]
+    pods = [pod for pod in mesh.items("Pod") if _is_for(policy, pod, mesh) and mesh.membership(pod).captured]
     return ztunnel_has(dump, policy, [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node])
+
+
+def _is_for(policy: Object, pod: Object, mesh: Mesh) -> bool:
+    space = policy["metadata"]["namespace"]
+    return space in (pod["metadata"]["namespace"], mesh.config.root) and selects(policy, pod)
 
 
 def _log_paths(node: object) -> t.Iterator[str]:
@@ -79,44 +85,43 @@ def _log_paths(node: object) -> t.Iterator[str]:
 
 def with_configuration(
     testimony: Testimony,
-    path: Path,
+    query: Query,
     named: str | None,
     proxies: t.Sequence[Proxy],
-    cluster: Snapshot,
+    mesh: Mesh,
     configurations: Configurations,
 ) -> Testimony:
     """A denial's testimony with what istiod and the proxies' configuration say of the policy that decided.
 
     Args:
         testimony: of the other witnesses.
-        path: of the probe.
+        query: for the probe's evidence.
         named: the policy that the claim names, where it names one.
         proxies: all that were asked.
-        cluster: objects on the claims' paths.
+        mesh: with the policies.
         configurations: of the proxies; read already.
     """
     name = testimony.policy or named
-    policies = {name_of(item): item for items in cluster.policies.values() for item in items}
-    policy = policies.get(name or "")
+    policy = mesh.get("AuthorizationPolicy", *name.split("/", 1)) if name else None
     # A policy that istiod made of a PeerAuthentication is no object of the API.
     if policy is None or testimony.problem or testimony.decided_by not in ("ztunnel", "waypoint"):
         return testimony
     statements = [_status(policy)]
     statements += [
-        configurations.statement(proxy, policy, cluster) for proxy in deciding(testimony, path, policy, proxies)
+        configurations.statement(proxy, policy, mesh) for proxy in deciding(testimony, query, policy, proxies)
     ]
     bad = [f"{item.witness} of {item.where}: {item.said}" for item in statements if item.supports is False]
     problem = f"refused by {name}, yet {'; '.join(bad)}" if bad else ""
     return dataclasses.replace(testimony, statements=(*testimony.statements, *statements), problem=problem)
 
 
-def deciding(testimony: Testimony, path: Path, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:
+def deciding(testimony: Testimony, query: Query, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:
     """The proxies that must have the policy for this testimony to be true."""
     if testimony.decided_by == "waypoint":
-        return [proxy for proxy in proxies if proxy.kind == "waypoint" and proxy.address in path.waypoint_addresses]
+        return [proxy for proxy in proxies if proxy.kind == "waypoint" and proxy.address in query.waypoint_addresses]
     if target_refs(policy):
         return []
-    return [proxy for proxy in proxies if proxy.kind == "ztunnel" and proxy.node in path.nodes]
+    return [proxy for proxy in proxies if proxy.kind == "ztunnel" and proxy.node in query.nodes]
 
 
 def _status(policy: Object) -> Statement:

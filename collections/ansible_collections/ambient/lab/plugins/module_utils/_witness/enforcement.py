@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action
 
 # Set by istiod (pilot/pkg/model/service.go) for what ztunnel and waypoints enforce.
 _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
@@ -25,42 +23,23 @@ class PolicyState:
     hopeless: bool = False
 
 
-def policy_states(claims: t.Sequence[Claim], phase: str, cluster: Snapshot) -> list[PolicyState]:
-    """State of the policies on each claim's path: the one it names in `by`, and all that concern its destination.
-
-    Args:
-        claims: of the check.
-        phase: before or after; before, the policy in `by` is not there yet.
-        cluster: objects on the claims' paths.
-    """
-    by_name = {name_of(policy): policy for items in cluster.policies.values() for policy in items}
-    flawed = any(flaw(policy) for policy in by_name.values())
-    states = []
-    for claim in claims:
-        state = PolicyState()
-        if claim.by and phase == "after":
-            state = policy_state(str(claim.by), by_name.get(str(claim.by)))
-        if not state.problem and flawed:
-            found = [flaw(policy) for policy in _concerning(claim, cluster)]
-            state = next((item for item in found if item), state)
-        states.append(state)
-    return states
-
-
-def _concerning(claim: Claim, cluster: Snapshot) -> list[Object]:
-    """Policies that select the destination's pods, or that name its Service or waypoint.
+def state_of(mesh: Mesh, path: Path, by: str) -> PolicyState:
+    """State of the policies on a path: the one that must have decided, those in force, those bound to its Service.
 
     Not those of other pods: istiod says UnsupportedValue of a policy for a sidecar or an ingress gateway too,
-    which ztunnel never enforces (istio#58316).
+    which ztunnel never enforces (istio#58316). A policy that only logs (AUDIT) decides nothing.
+
+    Args:
+        mesh: with the policy that is named.
+        path: of the request.
+        by: namespace/name of the policy that must have decided; "" for any.
     """
-    where = destination(claim.request, claim.source.namespace)
-    if where.address:
-        return [policy for pod in cluster.at_address(where.host) for policy in cluster.ztunnel_policies(pod)]
-    service = cluster.service(where.namespace, where.service)
-    if service is None:
-        return []
-    selecting = [policy for pod in cluster.backends(service) for policy in cluster.ztunnel_policies(pod)]
-    return [*selecting, *cluster.waypoint_policies(service)]
+    if by:
+        state = policy_state(by, mesh.get("AuthorizationPolicy", *by.split("/", 1)))
+        if state.problem:
+            return state
+    found = (flaw(policy) for policy in [*path.policies, *path.declared] if action(policy) != "AUDIT")
+    return next((item for item in found if item), PolicyState())
 
 
 def policy_state(name: str, policy: Object | None) -> PolicyState:

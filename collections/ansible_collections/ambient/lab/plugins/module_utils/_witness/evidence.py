@@ -21,6 +21,7 @@ class Said:
     """One proxy in one round.
 
     log_problem, counter_problem: why it could not be read, "" where it could. gap: lines may be missing.
+    logs_access: it has logged a connection of anybody since the check began.
     risen: what its counters of refusals added, by labels. version: of its build, wording: of its log (WORDINGS).
     """
 
@@ -31,6 +32,7 @@ class Said:
     log_problem: str = ""
     counter_problem: str = ""
     gap: bool = False
+    logs_access: bool = True
     version: str = ""
     wording: str = ""
 
@@ -56,6 +58,11 @@ class Evidence:
                 # A pod's address comes without the brackets that IPv6 has before a port.
                 for key in (connection.source, connection.source.rpartition(":")[0].strip("[]")):
                     self._lines.setdefault(key, []).append((item, connection))
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether a ztunnel's log is worded as of a version that names no policy."""
+        return any(item.wording in ("plain", "old") for item in self.said)
 
     def ztunnels(self, nodes: t.Collection[str]) -> list[Said]:
         """The ztunnels of these nodes."""

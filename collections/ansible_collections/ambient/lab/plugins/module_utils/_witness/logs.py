@@ -14,6 +14,8 @@ _REJECTED = "connection closed due to policy rejection"
 _CHANGED = "connection closed due to policy change"
 _DENIED_BY = "explicitly denied by:"
 _NONE_ALLOWED = "allow policies exist, but none allowed"
+# Of 1.22 and 1.23: in the same words, and yet no policy refused.
+_NO_POLICY = ("workload not found", "workload mismatch")
 # What the source's ztunnel says when the other end's refused its CONNECT.
 _UNAUTHORIZED = "401 Unauthorized"
 # Until 1.21, which had no access lines; no denial is read from it, but the user is told why.
@@ -161,8 +163,15 @@ def denial(error: str) -> Denial | None:
             return Denial(None, "there are ALLOW policies, and none allowed it", "named", unmatched=True)
         if words == _CHANGED:
             return Denial(None, "cut off when the policy changed", "")
+        if said in _NO_POLICY:
+            return None
         return Denial(None, said or "rejected by a policy that this version does not name", "plain")
     return None
+
+
+def is_access(line: str) -> bool:
+    """Whether a line of ztunnel's is about a connection, whoever's."""
+    return "connection complete" in line or "connection failed" in line
 
 
 def too_old(line: str) -> bool:

@@ -11,9 +11,8 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Object
 
 # The label that Istio's ztunnel chart gives its pods, in whatever namespace it is installed.
 ZTUNNEL_SELECTOR = "app=ztunnel"
@@ -63,24 +62,32 @@ class Proxy:
         return f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}"
 
 
-def ztunnels(reader: Reader, nodes: t.Collection[str]) -> list[Proxy]:
-    """The ztunnels of these nodes.
+def ztunnels(reader: Reader, nodes: t.Collection[str] | None, root: str) -> list[Proxy]:
+    """The ztunnels of these nodes, or of all.
+
+    Any pod of any tenant may have the label. Istio's are of a DaemonSet and run its container; where those stand in
+    several namespaces, the root namespace's are meant.
+
+    Args:
+        reader: of the cluster.
+        nodes: names; None for all.
+        root: the mesh's root namespace.
 
     Raises:
         LabError: when pods can't be listed over all namespaces.
     """
-    pods = reader.items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
-    return [proxy for proxy in (proxy_of("ztunnel", pod) for pod in pods) if proxy.node in nodes]
+    pods = [pod for pod in reader.items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR) if _is_ztunnel(pod)]
+    spaces = {pod["metadata"]["namespace"] for pod in pods}
+    chosen = {root} if root in spaces else spaces
+    proxies = [proxy_of("ztunnel", pod) for pod in pods if pod["metadata"]["namespace"] in chosen]
+    return [proxy for proxy in proxies if nodes is None or proxy.node in nodes]
 
 
-def waypoints(reader: Reader, namespace: str, name: str) -> list[Proxy]:
-    """The pods of a waypoint.
-
-    Raises:
-        LabError: when the namespace's pods can't be listed.
-    """
-    pods = reader.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{GATEWAY_NAME}={name}")
-    return [proxy_of("waypoint", pod) for pod in pods]
+def _is_ztunnel(pod: Object) -> bool:
+    owners = [owner.get("kind") for owner in pod["metadata"].get("ownerReferences") or [] if owner.get("controller")]
+    names = [item.get("name") for item in pod.get("spec", {}).get("containers") or []]
+    alive = pod.get("status", {}).get("phase") not in ENDED
+    return alive and CONTAINER in names and owners == ["DaemonSet"]
 
 
 def config_dump(forwarder: Forwarder, proxy: Proxy) -> Object:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, addresses_of, name_of, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Refusal, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection
 
@@ -35,7 +39,8 @@ class Testimony:
     """Who decided: ztunnel, waypoint, application, network, or "-" where nobody knows.
 
     policy: namespace/name, None where no witness names one. among: the policies of which one decided, where only
-    that is known. problem: why what was seen is no proof, "" where it is.
+    that is known. problem: why what was seen is no proof, "" where it is. unnamed: this version of the proxy names no
+    policy.
     """
 
     decided_by: str = "-"
@@ -44,53 +49,100 @@ class Testimony:
     statements: tuple[Statement, ...] = ()
     problem: str = ""
     silent: bool = False
+    unnamed: bool = False
 
     @property
     def late(self) -> bool:
-        """Whether a waypoint refused, and its log may still say by which policy."""
-        logs = [item for item in self.statements if item.witness == "waypoint log"]
-        return self.decided_by == "waypoint" and all(item.supports is None for item in logs)
+        """Whether a proxy refused, and its log may still say by which policy."""
+        return self.decided_by in ("ztunnel", "waypoint") and not (self.problem or self.among or self.unnamed)
+
+    @property
+    def nameless(self) -> str:
+        """Why no log names the policy."""
+        logs = [item for item in self.statements if item.witness == f"{self.decided_by} log"]
+        return "; ".join(dict.fromkeys(_spoken(item) for item in logs)) or "there is no log to read"
 
 
 @dataclasses.dataclass(frozen=True)
-class Path:
-    """What is on a probe's way.
+class Query:
+    """By what the evidence of one probe is found.
 
-    source: the pod that called, None where it is gone. nodes: of the pods behind the destination. addresses: what
-    proxies may log as the destination, `ip:port`, or "ip:" for any port. service: name of the Service that was
-    called. waypoint: namespace and name. allowing: names of the ALLOW policies in force there, of ztunnel and of the
-    waypoint apart.
+    Attributes:
+        source: the pod that called, None where it is gone.
+        source_addresses: all of its addresses.
+        nodes: of the pods that the request may have ended at.
+        addresses: what proxies may log as the destination, `ip:port`, or "ip:" for any port.
+        workloads: namespace and name of what the pods belong to, as counters have it.
+        service: name of the Service (host of the ServiceEntry) that was called.
+        waypoint: namespace and name of the waypoint's workload.
+        waypoint_addresses: of its pods.
+        allowing: names of the ALLOW policies in force at the destination's ztunnel.
+        waypoint_allowing: of those at the waypoint.
     """
 
     source: Target | None
+    source_addresses: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    workloads: frozenset[tuple[str, str]] = frozenset()
     service: str = ""
     waypoint: tuple[str, str] | None = None
     waypoint_addresses: tuple[str, ...] = ()
     allowing: tuple[str, ...] = ()
     waypoint_allowing: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, path: Path, target: Target | Unusable) -> Query:
+        """The query for a path whose source is a pod."""
+        if isinstance(target, Unusable):
+            return cls(None)
+        ends = [(end, end.pod) for end in path.endpoints if end.pod]
+        pods = [pod for _end, pod in ends]
+        service = path.destination.service or {}
+        hosts = service.get("spec", {}).get("hosts") or [service.get("metadata", {}).get("name", "")]
+        point = path.at_waypoint.waypoint if path.at_waypoint else None
+        return cls(
+            source=target,
+            source_addresses=tuple(addresses_of(path.source)) if path.source else (),
+            nodes=tuple(sorted({str(pod.get("spec", {}).get("nodeName", "")) for pod in pods})),
+            addresses=tuple(_logged(address, end.port) for end, pod in ends for address in addresses_of(pod)),
+            workloads=frozenset((namespace_of(pod), workload_name(pod)) for pod in pods),
+            service=str(hosts[0]) if path.destination.kind != "pods" else "",
+            waypoint=(point.namespace, point.name) if point else None,
+            waypoint_addresses=tuple(address for pod in point.pods for address in addresses_of(pod)) if point else (),
+            allowing=_allowing(path.ztunnel_policies, "ztunnel"),
+            waypoint_allowing=_allowing(path.waypoint_policies, "waypoint"),
+        )
 
-def take_testimony(seen: Seen, path: Path, evidence: Evidence, ids: t.Sequence[str] = ()) -> Testimony:
+
+def _logged(address: str, port: int | None) -> str:
+    """As proxies log an address; without a port where nobody knows its number."""
+    return f"{f'[{address}]' if ':' in address else address}:{port or ''}"
+
+
+def _allowing(policies: t.Iterable[Object], proxy: str) -> tuple[str, ...]:
+    return tuple(sorted({name_of(item) for item in policies if action(item) == "ALLOW" and decides(item, proxy)}))
+
+
+def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str] = ()) -> Testimony:
     """What all witnesses say of one probe.
 
     Args:
         seen: by the client.
-        path: of the probe.
+        query: for the probe's evidence.
         evidence: of the round.
         ids: x-request-id of the same claim's probes that got the same answer, the newest first: Envoy writes its
             log up to a second later.
     """
-    client = Statement("client", str(path.source or ""), _client(seen), True)
-    if seen.outcome == "probe_error" or path.source is None:
+    client = Statement("client", str(query.source or ""), _client(seen), True)
+    if seen.outcome == "probe_error" or query.source is None:
         return Testimony(statements=(dataclasses.replace(client, supports=None),))
     if seen.outcome == "denied_l4":
-        return _by_ztunnel(client, seen, path, evidence)
+        return _by_ztunnel(client, seen, query, evidence)
     if seen.outcome == "denied_l7":
-        return _by_waypoint(client, seen, path, evidence, ids or (seen.request_id,))
+        return _by_waypoint(client, seen, query, evidence, ids or (seen.request_id,))
     if seen.outcome == "denied_upstream":
-        return _upstream(client, path, evidence)
+        return _upstream(client, query, evidence)
     decided = "application" if seen.outcome == "allowed" else "network"
     return Testimony(decided, statements=(client, *_carried(seen, evidence)))
 
@@ -117,19 +169,19 @@ def _carried(seen: Seen, evidence: Evidence) -> list[Statement]:
     return found
 
 
-def _by_ztunnel(client: Statement, seen: Seen, path: Path, evidence: Evidence) -> Testimony:
-    source = t.cast(Target, path.source)
+def _by_ztunnel(client: Statement, seen: Seen, query: Query, evidence: Evidence) -> Testimony:
+    source = t.cast(Target, query.source)
     own = [item for item in evidence.lines(seen.sender) if item[1].direction == "outbound"] if seen.sender else []
     refused = any(line.refused_by_peer for _where, line in own)
-    candidates = _rejections(seen.sender, source.address, path.addresses, evidence)
+    candidates = _rejections(seen.sender, query.source_addresses, query.addresses, evidence)
     statements = (
         client,
         *(_source_side(said, line) for said, line in own),
-        *_destination_side(candidates, path, evidence, refused),
-        *_ztunnel_counts(path, source.workload, source.namespace, evidence),
+        *_destination_side(candidates, query, evidence, refused),
+        *_ztunnel_counts(query, source.workload, source.namespace, evidence),
     )
     otherwise = "application" if any(not line.error for _where, line in own) else "network"
-    return _conclude("ztunnel", otherwise, statements, _among(candidates, path.allowing), evidence)
+    return _conclude("ztunnel", otherwise, statements, _among(candidates, query.allowing), evidence)
 
 
 def _source_side(said: Said, line: Connection) -> Statement:
@@ -145,18 +197,18 @@ def _source_side(said: Said, line: Connection) -> Statement:
     return Statement("ztunnel log", where, text, False)
 
 
-def _rejections(sender: str, address: str, targets: tuple[str, ...], evidence: Evidence) -> list[Refusal]:
+def _rejections(sender: str, callers: t.Sequence[str], targets: tuple[str, ...], evidence: Evidence) -> list[Refusal]:
     """Refusals of connections from the source to the destination in this round.
 
     The client's own port is there only without HBONE; over HBONE its address and the destination's must do, and
     lines about other sources never fit.
     """
     own = evidence.refusals(sender, targets) if sender else []
-    return own or (evidence.refusals(address, targets) if address else [])
+    return own or [item for address in callers for item in evidence.refusals(address, targets)]
 
 
 def _destination_side(
-    candidates: t.Sequence[Refusal], path: Path, evidence: Evidence, refused: bool
+    candidates: t.Sequence[Refusal], query: Query, evidence: Evidence, refused: bool
 ) -> list[Statement]:
     found: dict[tuple[str, str], Statement] = {}
     for said, line, refusal in candidates:
@@ -166,7 +218,7 @@ def _destination_side(
     if found:
         return list(found.values())
     silent = []
-    proxies = evidence.ztunnels(path.nodes)
+    proxies = evidence.ztunnels(query.nodes)
     # Where one could not be read, it may be the one that has refused.
     blind = any(said.log_problem or said.gap for said in proxies)
     for said in proxies:
@@ -174,6 +226,8 @@ def _destination_side(
         if said.log_problem or said.gap:
             why = said.log_problem or "lines of this round may be missing (rotated, restarted, or too many)"
             silent.append(Statement("ztunnel log", where, f"could not be read: {why}", None))
+        elif not said.logs_access:
+            silent.append(Statement("ztunnel log", where, "no access line of anybody: its access log may be off", None))
         elif not refused:
             supports = None if blind else False
             silent.append(Statement("ztunnel log", where, "no line that it refused this source", supports))
@@ -182,14 +236,25 @@ def _destination_side(
     return silent
 
 
-def _ztunnel_counts(path: Path, workload: str, namespace: str, evidence: Evidence) -> list[Statement]:
-    labels = {"source_workload": workload, "source_workload_namespace": namespace}
-    return _counts("ztunnel counter", evidence.ztunnels(path.nodes), labels, "DENY")
+def _ztunnel_counts(query: Query, workload: str, namespace: str, evidence: Evidence) -> list[Statement]:
+    """Refusals of the source at the destination: the same source may be refused elsewhere at the same time."""
+    series = [
+        {
+            "source_workload": workload,
+            "source_workload_namespace": namespace,
+            "destination_workload": name,
+            "destination_workload_namespace": space,
+        }
+        for space, name in sorted(query.workloads)
+    ]
+    return _counts("ztunnel counter", evidence.ztunnels(query.nodes), series, "DENY")
 
 
-def _counts(witness: str, proxies: t.Sequence[Said], labels: t.Mapping[str, str], what: str) -> list[Statement]:
+def _counts(
+    witness: str, proxies: t.Sequence[Said], series: t.Sequence[t.Mapping[str, str]], what: str
+) -> list[Statement]:
     """Whether a counter of refusals has risen; one proxy in which it has is enough."""
-    risen = [(said, said.counted(**labels)) for said in proxies]
+    risen = [(said, sum(said.counted(**labels) for labels in series)) for said in proxies]
     good = [item for item in risen if item[1]]
     # Where one could not be asked, it may be the one that has refused.
     blind = any(said.counter_problem for said in proxies)
@@ -210,9 +275,9 @@ def _among(candidates: t.Sequence[Refusal], allowing: tuple[str, ...]) -> tuple[
     return (*named, *(name for name in allowing if unmatched and name not in named))
 
 
-def _by_waypoint(client: Statement, seen: Seen, path: Path, evidence: Evidence, ids: t.Sequence[str]) -> Testimony:
-    source = t.cast(Target, path.source)
-    proxies = evidence.waypoints(path.waypoint_addresses)
+def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]) -> Testimony:
+    source = t.cast(Target, query.source)
+    proxies = evidence.waypoints(query.waypoint_addresses)
     if not proxies and not evidence.problem:
         nobody = Statement("waypoint log", "", "there is no waypoint on the path", False)
         return _conclude("waypoint", "network", (client, nobody), (), evidence)
@@ -226,7 +291,7 @@ def _by_waypoint(client: Statement, seen: Seen, path: Path, evidence: Evidence, 
         text = f"HTTP {request.code}, {request.details}{named}"
         logs.append(Statement("waypoint log", str(said.proxy), text, request.rejected))
         if request.rejected:
-            among = (request.policy,) if request.policy else path.waypoint_allowing if request.unmatched else ()
+            among = (request.policy,) if request.policy else query.waypoint_allowing if request.unmatched else ()
     if not logs:
         nothing = "no line about it (access log off, late, or in a format of its own)"
         why = {str(said.proxy): said.log_problem or nothing for said in proxies}
@@ -235,24 +300,29 @@ def _by_waypoint(client: Statement, seen: Seen, path: Path, evidence: Evidence, 
         "response_code": str(seen.http_code),
         "source_workload": source.workload,
         "source_workload_namespace": source.namespace,
-        "destination_service_name": path.service,
     }
-    counts = _counts("waypoint counter", proxies, labels, f"HTTP {seen.http_code}")
+    series = (
+        [{**labels, "destination_service_name": query.service}]
+        if query.service
+        else [
+            {**labels, "destination_workload": name, "destination_workload_namespace": space}
+            for space, name in sorted(query.workloads)
+        ]
+    )
+    counts = _counts("waypoint counter", proxies, series, f"HTTP {seen.http_code}")
     return _conclude("waypoint", "network", (client, *logs, *counts), among, evidence)
 
 
-def _upstream(client: Statement, path: Path, evidence: Evidence) -> Testimony:
+def _upstream(client: Statement, query: Query, evidence: Evidence) -> Testimony:
     """The destination's ztunnel refused the waypoint: its lines have the waypoint as their source."""
-    candidates = [
-        item for address in path.waypoint_addresses for item in _rejections("", address, path.addresses, evidence)
-    ]
-    namespace, name = path.waypoint or ("", "")
+    candidates = _rejections("", query.waypoint_addresses, query.addresses, evidence)
+    namespace, name = query.waypoint or ("", "")
     statements = (
         client,
-        *_destination_side(candidates, path, evidence, refused=False),
-        *_ztunnel_counts(path, name, namespace, evidence),
+        *_destination_side(candidates, query, evidence, refused=False),
+        *_ztunnel_counts(query, name, namespace, evidence),
     )
-    return _conclude("ztunnel", "network", statements, _among(candidates, path.allowing), evidence)
+    return _conclude("ztunnel", "network", statements, _among(candidates, query.allowing), evidence)
 
 
 def _conclude(
@@ -270,7 +340,8 @@ def _conclude(
     good = [item for item in statements[1:] if item.supports]
     bad = [item for item in statements[1:] if item.supports is False]
     if good and not bad:
-        return Testimony(proxy, among[0] if len(among) == 1 else None, among, statements)
+        policy = among[0] if len(among) == 1 else None
+        return Testimony(proxy, policy, among, statements, unnamed=proxy == "ztunnel" and evidence.names_nothing)
     if good:
         said = "; ".join(_spoken(item) for item in (*good, *bad))
         return Testimony("-", None, (), statements, f"the witnesses disagree: {said}")

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations, with_configuration
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import Counters
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
@@ -22,14 +23,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
     WORDINGS,
     Connection,
     Request,
+    is_access,
     parse_connection,
     parse_request,
     too_old,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import path_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, waypoints, ztunnels
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
 from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Asker, Tail
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, Testimony, take_testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, Testimony, take_testimony
 
 # How much a denial needs: a proxy that bears it out, or the client's word alone; "available" is in between.
 REQUIRED, NONE = "required", "none"
@@ -53,31 +54,53 @@ class World(Asker, t.Protocol):
         """Wait for what is about to be written."""
 
 
+class Run(t.Protocol):
+    """A claim in a round."""
+
+    claim: Claim
+    found: Target | Unusable
+    path: Path
+    seen: Seen
+    testimony: Testimony | None
+
+
+@dataclasses.dataclass
+class _Asked:
+    """What is remembered of one claim between rounds: x-request-id of its probes that had the same outcome."""
+
+    outcome: str = ""
+    ids: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, seen: Seen) -> None:
+        self.ids = [seen.request_id, *(self.ids if self.outcome == seen.outcome else [])]
+        self.outcome = seen.outcome
+
+
 class Witnesses:
     """The proxies on the ways of some claims, from round to round.
 
     Args:
-        claims: whose outcomes they are asked about.
         world: the cluster.
         pool: for reads side by side.
     """
 
-    def __init__(self, claims: t.Sequence[Claim], world: World, pool: concurrent.futures.Executor) -> None:
-        self._claims, self._world, self._pool = claims, world, pool
+    def __init__(self, world: World, pool: concurrent.futures.Executor) -> None:
+        self._world, self._pool = world, pool
         self._tails: dict[str, Tail] = {}
-        self._waypoints: dict[tuple[str, str], list[Proxy]] = {}
         self._requests: dict[str, dict[str, Request]] = {}
         self._wording: dict[str, str] = {}
-        # The values of x-request-id of each claim's probes, the newest first, and the outcome that they all had.
-        self._ids: list[tuple[str, list[str]]] = [("", []) for _claim in claims]
-        self._paths: list[Path] = []
+        self._logging: set[str] = set()
+        self._asked: dict[str, _Asked] = {}
+        self._queries: dict[str, Query] = {}
+        # Addresses of clients and waypoints: lines about others are left alone.
+        self._addresses: tuple[str, ...] = ()
         self.problem = ""
         self.evidence = Evidence()
 
-    def begin_round(self, cluster: Snapshot, targets: t.Mapping[Source, Target | Unusable]) -> None:
+    def begin_round(self, runs: t.Sequence[Run], mesh: Mesh) -> None:
         """Find the proxies as they are now, before the round's requests are sent."""
         try:
-            proxies = self._find(cluster, targets)
+            proxies = self._find(runs, mesh)
             self.problem = ""
         except LabError as error:
             proxies, self.problem = [], error.message
@@ -90,69 +113,66 @@ class Witnesses:
         for tail in self._tails.values():
             tail.begin_round()
 
-    def _find(self, cluster: Snapshot, targets: t.Mapping[Source, Target | Unusable]) -> list[Proxy]:
-        services = {service for claim in self._claims for service in [_service(claim)] if service}
-        objects = [cluster.service(*service) for service in services]
-        wanted = list({waypoint for item in objects if item for waypoint in [cluster.waypoint(item)] if waypoint})
-        pods = self._pool.map(lambda waypoint: waypoints(self._world, *waypoint), wanted)
-        self._waypoints = dict(zip(wanted, pods, strict=True))
-        ways = {
-            (claim.source, claim.request): path_of(claim.request, targets[claim.source], cluster, self._waypoints)
-            for claim in self._claims
-        }
-        self._paths = [ways[claim.source, claim.request] for claim in self._claims]
-        nodes = {node for path in self._paths for node in path.nodes}
-        nodes |= {path.source.node for path in self._paths if path.source}
-        return [*ztunnels(self._world, nodes), *(proxy for items in self._waypoints.values() for proxy in items)]
+    def _find(self, runs: t.Sequence[Run], mesh: Mesh) -> list[Proxy]:
+        self._queries = {run.claim.name: Query.of(run.path, run.found) for run in runs}
+        points = [run.path.at_waypoint.waypoint for run in runs if run.path.at_waypoint]
+        pods = {proxy_of("waypoint", pod) for point in points for pod in point.pods}
+        nodes = {node for query in self._queries.values() for node in query.nodes}
+        nodes |= {query.source.node for query in self._queries.values() if query.source}
+        callers = [address for query in self._queries.values() for address in query.source_addresses]
+        self._addresses = tuple(dict.fromkeys([*callers, *(proxy.address for proxy in pods)]))
+        return [*ztunnels(self._world, nodes, mesh.config.root), *sorted(pods, key=str)]
 
-    def hear(self, seen: t.Sequence[Seen]) -> list[Testimony]:
-        """Each claim's testimony, once the proxies have written what they have to say of the round's requests."""
-        for index, item in enumerate(seen):
-            outcome, ids = self._ids[index]
-            kept = ids if outcome == item.outcome else []
-            self._ids[index] = (item.outcome, [item.request_id, *kept])
+    def hear(self, runs: t.Sequence[Run]) -> None:
+        """Give each claim its testimony, once the proxies have written what they know of the round's requests."""
+        for run in runs:
+            self._asked.setdefault(run.claim.name, _Asked()).add(run.seen)
         lines: dict[str, list[Connection]] = {name: [] for name in self._tails}
-        testimonies: list[Testimony] = []
         for number in range(GRACE_TRIES):
             if number:
                 self._world.sleep(GRACE_SECONDS)
-            self.evidence = Evidence(self._read(lines), self.problem)
-            testimonies = self._testimonies(seen)
-            if not any(item.problem for item in testimonies):
+            self._testify(runs, lines)
+            if not any(self._may_say_more(run) for run in runs):
                 break
-        return testimonies
 
-    def hear_late(self, seen: t.Sequence[Seen], cluster: Snapshot) -> list[Testimony]:
-        """The last round's testimonies, once waypoints have written down which policy refused, and with what the
-        proxies' configuration and istiod say of that policy."""
+    def _may_say_more(self, run: Run) -> bool:
+        """Whether a proxy that can be read may have something to add to a claim's testimony in a moment."""
+        testimony = run.testimony
+        if testimony is None or testimony.problem:
+            return testimony is not None
+        nodes = self._queries[run.claim.name].nodes
+        readable = [said for said in self.evidence.ztunnels(nodes) if not said.log_problem]
+        return testimony.late and testimony.decided_by == "ztunnel" and bool(readable)
+
+    def hear_late(self, runs: t.Sequence[Run], mesh: Mesh) -> None:
+        """The last round's testimonies, once the proxies have written down which policy refused, and with what their
+        configuration and istiod say of that policy."""
         configurations = Configurations(self._world, self._pool)
-        testimonies = self._testimonies(seen)
-        if any(item.late for item in testimonies) and self._logging(configurations):
-            testimonies = self._late(seen)
-        if not self._paths or not any(item.decided_by in ("ztunnel", "waypoint") for item in testimonies):
-            return testimonies
+        late = [run for run in runs if run.testimony and run.testimony.late]
+        if late and self._may_log(late, configurations):
+            lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
+            for _try in range(LATE_TRIES):
+                self._world.sleep(GRACE_SECONDS)
+                self._testify(runs, lines)
+                if not any(run.testimony and run.testimony.late for run in runs):
+                    break
+        decided = [run for run in runs if run.testimony and run.testimony.decided_by in ("ztunnel", "waypoint")]
+        if not decided or self.problem:
+            return
         proxies = [said.proxy for said in self.evidence.said]
         configurations.read(proxies)
-        return [
-            with_configuration(item, path, str(claim.by) if claim.by else None, proxies, cluster, configurations)
-            for claim, item, path in zip(self._claims, testimonies, self._paths, strict=True)
-        ]
+        for run in decided:
+            query, named = self._queries[run.claim.name], str(run.claim.by) if run.claim.by else None
+            run.testimony = with_configuration(
+                t.cast(Testimony, run.testimony), query, named, proxies, mesh, configurations
+            )
 
-    def _late(self, seen: t.Sequence[Seen]) -> list[Testimony]:
-        lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
-        testimonies = self._testimonies(seen)
-        for _try in range(LATE_TRIES):
-            if not any(item.late for item in testimonies):
-                break
-            self._world.sleep(GRACE_SECONDS)
-            self.evidence = Evidence(self._read(lines), self.problem)
-            testimonies = self._testimonies(seen)
-        return testimonies
-
-    def _logging(self, configurations: Configurations) -> bool:
-        """Whether any waypoint on the claims' paths writes an access log at all."""
-        waypoints_asked = [said.proxy for said in self.evidence.said if said.proxy.kind == "waypoint"]
-        return any(configurations.writes_access_log(proxy) for proxy in waypoints_asked)
+    def _may_log(self, late: t.Sequence[Run], configurations: Configurations) -> bool:
+        """Whether waiting for a line makes sense: of a ztunnel that logs, or of a waypoint with an access log."""
+        if any(run.testimony and run.testimony.decided_by == "ztunnel" for run in late):
+            return any(said.logs_access for said in self.evidence.said if said.proxy.kind == "ztunnel")
+        points = [said.proxy for said in self.evidence.said if said.proxy.kind == "waypoint"]
+        return any(configurations.writes_access_log(proxy) for proxy in points)
 
     def described(self) -> list[dict[str, str]]:
         """The proxies that were asked, with the version that was recognised."""
@@ -166,24 +186,21 @@ class Witnesses:
             for said in self.evidence.said
         ]
 
-    def _testimonies(self, seen: t.Sequence[Seen]) -> list[Testimony]:
-        if not self._paths:
-            problem = f"nobody could say who refused this: {self.problem}"
-            return [Testimony(problem=problem, silent=True) for _claim in seen]
-        return [
-            take_testimony(item, path, self.evidence, ids)
-            for item, path, (_address, ids) in zip(seen, self._paths, self._ids, strict=True)
-        ]
+    def _testify(self, runs: t.Sequence[Run], lines: dict[str, list[Connection]]) -> None:
+        """Read what was written by now; what had been read before in this round is in `lines`."""
+        self.evidence = Evidence(self._read(lines), self.problem)
+        for run in runs:
+            if self.problem:
+                problem = f"nobody could say who refused this: {self.problem}"
+                run.testimony = Testimony(problem=problem, silent=True)
+            else:
+                name = run.claim.name
+                run.testimony = take_testimony(run.seen, self._queries[name], self.evidence, self._asked[name].ids)
 
     def _read(self, lines: dict[str, list[Connection]]) -> list[Said]:
-        """What all proxies have said by now; what they had said before in this round is in `lines`."""
-        sources = tuple({path.source.address for path in self._paths if path.source and path.source.address})
-        addresses = (*sources, *(proxy.address for items in self._waypoints.values() for proxy in items))
-        return list(
-            self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)], addresses), self._tails.values())
-        )
+        return list(self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)]), self._tails.values()))
 
-    def _said(self, tail: Tail, lines: list[Connection], addresses: t.Sequence[str]) -> Said:
+    def _said(self, tail: Tail, lines: list[Connection]) -> Said:
         name = str(tail.proxy)
         requests = self._requests.setdefault(name, {})
         for line in tail.read():
@@ -191,8 +208,11 @@ class Witnesses:
                 found = parse_request(line)
                 if found:
                     requests[found.request_id] = found
+                continue
+            if name not in self._logging and is_access(line):
+                self._logging.add(name)
             # Parsing costs; most of a busy log is about others.
-            elif any(address in line for address in addresses):
+            if any(address in line for address in self._addresses):
                 parsed = parse_connection(line)
                 if parsed:
                     lines.append(parsed)
@@ -210,6 +230,7 @@ class Witnesses:
             tail.log_problem or old,
             _counter_problem(tail, counters),
             tail.gap,
+            name in self._logging,
             counters.version,
             self._wording[name],
         )
@@ -222,8 +243,3 @@ def _counter_problem(tail: Tail, counters: Counters) -> str:
     if tail.before is None:
         return "it could not be asked before the round"
     return "" if counters.known else "this version does not count refusals"
-
-
-def _service(claim: Claim) -> tuple[str, str] | None:
-    where = destination(claim.request, claim.source.namespace)
-    return (where.namespace, where.service) if where.namespace and where.service else None

@@ -23,6 +23,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     FakeEdge,
     Object,
     pod,
+    service,
 )
 
 REJECTED = "connection closed due to policy rejection"
@@ -74,6 +75,8 @@ def mesh_pod(name: str, namespace: str, node: str, ip: str, labels: dict[str, st
     """A pod on a node."""
     item = pod(name, namespace, ip=ip, labels=labels, containers=["istio-proxy"])
     item["spec"]["nodeName"] = node
+    kind = "DaemonSet" if labels.get("app") == "ztunnel" else "ReplicaSet"
+    item["metadata"]["ownerReferences"] = [{"kind": kind, "name": name, "controller": True}]
     return item
 
 
@@ -103,12 +106,7 @@ class MeshEdge(FakeEdge):
         pods = [mesh_pod(name, "default", "n1", ip, {"app": name}) for name, ip in self.addresses.items()]
         self.objects = [*pods, mesh_pod("app-1", "default", "n2", APP_ADDRESS, {"app": "sample-app"})]
         labels = {"istio.io/use-waypoint": "wp"} if waypoint else {}
-        self.services = [
-            {
-                "metadata": {"name": "sample-app", "namespace": "default", "labels": labels},
-                "spec": {"selector": {"app": "sample-app"}, "ports": [{"port": 8080, "targetPort": 80}]},
-            }
-        ]
+        self.services = [service(labels=labels, target=80)]
         self.proxies = [
             mesh_pod("z1", "istio-system", "n1", "10.0.0.1", {"app": "ztunnel"}),
             mesh_pod("z2", "istio-system", "n2", "10.0.1.1", {"app": "ztunnel"}),
@@ -116,6 +114,14 @@ class MeshEdge(FakeEdge):
         if waypoint:
             gateway = {"gateway.networking.k8s.io/gateway-name": "wp"}
             self.proxies.append(mesh_pod("wp-1", "default", "n2", WAYPOINT_ADDRESS, gateway))
+            listener = {"name": "mesh", "port": 15008, "protocol": "HBONE"}
+            self.gateways = [
+                {
+                    "metadata": {"name": "wp", "namespace": "default"},
+                    "spec": {"listeners": [listener]},
+                    "status": {"addresses": [{"value": "10.96.9.9"}]},
+                }
+            ]
         self._ticks = 0
         # Each began with a line of its own, as proxies do.
         self.logs = {name: Log([(0.0, self._stamped(f"\tinfo\tztunnel\t{name} starts"))]) for name in self.names()}
@@ -124,6 +130,10 @@ class MeshEdge(FakeEdge):
         self.listed: list[tuple[str, str]] = []
         self.no_lists = False
         self._mesh_lock = threading.Lock()
+
+    def behind(self) -> list[Object]:
+        """The proxies are pods as well."""
+        return self.proxies
 
     def names(self) -> list[str]:
         """Pods of the proxies as they are now."""
@@ -234,7 +244,7 @@ class MeshEdge(FakeEdge):
     def count(self, proxy: str, workload: str, labels: str = "") -> None:
         """Count a refusal, or an answer of the waypoint's."""
         kind = "istio_requests_total" if labels else "istio_tcp_connections_failed_total"
-        own = labels or 'response_flags="DENY"'
+        own = labels or 'response_flags="DENY",destination_workload="app-1",destination_workload_namespace="default"'
         reporter = "waypoint" if labels else "destination"
         if self.counts < "1.29" and not labels:
             return

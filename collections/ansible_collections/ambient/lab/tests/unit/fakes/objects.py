@@ -12,12 +12,13 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as ApiAnswer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Destination
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import KEPT_HEADERS
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 Object = dict[str, t.Any]
+AMBIENT = {"istio.io/dataplane-mode": "ambient"}
 # What a probe is to see: HTTP code, exit code, headers, body.
 Answer = tuple[int, int, dict[str, str], str]
 
@@ -87,6 +88,14 @@ def condition(
     }
 
 
+def service(name: str = "sample-app", namespace: str = "default", **fields: t.Any) -> Object:
+    """A Service on port 8080 for pods with the label app=<name>; fields: labels, port, target."""
+    labels = fields.get("labels", {})
+    port = {"port": fields.get("port", 8080), "targetPort": fields.get("target", 8080)}
+    spec = {"selector": {"app": name}, "clusterIP": "10.96.0.1", "ports": [port]}
+    return {"metadata": {"name": name, "namespace": namespace, "labels": labels}, "spec": spec}
+
+
 class FakeEdge:
     """An Edge in memory with a clock of its own: a round takes a tenth of a second.
 
@@ -99,8 +108,11 @@ class FakeEdge:
         self.objects = pods
         self.answers = answers
         self.authorization: list[Object] = []
-        self.services: list[Object] = []
-        self.lists: list[str] = []
+        # A Service sample-app, unless the test has its own.
+        self.default: list[Object] = [service()]
+        self.services: list[Object] = self.default
+        self.gateways: list[Object] = []
+        self.reads = 0
         self.ready = True
         self.problem = ""
         self.clock = 0.0
@@ -108,25 +120,22 @@ class FakeEdge:
         self._rounds: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def pods(self, namespace: str) -> list[Object]:
-        """Pods of the namespace."""
-        return [item for item in self.objects if item["metadata"]["namespace"] == namespace]
+    def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
+        """The pods, Services, policies and Gateways as they are now."""
+        self.reads += 1
+        spaces = {item["metadata"]["namespace"] for item in self.objects} | {"default", "istio-system"}
+        kinds = {
+            "Namespace": [{"metadata": {"name": name, "labels": AMBIENT}} for name in sorted(spaces)],
+            "Pod": [*self.objects, *self.behind()],
+            "Service": self.services,
+            "AuthorizationPolicy": self.authorization,
+            "Gateway": self.gateways,
+        }
+        return Mesh({**item, "kind": kind} for kind, items in kinds.items() for item in items)
 
-    def policies(self, namespace: str) -> list[Object]:
-        """Policies of the namespace."""
-        self.lists.append(namespace)
-        return [item for item in self.authorization if item["metadata"]["namespace"] == namespace]
-
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """Pods, Services and policies of the namespaces; there are no Gateways."""
-        names = sorted({*namespaces, "istio-system"})
-        policies = {name: self.policies(name) for name in names}
-        pods = {name: self.pods(name) for name in names}
-        return Snapshot({}, pods, {"default": self.services}, policies, {})
-
-    def endpoint_ready(self, destination: Destination) -> bool:
-        """The same answer for every destination."""
-        return self.ready
+    def behind(self) -> list[Object]:
+        """The pod behind the default Service; it is ready when the edge is."""
+        return [pod("sample-app", ready=self.ready, ip="10.0.1.5")] if self.services is self.default else []
 
     def ask(self, path: str, **query: str) -> ApiAnswer:
         """No proxy can be asked."""

@@ -12,12 +12,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import 
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, take_testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, take_testimony
 
 SOURCE = Target("default", "curl", "main", "10.0.0.9", "n1", "curl-workload")
 SENDER = "10.0.0.9:20001"
-PATH = Path(SOURCE, ("n2",), ("10.0.1.5:8080",), "sample-app")
-BEHIND = dataclasses.replace(PATH, waypoint=("default", "wp"), waypoint_addresses=("10.0.1.7",))
+QUERY = Query(SOURCE, ("10.0.0.9",), ("n2",), ("10.0.1.5:8080",), frozenset({("default", "app")}), "sample-app")
+BEHIND = dataclasses.replace(QUERY, waypoint=("default", "wp"), waypoint_addresses=("10.0.1.7",))
 REJECTED = "connection closed due to policy rejection"
 BY_DENY = f"{REJECTED}: explicitly denied by: default/layer4-authz"
 UNMATCHED = f"{REJECTED}: allow policies exist, but none allowed"
@@ -39,7 +39,7 @@ WP2 = Said(Proxy("waypoint", "default", "wp-2", node="n1", address="10.0.1.8"))
 # A version without the counter.
 OLD = {"counter_problem": "this version does not count refusals"}
 # Name, seen, path, said; decided_by, policy, part of the problem.
-Case = tuple[str, Seen, Path, list[Said], str, str | None, str]
+Case = tuple[str, Seen, Query, list[Said], str, str | None, str]
 
 
 def inbound(error: str = BY_DENY, source: str = "10.0.0.9:55555", target: str = "10.0.1.5:8080") -> Connection:
@@ -59,7 +59,9 @@ def logged(said: Said, *connections: Connection, **fields: t.Any) -> Said:
 
 def counted(said: Said, added: float = 1, workload: str = "curl-workload", **labels: str) -> Said:
     """The proxy with a counter of refusals that has risen."""
-    labels = {"source_workload": workload, "source_workload_namespace": "default", **labels}
+    own = {"source_workload": workload, "source_workload_namespace": "default"}
+    ends = {"destination_workload": "app", "destination_workload_namespace": "default"}
+    labels = {**own, **ends, **labels}
     return dataclasses.replace(said, risen=[*said.risen, (labels, added)])
 
 
@@ -78,9 +80,9 @@ def others(number: int, error: str = BY_DENY) -> list[Connection]:
     return [inbound(error, f"10.0.0.{10 + index % 200}:{30_000 + index}") for index in range(number)]
 
 
-def conclude(seen: Seen, path: Path, said: list[Said], decided: str, policy: str | None, problem: str) -> None:
+def conclude(seen: Seen, query: Query, said: list[Said], decided: str, policy: str | None, problem: str) -> None:
     """Who must have decided, by which policy, and a part of why it is no proof."""
-    found = take_testimony(seen, path, Evidence(said))
+    found = take_testimony(seen, query, Evidence(said))
     assert (found.decided_by, found.policy) == (decided, policy), found
     assert problem in found.problem if problem else found.problem == ""
     assert found.statements[0].witness == "client"

@@ -1,4 +1,4 @@
-# Likely causes: which objects explain which answer.
+# Likely causes: which objects explain which answer, and what waiting can't mend.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -7,185 +7,136 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Final, likely_cause
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Cause, likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimResult
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Observation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import LISTS, take
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims, condition, pod, policy
+from ansible_collections.ambient.lab.tests.unit.fakes import meshes
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, mesh_of, pod, service, target
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims, condition
 
-CLIENT = "cluster.local/ns/default/sa/curl"
-DENY_CLIENT = [{"from": [{"source": {"principals": [CLIENT]}}]}]
+IDENTITY = "cluster.local/ns/default/sa/curl"
+DENY_CLIENT = [{"from": [{"source": {"principals": [IDENTITY]}}]}]
 GET_ONLY = [{"to": [{"operation": {"methods": ["GET"]}}]}]
-TO_SERVICE = [{"kind": "Service", "name": "sample-app"}]
-HEADER = [{"when": [{"key": "request.headers[x]", "values": ["y"]}]}]
-WITH_SCHEME = [{"from": [{"source": {"principals": [f"spiffe://{CLIENT}"]}}]}]
-SERVICE_PORT = [{"to": [{"operation": {"ports": ["8080"]}}]}]
-DENYING = policy("p", action="DENY", rules=DENY_CLIENT)
-BOUND = policy("p", targetRefs=TO_SERVICE, rules=GET_ONLY)
-APP = {"matchLabels": {"app": "sample-app"}}
+OTHER = {"matchLabels": {"app": "other"}}
+OPTED_OUT = {"istio.io/dataplane-mode": "none"}
 ENROLLED = {"istio.io/use-waypoint": "waypoint"}
-WAYPOINT_POD = pod("waypoint", labels={"gateway.networking.k8s.io/gateway-name": "waypoint"})
-PROGRAMMED = {
-    "metadata": {"name": "waypoint"},
-    "status": {"conditions": [{"type": "Programmed", "status": "True"}]},
-}
+CURL = pod("curl", ip="10.0.0.9")
+APP = pod("sample-app", ip="10.0.0.1")
+URL = "http://sample-app:8080/"
 
 
-def service(labels: dict[str, str] | None = None, *, port: int = 8080, target: int = 8080) -> Object:
-    """The Service of the sample app."""
-    return {
-        "metadata": {"name": "sample-app", "namespace": "default", "labels": labels or {}},
-        "spec": {"selector": {"app": "sample-app"}, "ports": [{"port": port, "targetPort": target}]},
-    }
+def policy(name: str = "p", **spec: t.Any) -> Object:
+    conditions = spec.pop("conditions", [])
+    item = meshes.policy(name, **spec)
+    item["metadata"]["generation"] = 2
+    return {**item, "status": {"conditions": conditions}}
 
 
-class World:
-    """A Reader over one namespace, a healthy one unless told otherwise."""
-
-    def __init__(self, **lists: t.Any) -> None:
-        self.labels = lists.pop("labels", {"istio.io/dataplane-mode": "ambient"})
-        self.lists: dict[str, list[Object]] = {
-            "pods": [pod("curl"), pod("sample-app"), WAYPOINT_POD],
-            "services": [service()],
-            "policies": [],
-            "gateways": [],
-            **lists,
-        }
-
-    def get(self, path: str) -> Object | None:
-        """The namespace."""
-        return {"metadata": {"name": "default", "labels": self.labels}} if path.endswith("/default") else None
-
-    def items(self, path: str) -> list[Object]:
-        """One of its lists; the root namespace has none."""
-        kinds = [kind for kind, template in LISTS.items() if path == template.format("default")]
-        return self.lists[kinds[0]] if kinds else []
+def denying(**spec: t.Any) -> Object:
+    return policy(**{"action": "DENY", "rules": DENY_CLIENT, **spec})
 
 
-def cause(expect: str, seen: str, world: World, http_code: int = 200, **fields: t.Any) -> str:
+def world(*objects: t.Any, app: Object = APP, front: Object | None = None) -> Mesh:
+    return mesh_of(CURL, app, service("sample-app") if front is None else front, *objects)
+
+
+def enrolled(*objects: t.Any, **fields: t.Any) -> Mesh:
+    point = gateway(namespace="default", **fields)
+    return world(point, *objects, front=service("sample-app", labels=ENROLLED))
+
+
+def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Cause:
     """Likely cause of a claim that expects one thing and sees another."""
+    testimony, message = fields.pop("testimony", None), fields.pop("message", "")
     (parsed,) = claims(claim(expect=expect, **fields))
-    observation = Observation(Seen(seen, http_code, 0), Verdict("fail", "not as expected"))
-    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    return likely_cause(result, parsed.after, "after", take(world, namespaces_of([parsed])))
+    run = ClaimRun.of(parsed, "after", mesh)
+    run.seen, run.verdict = Seen(seen, code, 0, message), Verdict("fail", "not as expected")
+    run.testimony = testimony
+    return likely_cause(run, mesh)
 
 
 @pytest.mark.parametrize(
-    ("expect", "seen", "world", "words"),
+    ("expect", "seen", "mesh", "words", "permanent"),
     [
-        ("denied_l4", "allowed", World(), "no AuthorizationPolicy selects the pods behind sample-app.default:8080"),
+        ("denied_l4", "allowed", world(), "no AuthorizationPolicy is in force here", True),
         (
-            "denied_l4", "allowed",
-            World(policies=[policy("p", rules=DENY_CLIENT, selector={"matchLabels": {"app": "other"}})]),
-            "the selector of AuthorizationPolicy default/p (app=other) matches no pod",
+            "denied_l4", "allowed", world(denying(selector=OTHER)),
+            "AuthorizationPolicy default/p is not for it: its selector is app=other, and the pod differs in app", True,
+        ),
+        (
+            "denied_l4", "allowed", world(denying(rules=GET_ONLY)),
+            "default/p has methods, which ztunnel can't match: only the rest of its DENY rule counts; "
+            "bind it to a waypoint with targetRefs", True,
+        ),
+        (
+            "allowed", "denied_l4", world(policy(rules=GET_ONLY)),
+            "default/p has methods, which ztunnel can't match: its ALLOW rule matches nothing", True,
+        ),
+        (
+            "denied_l4", "allowed", world(denying(rules=[{"from": [{"source": {"principals": [f"spiffe://{IDENTITY}"]}}]}])),
+            f"it says principals is spiffe://{IDENTITY} (write it without spiffe://); here it is {IDENTITY}", True,
         ),
         (
             "denied_l4", "allowed",
-            World(policies=[policy("p", action="DENY", rules=GET_ONLY, selector=APP)]),
-            "has methods, which ztunnel can't match: its DENY rule is not enforced as written",
+            world(denying(rules=[{"to": [{"operation": {"ports": ["80"]}}]}]), front=service("sample-app", port=8080)),
+            "default/p: it says destinationPorts is 80; here it is the pod's port 8080", True,
         ),
         (
-            "allowed", "denied_l4",
-            World(policies=[policy("p", rules=GET_ONLY, selector=APP)]),
-            "has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all is denied",
-        ),
-        (
-            "allowed", "denied_l4",
-            World(policies=[policy("p", action="DENY", rules=[{**DENY_CLIENT[0], **GET_ONLY[0]}])]),
-            "only the rest of its DENY rule is enforced",
+            "denied_l4", "allowed", world(denying(), app=pod("sample-app", captured=False)),
+            "pod default/sample-app is not in the mesh", False,
         ),
         (
             "denied_l4", "allowed",
-            World(policies=[policy("p", action="DENY", rules=HEADER)]),
-            "has request.headers[x], which ztunnel can't match",
+            world(denying(), app=pod("sample-app", captured=False, labels={"app": "sample-app", **OPTED_OUT})),
+            "has opted out of the mesh (its label istio.io/dataplane-mode=none)", True,
         ),
         (
-            "denied_l4", "allowed",
-            World(policies=[policy("p", rules=WITH_SCHEME)]),
-            "write it without spiffe://",
+            "denied_l4", "allowed", world(denying(), app=pod("sample-app", captured=False, spec={"hostNetwork": True})),
+            "uses its node's network (hostNetwork)", True,
         ),
         (
-            "denied_l4", "allowed",
-            World(
-                services=[service(port=8080, target=9090)],
-                policies=[policy("p", action="DENY", rules=SERVICE_PORT)],
-            ),
-            "names the Service's port 8080; ztunnel sees the workload's port, 9090",
+            "denied_l7", "allowed", world(policy(targetRefs=target("sample-app"), rules=GET_ONLY)),
+            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint is missing)", True,
         ),
         (
-            "denied_l4", "allowed",
-            World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[DENYING]),
-            "the destination pod default/sample-app is not in the mesh",
+            "denied_l7", "allowed", world(front=service("sample-app", labels=ENROLLED)),
+            "the waypoint default/waypoint does not exist, so the request goes around it", False,
         ),
         (
-            "denied_l4", "allowed",
-            World(pods=[pod("curl", mesh=False), pod("sample-app")], labels={}, policies=[DENYING]),
-            "namespace default of the source is not in the mesh: it lacks istio.io/dataplane-mode=ambient",
+            "denied_l7", "allowed", enrolled(address=False),
+            "the waypoint default/waypoint is not programmed", False,
+        ),
+        ("allowed", "denied_l4", enrolled(ready=False), "no pod of the waypoint default/waypoint is ready", False),
+        (
+            "denied_l7", "allowed", enrolled(policy(targetRefs=target("else"), rules=GET_ONLY)),
+            "AuthorizationPolicy default/p is not for it: it is bound to Service else", True,
         ),
         (
-            "denied_l7", "allowed",
-            World(policies=[BOUND]),
-            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint",
+            "denied_l7", "allowed", enrolled(policy(targetRefs=target("sample-app"), rules=GET_ONLY)),
+            "rule 0 of AuthorizationPolicy default/p (ALLOW) matches", True,
         ),
         (
-            "denied_l7", "allowed",
-            World(services=[service(ENROLLED)], policies=[BOUND]),
-            "enrolled with the waypoint default/waypoint, which does not exist",
+            "allowed", "denied_upstream", enrolled(policy(rules=DENY_CLIENT)),
+            "default/p: it says principals is cluster.local/ns/default/sa/curl; "
+            "here it is cluster.local/ns/default/sa/waypoint", True,
         ),
+        ("denied_l4", "allowed", world(denying()), "by the cluster's objects it must be denied_l4", False),
+        ("allowed", "denied_l4", world(), "explains the denial: something else cut it off", False),
+        ("allowed", "dns", mesh_of(CURL), "there is no Service sample-app in namespace default", True),
+        ("allowed", "refused", world(front=service("sample-app", port=80)), "has no port 8080, it has 80", True),
         (
-            "denied_l7", "allowed",
-            World(services=[service(ENROLLED)], gateways=[{"metadata": {"name": "waypoint"}}]),
-            "the waypoint default/waypoint is not programmed",
-        ),
-        (
-            "denied_l7", "allowed",
-            World(services=[service(ENROLLED)], gateways=[PROGRAMMED]),
-            "no AuthorizationPolicy has Service default/sample-app or its waypoint in its targetRefs",
-        ),
-        (
-            "denied_l7", "denied_upstream",
-            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[DENYING]),
-            "default/p of the destination does not let the waypoint's own identity (cluster.local/ns/default/",
-        ),
-        (
-            "allowed", "denied_l4", World(policies=[DENYING]),
-            "AuthorizationPolicies in force for sample-app.default:8080: default/p (DENY)",
-        ),
-        (
-            "denied_l4", "allowed",
-            World(policies=[policy("p", action="DENY", rules=[{"to": [{"operation": {"ports": ["80", "81"]}}]}])]),
-            "default/p names port 80, 81; ztunnel sees the workload's port, 8080",
-        ),
-        (
-            "denied_l4", "allowed", World(policies=[policy("p", action="DENY", rules=[{}])]),
-            "default/p (DENY), denies the source, ns/default/sa/curl",
-        ),
-        (
-            "allowed", "denied_l4",
-            World(services=[service(ENROLLED)], gateways=[PROGRAMMED], pods=[pod("curl"), pod("sample-app")]),
-            "no pod of the waypoint default/waypoint is ready",
-        ),
-        # As expected, and yet not by the waypoint that its policy is bound to.
-        (
-            "allowed", "allowed", World(policies=[BOUND]),
-            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint",
-        ),
-        ("allowed", "denied_l4", World(), "no AuthorizationPolicy explains the denial"),
-        ("allowed", "dns", World(services=[]), "there is no Service sample-app in namespace default"),
-        ("allowed", "refused", World(services=[service(port=80)]), "has no port 8080, it has 80"),
-        (
-            "allowed", "denied_l4", World(pods=[pod("curl"), pod("sample-app", ready=False)]),
-            "no ready pod is behind sample-app.default:8080",
+            "allowed", "denied_l4", world(app=pod("sample-app", ready=False)),
+            "no ready pod is behind Service default/sample-app, port 8080", False,
         ),
     ],
 )  # fmt: skip
-def test_cause(expect: str, seen: str, world: World, words: str) -> None:
-    assert words in cause(expect, seen, world)
+def test_cause(expect: str, seen: str, mesh: Mesh, words: str, permanent: bool) -> None:
+    found = why(expect, seen, mesh)
+    assert words in found.text
+    assert found.permanent is permanent
 
 
 @pytest.mark.parametrize(
@@ -198,44 +149,23 @@ def test_cause(expect: str, seen: str, world: World, words: str) -> None:
     ],
 )
 def test_a_host_of_two_labels_may_be_outside_of_the_cluster(url: str, words: str) -> None:
-    said = cause("allowed", "dns", World(), to=url)
-    assert words in said
-    assert isinstance(said, Final) is bool(words)
+    found = why("allowed", "dns", world(), to=url)
+    assert words in found.text
+    assert found.permanent is bool(words)
+    assert bool(found.text) is bool(words)
 
 
-def test_no_policies_are_named_of_what_is_outside_of_the_cluster() -> None:
-    assert cause("denied_l4", "allowed", World(), to="https://example.com/") == ""
-
-
-NOT_CAPTURED = World(pods=[pod("curl"), pod("sample-app", mesh=False)], policies=[DENYING])
-
-
-@pytest.mark.parametrize(
-    ("expect", "world", "final"),
-    [
-        ("denied_l4", World(), True),
-        ("denied_l4", World(policies=[policy("p", rules=WITH_SCHEME)]), True),
-        ("denied_l7", World(policies=[BOUND]), True),
-        # These may change without anybody doing anything.
-        ("denied_l7", World(services=[service(ENROLLED)], policies=[BOUND]), False),
-        ("denied_l4", NOT_CAPTURED, False),
-    ],
-)
-def test_what_waiting_will_not_mend(expect: str, world: World, final: bool) -> None:
-    assert isinstance(cause(expect, "allowed", world), Final) is final
-
-
-def test_an_address_goes_around_the_waypoint() -> None:
-    world = World(pods=[pod("curl"), pod("sample-app", ip="10.1.2.3")])
-    assert "goes around the Service's waypoint" in cause("denied_l7", "allowed", world, to="http://10.1.2.3:8080/")
+@pytest.mark.parametrize("url", ["http://10.0.0.1:8080/", "http://head:8080/"])
+def test_what_goes_around_the_waypoint(url: str) -> None:
+    headless = service("head", ip="None", selector={"app": "sample-app"}, labels=ENROLLED)
+    found = why("denied_l7", "allowed", enrolled(headless), to=url)
+    assert "goes around the Service's waypoint" in found.text
+    assert found.permanent
 
 
 def test_the_application_refused() -> None:
-    assert "the application itself answered HTTP 403" in cause("denied_l7", "allowed", _enforced(), 403)
-
-
-def _enforced() -> World:
-    return World(services=[service(ENROLLED)], gateways=[PROGRAMMED], policies=[BOUND])
+    mesh = enrolled(policy(targetRefs=target("sample-app"), rules=GET_ONLY))
+    assert "the application itself answered HTTP 403" in why("denied_l7", "allowed", mesh, 403).text
 
 
 @pytest.mark.parametrize(
@@ -246,48 +176,56 @@ def _enforced() -> World:
     ],
 )
 def test_the_declared_policy_comes_first(policies: list[Object], words: str) -> None:
-    assert words in cause("denied_l4", "allowed", World(policies=policies), by="default/p")
+    assert words in why("denied_l4", "allowed", world(*policies), by="default/p").text
 
 
-def test_nothing_is_said_of_a_claim_that_holds() -> None:
+def test_an_audit_policy_that_ztunnel_does_not_take_is_no_cause() -> None:
+    audit = policy("audit", action="AUDIT", rules=GET_ONLY, conditions=[condition("UnsupportedValue")])
+    assert "audit" not in why("denied_l4", "allowed", world(audit)).text
+
+
+def test_nothing_is_said_of_a_claim_that_holds_or_of_a_probe_that_failed() -> None:
     (parsed,) = claims(claim())
-    result = ClaimResult(parsed, Observation(Seen("allowed", 200, 0), Verdict("pass")), None, [])
-    assert likely_cause(result, parsed.after, "after", take(World(), ["default"])) == ""
-
-
-def test_nothing_is_guessed_of_a_probe_that_failed() -> None:
-    assert cause("allowed", "probe_error", World(pods=[pod("curl")])) == ""
-
-
-def test_what_is_behind_a_service_without_selector_is_not_known() -> None:
-    manual = service()
-    del manual["spec"]["selector"]
-    assert "no ready pod" in cause("allowed", "refused", World(pods=[pod("curl")]))
-    assert cause("allowed", "refused", World(pods=[pod("curl")], services=[manual])) == ""
+    run = ClaimRun.of(parsed, "after", world())
+    assert likely_cause(run, world()).text == ""
+    run.seen, run.verdict = Seen("allowed", 200, 0), Verdict("pass")
+    assert likely_cause(run, world()).text == ""
 
 
 @pytest.mark.parametrize(
     ("seen", "message", "words"),
     [
-        ("dns", "Could not resolve host: sample-app", "can't resolve sample-app.default, which is a Service"),
+        ("dns", "Could not resolve host: sample-app", "can't resolve sample-app, which is Service default/sample-app"),
         ("timeout", "Resolving timed out after 5000 milliseconds", "the source can't resolve sample-app"),
         ("timeout", "Operation timed out after 5000 milliseconds with 0 bytes received", "took the connection"),
         ("timeout", "Failed to connect to sample-app port 8080: Timed out", ""),
     ],
 )
 def test_where_a_request_got_stuck(seen: str, message: str, words: str) -> None:
-    (parsed,) = claims(claim())
-    observation = Observation(Seen(seen, errormsg=message), Verdict("fail", "not as expected"))
-    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    said = likely_cause(result, parsed.after, "after", take(World(), namespaces_of([parsed])))
-    assert words in said
-    assert bool(said) == bool(words)
+    found = why("allowed", seen, world(), message=message)
+    assert words in found.text
+    assert bool(found.text) == bool(words)
 
 
-def test_what_refused_is_the_witness_word() -> None:
-    (parsed,) = claims(claim())
-    testimony = Testimony("ztunnel", "default/other")
-    observation = Observation(Seen("denied_l4", 0, 56), Verdict("fail", "not as expected"), testimony=testimony)
-    result = ClaimResult(parsed, observation, Target("default", "curl", "main"), [])
-    said = likely_cause(result, parsed.after, "after", take(World(policies=[DENYING]), namespaces_of([parsed])))
-    assert said == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"
+def test_what_refused_is_the_proxys_word() -> None:
+    found = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/other"))
+    assert found.text == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"
+    named = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/p"))
+    assert "as the ztunnel itself says: ztunnel of pod default/sample-app: rule 0 of" in named.text
+
+
+def test_strict_peer_authentication_is_named_and_not_the_policy_that_istiod_makes_of_it() -> None:
+    spec = {"mtls": {"mode": "STRICT"}}
+    strict = {"kind": "PeerAuthentication", "metadata": {"name": "mtls", "namespace": "default"}, "spec": spec}
+    outside = pod("curl", captured=False, labels=OPTED_OUT)
+    mesh = mesh_of(outside, APP, service("sample-app"), strict)
+    said = Testimony("ztunnel", "istio-system/istio_converted_static_strict")
+    found = why("allowed", "denied_l4", mesh, testimony=said)
+    assert "PeerAuthentication default/mtls is STRICT, and the connection is plain text" in found.text
+    assert "has opted out of the mesh" in found.text
+
+
+def test_what_nobody_can_know_is_said() -> None:
+    found = why("denied_l4", "allowed", mesh_of(CURL, APP, service("sample-app"), AuthorizationPolicy="forbidden"))
+    assert "AuthorizationPolicy objects of namespace default can't be read: forbidden" in found.text
+    assert not found.permanent

@@ -31,13 +31,14 @@ CLAIMS = claims(
 def run(phase: str, deny: Answer = RESET, pods: t.Sequence[dict[str, t.Any]] = tuple(PODS)) -> CheckResult:
     """Check two claims."""
     edge = FakeEdge(list(pods), lambda name, *_: deny if name == "curl-deny" else OK)
-    edge.authorization = [policy("p")]
+    edge.authorization = [policy("p", action="DENY")]
     return check(CLAIMS, Settings(phase=phase, timeout=2), edge)
 
 
 def test_failure_fits_a_screen_and_says_it_all() -> None:
     result = run("after", OK)
-    text = failure(result, Settings(), "l4_authz", ["", "no AuthorizationPolicy selects it"], "kubectl --kubeconfig /k")
+    result.claims[1].cause = "no AuthorizationPolicy selects it"
+    text = failure(result, Settings(), "l4_authz", "kubectl --kubeconfig /k")
     lines = text.splitlines()
     assert lines[0].startswith("1 of 2 claims of l4_authz did not hold (after the policy, ")
     assert lines[2].split() == ["CLAIM", "EXPECTED", "SEEN", "FROM"]
@@ -53,14 +54,14 @@ def test_failure_of_many_claims_still_fits() -> None:
     many = claims(*[claim(f"{name}: {number}") for number in range(40)])
     edge = FakeEdge([pod("curl")], lambda *_: RESET)
     result = check(many, Settings(timeout=0), edge)
-    lines = failure(result, Settings(), "", [""] * 40, "kubectl").splitlines()
+    lines = failure(result, Settings(), "", "kubectl").splitlines()
     assert len(lines) < 40
     assert max(len(line) for line in lines) <= 100
     assert lines[-1] == "(34 more: run again with -v)"
 
 
 def test_failure_of_a_missing_source() -> None:
-    text = failure(run("after", pods=PODS[:1]), Settings(), "l4_authz", ["", ""], "kubectl")
+    text = failure(run("after", pods=PODS[:1]), Settings(), "l4_authz", "kubectl")
     assert "nothing was probed" in text
     assert "why:  pod default/curl-deny does not exist" in text
     assert "curl-allow" not in text
@@ -68,8 +69,8 @@ def test_failure_of_a_missing_source() -> None:
 
 
 def test_before_and_after_are_merged_by_name() -> None:
-    results = merge({"other": {"kept": True}}, "l4_authz", "before", run("before", OK), ["", ""])
-    results = merge(results, "l4_authz", "after", run("after"), ["", ""])
+    results = merge({"other": {"kept": True}}, "l4_authz", "before", run("before", OK))
+    results = merge(results, "l4_authz", "after", run("after"))
     assert results["other"] == {"kept": True}
     section = results["l4_authz"]
     assert (section["verdict"], section["phase"], section["rounds"]) == ("pass", "after", 3)
@@ -85,22 +86,22 @@ def test_before_and_after_are_merged_by_name() -> None:
         "-",
     )
     assert (deny["expected"], deny["by"], deny["from"]) == ("denied_l4", "default/p", "default/curl-deny")
-    again = merge(results, "l4_authz", "after", run("after"), ["", ""])
+    again = merge(results, "l4_authz", "after", run("after"))
     assert again["l4_authz"]["claims"][1]["before"] == deny["before"]
-    anew = merge(results, "l4_authz", "before", run("before", OK), ["", ""])
+    anew = merge(results, "l4_authz", "before", run("before", OK))
     assert anew["l4_authz"]["claims"][1]["after"] is None
 
 
 def test_where_nobody_was_asked_nobody_decided() -> None:
-    results = merge({}, "s", "after", run("after", OK), ["", ""])
+    results = merge({}, "s", "after", run("after", OK))
     assert [item["decided_by"] for item in results["s"]["claims"]] == ["-", "-"]
     assert results["s"]["converged_after"] is None
 
 
 def test_the_table_fits_a_terminal() -> None:
-    results = merge({}, "l4_authz", "before", run("before", OK), ["", ""])
-    results = merge(results, "l4_authz", "after", run("after"), ["", ""])
-    results = merge(results, "failed", "after", run("after", pods=PODS[:1]), ["", ""])
+    results = merge({}, "l4_authz", "before", run("before", OK))
+    results = merge(results, "l4_authz", "after", run("after"))
+    results = merge(results, "failed", "after", run("after", pods=PODS[:1]))
     lines = results_table(results)
     assert lines[0].split("  ")[0] == "CLAIM"
     assert max(len(line) for line in lines) <= 100
@@ -110,4 +111,29 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_the_result_is_plain_data() -> None:
-    json.dumps(as_result(run("after"), "after", ["", ""]))
+    json.dumps(as_result(run("after")))
+
+
+def test_what_was_claimed_before_of_another_request_is_not_kept() -> None:
+    results = merge({}, "s", "before", run("before", OK))
+    elsewhere = claims(claim("curl-allow reaches sample-app", source={"pod": "curl-allow"}, to="http://other/"))
+    edge = FakeEdge(list(PODS), lambda *_: OK)
+    again = merge(results, "s", "after", check(elsewhere, Settings(timeout=0), edge))
+    assert again["s"]["claims"][0]["before"] is None
+
+
+def test_what_a_pod_says_does_not_drive_the_terminal() -> None:
+    edge = FakeEdge(list(PODS), lambda *_: OK)
+    edge.problem = "\x1b[2J gone"
+    text = failure(check(CLAIMS, Settings(timeout=0), edge), Settings(), "", "kubectl")
+    assert "\x1b" not in text
+
+
+def test_by_hand_the_answer_is_the_same_and_no_secret_is_shown() -> None:
+    request = {"url": "http://sample-app:8080/", "method": "POST", "headers": {"x-token": "s3cret"}, "body": "s3cret"}
+    edge = FakeEdge(list(PODS), lambda *_: RESET)
+    text = failure(
+        check(claims(claim(source={"pod": "curl-allow"}, to=request)), Settings(timeout=0), edge), Settings(), "", "k"
+    )
+    assert "-H 'x-token: <as in the claim>' --data-raw" in text
+    assert "s3cret" not in text

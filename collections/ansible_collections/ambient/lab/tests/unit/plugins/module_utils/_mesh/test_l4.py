@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import (
     convert,
     policy_matches,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import policy
 
 GOOD = Connection(Identity("cluster.local", "default", "good"), "10.0.0.1", "10.0.0.2", 8080)
@@ -33,7 +34,7 @@ def when(key: str, *values: str, **more: t.Any) -> dict[str, t.Any]:
     return {"when": [{"key": key, "values": list(values), **more}]}
 
 
-# Rule, then whether it matches: in plain text, with the good identity, with another one. Every rule is of a DENY policy.
+# A rule of a DENY policy, and whether it matches: plain text, the good identity, another one.
 TABLE: list[tuple[dict[str, t.Any], bool, bool, bool]] = [
     ({}, True, True, True),
     # Attributes alone, positive and negative (ztunnel, src/rbac.rs, its tests of one field each).
@@ -93,24 +94,24 @@ TABLE: list[tuple[dict[str, t.Any], bool, bool, bool]] = [
 def test_a_rule_of_a_deny_policy(rule: dict[str, t.Any], plain: bool, good: bool, other: bool) -> None:
     found = convert(policy("p", action="DENY", rules=[rule]))
     assert found is not None
-    seen = tuple(policy_matches(found, connection)[0] for connection in (PLAIN, GOOD, OTHER))
+    seen = tuple(policy_matches(found, connection).truth for connection in (PLAIN, GOOD, OTHER))
     assert seen == (plain, good, other)
 
 
 def test_a_policy_without_rules_never_matches_and_any_rule_is_enough() -> None:
     nothing = convert(policy("p", action="DENY"))
     assert nothing is not None
-    assert policy_matches(nothing, GOOD) == (False, -1)
+    assert policy_matches(nothing, GOOD) == Match(False, why_not="it has no rule")
     two = convert(policy("p", action="DENY", rules=[ports("1"), ports("8080")]))
     assert two is not None
-    assert policy_matches(two, GOOD) == (True, 1)
+    assert policy_matches(two, GOOD) == Match(True, 1)
 
 
 def test_an_allow_rule_with_http_attributes_is_left_out_as_a_whole() -> None:
     rule = {"to": [{"operation": {"methods": ["GET"], "ports": ["8080"]}}]}
     found = convert(policy("p", rules=[rule, ports("9090")]))
     assert found is not None
-    assert [policy_matches(found, item)[0] for item in (GOOD, OTHER)] == [False, True]
+    assert [policy_matches(found, item).truth for item in (GOOD, OTHER)] == [False, True]
     assert found.lost == {0: ("methods",)}
 
 
@@ -123,7 +124,7 @@ def test_ztunnel_gets_nothing_of_other_actions(action: str) -> None:
 def test_what_nobody_knows_of_a_connection_is_unknown_and_not_false() -> None:
     def seen(rule: dict[str, t.Any]) -> bool | None:
         found = convert(policy("p", action="DENY", rules=[rule]))
-        return policy_matches(found, BLIND)[0] if found else False
+        return policy_matches(found, BLIND).truth if found else False
 
     assert seen(ports("8080")) is None
     assert seen(source(notIpBlocks=["10.0.0.0/8"])) is None

@@ -19,7 +19,7 @@ def matches(
     rule: dict[str, t.Any], request: HttpRequest | None = REQUEST, action: str = "DENY", **more: t.Any
 ) -> t.Any:
     context = Context(CONNECTION, request, **more)
-    return policy_matches(policy("p", "layer7", action=action, rules=[rule]), context)[0]
+    return policy_matches(policy("p", "layer7", action=action, rules=[rule]), context).truth
 
 
 def operation(**fields: t.Any) -> dict[str, t.Any]:

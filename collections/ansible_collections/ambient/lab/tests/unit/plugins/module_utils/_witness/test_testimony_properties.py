@@ -9,13 +9,13 @@ import dataclasses
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Path, take_testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, take_testimony
 from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
     BEHIND,
     BY_DENY,
     ID,
     L7,
-    PATH,
+    QUERY,
     REFUSED,
     REJECTED,
     SENDER,
@@ -81,7 +81,7 @@ seens = st.builds(
 )
 paths = st.builds(
     dataclasses.replace,
-    st.sampled_from([PATH, BEHIND, Path(None), dataclasses.replace(BEHIND, nodes=("n1", "n2", "n3"))]),
+    st.sampled_from([QUERY, BEHIND, Query(None), dataclasses.replace(BEHIND, nodes=("n1", "n2", "n3"))]),
     allowing=st.sampled_from([(), ("default/only",), ("default/a", "default/b")]),
     waypoint_allowing=st.sampled_from([(), ("default/l7-only",), ("default/l7-a", "default/l7-b")]),
 )
@@ -89,14 +89,14 @@ paths = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(seens, paths, proxies)
-def test_no_policy_is_invented(seen: Seen, path: Path, said: list[Said]) -> None:
-    found = take_testimony(seen, path, Evidence(said))
+def test_no_policy_is_invented(seen: Seen, query: Query, said: list[Said]) -> None:
+    found = take_testimony(seen, query, Evidence(said))
     named = {line.denial.policy for item in said for line in item.connections if line.denial}
     named |= {request.policy for item in said for request in item.requests.values()}
-    assert set(found.among) <= named | {*path.allowing, *path.waypoint_allowing}
+    assert set(found.among) <= named | {*query.allowing, *query.waypoint_allowing}
     assert found.policy is None or found.among == (found.policy,)
     # A denial counts where a proxy bears it out, and then only.
-    if seen.outcome.startswith("denied") and path.source:
+    if seen.outcome.startswith("denied") and query.source:
         others = found.statements[1:]
         borne_out = any(item.supports for item in others) and not any(item.supports is False for item in others)
         assert (found.problem == "") is borne_out
@@ -106,9 +106,9 @@ def test_no_policy_is_invented(seen: Seen, path: Path, said: list[Said]) -> None
 @settings(max_examples=200, deadline=None)
 @given(seens, paths, proxies, st.lists(connections, max_size=6), st.integers(0, 5))
 def test_others_do_not_change_what_is_said_of_ours(
-    seen: Seen, path: Path, said: list[Said], strange: list[Connection], where: int
+    seen: Seen, query: Query, said: list[Said], strange: list[Connection], where: int
 ) -> None:
-    ours = ("10.0.0.9", *path.waypoint_addresses)
+    ours = ("10.0.0.9", *query.waypoint_addresses)
     theirs = tuple(item for item in strange if not item.source.startswith(ours))
     noisy = [
         dataclasses.replace(
@@ -119,4 +119,4 @@ def test_others_do_not_change_what_is_said_of_ours(
         )
         for item in said
     ]
-    assert take_testimony(seen, path, Evidence(noisy)) == take_testimony(seen, path, Evidence(said))
+    assert take_testimony(seen, query, Evidence(noisy)) == take_testimony(seen, query, Evidence(said))

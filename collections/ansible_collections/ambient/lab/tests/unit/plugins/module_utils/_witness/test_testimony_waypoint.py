@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Request
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import NOT_MET, Path, take_testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import NOT_MET, Query, take_testimony
 from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
     BEHIND,
     BY_NOBODY,
@@ -20,7 +20,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
     ID,
     L7,
     OLD,
-    PATH,
+    QUERY,
     UNMATCHED,
     WP,
     WP2,
@@ -111,7 +111,7 @@ AT_WAYPOINT: list[Case] = [
         [WP, answered(WP2, L7, counter_problem="HTTP 503: no")],
         "waypoint", "default/layer7-authz", "",
     ),
-    ("no waypoint on the path", DENIED_L7, PATH, [counted_l7(answered(WP, L7))], "network", None, "no waypoint"),
+    ("no waypoint on the path", DENIED_L7, QUERY, [counted_l7(answered(WP, L7))], "network", None, "no waypoint"),
     (
         "nobody can be asked",
         DENIED_L7, BEHIND, [answered(WP, log_problem="HTTP 403: no", counter_problem="HTTP 403: no")],
@@ -151,17 +151,17 @@ UPSTREAM: list[Case] = [
     ("the log alone", DENIED_UPSTREAM, BEHIND, [logged(Z2, FROM_WAYPOINT, **OLD)], "ztunnel", None, ""),
     (
         "no waypoint on the path",
-        DENIED_UPSTREAM, PATH, [counted(logged(Z2, FROM_WAYPOINT), workload="wp")],
+        DENIED_UPSTREAM, QUERY, [counted(logged(Z2, FROM_WAYPOINT), workload="wp")],
         "network", None, NOT_MET,
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "seen", "path", "said", "decided", "policy", "problem"), [*AT_WAYPOINT, *UPSTREAM])
+@pytest.mark.parametrize(("name", "seen", "query", "said", "decided", "policy", "problem"), [*AT_WAYPOINT, *UPSTREAM])
 def test_who_decided(
-    name: str, seen: Seen, path: Path, said: list[Said], decided: str, policy: str | None, problem: str
+    name: str, seen: Seen, query: Query, said: list[Said], decided: str, policy: str | None, problem: str
 ) -> None:
-    conclude(seen, path, said, decided, policy, problem)
+    conclude(seen, query, said, decided, policy, problem)
 
 
 def test_the_newest_line_of_the_same_answers_is_taken() -> None:
@@ -174,4 +174,4 @@ def test_the_newest_line_of_the_same_answers_is_taken() -> None:
 def test_late() -> None:
     assert take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(WP)])).late
     assert not take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(answered(WP, L7))])).late
-    assert not take_testimony(DENIED, PATH, Evidence([counted(logged(Z2, inbound()))])).late
+    assert not take_testimony(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))])).late

@@ -43,20 +43,20 @@ def checked(edge: MeshEdge, *raw: Object, **changed: t.Any) -> CheckResult:
 
 def decided(result: CheckResult) -> list[tuple[str, str | None]]:
     """By whom, and which policy."""
-    testimonies = [item.observation.testimony for item in result.claims]
+    testimonies = [item.testimony for item in result.claims]
     return [(item.decided_by, item.policy) for item in testimonies if item]
 
 
 def reason(result: CheckResult) -> str:
     """Why the last claim does not hold."""
-    return result.claims[-1].observation.verdict.reason
+    return result.claims[-1].verdict.reason
 
 
 def test_log_and_counter_bear_a_denial_out() -> None:
     result = checked(MeshEdge(SOURCES, only("curl-deny", BY_POLICY)))
     assert (result.verdict, result.rounds) == ("pass", 3)
     assert decided(result) == [("application", None), ("ztunnel", "default/layer4-authz")]
-    testimony = result.claims[1].observation.testimony
+    testimony = result.claims[1].testimony
     assert testimony
     assert [(item.witness, item.where, item.supports) for item in testimony.statements] == [
         ("client", "default/curl-deny", True),
@@ -104,16 +104,13 @@ def test_the_number_of_claims_costs_nothing(waypoint: bool) -> None:
     assert found[0]["/api/v1/pods?app=ztunnel"] == 3
 
 
-@pytest.mark.parametrize(("late", "verdict"), [(0.25, "pass"), (0.45, "pass"), (60.0, "error")])
+@pytest.mark.parametrize(("late", "verdict"), [(0.25, "pass"), (0.45, "pass"), (60.0, "")])
 def test_lines_that_come_late(late: float, verdict: str) -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY), late=late)
     result = checked(edge, interval=0.0)
-    assert result.verdict == verdict
-    if verdict == "pass":
-        assert (result.rounds, decided(result)[1]) == (3, ("ztunnel", "default/layer4-authz"))
-    else:
-        # The counter says so and the log does not.
-        assert "the witnesses disagree" in reason(result)
+    # The counter says so at once, and who has logged nothing of anybody does not contradict it.
+    name = "default/layer4-authz" if verdict else None
+    assert (result.verdict, result.rounds, decided(result)[1]) == ("pass", 3, ("ztunnel", name))
 
 
 @pytest.mark.parametrize("late", [0.0, 0.7, 1.4])
@@ -330,6 +327,11 @@ def test_nobody_can_be_asked(witnesses: str, verdict: str, how: str) -> None:
 @pytest.mark.parametrize("witnesses", [REQUIRED, "available"])
 def test_witnesses_who_disagree_are_never_passed_over(witnesses: str) -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY), late=1e6)
+    # It does log: a connection of somebody else's.
+    edge.late, late = 0.0, edge.late
+    edge.access("z2", "10.0.0.99:5", "inbound")
+    edge.logs["z2"].lines.insert(0, edge.logs["z2"].lines.pop())
+    edge.late = late
     result = checked(edge, timeout=2.0, witnesses=witnesses)
     assert (result.verdict, decided(result)[1]) == ("error", ("-", None))
 
@@ -338,4 +340,4 @@ def test_nobody_is_asked_without_need() -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY))
     result = checked(edge, witnesses="none")
     assert (result.verdict, edge.asked, edge.listed, result.proxies) == ("pass", [], [], [])
-    assert result.claims[1].observation.testimony is None
+    assert result.claims[1].testimony is None

@@ -1,0 +1,232 @@
+"""Reads the objects on the ways of some requests from a cluster, following what they name until nothing new appears."""
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    NAMESPACE_PATH,
+    PATHS,
+    Mesh,
+    MeshConfig,
+    Object,
+    ip,
+    is_ip,
+    namespace_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
+
+PARALLEL = 8
+PAGE = "500"
+# What changes while claims are checked is read in each round, the rest once.
+MOVING = ("Pod", "Service", "AuthorizationPolicy", "Gateway")
+SETTLED = (
+    "ServiceEntry",
+    "WorkloadEntry",
+    "HTTPRoute",
+    "GRPCRoute",
+    "PeerAuthentication",
+    "RequestAuthentication",
+    "EnvoyFilter",
+    "WasmPlugin",
+    "NetworkPolicy",
+)
+# What of the root namespace holds everywhere.
+_ROOT_MOVING = ("AuthorizationPolicy",)
+_ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "EnvoyFilter", "WasmPlugin")
+_MAX_TURNS = 8
+
+
+class Reader(t.Protocol):
+    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET a path and take any answer."""
+
+
+class Asked(t.NamedTuple):
+    """A host that a pod of a namespace calls, with its port."""
+
+    host: str
+    port: int
+    namespace: str
+
+
+# A list of the API: kind, namespace ("" for all), and its query.
+_List = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+class Loader:
+    """Reads a mesh from a cluster, again for each round.
+
+    Args:
+        reader: of the cluster.
+        asked: what is going to be called.
+        namespaces: whose objects the user must be able to read: of the sources, and of policies that claims name.
+    """
+
+    def __init__(self, reader: Reader, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> None:
+        self._reader = reader
+        self._asked = tuple(dict.fromkeys(asked))
+        self._own = set(namespaces)
+        self._config: MeshConfig | None = None
+        self._spaces: dict[str, Object | None] = {}
+        self._kept: dict[_List, list[Object]] = {}
+        self._unread: dict[tuple[str, str], str] = {}
+
+    def load(self, *, anew: bool = False) -> Mesh:
+        """The mesh as it is now.
+
+        Args:
+            anew: read what changes seldom again, too.
+
+        Raises:
+            LabError: when the API does not answer, or refuses to list what the claims themselves name.
+        """
+        if anew:
+            self._config, self._kept, self._unread = None, {}, {}
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            if self._config is None:
+                self._config = read_config(self._reader)
+            fresh: dict[_List, list[Object]] = {}
+            spaces = {*self._own, *(name for asked in self._asked for name in self._named(asked))}
+            wanted: set[_List] = set()
+            for _turn in range(_MAX_TURNS):
+                self._read_spaces(spaces, pool)
+                wanted = self._lists(spaces) | wanted
+                self._read(wanted, fresh, pool)
+                mesh = self._mesh(fresh)
+                more, lists = self._followed(mesh)
+                if more <= spaces and lists <= wanted:
+                    break
+                spaces |= more
+                wanted |= lists
+        return mesh
+
+    def _named(self, asked: Asked) -> set[str]:
+        if is_ip(asked.host):
+            return set()
+        domain = (self._config or MeshConfig()).domain
+        return {name.namespace for name in names_of(asked.host, asked.namespace, domain)}
+
+    def _lists(self, spaces: t.Iterable[str]) -> set[_List]:
+        root = (self._config or MeshConfig()).root
+        found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)}
+        for space in spaces:
+            if self._spaces.get(space) is not None or space in self._own:
+                found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED)}
+        return found
+
+    def _followed(self, mesh: Mesh) -> tuple[set[str], set[_List]]:
+        """Namespaces and lists that the objects on the ways name."""
+        spaces: set[str] = set()
+        lists: set[_List] = set()
+        for asked in self._asked:
+            found = resolve(mesh, asked.host, asked.port, asked.namespace)
+            if found.kind in ("outside", "unknown", "node"):
+                lists |= self._elsewhere(asked)
+            spaces |= {namespace_of(pod) for pod in found.pods}
+            target = found.service or next(iter(found.pods), None)
+            if target is None:
+                alias = mesh.get("Service", asked.namespace, asked.host.partition(".")[0])
+                target = alias if alias and alias.get("spec", {}).get("externalName") else None
+            if target is None:
+                continue
+            spec = target.get("spec", {})
+            spaces |= {namespace_of(target)}
+            if spec.get("externalName"):
+                names = names_of(f"{spec['externalName']}.".replace("..", "."), "", mesh.config.domain)
+                spaces |= {name.namespace for name in names}
+            if target["kind"] == "Service" and not spec.get("selector"):
+                lists.add(("EndpointSlice", namespace_of(target), ()))
+            for item in [target, *found.pods]:
+                named = named_waypoint(mesh, item)
+                spaces |= {named[0]} if named else set()
+            spaces |= set(_routed(mesh, target))
+        return spaces, lists
+
+    def _elsewhere(self, asked: Asked) -> set[_List]:
+        """Where a host may be that no name of the cluster leads to."""
+        entries: _List = ("ServiceEntry", "", ())
+        if not is_ip(asked.host):
+            return {entries}
+        return {entries, ("Service", "", ()), ("Pod", "", (("fieldSelector", f"status.podIP={ip(asked.host)}"),))}
+
+    def _read_spaces(self, spaces: t.Iterable[str], pool: concurrent.futures.Executor) -> None:
+        new = [name for name in spaces if name not in self._spaces]
+        for name, found in zip(new, pool.map(self._space, new), strict=True):
+            self._spaces[name] = found
+
+    def _space(self, name: str) -> Object | None:
+        answer = self._reader.ask(f"{NAMESPACE_PATH}/{name}")
+        if answer.status == 200:
+            return {**_json(answer), "kind": "Namespace"}
+        if answer.status == 403:
+            # Whoever may not read the namespace may well list what is in it.
+            self._unread["Namespace", name] = refusal(answer, "HTTP 403")
+            return {"kind": "Namespace", "metadata": {"name": name}}
+        return None
+
+    def _read(
+        self, wanted: t.Iterable[_List], fresh: dict[_List, list[Object]], pool: concurrent.futures.Executor
+    ) -> None:
+        new = [item for item in wanted if item not in fresh and item not in self._kept]
+        for item, found in zip(new, pool.map(self._list, new), strict=True):
+            (fresh if item[0] in MOVING else self._kept)[item] = found
+
+    def _list(self, wanted: _List) -> list[Object]:
+        kind, space, query = wanted
+        path = PATHS[kind].format(f"/namespaces/{space}" if space else "")
+        found: list[Object] = []
+        more: dict[str, str] = {}
+        while True:
+            answer = self._reader.ask(path, limit=PAGE, **dict(query), **more)
+            if answer.status == 404:
+                return []
+            if answer.status != 200:
+                why = refusal(answer, f"The cluster answered GET {path} with HTTP {answer.status}")
+                if answer.status != 403 or (kind in MOVING and space in self._own):
+                    raise LabError(why)
+                self._unread[kind, space] = why
+                return []
+            body = _json(answer)
+            # The API leaves the kind out of a list's items.
+            found += [{**item, "kind": kind} for item in body.get("items") or []]
+            token = (body.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            more = {"continue": str(token)}
+
+    def _mesh(self, fresh: t.Mapping[_List, list[Object]]) -> Mesh:
+        objects = [item for found in (*self._kept.values(), *fresh.values()) for item in found]
+        spaces = [item for item in self._spaces.values() if item]
+        return Mesh([*spaces, *objects], self._config, self._unread)
+
+
+def _routed(mesh: Mesh, service: Object) -> t.Iterator[str]:
+    """Namespaces of the backends of routes in a Service's namespace."""
+    for route in mesh.items("HTTPRoute", namespace_of(service)):
+        for rule in route.get("spec", {}).get("rules") or []:
+            for ref in rule.get("backendRefs") or []:
+                if ref.get("namespace"):
+                    yield str(ref["namespace"])
+
+
+def _json(answer: Answer) -> Object:
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise LabError("The cluster answered a list with something else than a JSON object; check the kubeconfig")
+    return body
