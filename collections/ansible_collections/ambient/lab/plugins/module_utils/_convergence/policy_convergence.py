@@ -20,14 +20,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, folder_of
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import Plan, read_plan
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import (
     DIRECTIONS,
     Measured,
     Runner,
-    differs,
-    wanted_at_end,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 MAX_SHOWN = 6
@@ -51,12 +51,14 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
         # A wrong path is found before anything is changed.
         read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
-    runner = Runner(plan, kube, Clock())
+    kept = Kept(folder_of(path), kube.host, plan.policy, kubectl(params))
+    runner = Runner(plan, kube, Clock(), kept)
     targets = runner.targets()
+    before = runner.current()
+    kept.require_none(before)
     if check_mode:
-        before = runner.current()
         return {
-            "changed": differs(wanted_at_end(plan, before), before),
+            "changed": differs(wanted_at_end(plan.final_state, plan.definition, before), before),
             "msg": _foreseen(plan, len(set(targets.values()))),
         }
     try:

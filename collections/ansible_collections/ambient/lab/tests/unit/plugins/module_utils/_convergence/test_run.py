@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -13,10 +15,12 @@ import typing as t
 
 import pytest
 import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import read_plan
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import as_new
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, condition, pod
@@ -24,6 +28,14 @@ from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, s
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 
 Object = dict[str, t.Any]
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where a policy is kept that is taken away."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state/ambient-lab"
+
 
 POLICIES = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies"
 POLICY = f"{POLICIES}/p"
@@ -34,6 +46,9 @@ DEFINITION = {
     "metadata": {"name": "p"},
     "spec": SPEC,
 }
+
+
+DRY_RUN = {"labels": {"team": "shop"}, "annotations": {"istio.io/dry-run": "true"}}
 
 
 class Switched(ScriptedServer):
@@ -75,6 +90,13 @@ class World:
             return {"policies": []}
         found = {"name": "p", "namespace": "default", "scope": "Namespace", "action": "Deny"}
         return {"policies": [{**found, "rules": [[[{"destinationPorts": [8080]}]]]}]}
+
+    @contextlib.contextmanager
+    def served(self) -> t.Iterator[FakeApi]:
+        """Its API."""
+        with FakeApi(self.objects) as api:
+            api.forwarded["mesh/zt:15000/config_dump"] = self.dump
+            yield api
 
     def _put(self, body: Object) -> Object:
         self._generation += 1
@@ -127,8 +149,7 @@ def claims_of(server: Switched, **limits: t.Any) -> list[Object]:
 def measure(
     world: World, tmp_path: pathlib.Path, claims: list[Object], check: bool = False, **changed: t.Any
 ) -> Object:
-    with FakeApi(world.objects) as api:
-        api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+    with world.served() as api:
         return policy_convergence(params(api, tmp_path, claims, **changed), check)
 
 
@@ -205,6 +226,20 @@ def test_final_states(
     assert (world.policy is not None) == (final_state == "present" or (final_state is None and there))
 
 
+def test_a_dry_run_is_another_policy_than_the_one_that_is_given(tmp_path: pathlib.Path) -> None:
+    """Its spec is the same, but it denies nobody."""
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        assert world.policy is not None
+        world.policy["metadata"] |= DRY_RUN
+        claims = claims_of(server)
+        assert measure(world, tmp_path, claims, check=True, final_state="present")["changed"] is True
+        found = measure(world, tmp_path, claims, final_state="present", settle=0.2)
+    assert (found["changed"], world.sent) == (True, ["DELETE", "PATCH", "DELETE", "PATCH"])
+    assert not set(DRY_RUN) & set(world.policy["metadata"])
+
+
 def test_the_policy_is_given_back_when_something_fails(tmp_path: pathlib.Path) -> None:
     other = {**SPEC, "rules": [{"to": [{"operation": {"ports": ["9090"]}}]}]}
     with Switched() as opened:
@@ -247,21 +282,94 @@ def test_the_policy_is_given_back_as_it_was(tmp_path: pathlib.Path, final_state:
         assert {key: world.policy["metadata"].get(key) for key in ours} == ours
 
 
-def test_a_module_that_is_ended_gives_the_policy_back(tmp_path: pathlib.Path) -> None:
+def ended(api: FakeApi, world: World, tmp_path: pathlib.Path, claims: list[Object], number: signal.Signals) -> int:
+    """What a module returns that gets a signal as soon as it has taken the policy away."""
+    with start(module, params(api, tmp_path, claims, repeats=50)) as program:
+        while not world.sent:
+            assert program.poll() is None, program.communicate()
+            time.sleep(0.01)
+        program.send_signal(number)
+        program.communicate(timeout=30)
+    return int(program.returncode)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_module_that_is_ended_gives_the_policy_back(
+    tmp_path: pathlib.Path, state_folder: pathlib.Path, number: signal.Signals
+) -> None:
     with Switched() as opened:
         server = t.cast("Switched", opened)
         world = World(server, spec=SPEC)
-        with FakeApi(world.objects) as api:
-            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
-            with start(module, params(api, tmp_path, claims_of(server), repeats=50)) as program:
-                while not world.sent:
-                    assert program.poll() is None, program.communicate()
-                    time.sleep(0.01)
-                program.terminate()
-                program.communicate(timeout=30)
-    assert program.returncode == 143
+        with world.served() as api:
+            assert ended(api, world, tmp_path, claims_of(server), number) == 128 + number
     assert world.policy is not None
     assert world.policy["spec"] == SPEC
+    assert list(state_folder.iterdir()) == []
+
+
+def test_a_module_that_is_killed_leaves_the_policy_in_a_file(
+    tmp_path: pathlib.Path, state_folder: pathlib.Path
+) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        assert world.policy is not None
+        world.policy["metadata"] |= DRY_RUN
+        with world.served() as api:
+            assert ended(api, world, tmp_path, claims_of(server), signal.SIGKILL) == -signal.SIGKILL
+            (file,) = state_folder.iterdir()
+            assert (file.stat().st_mode & 0o777, state_folder.stat().st_mode & 0o777) == (0o600, 0o700)
+            kept = json.loads(file.read_text())
+            assert kept == {**DEFINITION, "metadata": {"name": "p", "namespace": "default", **DRY_RUN}}
+            # The next run says so, and changes nothing.
+            given, sent = params(api, tmp_path, claims_of(server), settle=0.2), list(world.sent)
+            for check in (True, False):
+                with pytest.raises(LabError, match="has not given it back") as caught:
+                    policy_convergence(given, check)
+                assert f"replace --force -f {file}`" in caught.value.message
+            assert world.sent == sent
+            # Once somebody has given it back, the file is of no use any more.
+            world._put(kept)
+            server.answer = "reset"
+            policy_convergence(given, False)
+    assert world.policy["metadata"]["annotations"] == DRY_RUN["annotations"]
+    assert list(state_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("results", [False, True])
+def test_a_policy_that_can_not_be_given_back_is_named_with_its_file(
+    tmp_path: pathlib.Path, state_folder: pathlib.Path, results: bool
+) -> None:
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        world.objects[f"POST {POLICIES}"] = (500, {"message": "etcd is gone"})
+        changed = {"results_file": str(tmp_path / "results.json"), "section": "s"} if results else {}
+        with pytest.raises(LabError, match="HTTP 500: etcd is gone\ndefault/p was not given back") as caught:
+            measure(world, tmp_path, claims_of(server), settle=0.2, **changed)
+    assert world.policy is None
+    (file,) = (tmp_path if results else state_folder).glob("policy_default_p_*.json")
+    assert str(file) in caught.value.message
+    assert json.loads(file.read_text())["spec"] == SPEC
+
+
+def test_nothing_is_removed_that_can_not_be_kept(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "state").touch()
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        with pytest.raises(LabError, match=r"can't be kept in .* Nothing was changed"):
+            measure(world, tmp_path, claims_of(server))
+    assert world.sent == []
+
+
+def test_a_kept_policy_that_is_none(tmp_path: pathlib.Path, state_folder: pathlib.Path) -> None:
+    kept = Kept(str(state_folder), "https://api", PolicyRef("default", "p"), "kubectl")
+    state_folder.mkdir(parents=True)
+    for content in ("{", "[]", "{}"):
+        pathlib.Path(kept.path).write_text(content)
+        with pytest.raises(LabError, match="can't be read"):
+            kept.require_none({"metadata": {}})
 
 
 def test_a_failure_says_what_it_has_changed(tmp_path: pathlib.Path) -> None:
@@ -269,8 +377,7 @@ def test_a_failure_says_what_it_has_changed(tmp_path: pathlib.Path) -> None:
         server = t.cast("Switched", opened)
         world = World(server)
         claims = [claim("wrong", to=server.url("proxy_403"), expect="denied_l4")]
-        with FakeApi(world.objects) as api:
-            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+        with world.served() as api:
             given = params(api, tmp_path, claims, settle=0.2, final_state="present")
             ok, told = returned(start(module, given))
     assert (ok, told["failed"], told["changed"]) == (False, True, True)
