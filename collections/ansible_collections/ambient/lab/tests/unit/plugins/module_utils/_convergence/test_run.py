@@ -438,11 +438,25 @@ def test_nothing_is_changed_where_a_source_can_not_probe(tmp_path: pathlib.Path)
         ({"claims": [claim("x", limits={"leaks_after_ready": -1})]}, "is not a number of requests"),
         ({"claims": [claim("x", limits={"converges_within": True})]}, "is not a number of seconds"),
         ({"claims": [claim("x", expect="probe_error")]}, "can't be expected"),
+        (
+            {"claims": [claim("x", expect="denied_l4", by="default/other")]},
+            "claim 'x': by: default/other is not default/p, which alone comes and goes here",
+        ),
+        (
+            {
+                "claims": [
+                    claim("y", expect="denied_l4"),
+                    claim("x", before="denied_l4", expect="denied_l4", by="default/p"),
+                ]
+            },
+            "claim 'x': by: the claim expects the same without the policy",
+        ),
     ],
 )
 def test_options_are_read_strictly(changed: Object, words: str) -> None:
     defaults = {name: option.get("default") for name, option in module.SPEC.items()}
-    given = {**defaults, "definition": DEFINITION, "claims": [claim("x", expect="denied_l4"), claim("y")], "rate": 20.0}
+    claims = [claim("x", expect="denied_l4", by="default/p"), claim("y")]
+    given = {**defaults, "definition": DEFINITION, "claims": claims, "rate": 20.0}
     assert read_plan(given).policy.name == "p"
     with pytest.raises(LabError) as caught:
         read_plan({**given, **changed})
