@@ -21,6 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     LABEL,
     MANAGER,
     NOT_NOW,
+    RESOURCES,
     ephemeral_of,
     leftover,
     ours,
@@ -35,6 +36,9 @@ READY_SECONDS = 60.0
 GONE_SECONDS = 20.0
 POLL_SECONDS = 0.25
 PODS = "/api/v1/namespaces/{}/pods"
+# Words of the admission plugins ResourceQuota and LimitRanger (k8s.io/apiserver, k8s.io/kubernetes).
+_RESOURCES_REFUSED = ("quota", "usage per", "limit to request")
+RESOURCES_HELP = "probe_resources sets what it requests, and its limits"
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
 
@@ -71,13 +75,23 @@ class Probers:
         image: with sh and curl.
         seconds: after which a node ends a pod by itself.
         clock: to wait with.
+        resources: requests and limits of a pod's container; what is left out is as in RESOURCES.
         check_mode: only what is there already stands in for a source.
     """
 
     def __init__(
-        self, api: Api, kind: str, image: str, seconds: int, clock: Clock, *, check_mode: bool = False
+        self,
+        api: Api,
+        kind: str,
+        image: str,
+        seconds: int,
+        clock: Clock,
+        *,
+        resources: Object | None = None,
+        check_mode: bool = False,
     ) -> None:
         self._api, self._kind, self._image, self._seconds, self._clock = api, kind, image, seconds, clock
+        self._resources = {**RESOURCES, **(resources or {})}
         self._check_mode = check_mode
         self._made: dict[str, tuple[str, str]] = {}
         # Pods that get a container which they keep; namespace/name.
@@ -127,10 +141,12 @@ class Probers:
         target = find_target(source, cluster.pods.get(source.namespace, []))
         model = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
         account = source.service_account or "default"
-        pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run())
+        pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run(), self._resources)
         answer = self._api.send("POST", PODS.format(source.namespace), pod)
         if answer.status != 201:
-            return f"the API refused a pod in its place: {_why(answer)}"
+            why = _why(answer)
+            help_ = f"; {RESOURCES_HELP}" if any(words in why for words in _RESOURCES_REFUSED) else ""
+            return f"the API refused a pod in its place: {why}{help_}"
         name = str(json.loads(answer.body)["metadata"]["name"])
         self._made[f"{source.namespace}/{name}"] = (source.namespace, name)
         return Source(source.namespace, pod=name, container="probe")
