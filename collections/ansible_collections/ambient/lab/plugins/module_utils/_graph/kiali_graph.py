@@ -24,7 +24,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
 from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import NO_CONTROL
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import may_control, parse_graph_claims
 from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     as_graph_result,
@@ -126,7 +125,7 @@ def explain_graph(
         if item.judged.missing or item.judged.seen.problem:
             pair = Pair.of(item.claim.source, item.claim.target, item.claim.protocol(phase))
             item = _explained(item, pair, gatherer, places, _answered(result, pair), query)
-        elif verdict.reason == NO_CONTROL:
+        elif item.judged.uncontrolled:
             item = dataclasses.replace(item, cause=_uncontrolled(item, result.claims, phase))
         elif verdict.verdict != "pass" and window:
             item = dataclasses.replace(item, look=places.ask_kiali("/api/namespaces/graph", **query))
@@ -143,8 +142,9 @@ def _answered(result: GraphResult, pair: Pair) -> bool:
 def _uncontrolled(item: GraphClaimResult, claims: t.Sequence[GraphClaimResult], phase: str) -> str:
     """Its control has an explanation of its own."""
     for other in claims:
-        if may_control(item.claim, other.claim, phase) and other.judged.verdict.verdict != "pass":
-            return f"{NO_CONTROL}: {other.claim.name!r} does not hold"
+        missing = other.judged.verdict.verdict != "pass"
+        if missing and may_control(item.claim, other.claim, phase, item.judged.uncontrolled):
+            return f"{item.judged.verdict.reason}: {other.claim.name!r} does not hold"
     return ""
 
 

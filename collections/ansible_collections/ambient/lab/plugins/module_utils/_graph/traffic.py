@@ -45,6 +45,26 @@ def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozen
     return frozenset({(workload_of(pod), end) for end in ends} | inside)
 
 
+def waypoints(end: End, cluster: Snapshot) -> frozenset[tuple[str, str]] | None:
+    """Namespace and name of the waypoints that requests to an end may go through, and so be counted by.
+
+    None where the namespace was not read. A workload may be reached by each Service before it, and by itself
+    (istio.io/waypoint-for: workload).
+    """
+    services = cluster.services.get(end.namespace)
+    pods = cluster.pods.get(end.namespace)
+    if services is None or pods is None:
+        return None
+    if end.kind == "service":
+        items = [item for item in services if item["metadata"]["name"] == end.name]
+    else:
+        own = [pod for pod in pods if workload_of(pod) == end]
+        items = [*own, *(item for item in services if any(pod in own for pod in cluster.backends(item)))]
+    found = {cluster.waypoint(item) for item in items}
+    # A waypoint's own pods are not behind it, whatever their namespace's label says.
+    return frozenset(item for item in found if item and End("workload", *item) != end)
+
+
 def unsent(claims: t.Sequence[GraphClaim], phase: str, sent: t.Iterable[frozenset[Route]]) -> list[GraphClaim]:
     """Claims that no edge is there although nothing in the traffic would make one."""
     known = {route for part in sent for route in part}

@@ -108,7 +108,7 @@ def test_a_missing_edge_is_an_error_where_telemetry_is_broken(
     assert words in allowed.cause
     assert words in allowed.judged.verdict.reason
     # The absence has no control for the same reason.
-    assert denied.cause == f"{NO_CONTROL}: 'allowed' does not hold"
+    assert denied.cause == f"{NO_CONTROL.format('ztunnel')}: 'allowed' does not hold"
 
 
 def test_a_missing_edge_is_a_failure_where_nothing_was_answered(tmp_path: pathlib.Path) -> None:
