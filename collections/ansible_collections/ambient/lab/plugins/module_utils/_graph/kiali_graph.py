@@ -24,7 +24,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
 from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import may_control, parse_graph_claims
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
+    GraphClaim,
+    may_control,
+    parse_graph_claims,
+    reporters,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     as_graph_result,
     graph_failure,
@@ -120,7 +125,7 @@ def explain_graph(
     query = {key: graph_query(namespaces, *(window or (0, 0)), inject=True)[key] for key in ASKED_AGAIN}
     gatherer = Gatherer(cluster, places.prometheus, look.reply, window)
     claims = []
-    for item in result.claims:
+    for item, nodes in zip(result.claims, result.nodes, strict=True):
         verdict = item.judged.verdict
         if item.judged.missing or item.judged.seen.problem:
             pair = Pair.of(item.claim.source, item.claim.target, item.claim.protocol(phase))
@@ -129,8 +134,31 @@ def explain_graph(
             item = dataclasses.replace(item, cause=_uncontrolled(item, result.claims, phase))
         elif verdict.verdict != "pass" and window:
             item = dataclasses.replace(item, look=places.ask_kiali("/api/namespaces/graph", **query))
+        elif verdict.verdict == "pass" and _rests_on_ztunnel(item.claim, phase):
+            item = _confirmed(item, nodes, gatherer, places)
         claims.append(item)
-    return dataclasses.replace(result, claims=claims)
+    converged_after = result.converged_after if all(item.judged.verdict.verdict == "pass" for item in claims) else None
+    return dataclasses.replace(result, claims=claims, converged_after=converged_after)
+
+
+def _rests_on_ztunnel(claim: GraphClaim, phase: str) -> bool:
+    return claim.expected(phase).outcome == "no_edge" and "ztunnel" in reporters(claim, phase, behind_waypoint=False)
+
+
+def _confirmed(
+    item: GraphClaimResult, nodes: t.Collection[str], gatherer: Gatherer, places: Places
+) -> GraphClaimResult:
+    """A missing edge, whose control may have been counted on another node; an error where its own are not scraped."""
+    try:
+        problem = gatherer.unseen(nodes)
+    except LabError:
+        # Who may not look has the control's word.
+        return item
+    if not problem:
+        return item
+    judged = dataclasses.replace(item.judged, verdict=Verdict("error", f"there is no edge, but {problem}"))
+    look = places.ask_prometheus("/api/v1/targets", state="active")
+    return dataclasses.replace(item, judged=judged, cause=problem, look=look)
 
 
 def _answered(result: GraphResult, pair: Pair) -> bool:

@@ -28,7 +28,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import 
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import Judged
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent, waypoints
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import (
+    Route,
+    nodes_of,
+    routes,
+    unsent,
+    waypoints,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import KialiApi, Look, Watch
 from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 
@@ -49,7 +55,8 @@ class GraphClaimResult:
 class GraphResult:
     """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
 
-    outcomes: what the last round's requests saw on their routes. restarts: of the window.
+    outcomes: what the last round's requests saw on their routes. nodes: of the pods at both ends of each claim.
+    restarts: of the window.
     """
 
     claims: list[GraphClaimResult]
@@ -60,6 +67,7 @@ class GraphResult:
     elapsed: float
     converged_after: float | None
     restarts: int = 0
+    nodes: t.Sequence[frozenset[str]] = ()
 
     @property
     def verdict(self) -> str:
@@ -124,6 +132,7 @@ def check_graph(
         edge.now() - start,
         convergence.converged_after,
         watch.restarts,
+        [nodes_of((claim.source, claim.target), cluster) for claim in claims],
     )
 
 
