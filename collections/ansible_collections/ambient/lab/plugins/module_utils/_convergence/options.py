@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     CLAIM_KEYS,
     Claim,
+    Expectation,
     PolicyRef,
     Problem,
     label_of,
@@ -40,6 +41,11 @@ class Pair:
 
     claim: Claim
     limits: Limits
+
+    def change(self, direction: str) -> tuple[Expectation, Expectation]:
+        """The old answer and the new one where the policy is applied, or removed."""
+        before, after = self.claim.before, self.claim.after
+        return (before, after) if direction == "apply" else (after, before)
 
 
 @dataclasses.dataclass(frozen=True)

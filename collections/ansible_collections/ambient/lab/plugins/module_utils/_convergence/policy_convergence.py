@@ -26,6 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.run impor
     DIRECTIONS,
     Measured,
     Runner,
+    gaps_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
@@ -107,8 +108,7 @@ def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[st
     stuck = next((item for item in measured if item.passed.gaps), None)
     verdict, reason = worst["verdict"], worst["reason"] and f"{worst['name']}: {worst['reason']}"
     if stuck:
-        gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in stuck.passed.gaps[:4])
-        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps}"
+        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps_of(stuck.passed)}"
     return {
         "policy": str(plan.policy),
         "at": now(),
@@ -125,9 +125,7 @@ def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[st
 def _direction(name: str, plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
     pairs = []
     for number, pair in enumerate(plan.pairs):
-        old, new = pair.claim.before, pair.claim.after
-        if name == "remove":
-            old, new = new, old
+        old, new = pair.change(name)
         runs = [item.runs[number] for item in measured]
         verdict, reason = judge_runs(new, old, pair.limits, runs)
         pairs.append(

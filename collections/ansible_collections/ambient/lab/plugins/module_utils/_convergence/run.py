@@ -143,8 +143,7 @@ class Runner:
         if self._before is not None:
             _accepted_at, passed, _ready_at = self._change("remove")
             if passed.gaps:
-                gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
-                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps}")
+                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps_of(passed)}")
         for _repeat in range(self._plan.repeats):
             for direction in DIRECTIONS:
                 yield self._run(direction, targets)
@@ -274,11 +273,13 @@ class Runner:
                 answers[heard.number].append(Timed(heard.start + offset, heard.at - accepted, heard.seen))
         runs = []
         for number, pair in enumerate(self._plan.pairs):
-            old, new = pair.claim.before, pair.claim.after
-            if direction == "remove":
-                old, new = new, old
-            runs.append(analyse(old, new, answers[number], moments))
+            runs.append(analyse(*pair.change(direction), answers[number], moments))
         return runs, resolution
+
+
+def gaps_of(passed: Passed) -> str:
+    """Who had not got there when the barrier ended, and why, for people."""
+    return "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
 
 
 def _object(reply: Answer, what: str) -> Object:

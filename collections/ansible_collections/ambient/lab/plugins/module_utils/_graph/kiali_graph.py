@@ -81,12 +81,7 @@ def _worst(failures: t.Sequence[BaseException]) -> str:
 
 
 def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) -> dict[str, t.Any]:
-    """Check the claims in the module's parameters on Kiali's graph.
-
-    Args:
-        params: of the module kiali_graph.
-        check_mode: send and look, but write no results file.
-        verbose: return Kiali's whole answer.
+    """Check the claims in the module's parameters on Kiali's graph. Parameters as of prove_graphs.
 
     Raises:
         LabError: on wrong input, an API that does not answer, and claims that do not hold.

@@ -12,7 +12,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Problem, Request, Source, dns_name
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -26,7 +25,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Di
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
     Found,
     failure,
@@ -162,8 +161,7 @@ class Run:
 
 
 def _in_mesh(source: Source, cluster: Snapshot) -> bool:
-    target = find_target(source, cluster.pods.get(source.namespace, []))
-    pod = cluster.pod(target.namespace, target.pod) if isinstance(target, Target) else None
+    pod = own_pod(source, cluster)
     return pod is not None and cluster.in_mesh(pod)
 
 

@@ -14,7 +14,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
@@ -138,9 +138,7 @@ class Probers:
     def _make_pod(self, source: Source, cluster: Snapshot) -> Source | str:
         if self._check_mode:
             return NOT_NOW
-        target = find_target(source, cluster.pods.get(source.namespace, []))
-        model = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
-        account = source.service_account or "default"
+        account, model = source.service_account or "default", own_pod(source, cluster)
         pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run(), self._resources)
         answer = self._api.send("POST", PODS.format(source.namespace), pod)
         if answer.status != 201:
@@ -162,24 +160,24 @@ class Probers:
             self._clock.sleep(POLL_SECONDS)
 
     def _make_ephemeral(self, source: Source, cluster: Snapshot) -> Source | str:
-        target = find_target(source, cluster.pods.get(source.namespace, []))
-        pod = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
-        if pod is None or not isinstance(target, Target):
+        pod = own_pod(source, cluster)
+        if pod is None:
             return "it has no pod that could take a container"
+        name, place = str(pod["metadata"]["name"]), name_of(pod)
         running = running_ephemeral(pod)
         if running:
-            return Source(source.namespace, pod=target.pod, container=running)
+            return Source(source.namespace, pod=name, container=running)
         if self._check_mode:
-            self.marked.append(str(target))
+            self.marked.append(place)
             return NOT_NOW
         container = ephemeral_of(pod, self._image)
-        path = f"{PODS.format(source.namespace)}/{target.pod}/ephemeralcontainers"
         patch = {"spec": {"ephemeralContainers": [container]}}
+        path = f"{PODS.format(source.namespace)}/{name}/ephemeralcontainers"
         answer = self._api.send("PATCH", path, patch, _STRATEGIC_MERGE)
         if answer.status != 200:
-            return f"the API refused an ephemeral container in {target}: {_why(answer)}"
-        self.marked.append(str(target))
-        return Source(source.namespace, pod=target.pod, container=container["name"])
+            return f"the API refused an ephemeral container in {place}: {_why(answer)}"
+        self.marked.append(place)
+        return Source(source.namespace, pod=name, container=container["name"])
 
     def _ephemeral_runs(self, source: Source, deadline: float) -> Source | str:
         while True:
@@ -216,6 +214,12 @@ class Probers:
                 self._clock.sleep(POLL_SECONDS)
         if refused:
             raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
+
+
+def own_pod(source: Source, cluster: Snapshot) -> Object | None:
+    """The ready pod that a source means, None where there is none."""
+    target = find_target(source, cluster.pods.get(source.namespace, []))
+    return cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
 
 
 def _why(answer: Answer) -> str:

@@ -344,7 +344,7 @@ def test_a_policy_that_can_not_be_given_back_is_named_with_its_file(
         server = t.cast("Switched", opened)
         world = World(server, spec=SPEC)
         world.objects[f"POST {POLICIES}"] = (500, {"message": "etcd is gone"})
-        changed = {"results_file": str(tmp_path / "results.json"), "section": "s"} if results else {}
+        changed: Object = {"results_file": str(tmp_path / "results.json"), "section": "s"} if results else {}
         with pytest.raises(LabError, match="HTTP 500: etcd is gone\ndefault/p was not given back") as caught:
             measure(world, tmp_path, claims_of(server), settle=0.2, **changed)
     assert world.policy is None
