@@ -4,153 +4,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import signal
-import socket
 import threading
-import time
 import typing as t
 
 import pytest
 import yaml
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import read_plan
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
-from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, condition, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.convergence import (
+    DRY_RUN,
+    SPEC,
+    Object,
+    Switched,
+    World,
+    claims_of,
+    measure,
+    params,
+)
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim
 from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
-from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
-
-Object = dict[str, t.Any]
-
-
-@pytest.fixture(autouse=True)
-def state_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Where a policy is kept that is taken away."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path / "state/ambient-lab"
-
-
-POLICIES = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies"
-POLICY = f"{POLICIES}/p"
-SPEC = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]}
-DEFINITION = {
-    "apiVersion": "security.istio.io/v1",
-    "kind": "AuthorizationPolicy",
-    "metadata": {"name": "p"},
-    "spec": SPEC,
-}
-
-
-DRY_RUN = {"labels": {"team": "shop"}, "annotations": {"istio.io/dry-run": "true"}}
-
-
-class Switched(ScriptedServer):
-    """Answers /switch by what is in force."""
-
-    answer = "ok"
-
-    def _answer(self, connection: socket.socket, behaviour: str) -> None:
-        super()._answer(connection, self.answer if behaviour == "switch" else behaviour)
-
-
-class World:
-    """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it."""
-
-    def __init__(self, server: Switched, late: float = 0.0, spec: Object | None = None) -> None:
-        self._server = server
-        self._late = late
-        self._generation = 0
-        self.policy: Object | None = None
-        self.sent: list[str] = []
-        self.accepted = True
-        if spec is not None:
-            self._put({**DEFINITION, "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
-            self._server.answer = "reset"
-        node = {"nodeName": "n1", "containers": [{"name": "main"}]}
-        app, client, ztunnel = pod("app"), pod("curl"), pod("zt", "mesh")
-        self.objects: Object = {
-            "/api/v1/namespaces/default/pods": {"items": [{**app, "spec": node}, {**client, "spec": node}]},
-            "/api/v1/pods": {"items": [{**ztunnel, "spec": node}]},
-            POLICY: lambda _query: self.policy or 404,
-            f"PATCH {POLICY}": self._patch,
-            f"DELETE {POLICY}": self._delete,
-            f"POST {POLICIES}": self._post,
-        }
-
-    def dump(self, _query: object) -> Object:
-        """What ztunnel has."""
-        if self.policy is None:
-            return {"policies": []}
-        found = {"name": "p", "namespace": "default", "scope": "Namespace", "action": "Deny"}
-        return {"policies": [{**found, "rules": [[[{"destinationPorts": [8080]}]]]}]}
-
-    @contextlib.contextmanager
-    def served(self) -> t.Iterator[FakeApi]:
-        """Its API."""
-        with FakeApi(self.objects) as api:
-            api.forwarded["mesh/zt:15000/config_dump"] = self.dump
-            yield api
-
-    def _put(self, body: Object) -> Object:
-        self._generation += 1
-        metadata = {**body["metadata"], "generation": self._generation, "uid": f"u{self._generation}"}
-        status = {"conditions": [condition(seen=self._generation)]}
-        self.policy = {**body, "metadata": metadata, "status": status}
-        return self.policy
-
-    def _patch(self, body: Object) -> Object | int:
-        self.sent.append("PATCH")
-        if not self.accepted:
-            return 403
-        self._switch("reset")
-        return self._put(body)
-
-    def _post(self, body: Object) -> Object:
-        self.sent.append("POST")
-        assert "uid" not in body["metadata"]
-        assert "status" not in body
-        self._switch("reset")
-        return self._put(body)
-
-    def _delete(self, _body: Object) -> Object | int:
-        self.sent.append("DELETE")
-        found, self.policy = self.policy, None
-        self._switch("ok")
-        return 404 if found is None else {"status": "Success"}
-
-    def _switch(self, answer: str) -> None:
-        timer = threading.Timer(self._late, lambda: setattr(self._server, "answer", answer))
-        timer.daemon = True
-        timer.start()
-        if not self._late:
-            timer.join()
-
-
-def params(api: FakeApi, folder: pathlib.Path, claims: list[Object], **changed: t.Any) -> Object:
-    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
-    given = {"kubeconfig": api.kubeconfig(folder), "claims": claims, "definition": DEFINITION}
-    return {**defaults, **given, "settle": 0.5, "timeout": 5, "rate": 20.0, **changed}
-
-
-def claims_of(server: Switched, **limits: t.Any) -> list[Object]:
-    return [
-        claim("stays", to=server.url("ok")),
-        claim("is cut off", to=server.url("switch"), expect="denied_l4", limits=limits),
-    ]
-
-
-def measure(
-    world: World, tmp_path: pathlib.Path, claims: list[Object], check: bool = False, **changed: t.Any
-) -> Object:
-    with world.served() as api:
-        return policy_convergence(params(api, tmp_path, claims, **changed), check)
 
 
 def test_a_policy_that_works_at_once(tmp_path: pathlib.Path) -> None:
@@ -282,96 +156,6 @@ def test_the_policy_is_given_back_as_it_was(tmp_path: pathlib.Path, final_state:
         assert {key: world.policy["metadata"].get(key) for key in ours} == ours
 
 
-def ended(api: FakeApi, world: World, tmp_path: pathlib.Path, claims: list[Object], number: signal.Signals) -> int:
-    """What a module returns that gets a signal as soon as it has taken the policy away."""
-    with start(module, params(api, tmp_path, claims, repeats=50)) as program:
-        while not world.sent:
-            assert program.poll() is None, program.communicate()
-            time.sleep(0.01)
-        program.send_signal(number)
-        program.communicate(timeout=30)
-    return int(program.returncode)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_module_that_is_ended_gives_the_policy_back(
-    tmp_path: pathlib.Path, state_folder: pathlib.Path, number: signal.Signals
-) -> None:
-    with Switched() as opened:
-        server = t.cast("Switched", opened)
-        world = World(server, spec=SPEC)
-        with world.served() as api:
-            assert ended(api, world, tmp_path, claims_of(server), number) == 128 + number
-    assert world.policy is not None
-    assert world.policy["spec"] == SPEC
-    assert list(state_folder.iterdir()) == []
-
-
-def test_a_module_that_is_killed_leaves_the_policy_in_a_file(
-    tmp_path: pathlib.Path, state_folder: pathlib.Path
-) -> None:
-    with Switched() as opened:
-        server = t.cast("Switched", opened)
-        world = World(server, spec=SPEC)
-        assert world.policy is not None
-        world.policy["metadata"] |= DRY_RUN
-        with world.served() as api:
-            assert ended(api, world, tmp_path, claims_of(server), signal.SIGKILL) == -signal.SIGKILL
-            (file,) = state_folder.iterdir()
-            assert (file.stat().st_mode & 0o777, state_folder.stat().st_mode & 0o777) == (0o600, 0o700)
-            kept = json.loads(file.read_text())
-            assert kept == {**DEFINITION, "metadata": {"name": "p", "namespace": "default", **DRY_RUN}}
-            # The next run says so, and changes nothing.
-            given, sent = params(api, tmp_path, claims_of(server), settle=0.2), list(world.sent)
-            for check in (True, False):
-                with pytest.raises(LabError, match="has not given it back") as caught:
-                    policy_convergence(given, check)
-                assert f"replace --force -f {file}`" in caught.value.message
-            assert world.sent == sent
-            # Once somebody has given it back, the file is of no use any more.
-            world._put(kept)
-            server.answer = "reset"
-            policy_convergence(given, False)
-    assert world.policy["metadata"]["annotations"] == DRY_RUN["annotations"]
-    assert list(state_folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("results", [False, True])
-def test_a_policy_that_can_not_be_given_back_is_named_with_its_file(
-    tmp_path: pathlib.Path, state_folder: pathlib.Path, results: bool
-) -> None:
-    with Switched() as opened:
-        server = t.cast("Switched", opened)
-        world = World(server, spec=SPEC)
-        world.objects[f"POST {POLICIES}"] = (500, {"message": "etcd is gone"})
-        changed: Object = {"results_file": str(tmp_path / "results.json"), "section": "s"} if results else {}
-        with pytest.raises(LabError, match="HTTP 500: etcd is gone\ndefault/p was not given back") as caught:
-            measure(world, tmp_path, claims_of(server), settle=0.2, **changed)
-    assert world.policy is None
-    (file,) = (tmp_path if results else state_folder).glob("policy_default_p_*.json")
-    assert str(file) in caught.value.message
-    assert json.loads(file.read_text())["spec"] == SPEC
-
-
-def test_nothing_is_removed_that_can_not_be_kept(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "state").touch()
-    with Switched() as opened:
-        server = t.cast("Switched", opened)
-        world = World(server, spec=SPEC)
-        with pytest.raises(LabError, match=r"can't be kept in .* Nothing was changed"):
-            measure(world, tmp_path, claims_of(server))
-    assert world.sent == []
-
-
-def test_a_kept_policy_that_is_none(tmp_path: pathlib.Path, state_folder: pathlib.Path) -> None:
-    kept = Kept(str(state_folder), "https://api", PolicyRef("default", "p"), "kubectl")
-    state_folder.mkdir(parents=True)
-    for content in ("{", "[]", "{}"):
-        pathlib.Path(kept.path).write_text(content)
-        with pytest.raises(LabError, match="can't be read"):
-            kept.require_none({"metadata": {}})
-
-
 def test_a_failure_says_what_it_has_changed(tmp_path: pathlib.Path) -> None:
     with Switched() as opened:
         server = t.cast("Switched", opened)
@@ -416,53 +200,3 @@ def test_nothing_is_changed_where_a_source_can_not_probe(tmp_path: pathlib.Path)
         with pytest.raises(LabError, match="nothing was changed: pod default/nobody does not exist"):
             measure(world, tmp_path, [bad])
         assert world.sent == []
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"repeats": 0}, "repeats must be from 1 to 100"),
-        ({"rate": 500.0}, "rate must be from 1 to 200"),
-        ({"repeats": 100, "timeout": 60.0}, "more than the 7200 s that are allowed"),
-        ({"repeats": 50, "rate": 200.0}, "more than the 1000000 that are allowed"),
-        ({"definition": {"kind": "Service"}}, "definition must be an AuthorizationPolicy"),
-        ({"definition": {**DEFINITION, "metadata": {}}}, "metadata.name is missing"),
-        ({"definition": {**DEFINITION, "metadata": {"name": "A b"}}}, "definition: 'default/A b' must be"),
-        ({"claims": []}, "claims is empty"),
-        ({"claims": [claim("same")]}, "nothing to converge"),
-        (
-            {"claims": [claim("x", limit=1)]},
-            "unknown key 'limit'; allowed are name, from, to, expect, before, by, limits",
-        ),
-        ({"claims": [claim("x", limits={"leaks": 1})]}, "unknown key 'leaks'"),
-        ({"claims": [claim("x", limits={"leaks_after_ready": -1})]}, "is not a number of requests"),
-        ({"claims": [claim("x", limits={"converges_within": True})]}, "is not a number of seconds"),
-        ({"claims": [claim("x", expect="probe_error")]}, "can't be expected"),
-        (
-            {"claims": [claim("x", expect="denied_l4", by="default/other")]},
-            "claim 'x': by: default/other is not default/p, which alone comes and goes here",
-        ),
-        (
-            {
-                "claims": [
-                    claim("y", expect="denied_l4"),
-                    claim("x", before="denied_l4", expect="denied_l4", by="default/p"),
-                ]
-            },
-            "claim 'x': by: the claim expects the same without the policy",
-        ),
-    ],
-)
-def test_options_are_read_strictly(changed: Object, words: str) -> None:
-    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
-    claims = [claim("x", expect="denied_l4", by="default/p"), claim("y")]
-    given = {**defaults, "definition": DEFINITION, "claims": claims, "rate": 20.0}
-    assert read_plan(given).policy.name == "p"
-    with pytest.raises(LabError) as caught:
-        read_plan({**given, **changed})
-    assert words in caught.value.message
-
-
-def test_an_object_is_given_back_without_what_the_api_set() -> None:
-    policy = {"kind": "K", "metadata": {"name": "p", "uid": "1", "annotations": {"a": "b"}}, "status": {}, "spec": {}}
-    assert as_new(policy) == {"kind": "K", "metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {}}
