@@ -29,8 +29,9 @@ attributes:
     support: full
     description:
       - Probes, because that changes nothing, but writes no file and makes no pod or container.
-      - Sources that need one are in RV(unprobed) then, and do not make a comparison fail. With O(state=observe) the
-        difference has their claims as they are in O(file).
+      - Sources that need one are in RV(unprobed) then, and do not make a comparison fail; its RV(verdict) is V(unknown)
+        where nothing differs. With O(state=observe) their claims are taken from O(file), and RV(verdict) is V(unknown)
+        where it does not have them all.
   diff_mode:
     support: full
     description: Shows the difference of the claims file with O(state=observe).
@@ -105,16 +106,31 @@ options:
       - V(none) lists it in RV(unprobed).
       - V(pod) makes a short-lived pod with the same ServiceAccount in the same namespace, without any label that a
         Service could select, and removes it in the end, also after a failure. Should the module be killed, the
-        next run removes the pod, and the node ends it after a while. NetworkPolicies that select pods by label
-        do not see it as the source.
+        next run removes the pod, and the node ends it after a while. It has none of the source's labels, because
+        with them Services would send it requests and a ReplicaSet would take it over. So NetworkPolicies that select
+        pods by label take it for another pod, and a cell may then differ from the source's own.
       - V(ephemeral) adds an ephemeral container to the source's own pod, and takes one that is there already.
-        Kubernetes has no way to remove it from the pod again, so it stays until the pod goes.
+        Kubernetes has no way to remove it from the pod again, so it stays until the pod goes. It has the source's
+        own address and labels, so what it sees is exactly what the source would see.
     type: str
     choices: [none, pod, ephemeral]
     default: none
   probe_image:
     description: Image with C(sh) and curl 7.83 or newer. Needed with O(probe_with=pod) and O(probe_with=ephemeral).
     type: str
+  probe_resources:
+    description:
+      - What the container of a short-lived pod gets with O(probe_with=pod), as in a pod's C(resources). Both values
+        are there for both resources by default, because a ResourceQuota may want them.
+      - An ephemeral container has none, and counts in no quota.
+    type: dict
+    suboptions:
+      requests:
+        description: Its requests. Left out, C(cpu=10m) and C(memory=16Mi).
+        type: dict
+      limits:
+        description: Its limits. Left out, C(cpu=250m) and C(memory=128Mi).
+        type: dict
   witnesses:
     description:
       - Who must bear out a denial, besides the client, so that it is no unclear pair; as in
@@ -199,13 +215,15 @@ file:
   returned: success
   type: str
 verdict:
-  description: V(observed), or with O(state=compare) V(pass) or V(fail).
+  description:
+    - V(observed), or with O(state=compare) V(pass) or V(fail).
+    - V(unknown) in check mode, where it could not ask all that a real run would.
   returned: always
   type: str
   sample: pass
 claims:
   description: How many claims the file has.
-  returned: with O(state=observe)
+  returned: with O(state=observe), unless the verdict is V(unknown)
   type: int
   sample: 24
 rounds:
@@ -315,6 +333,7 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "exclude": {"type": "list", "elements": "str", "default": []},
     "probe_with": {"type": "str", "choices": ["none", "pod", "ephemeral"], "default": "none"},
     "probe_image": {"type": "str"},
+    "probe_resources": {"type": "dict", "options": {"requests": {"type": "dict"}, "limits": {"type": "dict"}}},
     "witnesses": {"type": "str", "choices": ["required", "available", "none"], "default": "required"},
     "fail_on_difference": {"type": "bool", "default": True},
     "stable": {"type": "int", "default": 2},

@@ -16,8 +16,12 @@ description:
     response code too many, begins the stretch of time (the window) anew, because it would stay in it for ever.
   - An edge that is missing counts only if the same window shows that such traffic is counted. Another claim's edge
     must be there, reported by the same kind of proxy (ztunnel for tcp, waypoint for http and grpc), to the same
-    destination or from the same source. And requests that would make the edge must have been sent, behaved as
-    O(traffic) claims, and been followed by samples of Prometheus. Otherwise the verdict is V(error).
+    destination or from the same source. Without a protocol V(no_edge) means that there is none at all. That needs a tcp
+    edge, and an http or grpc edge as well where the destination is behind a waypoint. Of another destination the edge
+    counts only if the same waypoint reports it.
+  - Where Prometheus has ztunnels among its targets, one on a node of the missing edge's ends must be up.
+  - Requests that would make the edge must have been sent, behaved as O(traffic) claims, and been followed by samples of
+    Prometheus. Otherwise the verdict is V(error).
   - An edge that is expected but missing is V(error) too, not V(fail), when it is the telemetry that is broken. The
     message then names the first broken part, among Kiali, Prometheus, its targets, and the proxy's own metrics.
   - Wrong input, and a source that does not exist, fail before any request is sent.
@@ -32,7 +36,7 @@ notes:
   - O(results_file) also gets Kiali's last answer of each phase, for M(ambient.lab.graph_picture).
   - Kiali must allow anonymous access.
   - The user needs what M(ambient.lab.curl_outcomes) needs, and the right to get C(services/proxy) of Kiali. To list
-    Services and pods in the namespaces of O(traffic). To explain a missing edge also C(services/proxy) of
+    Services and pods in the namespaces of O(traffic). To look into a missing edge also C(services/proxy) of
     Prometheus, C(pods/proxy) of ztunnel and the waypoints, and to list pods in all namespaces.
 options:
   namespace:
@@ -52,7 +56,8 @@ options:
         optionally C(namespace). A bare pod is a workload of its own name.
       - C(expect) is V(edge) or V(no_edge), or a dict of C(outcome), C(protocol) (V(tcp), V(http) or V(grpc); any
         when left out), C(min_rate) (bytes per second of tcp, else requests per second), C(codes) (a number or a
-        list, exactly the HTTP statuses in the window) and C(mtls) (whether all of it is protected). With V(no_edge)
+        list, exactly the HTTP statuses in the window) and C(mtls) (all of it, or none of it, is protected; where Kiali
+        does not know, neither holds). With V(no_edge)
         only C(protocol) is possible.
       - C(before) is what is expected in its place with O(phase=before). When left out it is C(expect) where that is
         an edge, and otherwise an edge of the same protocol.
@@ -92,7 +97,7 @@ options:
   traffic:
     description:
       - Requests to send in each round, claims as those of M(ambient.lab.curl_outcomes). A round in which one of them
-        does not hold is not good.
+        does not hold is not good. Which policy denied one is not asked here, so C(by) is not looked at.
       - A claim V(no_edge) needs requests from its source to its destination here.
       - A request to a Service with several workloads behind it surely goes to the Service only. Name the Service in
         C(to) then.
@@ -138,7 +143,7 @@ options:
     description: Address of Kiali with its web root, to ask it directly, for example C(http://localhost:20001/kiali).
     type: str
   prometheus:
-    description: Prometheus' Service, which is reached through the Kubernetes API. Asked only to explain a missing edge.
+    description: Prometheus' Service, which is reached through the Kubernetes API. Asked about a missing edge only.
     type: dict
     suboptions:
       namespace:

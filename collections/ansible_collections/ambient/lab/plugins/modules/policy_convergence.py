@@ -14,10 +14,15 @@ description:
   - Per claim and direction it reports when the new answer came first, when the old answer came last, how many
     requests were stale (started after the API had accepted the change, or after every proxy had it, and still got the
     old answer), and how often the answer went back. Over several O(repeats) it gives p50, p99 and the greatest.
-  - Where the change is to deny, a stale request is a leak. A claim can forbid leaks with its C(limits).
+  - Where the change is to deny, a stale request is a leak, and so is every answer of the application, whatever its
+    status. A claim can forbid leaks with its C(limits).
   - There is one exec per source, with a loop inside of the pod. Each tick of the loop starts a new curl for all
     requests of this source, so that each has a connection of its own.
-  - It ends with the policy as it was before, or as O(final_state) says, also when something fails.
+  - It ends with the policy as it was before, or as O(final_state) says, also when something fails, and when it is ended
+    by a signal, a closed terminal, or the end of C(ansible-playbook).
+  - A policy that is there already is kept in a file (mode 0600) while it is away, beside O(results_file), else in
+    C(~/.local/state/ambient-lab). The file goes when the policy is back. Where it can't be given back the failure names
+    the file, and as long as the file is there the next run says so and changes nothing.
   - A request counts as started when the loop read the pod's clock, just before curl was started. So a request that is
     counted as stale was stale; a few that began within RV(convergence.resolution) of a moment may not be counted.
 author:
@@ -49,9 +54,12 @@ options:
     description:
       - Who calls whom, as M(ambient.lab.curl_outcomes) takes it. C(before) is the answer without the policy, C(expect)
         the answer with it. A claim where both are the same must not change at all.
+      - C(by) can only name the policy of O(definition), and only where the answer changes. That the answer comes and
+        goes with it is what shows it; no proxy is asked.
       - Each may have C(limits), a dict of C(leaks_after_ready) and C(leaks_after_accepted) (number of leaked requests
         that pass, over all runs each) and C(converges_within) (seconds after the API accepted the change, for both
-        directions).
+        directions). A probe that failed after the acceptance may have got the old answer, so with one of the last two
+        it is an error.
     type: list
     elements: raw
     required: true
@@ -82,7 +90,10 @@ options:
     type: float
     default: 5
   final_state:
-    description: Whether the policy is there in the end. Left out, it is as it was before.
+    description:
+      - Whether the policy is there in the end. Left out, it is as it was before.
+      - V(present) leaves it as O(definition) says. One that was there stays as it was if it has the same spec, labels
+        and annotations; a dry run (annotation C(istio.io/dry-run)) is another one.
     type: str
     choices: [present, absent]
   results_file:

@@ -52,7 +52,11 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Figures of one pair in one run. first_new is None where no new answer came."""
+    """Figures of one pair in one run. first_new is None where no new answer came.
+
+    failed: probes after the acceptance that nobody knows the answer of. problem: why the run does not hold; broken: it
+    proves nothing.
+    """
 
     first_new: float | None
     last_old: float
@@ -62,6 +66,7 @@ class Run:
     ready: float | None
     requests: int
     changes: list[list[t.Any]]
+    failed: int = 0
     problem: str = ""
     broken: bool = False
 
@@ -84,8 +89,9 @@ def fits(expect: Expectation, seen: Seen) -> bool:
 def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Timed], moments: Moments) -> Run:
     """Figures of one pair from all answers of a run.
 
-    A request is stale when it started after the moment, and still got the old answer. Where the old answer is the
-    new one, the policy does not concern the pair: every other answer is a flap, and there is nothing to wait for.
+    A request is stale when it started after the moment, and was still answered as if nothing had changed. Where the old
+    answer is the new one, the policy does not concern the pair: every other answer is a flap, and there is nothing to
+    wait for.
 
     Args:
         old: what was answered before the change.
@@ -99,7 +105,7 @@ def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Timed], mome
     before = [answer for answer in ordered if answer.end <= moments.sent]
     after = [answer for answer in ordered if answer.end > moments.sent]
     fresh = [answer.start for answer in after if fits(new, answer.seen)]
-    stale = [answer.start for answer in after if not steady and fits(old, answer.seen)]
+    stale = [answer.start for answer in after if not steady and _stale(old, new, answer.seen)]
     ready = math.inf if moments.ready is None else moments.ready
     run = Run(
         first_new=max(0.0, fresh[0]) if fresh else None,
@@ -110,9 +116,19 @@ def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Timed], mome
         ready=moments.ready,
         requests=len(ordered),
         changes=_changes(ordered),
+        failed=sum(answer.start > 0 and answer.seen.outcome == "probe_error" for answer in after),
     )
     problem, broken = _problem(old, new, before, after, ready)
     return dataclasses.replace(run, problem=problem, broken=broken)
+
+
+def _stale(old: Expectation, new: Expectation, seen: Seen) -> bool:
+    """Whether an answer is of before the change, whatever its status: an application's 500 has leaked like its 200."""
+    if fits(new, seen):
+        return False
+    # A status comes through even where the answer breaks off or does not end.
+    began = seen.outcome == "allowed" or (seen.outcome in ("probe_error", "timeout") and seen.http_code > 0)
+    return seen.outcome == old.outcome or (new.outcome in DENIALS and began)
 
 
 def _flaps(new: Expectation, answers: t.Sequence[Timed]) -> int:
@@ -185,6 +201,9 @@ def judge_runs(new: Expectation, old: Expectation, limits: Limits, runs: t.Seque
         worst_time = max(max(run.first_new or 0.0, run.last_old) for run in runs)
         if worst_time > limits.converges_within:
             return "fail", f"converged after {worst_time:.2f} s (converges_within: {limits.converges_within:g})"
+    failed = sum(run.failed for run in runs)
+    if failed and (limits.leaks_after_accepted, limits.converges_within) != (None, None):
+        return "error", f"{failed} probes failed after the API accepted it, and may have got the old answer"
     return "pass", ""
 
 

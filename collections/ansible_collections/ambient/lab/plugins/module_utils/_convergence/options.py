@@ -12,6 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     CLAIM_KEYS,
     Claim,
+    Expectation,
     PolicyRef,
     parse_claims,
 )
@@ -38,6 +39,11 @@ class Pair:
 
     claim: Claim
     limits: Limits
+
+    def change(self, direction: str) -> tuple[Expectation, Expectation]:
+        """The old answer and the new one where the policy is applied, or removed."""
+        before, after = self.claim.before, self.claim.after
+        return (before, after) if direction == "apply" else (after, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +80,7 @@ def read_plan(params: t.Mapping[str, t.Any]) -> Plan:
     """
     definition, policy = _definition(params["definition"], params["namespace"])
     plan = Plan(
-        pairs=read_pairs(params["claims"], params["namespace"]),
+        pairs=read_pairs(params["claims"], params["namespace"], policy),
         definition=definition,
         policy=policy,
         repeats=_within("repeats", params["repeats"], 1, MAX_REPEATS),
@@ -99,8 +105,13 @@ def read_plan(params: t.Mapping[str, t.Any]) -> Plan:
     return plan
 
 
-def read_pairs(raw: object, namespace: str) -> tuple[Pair, ...]:
+def read_pairs(raw: object, namespace: str, policy: PolicyRef) -> tuple[Pair, ...]:
     """Claims as curl_outcomes takes them, each with `limits` where it demands something.
+
+    Args:
+        raw: the list as Ansible hands it over.
+        namespace: of sources that name none.
+        policy: the one that comes and goes.
 
     Raises:
         LabError: with one line per problem.
@@ -119,8 +130,11 @@ def read_pairs(raw: object, namespace: str) -> tuple[Pair, ...]:
             except Problem as problem:
                 problems.append(str(problem))
     if problems:
-        raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
+        raise _invalid(problems)
     claims = [_concerned(claim) for claim in parse_claims(plain, namespace)]
+    problems = [f"claim {claim.name!r}: by: {why}" for claim in claims for why in [_unproven(claim, policy)] if why]
+    if problems:
+        raise _invalid(problems)
     pairs = tuple(Pair(claim, limit) for claim, limit in zip(claims, limits, strict=True))
     if all(claim.before == claim.after for claim in claims):
         raise LabError(
@@ -128,6 +142,28 @@ def read_pairs(raw: object, namespace: str) -> tuple[Pair, ...]:
             "give at least one an `expect` that differs from its `before`"
         )
     return pairs
+
+
+def _invalid(problems: t.Sequence[str]) -> LabError:
+    return LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def _unproven(claim: Claim, policy: PolicyRef) -> str:
+    """Why nothing here shows that the policy in `by` decides; "" where its coming and going does.
+
+    Args:
+        claim: whose expectations are the same where the policy does not concern it.
+        policy: the one that comes and goes.
+    """
+    if claim.by is None:
+        return ""
+    if claim.by != policy:
+        return (
+            f"{claim.by} is not {policy}, which alone comes and goes here; leave it out, or check it by curl_outcomes"
+        )
+    if claim.before == claim.after:
+        return "the claim expects the same without the policy, so nothing shows who decides; leave it out"
+    return ""
 
 
 def _concerned(claim: Claim) -> Claim:

@@ -20,14 +20,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, folder_of
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import Plan, read_plan
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import (
     DIRECTIONS,
     Measured,
     Runner,
-    differs,
-    wanted_at_end,
+    gaps_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 MAX_SHOWN = 6
@@ -51,12 +52,14 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
         # A wrong path is found before anything is changed.
         read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
-    runner = Runner(plan, kube, Clock())
+    kept = Kept(folder_of(path), kube.host, plan.policy, kubectl(params))
+    runner = Runner(plan, kube, Clock(), kept)
     targets = runner.targets()
+    before = runner.current()
+    kept.require_none(before)
     if check_mode:
-        before = runner.current()
         return {
-            "changed": differs(wanted_at_end(plan, before), before),
+            "changed": differs(wanted_at_end(plan.final_state, plan.definition, before), before),
             "msg": _foreseen(plan, len(set(targets.values()))),
         }
     try:
@@ -105,8 +108,7 @@ def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[st
     stuck = next((item for item in measured if item.passed.gaps), None)
     verdict, reason = worst["verdict"], worst["reason"] and f"{worst['name']}: {worst['reason']}"
     if stuck:
-        gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in stuck.passed.gaps[:4])
-        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps}"
+        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps_of(stuck.passed)}"
     return {
         "policy": str(plan.policy),
         "at": now(),
@@ -123,9 +125,7 @@ def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[st
 def _direction(name: str, plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
     pairs = []
     for number, pair in enumerate(plan.pairs):
-        old, new = pair.claim.before, pair.claim.after
-        if name == "remove":
-            old, new = new, old
+        old, new = pair.change(name)
         runs = [item.runs[number] for item in measured]
         verdict, reason = judge_runs(new, old, pair.limits, runs)
         pairs.append(

@@ -26,12 +26,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures i
     clock_offset,
     spacing,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import (
     BASELINE_TICKS,
     END_TICKS,
     START_SECONDS,
     Plan,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
@@ -42,8 +44,6 @@ DIRECTIONS = ("apply", "remove")
 BARRIER_INTERVAL = 0.05
 # Bytes that one loop may say; what it says beyond is a fault.
 MAX_HEARD = 33_554_432
-# What the API adds to an object, and a new one must not have.
-_SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
 _AGAIN = "run again with a smaller rate, or with another source"
 
 
@@ -85,15 +85,17 @@ class Runner:
         plan: what to measure.
         kube: the cluster.
         clock: of the controller.
+        kept: where the policy that is there is written down, before it is removed.
 
     Attributes:
         changed: whether the policy is not as it was before; while it comes and goes, it is not.
     """
 
-    def __init__(self, plan: Plan, kube: Kube, clock: Clock) -> None:
+    def __init__(self, plan: Plan, kube: Kube, clock: Clock, kept: Kept) -> None:
         self._plan = plan
         self._kube = kube
         self._clock = clock
+        self._kept = kept
         self._before: Object | None = None
         self.changed = False
 
@@ -127,15 +129,17 @@ class Runner:
         """All runs, both directions in turn. Whoever stops asking must call restore().
 
         Raises:
-            LabError: when the API does not answer or refuses, and when a loop does not begin.
+            LabError: when the API does not answer or refuses, when a loop does not begin, and when the policy that is
+                there can't be written down.
         """
         self._before = self.current()
+        if self._before is not None:
+            self._kept.keep(self._before)
         self.changed = True
         if self._before is not None:
             _accepted_at, passed, _ready_at = self._change("remove")
             if passed.gaps:
-                gaps = "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
-                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps}")
+                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps_of(passed)}")
         for _repeat in range(self._plan.repeats):
             for direction in DIRECTIONS:
                 yield self._run(direction, targets)
@@ -144,24 +148,35 @@ class Runner:
         """Leave the policy as the plan says, or as it was before.
 
         Raises:
-            LabError: when the API does not answer, or refuses.
+            LabError: when the API does not answer, or refuses; says where the policy that was there is kept.
         """
         if not self.changed:
             return
-        wanted = wanted_at_end(self._plan, self._before)
-        there = self.current()
-        if differs(there, wanted):
-            if there is not None:
-                self._delete()
-            if wanted is self._before and wanted is not None:
-                parent = self._plan.path.rpartition("/")[0]
-                _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
-            elif wanted is not None:
-                self._apply()
+        wanted = wanted_at_end(self._plan.final_state, self._plan.definition, self._before)
+        try:
+            there = self.current()
+            if differs(there, wanted):
+                self._replace(there, wanted)
+        except LabError as error:
+            if self._before is None:
+                raise
+            lost = f"{self._plan.policy} was not given back. {self._kept.way_back}"
+            raise LabError(f"{error.message}\n{lost}") from error
+        self._kept.drop()
         if wanted is not None:
             # Whoever goes on after this finds it in force; that it took too long is no news here.
             Barrier(self._kube, [self._plan.policy], "present", self._clock).wait(self._plan.timeout, BARRIER_INTERVAL)
         self.changed = differs(wanted, self._before)
+
+    def _replace(self, there: Object | None, wanted: Object | None) -> None:
+        """Put a policy, or none, in the place of the one that is there."""
+        if there is not None:
+            self._delete()
+        if wanted is self._before and wanted is not None:
+            parent = self._plan.path.rpartition("/")[0]
+            _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
+        elif wanted is not None:
+            self._apply()
 
     def _run(self, direction: str, targets: t.Mapping[Source, Target]) -> Measured:
         rows: dict[Target, list[int]] = {}
@@ -254,40 +269,13 @@ class Runner:
                 answers[heard.number].append(Timed(heard.start + offset, heard.at - accepted, heard.seen))
         runs = []
         for number, pair in enumerate(self._plan.pairs):
-            old, new = pair.claim.before, pair.claim.after
-            if direction == "remove":
-                old, new = new, old
-            runs.append(analyse(old, new, answers[number], moments))
+            runs.append(analyse(*pair.change(direction), answers[number], moments))
         return runs, resolution
 
 
-def wanted_at_end(plan: Plan, before: Object | None) -> Object | None:
-    """The policy that must be there in the end; None for none."""
-    if plan.final_state is None:
-        return before
-    if plan.final_state == "absent":
-        return None
-    # One that says the same already is given back as it was.
-    same = before is not None and before.get("spec") == plan.definition.get("spec")
-    return before if same else plan.definition
-
-
-def differs(here: Object | None, there: Object | None) -> bool:
-    """Whether two states of a policy differ: there or not, what it says, and what people wrote on it."""
-    return _written(here) != _written(there)
-
-
-def _written(policy: Object | None) -> tuple[t.Any, ...] | None:
-    """What is in a policy without what the API keeps for itself."""
-    if policy is None:
-        return None
-    return policy.get("spec"), *(policy["metadata"].get(key) or {} for key in ("labels", "annotations"))
-
-
-def as_new(policy: Object) -> Object:
-    """The object without what the API has set, so that it can be created again."""
-    metadata = {key: value for key, value in policy["metadata"].items() if key not in _SET_BY_API}
-    return {"metadata": metadata, **{key: value for key, value in policy.items() if key not in ("metadata", "status")}}
+def gaps_of(passed: Passed) -> str:
+    """Who had not got there when the barrier ended, and why, for people."""
+    return "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
 
 
 def _object(reply: Answer, what: str) -> Object:

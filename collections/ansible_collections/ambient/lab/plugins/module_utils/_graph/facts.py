@@ -13,7 +13,7 @@ import urllib.parse
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.endpoints import ready_endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
@@ -134,13 +134,37 @@ class Gatherer:
         Raises:
             LabError: when the Kubernetes API does not answer, or refuses.
         """
-        if self._targets is None:
-            self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
-        if self._targets.problem:
+        problem = self._asked().problem
+        if problem:
             endpoints = ready_endpoints(self._list, self._where["namespace"], self._where["service"])
-            return Facts(self._kiali, self._targets.problem, endpoints)
+            return Facts(self._kiali, problem, endpoints)
         proxies = tuple(self._proxy(pod, pair) for pod in self._pods(pair))
         return Facts(self._kiali, proxies=proxies, increase=self._increase(pair))
+
+    def unseen(self, nodes: t.Collection[str]) -> str:
+        """Why nobody would know of what the ztunnels of some nodes count; "" where one of them is scraped.
+
+        So it is, too, where Prometheus can't be asked, or scrapes no ztunnel at all: another one may do so.
+
+        Raises:
+            LabError: when the Kubernetes API does not answer, or refuses.
+        """
+        ztunnels = self._list("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR) if not self._asked().problem else []
+        health = {
+            name_of(pod): (pod.get("spec", {}).get("nodeName"), self._scraped(str(pod.get("status", {}).get("podIP"))))
+            for pod in ztunnels
+        }
+        scraped = {node for node, found in health.values() if found and found[0] == "up"}
+        near = [name for name, (node, _found) in health.items() if node in nodes]
+        if not near or not scraped or scraped & set(nodes):
+            return ""
+        return f"Prometheus scrapes other ztunnels, but not those of its pods' nodes ({', '.join(near)})"
+
+    def _asked(self) -> Reply:
+        """Prometheus' targets, asked for once."""
+        if self._targets is None:
+            self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
+        return self._targets
 
     def _pods(self, pair: Pair) -> list[Object]:
         """The proxies on the way: the waypoints of the destination's namespace, or the ztunnels of both ends' nodes."""
@@ -174,7 +198,7 @@ class Gatherer:
 
     def _scraped(self, address: str) -> tuple[str, str] | None:
         """Health and last error of the pod's target; a pod without one that is up may have several."""
-        data = (self._targets.body if self._targets else {}).get("data") or {}
+        data = self._asked().body.get("data") or {}
         found = [
             (str(item.get("health")), str(item.get("lastError") or ""))
             for item in data.get("activeTargets") or []

@@ -13,11 +13,16 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.model import NO
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
     REPORTER,
     EdgeExpectation,
+    End,
     GraphClaim,
     may_control,
+    reporters,
 )
 
-NO_CONTROL = "there is no edge, but nothing in the same window shows that such traffic is counted at all"
+# Namespace and name of the waypoints that requests to an end may go through; None where nobody knows.
+WaypointsOf = t.Callable[[End], frozenset[tuple[str, str]] | None]
+
+NO_CONTROL = "there is no edge, but nothing in the same window shows that what {} counts is drawn"
 NOT_SENT = "there is no edge, but the requests that would make one were not all sent and sampled in the window"
 
 
@@ -60,7 +65,8 @@ class EdgesSeen:
 class Judged:
     """One claim in one round. sticky: the window keeps what spoils it, however long it lasts.
 
-    missing: the edge is not there at all, which may be the telemetry's fault.
+    missing: the edge is not there at all, which may be the telemetry's fault. uncontrolled: the kind of proxy that
+    nothing shows to count, where the edge must be missing.
     """
 
     seen: EdgesSeen
@@ -68,6 +74,7 @@ class Judged:
     control: str | None = None
     sticky: bool = False
     missing: bool = False
+    uncontrolled: str = ""
 
 
 def judge_all(
@@ -75,6 +82,7 @@ def judge_all(
     phase: str,
     seen: t.Sequence[EdgesSeen],
     sent: t.Callable[[GraphClaim], bool],
+    waypoints: WaypointsOf,
 ) -> list[Judged]:
     """All claims in one window that is long enough.
 
@@ -82,12 +90,16 @@ def judge_all(
         phase: before or after.
         seen: by each claim.
         sent: whether requests that would make a claim's edge were sent in the window, early enough to be seen.
+        waypoints: that may count requests to an end.
     """
     alone = [_judge(claim.expected(phase), item) for claim, item in zip(claims, seen, strict=True)]
+    there = [pair for pair in zip(claims, alone, strict=True) if pair[1].verdict.verdict == "pass"]
     judged = []
     for claim, item in zip(claims, alone, strict=True):
         if claim.expected(phase).outcome == "no_edge" and item.verdict.verdict == "pass":
-            item = _absence(claim, item, claims, alone, phase, sent)
+            item = _absence(claim, item, there, phase, waypoints)
+            if item.verdict.verdict == "pass" and not sent(claim):
+                item = dataclasses.replace(item, verdict=Verdict("error", NOT_SENT))
         judged.append(item)
     return judged
 
@@ -95,28 +107,43 @@ def judge_all(
 def _absence(
     claim: GraphClaim,
     item: Judged,
-    claims: t.Sequence[GraphClaim],
-    alone: t.Sequence[Judged],
+    there: t.Sequence[tuple[GraphClaim, Judged]],
     phase: str,
-    sent: t.Callable[[GraphClaim], bool],
+    waypoints: WaypointsOf,
 ) -> Judged:
-    for other, result in zip(claims, alone, strict=True):
-        reported = _reported(claim, result, phase)
-        if may_control(claim, other, phase) and result.verdict.verdict == "pass" and reported:
-            control = f"the same window has {other.between} ({reported})"
-            if not sent(claim):
-                return dataclasses.replace(item, verdict=Verdict("error", NOT_SENT), control=control)
-            return dataclasses.replace(item, control=control)
-    return dataclasses.replace(item, verdict=Verdict("error", NO_CONTROL))
+    """An edge that is missing as it should be, with a control for each kind of proxy that would have counted it.
+
+    Args:
+        there: the claims that hold.
+    """
+    controls = []
+    mine = waypoints(claim.target)
+    for reporter in reporters(claim, phase, mine is None or bool(mine)):
+        found = [
+            f"{other.between} ({', '.join(str(edge) for edge in edges)})"
+            for other, result in there
+            if may_control(claim, other, phase, reporter) and _same_counters(claim, other, reporter, waypoints)
+            for edges in [[edge for edge in result.seen.edges if REPORTER.get(edge.protocol) == reporter]]
+            if edges
+        ]
+        if not found:
+            verdict = Verdict("error", NO_CONTROL.format(reporter))
+            return dataclasses.replace(item, verdict=verdict, uncontrolled=reporter)
+        controls.append(found[0])
+    return dataclasses.replace(item, control=f"the same window has {', '.join(dict.fromkeys(controls))}")
 
 
-def _reported(claim: GraphClaim, control: Judged, phase: str) -> str:
-    """The control's edges that the same kind of proxy has reported as would report the claim's."""
-    protocol = claim.protocol(phase)
-    edges = [
-        edge for edge in control.seen.edges if protocol is None or REPORTER.get(edge.protocol) == REPORTER[protocol]
-    ]
-    return ", ".join(str(edge) for edge in edges)
+def _same_counters(claim: GraphClaim, other: GraphClaim, reporter: str, waypoints: WaypointsOf) -> bool:
+    """Whether the other claim's edge can't come from a waypoint that has nothing to do with this claim.
+
+    An edge of tcp, too, may be a waypoint's, from Kiali 2 on (graph/telemetry/istio/util, GetReporter).
+    """
+    if other.target == claim.target:
+        return True
+    mine, its = waypoints(claim.target), waypoints(other.target)
+    if mine is None or its is None:
+        return False
+    return its <= mine if reporter == "ztunnel" else its == mine != frozenset()
 
 
 def _judge(expect: EdgeExpectation, seen: EdgesSeen) -> Judged:
@@ -157,11 +184,13 @@ def _codes(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> tuple[str, bool]
 
 
 def _mtls(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> tuple[str, bool]:
-    shares = [edge.mtls for edge in edges]
-    if expect.mtls is True and any(share is None for share in shares):
+    if expect.mtls is None:
+        return "", False
+    shares = [edge.mtls for edge in edges if edge.mtls is not None]
+    if len(shares) < len(edges):
         # The appender asks Prometheus for the destination's series, which may come a sample later than the source's.
-        return "Kiali does not say that mTLS protects this edge", False
-    least, most = (limit([share or 0.0 for share in shares]) for limit in (min, max))
+        return "Kiali does not say whether mTLS protects this edge", False
+    least, most = min(shares), max(shares)
     if expect.mtls is True and least < 100:
         return f"mTLS protects only {least:.0f}% of it", True
     if expect.mtls is False and most > 0:

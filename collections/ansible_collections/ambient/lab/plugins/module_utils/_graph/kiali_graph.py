@@ -24,8 +24,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
 from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import NO_CONTROL
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import may_control, parse_graph_claims
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
+    GraphClaim,
+    may_control,
+    parse_graph_claims,
+    reporters,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     as_graph_result,
     graph_failure,
@@ -77,12 +81,7 @@ def _worst(failures: t.Sequence[BaseException]) -> str:
 
 
 def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) -> dict[str, t.Any]:
-    """Check the claims in the module's parameters on Kiali's graph.
-
-    Args:
-        params: of the module kiali_graph.
-        check_mode: send and look, but write no results file.
-        verbose: return Kiali's whole answer.
+    """Check the claims in the module's parameters on Kiali's graph. Parameters as of prove_graphs.
 
     Raises:
         LabError: on wrong input, an API that does not answer, and claims that do not hold.
@@ -121,17 +120,40 @@ def explain_graph(
     query = {key: graph_query(namespaces, *(window or (0, 0)), inject=True)[key] for key in ASKED_AGAIN}
     gatherer = Gatherer(cluster, places.prometheus, look.reply, window)
     claims = []
-    for item in result.claims:
+    for item, nodes in zip(result.claims, result.nodes, strict=True):
         verdict = item.judged.verdict
         if item.judged.missing or item.judged.seen.problem:
             pair = Pair.of(item.claim.source, item.claim.target, item.claim.protocol(phase))
             item = _explained(item, pair, gatherer, places, _answered(result, pair), query)
-        elif verdict.reason == NO_CONTROL:
+        elif item.judged.uncontrolled:
             item = dataclasses.replace(item, cause=_uncontrolled(item, result.claims, phase))
         elif verdict.verdict != "pass" and window:
             item = dataclasses.replace(item, look=places.ask_kiali("/api/namespaces/graph", **query))
+        elif verdict.verdict == "pass" and _rests_on_ztunnel(item.claim, phase):
+            item = _confirmed(item, nodes, gatherer, places)
         claims.append(item)
-    return dataclasses.replace(result, claims=claims)
+    converged_after = result.converged_after if all(item.judged.verdict.verdict == "pass" for item in claims) else None
+    return dataclasses.replace(result, claims=claims, converged_after=converged_after)
+
+
+def _rests_on_ztunnel(claim: GraphClaim, phase: str) -> bool:
+    return claim.expected(phase).outcome == "no_edge" and "ztunnel" in reporters(claim, phase, behind_waypoint=False)
+
+
+def _confirmed(
+    item: GraphClaimResult, nodes: t.Collection[str], gatherer: Gatherer, places: Places
+) -> GraphClaimResult:
+    """A missing edge, whose control may have been counted on another node; an error where its own are not scraped."""
+    try:
+        problem = gatherer.unseen(nodes)
+    except LabError:
+        # Who may not look has the control's word.
+        return item
+    if not problem:
+        return item
+    judged = dataclasses.replace(item.judged, verdict=Verdict("error", f"there is no edge, but {problem}"))
+    look = places.ask_prometheus("/api/v1/targets", state="active")
+    return dataclasses.replace(item, judged=judged, cause=problem, look=look)
 
 
 def _answered(result: GraphResult, pair: Pair) -> bool:
@@ -143,8 +165,9 @@ def _answered(result: GraphResult, pair: Pair) -> bool:
 def _uncontrolled(item: GraphClaimResult, claims: t.Sequence[GraphClaimResult], phase: str) -> str:
     """Its control has an explanation of its own."""
     for other in claims:
-        if may_control(item.claim, other.claim, phase) and other.judged.verdict.verdict != "pass":
-            return f"{NO_CONTROL}: {other.claim.name!r} does not hold"
+        missing = other.judged.verdict.verdict != "pass"
+        if missing and may_control(item.claim, other.claim, phase, item.judged.uncontrolled):
+            return f"{item.judged.verdict.reason}: {other.claim.name!r} does not hold"
     return ""
 
 

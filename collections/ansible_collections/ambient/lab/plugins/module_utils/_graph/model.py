@@ -36,7 +36,7 @@ class Edge:
     """Traffic of one protocol between two nodes. rate: bytes per second of tcp, else requests per second.
 
     codes: HTTP statuses as Kiali writes them, "-" for no response. errors and mtls: percent of the traffic;
-    mtls is None where Kiali does not say.
+    mtls is None where Kiali does not know, because the destination's proxy has counted nothing of it.
     """
 
     source: Node
@@ -135,5 +135,12 @@ def _edge(data: dict[str, t.Any], nodes: t.Mapping[str, Node]) -> Edge:
         rate=float(rates.get(protocol) or 0),
         codes=codes,
         errors=float(rates.get(f"{protocol}PercentErr") or 0),
-        mtls=float(data["isMTLS"]) if data.get("isMTLS") else None,
+        mtls=_mtls(data),
     )
+
+
+def _mtls(data: dict[str, t.Any]) -> float | None:
+    """Kiali leaves out a share of zero, too; the principals it has from the same series (security_policy.go)."""
+    if data.get("isMTLS"):
+        return float(data["isMTLS"])
+    return 0.0 if data.get("sourcePrincipal") or data.get("destPrincipal") else None

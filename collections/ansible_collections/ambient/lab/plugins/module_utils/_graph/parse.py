@@ -22,6 +22,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 
 # Which proxy counts what (istio.io, standard metrics; ztunnel reports L4 only).
 REPORTER = {"tcp": "ztunnel", "http": "waypoint", "grpc": "waypoint"}
+# What a claim says in its place.
+COUNTED_AS = {"ztunnel": "tcp", "waypoint": "http or grpc"}
 PHASES = ("before", "after")
 OUTCOMES = ("edge", "no_edge")
 CLAIM_KEYS = ("name", "from", "to", "expect", "before")
@@ -112,28 +114,62 @@ def parse_graph_claims(raw: object, namespace: str, namespaces: t.Sequence[str])
         return claim
 
     claims, problems = parse_list(raw, parse)
-    # With a claim missing, its controls may be missing too.
-    problems = problems or _uncontrolled(claims)
+    # With a claim missing, its controls may be missing too. What is behind a waypoint only the cluster knows.
+    problems = problems or [line for phase in PHASES for line in uncontrolled(claims, phase, lambda _end: False)]
     if problems:
         raise LabError("Invalid claims, nothing was asked:\n" + "\n".join(f"  {line}" for line in problems))
     return tuple(claims)
 
 
-def may_control(claim: GraphClaim, other: GraphClaim, phase: str) -> bool:
-    """Whether an edge of the other claim shows the telemetry of this claim alive.
+def reporters(claim: GraphClaim, phase: str, behind_waypoint: bool) -> list[str]:
+    """The kinds of proxies of which one would have counted the edge that a claim says is missing.
 
-    It must come from the same kind of proxy, and share an end: the same destination, or the same source. A waypoint
-    stands for one namespace, so that one of another namespace says nothing of it.
+    A claim without a protocol says that there is no edge at all. ztunnel counts whatever is carried, and a waypoint on
+    the way the requests in it; which of the two Kiali draws depends on its version.
     """
-    if other.expected(phase).outcome != "edge":
-        return False
-    mine, its = claim.protocol(phase), other.expected(phase).protocol
-    if mine and its and REPORTER[mine] != REPORTER[its]:
+    protocol = claim.expected(phase).protocol
+    if protocol:
+        return [REPORTER[protocol]]
+    known = REPORTER[claim.protocol(phase) or "tcp"]
+    return ["ztunnel", "waypoint"] if behind_waypoint or known == "waypoint" else ["ztunnel"]
+
+
+def may_control(claim: GraphClaim, other: GraphClaim, phase: str, reporter: str) -> bool:
+    """Whether an edge of the other claim may show that a kind of proxy counts what this claim is about.
+
+    The two share an end: the same destination, or the same source. A waypoint stands for one namespace, so that one of
+    another namespace says nothing of it.
+    """
+    expect = other.expected(phase)
+    if expect.outcome != "edge" or (expect.protocol and REPORTER[expect.protocol] != reporter):
         return False
     if other.target == claim.target:
         return True
     same_place = other.target.namespace == claim.target.namespace
-    return other.source == claim.source and (its == "tcp" or same_place)
+    return other.source == claim.source and (reporter == "ztunnel" or same_place)
+
+
+def uncontrolled(claims: t.Sequence[GraphClaim], phase: str, behind_waypoint: t.Callable[[End], bool]) -> list[str]:
+    """One line for each absence that no other claim could give a meaning.
+
+    Args:
+        claims: all of them.
+        phase: before or after.
+        behind_waypoint: whether requests to an end may go through a waypoint.
+    """
+    key = "expect" if phase == "after" else "before"
+    problems = []
+    for number, claim in enumerate(claims, 1):
+        if claim.expected(phase).outcome == "edge":
+            continue
+        for reporter in reporters(claim, phase, behind_waypoint(claim.target)):
+            if not any(may_control(claim, other, phase, reporter) for other in claims):
+                problems.append(
+                    f"claim {number} ({claim.name!r}): {key}: an edge may also be missing because nothing is counted; "
+                    f"add a claim whose {key} is an edge of {COUNTED_AS[reporter]}, which {reporter} counts, "
+                    f"to {claim.target} or from {claim.source}"
+                )
+    return problems
 
 
 def parse_end(value: object, label: str, key: str, namespace: str) -> End:
@@ -215,19 +251,3 @@ def _rate(fields: dict[str, t.Any], protocol: str | None, label: str, key: str) 
     if protocol is None:
         raise Problem(label, key, "needs a protocol: it is bytes per second of tcp, but requests per second of http")
     return rate
-
-
-def _uncontrolled(claims: t.Sequence[GraphClaim]) -> list[str]:
-    """One line for each absence that no other claim could give a meaning."""
-    problems = []
-    for number, claim in enumerate(claims, 1):
-        for phase in PHASES:
-            alone = not any(may_control(claim, other, phase) for other in claims)
-            if claim.expected(phase).outcome == "no_edge" and alone:
-                key = "expect" if phase == "after" else "before"
-                problems.append(
-                    f"claim {number} ({claim.name!r}): {key}: an edge may also be missing because nothing is counted; "
-                    f"add a claim whose {key} is an edge of {claim.protocol(phase) or 'the same protocol'}, "
-                    f"to {claim.target} or from {claim.source}"
-                )
-    return problems

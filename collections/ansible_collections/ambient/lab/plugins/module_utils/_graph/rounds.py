@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
@@ -20,13 +21,20 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence, Observation
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import plan
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import Judged
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import (
+    Route,
+    nodes_of,
+    routes,
+    unsent,
+    waypoints,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import KialiApi, Look, Watch
 from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 
@@ -47,7 +55,8 @@ class GraphClaimResult:
 class GraphResult:
     """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
 
-    outcomes: what the last round's requests saw on their routes. restarts: of the window.
+    outcomes: what the last round's requests saw on their routes. nodes: of the pods at both ends of each claim.
+    restarts: of the window.
     """
 
     claims: list[GraphClaimResult]
@@ -58,6 +67,7 @@ class GraphResult:
     elapsed: float
     converged_after: float | None
     restarts: int = 0
+    nodes: t.Sequence[frozenset[str]] = ()
 
     @property
     def verdict(self) -> str:
@@ -90,7 +100,7 @@ def check_graph(
     cluster = edge.snapshot(where)
     targets = find_targets(traffic, cluster)
     ways = [routes(claim, targets[claim.source], cluster) for claim in traffic]
-    _require(claims, settings.phase, targets, ways)
+    _require(claims, settings.phase, targets, ways, cluster)
     watch = Watch(claims, settings.phase, namespaces, kiali, edge.now)
     watch.begin()
     convergence = Convergence(len(traffic) + len(claims), settings.stable, settings.timeout)
@@ -103,7 +113,7 @@ def check_graph(
             sent = judge_round(traffic, probes, seen, [], cluster, settings, edge)
             held = [way for way, item in zip(ways, sent, strict=True) if item.verdict.verdict == "pass"]
             watch.note(begin, edge.now(), frozenset().union(*held))
-            look = watch.look()
+            look = watch.look(functools.partial(waypoints, cluster=cluster))
             # Where the graph does not come at all, a longer window would not bring it.
             waits = watch.window.needed if watch.window and not look.reply.problem else 0
             convergence.timeout = settings.timeout + waits
@@ -122,6 +132,7 @@ def check_graph(
         edge.now() - start,
         convergence.converged_after,
         watch.restarts,
+        [nodes_of((claim.source, claim.target), cluster) for claim in claims],
     )
 
 
@@ -145,8 +156,14 @@ def _require(
     phase: str,
     targets: t.Mapping[Source, Target | Unusable],
     ways: t.Sequence[frozenset[Route]],
+    cluster: Snapshot,
 ) -> None:
     """Stop before any traffic where it could prove nothing."""
+    problems = uncontrolled(claims, phase, lambda end: bool(waypoints(end, cluster)))
+    if problems:
+        raise LabError(
+            "\n".join(["Behind a waypoint a missing edge needs another control:", *(f"  {line}" for line in problems)])
+        )
     unusable = [target for target in targets.values() if isinstance(target, Unusable)]
     if any(target.missing for target in unusable):
         lines = [f"  {target.reason}" for target in unusable if target.missing]

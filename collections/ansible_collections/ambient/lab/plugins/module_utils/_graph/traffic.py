@@ -45,6 +45,39 @@ def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozen
     return frozenset({(workload_of(pod), end) for end in ends} | inside)
 
 
+def pods_of(end: End, cluster: Snapshot) -> list[Object]:
+    """The pods of a workload, or those behind a Service."""
+    if end.kind == "service":
+        service = cluster.service(end.namespace, end.name)
+        return cluster.backends(service) if service else []
+    return [pod for pod in cluster.pods.get(end.namespace, []) if workload_of(pod) == end]
+
+
+def nodes_of(ends: t.Iterable[End], cluster: Snapshot) -> frozenset[str]:
+    """Nodes of the pods at some ends; ztunnel counts what it carries for the pods of its own node."""
+    found = {pod.get("spec", {}).get("nodeName") for end in ends for pod in pods_of(end, cluster)}
+    return frozenset(str(name) for name in found if name)
+
+
+def waypoints(end: End, cluster: Snapshot) -> frozenset[tuple[str, str]] | None:
+    """Namespace and name of the waypoints that requests to an end may go through, and so be counted by.
+
+    None where the namespace was not read. A workload may be reached by each Service before it, and by itself
+    (istio.io/waypoint-for: workload).
+    """
+    services = cluster.services.get(end.namespace)
+    if services is None or end.namespace not in cluster.pods:
+        return None
+    if end.kind == "service":
+        items = [item for item in services if item["metadata"]["name"] == end.name]
+    else:
+        own = pods_of(end, cluster)
+        items = [*own, *(item for item in services if any(pod in own for pod in cluster.backends(item)))]
+    found = {cluster.waypoint(item) for item in items}
+    # A waypoint's own pods are not behind it, whatever their namespace's label says.
+    return frozenset(item for item in found if item and End("workload", *item) != end)
+
+
 def unsent(claims: t.Sequence[GraphClaim], phase: str, sent: t.Iterable[frozenset[Route]]) -> list[GraphClaim]:
     """Claims that no edge is there although nothing in the traffic would make one."""
     known = {route for part in sent for route in part}

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import EdgesSeen, Judged, judge_all
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import EdgesSeen, Judged, WaypointsOf, judge_all
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route
@@ -93,15 +94,19 @@ class Watch:
             for route in sent:
                 self._sent.setdefault(route, []).append(sending)
 
-    def look(self) -> Look:
-        """Ask Kiali, judge all claims, and open a new window where the present one is spoilt for good."""
+    def look(self, waypoints: WaypointsOf) -> Look:
+        """Ask Kiali, judge all claims, and open a new window where the present one is spoilt for good.
+
+        Args:
+            waypoints: that may count requests to an end.
+        """
         reply = Reply() if self.window else self.begin()
         if self.window is None:
             return self._nothing(reply)
         window, end = self.window, int(self._clock.time(self._now()))
         if window.seconds(end) < 1:
             return Look([self._early(index, EdgesSeen()) for index in range(len(self._claims))], reply)
-        look = self._ask(window, end)
+        look = self._ask(window, end, waypoints)
         if any(item.sticky for item in look.judged):
             self._kept = look
             self.window = Window.after(self._clock.time(self._now()), window.scrape)
@@ -121,7 +126,7 @@ class Watch:
             answer = answer if reply.problem else reply.body
         return dataclasses.replace(best, judged=last.judged, reply=last.reply, answer=answer)
 
-    def _ask(self, window: Window, end: int) -> Look:
+    def _ask(self, window: Window, end: int, waypoints: WaypointsOf) -> Look:
         graphs: dict[bool, Graph] = {}
         reply = Reply()
         # False comes first, so that the answer that is kept shows Services where any claim names one.
@@ -137,7 +142,8 @@ class Watch:
             EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
             for claim in self._claims
         ]
-        judged = judge_all(self._claims, self._phase, seen, lambda claim: self._covered(claim, window, end))
+        sent = functools.partial(self._covered, window=window, end=end)
+        judged = judge_all(self._claims, self._phase, seen, sent, waypoints)
         if not window.proves(end):
             judged = self._too_early(judged)
         return Look(judged, reply, window, end, reply.body)

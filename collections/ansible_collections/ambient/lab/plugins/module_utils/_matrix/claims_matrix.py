@@ -13,7 +13,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -27,7 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Di
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
     Found,
     failure,
@@ -81,7 +80,8 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     kube, clock = Kube(params["kubeconfig"], params["context"]), Clock()
     life = int(settings.timeout) + LIFE_SECONDS
     kind, image = params["probe_with"], params["probe_image"] or ""
-    with Probers(kube, kind, image, life, clock, check_mode=check_mode) as probers:
+    resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
+    with Probers(kube, kind, image, life, clock, resources=resources, check_mode=check_mode) as probers:
         edge = StandingEdge(kube)
         cluster = edge.snapshot({*wanted.namespaces, *namespaces_of(claims)})
         plan = lay_out(widened(wanted, claims), cluster)
@@ -94,15 +94,20 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     if params["results_file"] and not check_mode:
         _keep(params["results_file"], params["section"], section_values(found, wanted, changes))
     values = {"changed": bool(probers.marked), "file": params["file"], **returned(found, changes)}
+    waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is not None:
-        values["verdict"] = _verdict(params, changes, values)
+        values["verdict"] = _verdict(params, changes, values, bool(waiting))
     else:
-        kept = _kept(params["file"], pairs, cluster) if found.waiting else {}
+        kept = _kept(params["file"], pairs, cluster) if waiting else {}
         cells = _cells(found, pairs, kept)
-        text = _text(params["file"], wanted, found, cells)
-        old = put("file", params["file"], text, check_mode)
-        values |= {"changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
-        values |= {"diff": diff_of(params["file"], old, text)} if diff else {}
+        if any(_cell(pair) not in kept for pair in waiting):
+            # A real run asks them, and writes what check mode can't know.
+            values |= {"changed": True, "verdict": "unknown"}
+        else:
+            text = _text(params["file"], wanted, found, cells)
+            old = put("file", params["file"], text, check_mode)
+            values |= {"changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
+            values |= {"diff": diff_of(params["file"], old, text)} if diff else {}
     return {**values, "warnings": warnings_of(found)}
 
 
@@ -157,8 +162,7 @@ class Run:
 
 
 def _in_mesh(source: Source, cluster: Snapshot) -> bool:
-    target = find_target(source, cluster.pods.get(source.namespace, []))
-    pod = cluster.pod(target.namespace, target.pod) if isinstance(target, Target) else None
+    pod = own_pod(source, cluster)
     return pod is not None and cluster.in_mesh(pod)
 
 
@@ -178,9 +182,19 @@ def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Diffe
     return difference(was, now, matched.gone, unprobed)
 
 
-def _verdict(params: t.Mapping[str, t.Any], changes: Difference, values: dict[str, t.Any]) -> str:
-    """Raises LabError, with these return values, where a difference is to be a failure."""
-    verdict = "fail" if changes.changes else "pass"
+def _verdict(params: t.Mapping[str, t.Any], changes: Difference, values: dict[str, t.Any], waiting: bool) -> str:
+    """The verdict of a comparison.
+
+    Args:
+        params: of the module.
+        changes: what differs.
+        values: to return.
+        waiting: check mode could not ask some of what the file says.
+
+    Raises:
+        LabError: with these return values, where a difference is to be a failure.
+    """
+    verdict = "fail" if changes.changes else "unknown" if waiting else "pass"
     if changes.changes and params["fail_on_difference"]:
         raise LabError(failure(params["file"], changes, kubectl(params)), verdict=verdict, **values)
     return verdict

@@ -20,8 +20,8 @@ KINDS = ("opened", "closed", "changed", "unprobed", "added", "gone")
 class State:
     """What a cell is, or what a file says that it is.
 
-    codes, exits: HTTP and exit codes that it may have, None where any will do. policy: which one decided, None where
-    nobody said. unclear: why the cell can't be said to be anything, "" where it can.
+    codes, exits: HTTP and exit codes that it may have, None where any will do. policy: which one decided, named as by
+    deciders.py, None where nobody said. unclear: why the cell can't be said to be anything, "" where it can.
     """
 
     outcome: str

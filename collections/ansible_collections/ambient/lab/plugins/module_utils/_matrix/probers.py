@@ -14,13 +14,14 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     LABEL,
     MANAGER,
     NOT_NOW,
+    RESOURCES,
     ephemeral_of,
     leftover,
     ours,
@@ -35,6 +36,9 @@ READY_SECONDS = 60.0
 GONE_SECONDS = 20.0
 POLL_SECONDS = 0.25
 PODS = "/api/v1/namespaces/{}/pods"
+# Words of the admission plugins ResourceQuota and LimitRanger (k8s.io/apiserver, k8s.io/kubernetes).
+_RESOURCES_REFUSED = ("quota", "usage per", "limit to request")
+RESOURCES_HELP = "probe_resources sets what it requests, and its limits"
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
 
@@ -71,13 +75,23 @@ class Probers:
         image: with sh and curl.
         seconds: after which a node ends a pod by itself.
         clock: to wait with.
+        resources: requests and limits of a pod's container; what is left out is as in RESOURCES.
         check_mode: only what is there already stands in for a source.
     """
 
     def __init__(
-        self, api: Api, kind: str, image: str, seconds: int, clock: Clock, *, check_mode: bool = False
+        self,
+        api: Api,
+        kind: str,
+        image: str,
+        seconds: int,
+        clock: Clock,
+        *,
+        resources: Object | None = None,
+        check_mode: bool = False,
     ) -> None:
         self._api, self._kind, self._image, self._seconds, self._clock = api, kind, image, seconds, clock
+        self._resources = {**RESOURCES, **(resources or {})}
         self._check_mode = check_mode
         self._made: dict[str, tuple[str, str]] = {}
         # Pods that get a container which they keep; namespace/name.
@@ -124,13 +138,13 @@ class Probers:
     def _make_pod(self, source: Source, cluster: Snapshot) -> Source | str:
         if self._check_mode:
             return NOT_NOW
-        target = find_target(source, cluster.pods.get(source.namespace, []))
-        model = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
-        account = source.service_account or "default"
-        pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run())
+        account, model = source.service_account or "default", own_pod(source, cluster)
+        pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run(), self._resources)
         answer = self._api.send("POST", PODS.format(source.namespace), pod)
         if answer.status != 201:
-            return f"the API refused a pod in its place: {_why(answer)}"
+            why = _why(answer)
+            help_ = f"; {RESOURCES_HELP}" if any(words in why for words in _RESOURCES_REFUSED) else ""
+            return f"the API refused a pod in its place: {why}{help_}"
         name = str(json.loads(answer.body)["metadata"]["name"])
         self._made[f"{source.namespace}/{name}"] = (source.namespace, name)
         return Source(source.namespace, pod=name, container="probe")
@@ -146,24 +160,24 @@ class Probers:
             self._clock.sleep(POLL_SECONDS)
 
     def _make_ephemeral(self, source: Source, cluster: Snapshot) -> Source | str:
-        target = find_target(source, cluster.pods.get(source.namespace, []))
-        pod = cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
-        if pod is None or not isinstance(target, Target):
+        pod = own_pod(source, cluster)
+        if pod is None:
             return "it has no pod that could take a container"
+        name, place = str(pod["metadata"]["name"]), name_of(pod)
         running = running_ephemeral(pod)
         if running:
-            return Source(source.namespace, pod=target.pod, container=running)
+            return Source(source.namespace, pod=name, container=running)
         if self._check_mode:
-            self.marked.append(str(target))
+            self.marked.append(place)
             return NOT_NOW
         container = ephemeral_of(pod, self._image)
-        path = f"{PODS.format(source.namespace)}/{target.pod}/ephemeralcontainers"
         patch = {"spec": {"ephemeralContainers": [container]}}
+        path = f"{PODS.format(source.namespace)}/{name}/ephemeralcontainers"
         answer = self._api.send("PATCH", path, patch, _STRATEGIC_MERGE)
         if answer.status != 200:
-            return f"the API refused an ephemeral container in {target}: {_why(answer)}"
-        self.marked.append(str(target))
-        return Source(source.namespace, pod=target.pod, container=container["name"])
+            return f"the API refused an ephemeral container in {place}: {_why(answer)}"
+        self.marked.append(place)
+        return Source(source.namespace, pod=name, container=container["name"])
 
     def _ephemeral_runs(self, source: Source, deadline: float) -> Source | str:
         while True:
@@ -200,6 +214,12 @@ class Probers:
                 self._clock.sleep(POLL_SECONDS)
         if refused:
             raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
+
+
+def own_pod(source: Source, cluster: Snapshot) -> Object | None:
+    """The ready pod that a source means, None where there is none."""
+    target = find_target(source, cluster.pods.get(source.namespace, []))
+    return cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
 
 
 def _why(answer: Answer) -> str:

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import command
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Left
@@ -136,10 +137,7 @@ def failure(path: str, difference: Difference, kubectl: str) -> str:
 
 def _row(change: Change, kubectl: str) -> Row:
     why = change.reason or _WHY.get(change.kind, "")
-    look = ""
-    if change.policy:
-        namespace, _slash, name = change.policy.partition("/")
-        look = f"{kubectl} -n {namespace} get authorizationpolicy {name} -o yaml"
+    look = command(change.policy, kubectl) if change.policy else ""
     was, seen = _short(change.was), _short(change.now)
     if was == seen and change.was and change.now:
         # Only the policy is another one.

@@ -18,6 +18,11 @@ LABEL, MANAGER = "app.kubernetes.io/managed-by", "ambient-lab"
 # Which process made a pod, so that another one on the same machine knows whether it still runs.
 RUN = "ambient-lab/run"
 NOT_NOW = "check mode makes nothing that could ask in its place"
+# A ResourceQuota may want all four of a container, and a LimitRange has limits of its own.
+RESOURCES: Object = {
+    "requests": {"cpu": "10m", "memory": "16Mi"},
+    "limits": {"cpu": "250m", "memory": "128Mi"},
+}
 _USER = 65532
 _SECURITY: Object = {
     "allowPrivilegeEscalation": False,
@@ -32,8 +37,20 @@ _IDENTITY: Object = {
 }
 
 
-def pod_of(namespace: str, account: str, model: Object | None, image: str, seconds: int, run: str) -> Object:
+def pod_of(
+    namespace: str,
+    account: str,
+    model: Object | None,
+    image: str,
+    seconds: int,
+    run: str,
+    resources: Object,
+) -> Object:
     """A pod that does nothing, with a source's identity, and without a label that a Service could select.
+
+    It has none of the source's labels, though NetworkPolicies go by them. With them it would get requests of the
+    source's Services, count in its PodDisruptionBudget, and a ReplicaSet or StatefulSet would take it over and could
+    delete a pod in exchange. What is only observed must not be disturbed; an ephemeral container is exact.
 
     Args:
         namespace: of the source.
@@ -42,6 +59,7 @@ def pod_of(namespace: str, account: str, model: Object | None, image: str, secon
         image: with sh and curl.
         seconds: after which the node ends the pod, should nobody remove it.
         run: the process that makes it.
+        resources: requests and limits of its container.
     """
     labels = {LABEL: MANAGER}
     mode = ((model or {"metadata": {}})["metadata"].get("labels") or {}).get(DATAPLANE_MODE)
@@ -69,7 +87,7 @@ def pod_of(namespace: str, account: str, model: Object | None, image: str, secon
                     "name": "probe",
                     "image": image,
                     "command": ["sh", "-c", f"sleep {seconds}"],
-                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "128Mi"}},
+                    "resources": resources,
                     "securityContext": _SECURITY,
                 }
             ],

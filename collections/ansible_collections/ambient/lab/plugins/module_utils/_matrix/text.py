@@ -16,6 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import D
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import is_policy
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 
@@ -73,6 +74,8 @@ def file_text(
             lines.append(f"  # From {pair.origin}" + (f", {note}\n" if note else "\n"))
             last = pair.origin
         lines.append(claim_text(as_claim(pair.claim, state)))
+        if state.policy and not is_policy(state.policy):
+            lines.append(f"    # denied by {printable(state.policy)}\n")
     return "".join(lines)
 
 
@@ -85,7 +88,7 @@ def as_claim(claim: Claim, state: State) -> Object:
         "to": request.url if request.method == "GET" else {"url": request.url, "method": request.method},
         "expect": _expect(state),
     }
-    return {**raw, "by": state.policy} if state.policy else raw
+    return {**raw, "by": state.policy} if state.policy and is_policy(state.policy) else raw
 
 
 def _expect(state: State) -> object:

@@ -15,6 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     Expectation,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
 
 # curl's word for a server that answered with something else than HTTP (curl(1), EXIT CODES, 1 and 8).
@@ -198,7 +199,7 @@ def _cell(rounds: Rounds, index: int, proof: Proof, http: bool) -> Cell:
     problem = f"it flaps: {', '.join(flapped)}" if flapped else _unclear(seen, proof, http)
     exits = None if seen.exit_code is None else frozenset({seen.exit_code})
     # A policy decides a denial; an answer that came through is nobody's.
-    policy = proof.policy if seen.outcome in DENIALS else None
+    policy = decider(proof.policy) if proof.policy and seen.outcome in DENIALS else None
     return Cell(seen, State(seen.outcome, rounds.codes(index), exits, policy, problem), proof.decided_by, flapped)
 
 

@@ -51,8 +51,9 @@ def _pair(direction: str, pair: Object) -> Object:
         "reason": pair.get("reason") or "",
         **{key: quantiles(pair.get(key)) for key in ("first_new", "last_old")},
         **{key: pair.get(key) or 0 for key in COUNTS},
-        # An old answer that still lets pass what a policy denies is a leak; any other is only late.
-        "leaks": direction == "apply" and str(pair["new"]).startswith("denied"),
+        # An old answer that still lets pass what is to be denied is a leak, also where the policy that goes had let it
+        # pass; any other is only late.
+        "leaks": str(pair["new"]).startswith("denied") and pair["old"] != pair["new"],
         "limits": pair.get("limits") or {},
         "runs": [{key: run.get(key) for key in RUN} for run in pair.get("runs") or []],
     }

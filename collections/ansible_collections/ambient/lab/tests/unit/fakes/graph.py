@@ -56,7 +56,9 @@ def raw_graph(*flows: Flow, time: int = 1_800_000_010, duration: int = 5) -> Obj
             rates[f"{flow.protocol}PercentErr"] = f"{100 * len(bad) / len(flow.codes):.1f}"
         data: Object = {"id": f"e{number}", "source": ends[0], "target": ends[1], "traffic": traffic}
         if flow.mtls is not None:
-            data["isMTLS"] = str(flow.mtls)
+            # A share of zero is left out; both ends are known from the same series.
+            data |= {"sourcePrincipal": "unknown", "destPrincipal": "spiffe://cluster.local/ns/default/sa/sample-app"}
+            data |= {"isMTLS": str(flow.mtls)} if flow.mtls else {}
         edges.append({"data": data})
     elements = {"nodes": [{"data": data} for data in nodes.values()], "edges": edges}
     return {"timestamp": time, "duration": duration, "graphType": "workload", "elements": elements}

@@ -14,6 +14,7 @@ import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack, unable
 from ansible_collections.ambient.lab.plugins.modules import claims_matrix
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import service
@@ -137,7 +138,8 @@ def test_sources_that_need_a_pod_do_not_fail_a_comparison_in_check_mode(
     )
     arguments: dict[str, t.Any] = {"state": "compare", "probe_with": "pod", "probe_image": "tools"}
     returned = lab.run(check_mode=True, **arguments)
-    assert returned["verdict"] == "pass"
+    # Nothing differs, and nothing is known to be as it was.
+    assert (returned["verdict"], returned["same"]) == ("unknown", 0)
     assert [item["source"] for item in returned["unprobed"]] == ["default/app", "default/curl", "default/late"]
     assert "POST" not in str(lab.api.asked)
     with pytest.raises(LabError, match="4 unprobed") as caught:
@@ -167,13 +169,30 @@ def test_check_mode_keeps_what_the_file_says_of_sources_that_need_a_pod(
     assert (
         "3 sources that were not probed: default/app (its container main has no curl; check mode" in dry["warnings"][0]
     )
-    # A real run would write a file where there is none, whatever is in it.
+    # A real run would write a file where there is none; nobody knows what would be in it.
     for content in (None, "no claims"):
         lab.file.unlink(missing_ok=True)
         if content:
             lab.file.write_text(content)
-        dry = lab.run(check_mode=True, **arguments)
-        assert (dry["changed"], dry["claims"], dry["verdict"]) == (True, 0, "observed")
+        dry = lab.run(check_mode=True, diff=True, **arguments)
+        assert (dry["changed"], dry["verdict"]) == (True, "unknown")
+        assert not {"claims", "diff"} & set(dry)
+
+
+def test_check_mode_does_not_know_what_one_source_would_add(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run(exclude=["default/app"])
+    monkeypatch.setattr(
+        "ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix.unable",
+        lambda sources, *rest: {
+            **unable(sources, *rest),
+            **{item: Lack("no curl", True) for item in sources if item.service_account == "app"},
+        },
+    )
+    dry = lab.run(check_mode=True, diff=True, probe_with="pod", probe_image="tools")
+    assert (dry["changed"], dry["verdict"], len(dry["cells"])) == (True, "unknown", 2)
+    # The file is right as far as it goes, and a real run would find more.
+    same = lab.run(check_mode=True, state="compare", probe_with="pod", probe_image="tools")
+    assert (same["verdict"], same["same"]) == ("unknown", 2)
 
 
 def test_a_source_that_nobody_could_stand_in_for_fails_in_check_mode_too(lab: Lab) -> None:

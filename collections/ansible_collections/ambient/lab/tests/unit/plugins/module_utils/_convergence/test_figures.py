@@ -31,6 +31,11 @@ SEEN = {
     "o": Seen("allowed", 200, 0),
     "x": Seen("denied_l4", 0, 56),
     "5": Seen("unroutable", 503, 0),
+    # The application has answered these: with another status, without an end, and broken off.
+    "e": Seen("allowed", 500, 0),
+    "s": Seen("timeout", 200, 28),
+    "b": Seen("probe_error", 200, 56, "reset"),
+    "t": Seen("timeout", 0, 28),
     "?": probe_error("no curl"),
 }
 
@@ -50,6 +55,9 @@ def course(text: str, first: float = -0.4, step: float = 0.1) -> list[Timed]:
         ("ooooooooxx", 0.4, 0.3, 3, 1, 0, ""),
         ("oooooxoxox", 0.1, 0.4, 2, 1, 2, ""),
         ("oooooo5xxx", 0.3, 0.1, 1, 0, 0, ""),
+        ("ooooeeexxx", 0.3, 0.2, 2, 0, 0, ""),
+        ("ooooosbtxx", 0.4, 0.2, 2, 0, 0, "0.30 s after the change it saw timeout 000/28, neither"),
+        ("oooooxxxe5", 0.1, 0.4, 1, 1, 1, "at the end it still saw unroutable 503/0, not denied_l4"),
         ("oooooooo5x", 0.5, 0.3, 3, 1, 0, "0.40 s after the change it saw unroutable 503/0, neither"),
         ("ooooxxxxx?", 0.0, 0.0, 0, 0, 1, "at the end it still saw probe_error (no curl)"),
         ("oooooooooo", None, 0.5, 5, 3, 0, "at the end it still saw allowed 200/0, not denied_l4"),
@@ -68,6 +76,23 @@ def test_courses(
     assert run.problem.startswith(problem)
     assert bool(run.problem) == bool(problem)
     assert run.requests == len(text)
+
+
+def test_what_is_opened_again_is_late_only_where_it_is_still_denied() -> None:
+    """An application that answers 500 is reached, and a denial by another status is a denial."""
+    old = Expectation("denied_l7", frozenset({403}))
+    seen = [Seen("denied_l7", 403, 0), Seen("denied_l7", 401, 0), Seen("allowed", 500, 0), Seen("allowed", 200, 0)]
+    answers = [Timed(start, start + 0.01, seen[number]) for number, start in enumerate((-0.1, 0.1, 0.2, 0.3))]
+    run = analyse(old, OPEN, answers, Moments(-0.02, 0.25))
+    assert (run.stale_after_accepted, run.last_old, run.first_new) == (1, 0.1, 0.3)
+
+
+def test_a_probe_that_failed_is_no_proof_that_nothing_leaked() -> None:
+    run = analyse(OPEN, SHUT, course("ooooo?xxxx"), Moments(-0.02, 0.2))
+    assert (run.failed, run.stale_after_accepted, run.problem) == (1, 0, "")
+    for limits in (Limits(leaks_after_accepted=0), Limits(converges_within=1)):
+        assert judge_runs(SHUT, OPEN, limits, [run])[0] == "error"
+    assert judge_runs(SHUT, OPEN, Limits(leaks_after_ready=0), [run]) == ("pass", "")
 
 
 def test_a_request_under_way_at_the_change_may_see_either_answer() -> None:
@@ -107,7 +132,7 @@ answers = st.lists(
         lambda start, took, letter: Timed(start, start + took, SEEN[letter]),
         st.floats(-2, 5),
         st.floats(0.001, 0.5),
-        st.sampled_from("oooxxx5?"),
+        st.sampled_from("oooxxx5?esbt"),
     ),
     max_size=40,
 )

@@ -6,130 +6,25 @@ from __future__ import annotations
 
 import json
 import pathlib
-import socket
 import threading
-import time
 import typing as t
 
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import read_plan
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import as_new
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
-from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, condition, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.convergence import (
+    DRY_RUN,
+    SPEC,
+    Object,
+    Switched,
+    World,
+    claims_of,
+    measure,
+    params,
+)
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim
 from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
-from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
-
-Object = dict[str, t.Any]
-
-POLICIES = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies"
-POLICY = f"{POLICIES}/p"
-SPEC = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]}
-DEFINITION = {
-    "apiVersion": "security.istio.io/v1",
-    "kind": "AuthorizationPolicy",
-    "metadata": {"name": "p"},
-    "spec": SPEC,
-}
-
-
-class Switched(ScriptedServer):
-    """Answers /switch by what is in force."""
-
-    answer = "ok"
-
-    def _answer(self, connection: socket.socket, behaviour: str) -> None:
-        super()._answer(connection, self.answer if behaviour == "switch" else behaviour)
-
-
-class World:
-    """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it."""
-
-    def __init__(self, server: Switched, late: float = 0.0, spec: Object | None = None) -> None:
-        self._server = server
-        self._late = late
-        self._generation = 0
-        self.policy: Object | None = None
-        self.sent: list[str] = []
-        self.accepted = True
-        if spec is not None:
-            self._put({**DEFINITION, "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
-            self._server.answer = "reset"
-        node = {"nodeName": "n1", "containers": [{"name": "main"}]}
-        app, client, ztunnel = pod("app"), pod("curl"), pod("zt", "mesh")
-        self.objects: Object = {
-            "/api/v1/namespaces/default/pods": {"items": [{**app, "spec": node}, {**client, "spec": node}]},
-            "/api/v1/pods": {"items": [{**ztunnel, "spec": node}]},
-            POLICY: lambda _query: self.policy or 404,
-            f"PATCH {POLICY}": self._patch,
-            f"DELETE {POLICY}": self._delete,
-            f"POST {POLICIES}": self._post,
-        }
-
-    def dump(self, _query: object) -> Object:
-        """What ztunnel has."""
-        if self.policy is None:
-            return {"policies": []}
-        found = {"name": "p", "namespace": "default", "scope": "Namespace", "action": "Deny"}
-        return {"policies": [{**found, "rules": [[[{"destinationPorts": [8080]}]]]}]}
-
-    def _put(self, body: Object) -> Object:
-        self._generation += 1
-        metadata = {**body["metadata"], "generation": self._generation, "uid": f"u{self._generation}"}
-        status = {"conditions": [condition(seen=self._generation)]}
-        self.policy = {**body, "metadata": metadata, "status": status}
-        return self.policy
-
-    def _patch(self, body: Object) -> Object | int:
-        self.sent.append("PATCH")
-        if not self.accepted:
-            return 403
-        self._switch("reset")
-        return self._put(body)
-
-    def _post(self, body: Object) -> Object:
-        self.sent.append("POST")
-        assert "uid" not in body["metadata"]
-        assert "status" not in body
-        self._switch("reset")
-        return self._put(body)
-
-    def _delete(self, _body: Object) -> Object | int:
-        self.sent.append("DELETE")
-        found, self.policy = self.policy, None
-        self._switch("ok")
-        return 404 if found is None else {"status": "Success"}
-
-    def _switch(self, answer: str) -> None:
-        timer = threading.Timer(self._late, lambda: setattr(self._server, "answer", answer))
-        timer.daemon = True
-        timer.start()
-        if not self._late:
-            timer.join()
-
-
-def params(api: FakeApi, folder: pathlib.Path, claims: list[Object], **changed: t.Any) -> Object:
-    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
-    given = {"kubeconfig": api.kubeconfig(folder), "claims": claims, "definition": DEFINITION}
-    return {**defaults, **given, "settle": 0.5, "timeout": 5, "rate": 20.0, **changed}
-
-
-def claims_of(server: Switched, **limits: t.Any) -> list[Object]:
-    return [
-        claim("stays", to=server.url("ok")),
-        claim("is cut off", to=server.url("switch"), expect="denied_l4", limits=limits),
-    ]
-
-
-def measure(
-    world: World, tmp_path: pathlib.Path, claims: list[Object], check: bool = False, **changed: t.Any
-) -> Object:
-    with FakeApi(world.objects) as api:
-        api.forwarded["mesh/zt:15000/config_dump"] = world.dump
-        return policy_convergence(params(api, tmp_path, claims, **changed), check)
 
 
 def test_a_policy_that_works_at_once(tmp_path: pathlib.Path) -> None:
@@ -205,6 +100,20 @@ def test_final_states(
     assert (world.policy is not None) == (final_state == "present" or (final_state is None and there))
 
 
+def test_a_dry_run_is_another_policy_than_the_one_that_is_given(tmp_path: pathlib.Path) -> None:
+    """Its spec is the same, but it denies nobody."""
+    with Switched() as opened:
+        server = t.cast("Switched", opened)
+        world = World(server, spec=SPEC)
+        assert world.policy is not None
+        world.policy["metadata"] |= DRY_RUN
+        claims = claims_of(server)
+        assert measure(world, tmp_path, claims, check=True, final_state="present")["changed"] is True
+        found = measure(world, tmp_path, claims, final_state="present", settle=0.2)
+    assert (found["changed"], world.sent) == (True, ["DELETE", "PATCH", "DELETE", "PATCH"])
+    assert not set(DRY_RUN) & set(world.policy["metadata"])
+
+
 def test_the_policy_is_given_back_when_something_fails(tmp_path: pathlib.Path) -> None:
     other = {**SPEC, "rules": [{"to": [{"operation": {"ports": ["9090"]}}]}]}
     with Switched() as opened:
@@ -247,30 +156,12 @@ def test_the_policy_is_given_back_as_it_was(tmp_path: pathlib.Path, final_state:
         assert {key: world.policy["metadata"].get(key) for key in ours} == ours
 
 
-def test_a_module_that_is_ended_gives_the_policy_back(tmp_path: pathlib.Path) -> None:
-    with Switched() as opened:
-        server = t.cast("Switched", opened)
-        world = World(server, spec=SPEC)
-        with FakeApi(world.objects) as api:
-            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
-            with start(module, params(api, tmp_path, claims_of(server), repeats=50)) as program:
-                while not world.sent:
-                    assert program.poll() is None, program.communicate()
-                    time.sleep(0.01)
-                program.terminate()
-                program.communicate(timeout=30)
-    assert program.returncode == 143
-    assert world.policy is not None
-    assert world.policy["spec"] == SPEC
-
-
 def test_a_failure_says_what_it_has_changed(tmp_path: pathlib.Path) -> None:
     with Switched() as opened:
         server = t.cast("Switched", opened)
         world = World(server)
         claims = [claim("wrong", to=server.url("proxy_403"), expect="denied_l4")]
-        with FakeApi(world.objects) as api:
-            api.forwarded["mesh/zt:15000/config_dump"] = world.dump
+        with world.served() as api:
             given = params(api, tmp_path, claims, settle=0.2, final_state="present")
             ok, told = returned(start(module, given))
     assert (ok, told["failed"], told["changed"]) == (False, True, True)
@@ -309,39 +200,3 @@ def test_nothing_is_changed_where_a_source_can_not_probe(tmp_path: pathlib.Path)
         with pytest.raises(LabError, match="nothing was changed: pod default/nobody does not exist"):
             measure(world, tmp_path, [bad])
         assert world.sent == []
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"repeats": 0}, "repeats must be from 1 to 100"),
-        ({"rate": 500.0}, "rate must be from 1 to 200"),
-        ({"repeats": 100, "timeout": 60.0}, "more than the 7200 s that are allowed"),
-        ({"repeats": 50, "rate": 200.0}, "more than the 1000000 that are allowed"),
-        ({"definition": {"kind": "Service"}}, "definition must be an AuthorizationPolicy"),
-        ({"definition": {**DEFINITION, "metadata": {}}}, "metadata.name is missing"),
-        ({"definition": {**DEFINITION, "metadata": {"name": "A b"}}}, "definition: 'default/A b' must be"),
-        ({"claims": []}, "claims is empty"),
-        ({"claims": [claim("same")]}, "nothing to converge"),
-        (
-            {"claims": [claim("x", limit=1)]},
-            "unknown key 'limit'; allowed are name, from, to, expect, before, by, limits",
-        ),
-        ({"claims": [claim("x", limits={"leaks": 1})]}, "unknown key 'leaks'"),
-        ({"claims": [claim("x", limits={"leaks_after_ready": -1})]}, "is not a number of requests"),
-        ({"claims": [claim("x", limits={"converges_within": True})]}, "is not a number of seconds"),
-        ({"claims": [claim("x", expect="probe_error")]}, "can't be expected"),
-    ],
-)
-def test_options_are_read_strictly(changed: Object, words: str) -> None:
-    defaults = {name: option.get("default") for name, option in module.SPEC.items()}
-    given = {**defaults, "definition": DEFINITION, "claims": [claim("x", expect="denied_l4"), claim("y")], "rate": 20.0}
-    assert read_plan(given).policy.name == "p"
-    with pytest.raises(LabError) as caught:
-        read_plan({**given, **changed})
-    assert words in caught.value.message
-
-
-def test_an_object_is_given_back_without_what_the_api_set() -> None:
-    policy = {"kind": "K", "metadata": {"name": "p", "uid": "1", "annotations": {"a": "b"}}, "status": {}, "spec": {}}
-    assert as_new(policy) == {"kind": "K", "metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {}}

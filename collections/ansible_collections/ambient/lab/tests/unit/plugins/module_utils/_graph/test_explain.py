@@ -62,6 +62,8 @@ def checked(
 ) -> GraphResult:
     """A result that waits for its explanation."""
     edge, kiali = lab(answers)
+    for item, node in zip(edge.objects, ("n1", "n2", "n2"), strict=True):
+        item["spec"]["nodeName"] = node
     kiali.problem = problem or Reply()
     settings = Settings(stable=2, timeout=3, interval=1)
     return check_graph(graph_claims(*graph), TRAFFIC, ["default"], settings, edge, kiali)
@@ -108,7 +110,7 @@ def test_a_missing_edge_is_an_error_where_telemetry_is_broken(
     assert words in allowed.cause
     assert words in allowed.judged.verdict.reason
     # The absence has no control for the same reason.
-    assert denied.cause == f"{NO_CONTROL}: 'allowed' does not hold"
+    assert denied.cause == f"{NO_CONTROL.format('ztunnel')}: 'allowed' does not hold"
 
 
 def test_a_missing_edge_is_a_failure_where_nothing_was_answered(tmp_path: pathlib.Path) -> None:
@@ -117,6 +119,42 @@ def test_a_missing_edge_is_a_failure_where_nothing_was_answered(tmp_path: pathli
     assert after.claims[0].cause.startswith(
         "no request from default/curl-allow to default/sample-app-blue was answered"
     )
+
+
+def target(pod_ip: str, health: str) -> Object:
+    """Of a ztunnel, as Prometheus tells it."""
+    return {"scrapeUrl": f"http://{pod_ip}:15020/metrics", "health": health}
+
+
+@pytest.mark.parametrize(
+    ("targets", "verdict"),
+    [
+        ([target("10.0.0.1", "up"), target("10.0.0.2", "up")], "pass"),
+        # The control's node is scraped, and the one on which the edge would have been counted is not.
+        ([target("10.0.0.1", "up"), target("10.0.0.2", "down")], "error"),
+        ([target("10.0.0.1", "up")], "error"),
+        # Some other Prometheus must have it all.
+        ([], "pass"),
+        (None, "pass"),
+    ],
+)
+def test_a_control_on_another_node(tmp_path: pathlib.Path, targets: list[Object] | None, verdict: str) -> None:
+    def counted(kiali: FakeKiali, name: str, number: int, method: str) -> Answer:
+        if name == "curl-allow":
+            kiali.count(Flow(name, "sample-app-blue"))
+        return uncounted(kiali, name, number, method)
+
+    result = checked(counted)
+    assert result.verdict == "pass"
+    ztunnels = [pod(f"ztunnel-{n}", "istio-system", ip=f"10.0.0.{n}", labels={"app": "ztunnel"}) for n in (1, 2)]
+    for number, item in enumerate(ztunnels, 1):
+        item["spec"]["nodeName"] = f"n{number}"
+    answer = 403 if targets is None else {"data": {"activeTargets": targets}}
+    changed = {"/api/v1/pods": {"items": ztunnels}, f"{PROMETHEUS}/targets": answer}
+    after, _asked = explained(tmp_path, result, **changed)
+    assert (after.verdict, summary(after)) == (verdict, ["pass", verdict])
+    if verdict == "error":
+        assert "not those of its pods' nodes (istio-system/ztunnel-2)" in after.claims[1].judged.verdict.reason
 
 
 def test_a_waypoint_counts_what_it_refuses(tmp_path: pathlib.Path) -> None:

@@ -15,15 +15,27 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import (
     judge_all,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, GraphClaim
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, graph_claim, graph_claims, raw_graph
 
 
-def judged(claims: t.Sequence[GraphClaim], *flows: Flow, phase: str = "after", sent: bool = True) -> list[Judged]:
-    """All claims on a graph of these edges."""
+def judged(
+    claims: t.Sequence[GraphClaim],
+    *flows: Flow,
+    phase: str = "after",
+    sent: bool = True,
+    waypoints: t.Mapping[str, str | None] | None = None,
+) -> list[Judged]:
+    """All claims on a graph of these edges; waypoints: by the destination's name, None where nobody knows."""
     graph = parse_graph(raw_graph(*flows))
     seen = [EdgesSeen(tuple(graph.between(claim.source, claim.target))) for claim in claims]
-    return judge_all(claims, phase, seen, lambda _claim: sent)
+    behind = waypoints or {}
+
+    def waypoints_of(end: End) -> frozenset[tuple[str, str]] | None:
+        name = behind.get(end.name, "")
+        return None if name is None else frozenset({("default", name)} if name else ())
+
+    return judge_all(claims, phase, seen, lambda _claim: sent, waypoints_of)
 
 
 TCP = Flow("curl-allow", "sample-app-blue")
@@ -53,7 +65,7 @@ HTTP = Flow("curl-allow", "sample-app-blue", "http", 0.8, ("200", "403"), 100)
             True,
         ),
         ({"outcome": "edge", "mtls": True}, [HTTP], "pass", "", False),
-        ({"outcome": "edge", "mtls": True}, [TCP], "fail", "Kiali does not say that mTLS protects", False),
+        ({"outcome": "edge", "mtls": True}, [TCP], "fail", "Kiali does not say whether mTLS protects", False),
         (
             {"outcome": "edge", "mtls": True},
             [Flow("curl-allow", "sample-app-blue", mtls=99)],
@@ -61,7 +73,9 @@ HTTP = Flow("curl-allow", "sample-app-blue", "http", 0.8, ("200", "403"), 100)
             "mTLS protects only 99% of it",
             True,
         ),
-        ({"outcome": "edge", "mtls": False}, [TCP], "pass", "", False),
+        ({"outcome": "edge", "mtls": False}, [Flow("curl-allow", "sample-app-blue", mtls=0)], "pass", "", False),
+        # Of a destination that is not counted nobody knows.
+        ({"outcome": "edge", "mtls": False}, [TCP], "fail", "Kiali does not say whether mTLS protects", False),
         ({"outcome": "edge", "mtls": False}, [HTTP], "fail", "mTLS protects 100% of it", True),
         # Both protocols at once: the claim is about those it names, and all of them otherwise.
         ({"outcome": "edge", "mtls": True}, [TCP, HTTP], "fail", "Kiali does not say", False),
@@ -100,16 +114,69 @@ def test_an_edge_that_must_not_be_there() -> None:
 @pytest.mark.parametrize(
     ("control", "flows", "sent", "reason"),
     [
-        (CONTROL, [], True, NO_CONTROL),
+        (CONTROL, [], True, NO_CONTROL.format("ztunnel")),
         (CONTROL, [TCP], False, NOT_SENT),
         # The control's edge is there, but it does not hold, or another kind of proxy has reported it.
-        (graph_claim("c", expect={"outcome": "edge", "protocol": "tcp", "min_rate": 100}), [TCP], True, NO_CONTROL),
-        (graph_claim("c"), [HTTP], True, NO_CONTROL),
+        (
+            graph_claim("c", expect={"outcome": "edge", "protocol": "tcp", "min_rate": 100}),
+            [TCP],
+            True,
+            NO_CONTROL.format("ztunnel"),
+        ),
+        (graph_claim("c"), [HTTP], True, NO_CONTROL.format("ztunnel")),
     ],
 )
 def test_an_absence_that_proves_nothing(control: dict[str, t.Any], flows: list[Flow], sent: bool, reason: str) -> None:
     absent = judged(graph_claims(control, ABSENT), *flows, sent=sent)[1]
     assert (absent.verdict.verdict, absent.verdict.reason, absent.sticky) == ("error", reason, False)
+
+
+def test_no_edge_at_all_needs_the_counters_of_every_proxy_that_would_have_made_one() -> None:
+    """The waypoint is scraped, and ztunnel is not: of what bypasses the waypoint nothing is drawn."""
+    claims = graph_claims(graph_claim("good"), graph_claim("bad", "curl-deny", expect="no_edge"))
+    behind = {"sample-app-blue": "wp"}
+    for waypoints in (behind, {}):
+        _good, bad = judged(claims, HTTP, waypoints=waypoints)
+        assert (bad.verdict.verdict, bad.uncontrolled) == ("error", "ztunnel")
+    # And the other way round: what the waypoint counts is an edge, too.
+    _good, bad = judged(claims, TCP, waypoints=behind)
+    assert (bad.verdict.verdict, bad.uncontrolled) == ("error", "waypoint")
+    assert judged(claims, TCP)[1].verdict.verdict == "pass"
+    _good, bad = judged(claims, TCP, HTTP, waypoints=behind)
+    assert (bad.verdict.verdict, bad.uncontrolled) == ("pass", "")
+    assert bad.control == (
+        "the same window has default/curl-allow -> sample-app-blue (tcp 92 B/s), "
+        "default/curl-allow -> sample-app-blue (http 0.8/s 200 403 mTLS)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "absent", "control", "verdict"),
+    [
+        # Each waypoint is a proxy of its own, in whatever namespace its Services are.
+        ("http", "wp", "wp", "pass"),
+        ("http", "wp", "other", "error"),
+        ("http", "wp", "", "error"),
+        ("http", "wp", None, "error"),
+        ("http", "", "", "error"),
+        # A waypoint counts connections, too; where there is none, ztunnel does.
+        ("tcp", "", "", "pass"),
+        ("tcp", "wp", "", "pass"),
+        ("tcp", "", "wp", "error"),
+        ("tcp", "", None, "error"),
+    ],
+)
+def test_a_control_to_another_destination_has_the_same_counters(
+    protocol: str, absent: str, control: str | None, verdict: str
+) -> None:
+    expect = {"protocol": protocol}
+    claims = graph_claims(
+        graph_claim("control", to="second", expect={**expect, "outcome": "edge"}),
+        graph_claim("absent", to="first", expect={**expect, "outcome": "no_edge"}),
+    )
+    flow = Flow("curl-allow", "second", protocol, 1)
+    found = judged(claims, flow, waypoints={"first": absent, "second": control})
+    assert found[1].verdict.verdict == verdict
 
 
 def test_an_absence_is_controlled_by_the_phases_own_edges() -> None:
@@ -124,7 +191,8 @@ def test_an_absence_is_controlled_by_the_phases_own_edges() -> None:
 
 def test_no_answer() -> None:
     claims = graph_claims(CONTROL, ABSENT)
-    items = judge_all(claims, "after", [EdgesSeen(problem="HTTP 500")] * 2, lambda _claim: True)
+    silent = [EdgesSeen(problem="HTTP 500")] * 2
+    items = judge_all(claims, "after", silent, lambda _claim: True, lambda _end: frozenset())
     assert [(item.verdict.verdict, item.verdict.reason) for item in items] == [("error", "HTTP 500")] * 2
     assert items[1].seen.outcome == "no_answer"
 

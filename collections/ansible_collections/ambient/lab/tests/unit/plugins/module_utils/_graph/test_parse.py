@@ -128,6 +128,8 @@ def test_every_problem_is_told_at_once() -> None:
         ({"from": "curl-deny"}, True),
         ({"from": "curl-allow", "to": "other"}, True),
         ({"from": "curl-deny", "to": "other"}, False),
+        # Without a protocol it says that nothing at all is drawn.
+        ({"from": "curl-deny", "before": "edge"}, True),
         ({"from": "curl-deny", "to": APP}, False),
         ({"from": "curl-deny", "before": {"outcome": "edge", "protocol": "http"}}, False),
         ({"from": "curl-deny", "expect": {"outcome": "no_edge", "protocol": "http"}}, False),
@@ -145,6 +147,12 @@ def test_an_absence_needs_a_claim_that_can_be_its_control(claim: dict[str, t.Any
     assert "add a claim whose expect is an edge of" in caught.value.message
 
 
+def test_an_http_edge_alone_does_not_show_that_ztunnel_counts() -> None:
+    http = graph_claim("control", expect={"outcome": "edge", "protocol": "http"})
+    with pytest.raises(LabError, match="add a claim whose expect is an edge of tcp, which ztunnel counts"):
+        graph_claims(http, graph_claim("absent", "curl-deny", expect="no_edge"))
+
+
 def test_an_absence_before_the_policy_needs_one_too() -> None:
     closed = graph_claim("control", before="no_edge")
     with pytest.raises(LabError, match="claim 1 \\('control'\\): before: an edge may also be missing"):
@@ -160,13 +168,13 @@ def test_a_waypoint_of_another_namespace_says_nothing() -> None:
         graph_claim("there", "curl", to=there, expect=http),
         graph_claim("here", "curl", to={"service": "second"}, expect=http),
     )
-    assert [may_control(claims[0], other, "after") for other in claims] == [False, False, True]
+    assert [may_control(claims[0], other, "after", "waypoint") for other in claims] == [False, False, True]
     # A source's own ztunnel counts all that it sends, wherever it goes.
     claims = graph_claims(
         graph_claim("absent", "curl", to=here, expect={"outcome": "no_edge", "protocol": "tcp"}),
         graph_claim("there", "curl", to=there, expect={"outcome": "edge", "protocol": "tcp"}),
     )
-    assert may_control(claims[0], claims[1], "after")
+    assert may_control(claims[0], claims[1], "after", "ztunnel")
 
 
 def test_pairs() -> None:

@@ -157,7 +157,7 @@ def test_a_control_that_is_missing_is_an_error_not_a_pass() -> None:
     result, _kiali = run(lambda _kiali, name, *_: RESET if name == "curl-deny" else OK)
     assert (result.verdict, verdicts(result)) == ("error", ["fail", "error"])
     assert result.claims[0].judged.missing
-    assert result.claims[1].judged.verdict.reason == NO_CONTROL
+    assert result.claims[1].judged.verdict.reason == NO_CONTROL.format("ztunnel")
 
 
 def test_requests_that_were_not_sent_prove_nothing() -> None:
@@ -233,6 +233,29 @@ def test_a_source_that_is_starting_is_waited_for() -> None:
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
     assert result.claims[1].history[-2]["verdict"] == "error"
+
+
+def test_behind_a_waypoint_no_edge_at_all_has_two_controls() -> None:
+    """What the cluster says of a Service's waypoint is known before any traffic."""
+    to = {"service": "sample-app"}
+    tcp = graph_claim("tcp", to=to, expect={"outcome": "edge", "protocol": "tcp"})
+    http = graph_claim("http", to=to, expect={"outcome": "edge", "protocol": "http"})
+    absent = graph_claim("absent", "curl-deny", to=to, expect="no_edge")
+    flows = [Flow("curl-allow", "service:sample-app", protocol) for protocol in ("tcp", "http")]
+
+    def counted(kiali: FakeKiali, name: str, _number: int, _method: str) -> Answer:
+        for flow in flows if name == "curl-allow" else []:
+            kiali.count(flow)
+        return OK if name == "curl-allow" else RESET
+
+    def enroll(edge: FakeEdge, _kiali: FakeKiali) -> None:
+        labels = {"istio.io/use-waypoint": "wp"}
+        edge.services = [{**item, "metadata": {**item["metadata"], "labels": labels}} for item in edge.services]
+
+    assert run(counted, [tcp, absent])[0].verdict == "pass"
+    with pytest.raises(LabError, match="an edge of http or grpc, which waypoint counts"):
+        run(counted, [tcp, absent], prepare=enroll)
+    assert run(counted, [tcp, http, absent], prepare=enroll)[0].verdict == "pass"
 
 
 SILENT = Reply(problem="the Kubernetes API could not reach Kiali, HTTP 503: no endpoints available")

@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import En
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import (
     routes,
     unsent,
+    waypoints,
     workload_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
@@ -89,6 +90,41 @@ def test_routes(url: str, service: Object, pods: list[Object], found: set[tuple[
     assert routes(request, Target("default", "curl", "main"), cluster) == found
     assert routes(request, Unusable("starting"), cluster) == frozenset()
     assert routes(request, Target("default", "gone", "main"), cluster) == frozenset()
+
+
+HERE = frozenset({("default", "waypoint")})
+ELSEWHERE = {"istio.io/use-waypoint": "shared", "istio.io/use-waypoint-namespace": "infra"}
+
+
+@pytest.mark.parametrize(
+    ("end", "service", "pod_labels", "namespace_labels", "found"),
+    [
+        (APP, SERVICE, {}, {}, frozenset()),
+        (APP, LABELLED, {}, {}, HERE),
+        (APP, SERVICE, {}, {"istio.io/use-waypoint": "waypoint"}, HERE),
+        (APP, SERVICE, {}, ELSEWHERE, frozenset({("infra", "shared")})),
+        # A workload is reached by its Services, and by itself.
+        (BLUE, LABELLED, {}, {}, HERE),
+        (BLUE, SERVICE, {"istio.io/use-waypoint": "waypoint"}, {}, HERE),
+        (BLUE, LABELLED, ELSEWHERE, {}, HERE | {("infra", "shared")}),
+        (CURL, LABELLED, {}, {}, frozenset()),
+        # It is behind itself no more than behind none.
+        (End("workload", "default", "waypoint"), SERVICE, {}, {"istio.io/use-waypoint": "waypoint"}, frozenset()),
+        (End("service", "other", "sample-app"), LABELLED, {}, {}, None),
+    ],
+)
+def test_waypoints(
+    end: End,
+    service: Object,
+    pod_labels: dict[str, str],
+    namespace_labels: dict[str, str],
+    found: frozenset[tuple[str, str]] | None,
+) -> None:
+    blue = owned("sample-app-blue-7c-x", "ReplicaSet", "sample-app-blue-7c", HASH | pod_labels)
+    pods = [pod("curl"), pod("waypoint"), blue]
+    namespace = {"metadata": {"name": "default", "labels": namespace_labels}}
+    cluster = Snapshot({"default": namespace}, {"default": pods}, {"default": [service]}, {}, {})
+    assert waypoints(end, cluster) == found
 
 
 def test_namespaces_of() -> None:

@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     NOT_NOW,
+    RESOURCES,
     RUN,
     ephemeral_of,
     leftover,
@@ -42,6 +43,7 @@ class FakeCluster:
         self.pods = {f"{item['metadata']['namespace']}/{item['metadata']['name']}": item for item in pods}
         self.sent: list[str] = []
         self.refuse: dict[str, int] = {}
+        self.message = "not  you"
         # A path for which nobody answers.
         self.dead = ""
         self.waiting = ""
@@ -66,7 +68,7 @@ class FakeCluster:
         if self.dead and path.endswith(self.dead):
             raise LabError("the cluster does not answer")
         if method in self.refuse:
-            return Answer(self.refuse[method], {}, b'{"message": "not  you"}')
+            return Answer(self.refuse[method], {}, json.dumps({"message": self.message}).encode())
         if method == "DELETE":
             gone = self.pods.pop(self._key(path), None)
             return Answer(200 if gone else 404, {}, b"{}")
@@ -93,28 +95,32 @@ class FakeCluster:
         parts = path.split("/")
         return f"{parts[4]}/{parts[6]}"
 
-    def probers(self, kind: str, *, check_mode: bool = False) -> Probers:
+    def probers(self, kind: str, **fields: t.Any) -> Probers:
         """Probers with a clock of their own."""
 
         def sleep(seconds: float) -> None:
             self.clock += seconds
 
         clock = Clock(lambda: self.clock, sleep, lambda: CREATED_AT + 100)
-        return Probers(self, kind, "tools", 600, clock, check_mode=check_mode)
+        return Probers(self, kind, "tools", 600, clock, **fields)
 
 
 def test_a_pod_has_the_sources_identity_and_nothing_that_a_service_selects() -> None:
     model = pod("bare", labels={"app": "bare", "istio.io/dataplane-mode": "none"})
-    made = pod_of("default", "bare", model, "tools", 600, "me")
+    made = pod_of("default", "bare", model, "tools", 600, "me", RESOURCES)
     assert made["metadata"]["labels"] == {**MANAGED, "istio.io/dataplane-mode": "none"}
-    assert pod_of("default", "bare", pod("bare"), "tools", 600, "me")["metadata"]["labels"] == MANAGED
+    assert pod_of("default", "bare", pod("bare"), "tools", 600, "me", RESOURCES)["metadata"]["labels"] == MANAGED
     spec = made["spec"]
     assert (spec["serviceAccountName"], spec["activeDeadlineSeconds"]) == ("bare", 600)
     assert spec["automountServiceAccountToken"] is False
     (container,) = spec["containers"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert spec["securityContext"]["runAsNonRoot"] is True
-    assert container["resources"]["limits"]
+    # A ResourceQuota may want all four.
+    assert {kind: set(values) for kind, values in container["resources"].items()} == {
+        "requests": {"cpu", "memory"},
+        "limits": {"cpu", "memory"},
+    }
 
 
 def test_an_ephemeral_container_gets_a_name_that_is_free() -> None:
@@ -215,6 +221,31 @@ def test_where_nothing_can_stand_in(kind: str, method: str, waiting: str, reason
     assert reason in place
     assert seconds <= api.clock < seconds + 1
     assert list(api.pods) == ["default/bare"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "exceeded quota: all, requested: limits.cpu=200m, used: limits.cpu=4, limited: limits.cpu=4",
+        "minimum cpu usage per Container is 50m, but request is 10m",
+        "cpu max limit to request ratio per Container is 4, but provided ratio is 20.000000",
+    ],
+)
+def test_a_pod_that_does_not_fit_is_refused_with_the_option_that_mends_it(said: str) -> None:
+    api = FakeCluster(pod("bare"))
+    api.refuse["POST"], api.message = 403, said
+    with api.probers("pod") as probers:
+        (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+    assert str(place).endswith(f"{said}; probe_resources sets what it requests, and its limits")
+
+
+def test_a_pod_gets_the_resources_that_are_asked_for() -> None:
+    api = FakeCluster(pod("bare"))
+    with api.probers("pod", resources={"requests": {"cpu": "50m"}}) as probers:
+        probers.stand_in([BARE], cluster([pod("bare")], []))
+        (made,) = (item for name, item in api.pods.items() if "probe" in name)
+        resources = made["spec"]["containers"][0]["resources"]
+    assert resources == {"requests": {"cpu": "50m"}, "limits": RESOURCES["limits"]}
 
 
 def test_a_pod_that_stays_is_said() -> None:

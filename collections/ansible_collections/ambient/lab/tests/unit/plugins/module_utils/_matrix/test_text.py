@@ -16,7 +16,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     parse_claims,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, compare, stated
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, compare, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
@@ -101,6 +102,24 @@ def test_the_file_as_a_whole(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "claims.yml"
     path.write_text(text)
     assert [claim.name for claim in read_claims(str(path))] == [pair.claim.name for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "istio-system/istio_converted_static_strict",
+        "default/converted_peer_authentication_no-plain-text",
+        "default/istio_allow_waypoint_default_wp",
+    ],
+)
+def test_what_is_no_authorization_policy_is_no_by(tmp_path: pathlib.Path, policy: str) -> None:
+    """Plain text under STRICT: the file can be read, nothing has changed, and people see who denies it."""
+    (pair, *_rest) = laid_out(cluster(APP, [service("app")])).pairs
+    strict = State("denied_l4", exits=frozenset({56}), policy=decider(policy))
+    path = written(tmp_path, [(pair, strict)])
+    (claim,) = read_claims(path)
+    assert (claim.by, difference({"a": stated(claim)}, {"a": strict}).changes) == (None, ())
+    assert f"    # denied by {decider(policy)}\n" in pathlib.Path(path).read_text()
 
 
 def test_rows_to_pods_are_explained() -> None:

@@ -76,6 +76,19 @@ def test_two_rounds_that_agree_are_enough() -> None:
     assert seen.cells[1].state.exits == frozenset({56})
 
 
+@pytest.mark.parametrize(
+    ("policy", "named"),
+    [
+        ("istio-system/istio_converted_static_strict", "PeerAuthentication STRICT, which refuses plain text"),
+        ("default/converted_peer_authentication_no-plain-text", "PeerAuthentication default/no-plain-text"),
+        ("default/istio_allow_waypoint_default_wp", "istiod's own default/istio_allow_waypoint_default_wp"),
+    ],
+)
+def test_a_policy_of_istiods_own_is_named_by_what_it_is_made_of(policy: str, named: str) -> None:
+    _world, seen = watched(lambda number: [OK, CUT], lambda number, item: Proof("ztunnel", policy))
+    assert str(seen.cells[1].state) == f"denied_l4 by {named}"
+
+
 @pytest.mark.parametrize(("stable", "rounds"), [(1, 2), (2, 2), (3, 3), (5, 5)])
 def test_stable_is_the_number_of_rounds(stable: int, rounds: int) -> None:
     assert watched(lambda number: [OK, OK], stable=stable)[1].rounds == rounds

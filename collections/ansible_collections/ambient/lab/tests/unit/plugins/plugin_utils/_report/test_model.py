@@ -180,12 +180,12 @@ def test_a_convergence_knows_its_leaks() -> None:
         ("apply", True, 3),
         ("remove", False, 0),
     ]
-    undone = fakes.pair("p", old="allowed", new="denied_l4")
-    directions = {"remove": {"ready": None, "pairs": [undone]}}
-    (late,) = section(report(a={"s": {"convergence": fakes.convergence(directions=directions)}}))["convergence"][0][
-        "pairs"
-    ]
-    assert not late["leaks"], "only a policy that is applied can leak"
+    pairs = [fakes.pair("opened by it", old="allowed", new="denied_l4"), fakes.pair("denied", old="denied_l4")]
+    directions = {"remove": {"ready": None, "pairs": pairs}}
+    removed = section(report(a={"s": {"convergence": fakes.convergence(directions=directions)}}))["convergence"][0]
+    assert [pair["leaks"] for pair in removed["pairs"]] == [True, False], (
+        "a policy that allowed it can leak when it goes"
+    )
     assert measured["ready"] == {"apply": fakes.quantiles(0.18, 0.25), "remove": None}
     assert found["verdict"] == "fail"
 

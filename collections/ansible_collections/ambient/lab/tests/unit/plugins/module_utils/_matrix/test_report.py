@@ -1,0 +1,33 @@
+# What a comparison says of a difference: who denies the call now, and the command that shows it.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, difference
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import failure
+
+
+@pytest.mark.parametrize(
+    ("policy", "named", "look"),
+    [
+        ("default/p", "default/p", "kubectl -n default get authorizationpolicy p -o yaml"),
+        (
+            "default/converted_peer_authentication_strict",
+            "PeerAuthentication default/strict",
+            "kubectl -n default get peerauthentication strict -o yaml",
+        ),
+        ("mesh/istio_converted_static_strict", "PeerAuthentication STRICT", "kubectl get peerauthentications -A"),
+        ("default/istio_allow_waypoint_a_b", "istiod's own", ""),
+    ],
+)
+def test_who_closed_it(policy: str, named: str, look: str) -> None:
+    now = State("denied_l4", policy=decider(policy))
+    # Another one has denied it before: that is a difference, too.
+    for was in (State("allowed", frozenset({200})), State("denied_l4", policy="default/old")):
+        text = failure("claims.yml", difference({"a -> b": was}, {"a -> b": now}), "kubectl")
+        # A narrow column wraps it.
+        assert all(word in text for word in named.split())
+        assert [line for line in text.splitlines() if line.startswith("look")] == ([f"look: {look}"] if look else [])
