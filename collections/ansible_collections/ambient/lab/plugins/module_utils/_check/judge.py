@@ -61,7 +61,7 @@ def judge(
         required: a denial counts only where some proxy confirms it.
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
-    traffic = _traffic(expect, seen)
+    traffic = Verdict("error", seen.unclear) if seen.unclear else _traffic(expect, seen)
     if traffic.verdict != "pass":
         return dataclasses.replace(traffic, hopeless=policy.hopeless)
     if policy.problem:
@@ -122,7 +122,9 @@ def _traffic(expect: Expectation, seen: Seen) -> Verdict:
     if seen.outcome != expect.outcome:
         return Verdict("fail", f"expected {expect}, saw {seen}")
     codes = expect.accepted_codes
-    if codes is not None and seen.http_code not in codes:
+    # gRPC has its own status: Envoy refuses with HTTP 200 then.
+    grpc = expect.http_codes is None and seen.outcome == "denied_l7" and "grpc-status" in seen.headers
+    if codes is not None and seen.http_code not in codes and not grpc:
         wanted = "2xx" if expect.http_codes is None and expect.outcome == "allowed" else _list(codes)
         return Verdict("fail", f"HTTP {seen.http_code}, the claim accepts {wanted}")
     if expect.exit_codes is not None and seen.exit_code not in expect.exit_codes:

@@ -15,10 +15,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.stable import C
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Controls, Probe, plan
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, on_the_way, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import Runner, probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import may_hide
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import state_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import NONE, REQUIRED, Witnesses, World
 
@@ -110,7 +111,7 @@ def check(
         while True:
             if witnesses:
                 witnesses.begin_round(runs, mesh)
-            answers = probe_round(runs, controls, settings, edge, pool)
+            answers = probe_round(runs, mesh, controls, settings, edge, pool)
             if witnesses:
                 witnesses.hear(runs)
             judge_all(runs, mesh, answers, settings)
@@ -148,6 +149,7 @@ def missing(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
 
 def probe_round(
     runs: t.Sequence[ClaimRun],
+    mesh: Mesh,
     controls: t.Sequence[Probe],
     settings: Settings,
     edge: Edge,
@@ -162,7 +164,7 @@ def probe_round(
     targets: dict[t.Any, Target | Unusable] = {run.claim.source: run.found for run in runs}
     answers = list(zip(probes, probe_all(probes, targets, settings, edge, pool), strict=True))
     for run, (_probe, seen) in zip(runs, answers, strict=False):
-        run.seen = seen
+        run.seen = on_the_way(seen, run.path.envoys, may_hide(mesh, run.path))
     return answers
 
 

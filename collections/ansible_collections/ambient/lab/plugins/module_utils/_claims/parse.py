@@ -35,6 +35,7 @@ OUTCOMES = (
     "timeout",
     "dns",
     "unroutable",
+    "local_reply",
     "tls",
     "probe_error",
 )

@@ -15,11 +15,10 @@ _DNS = frozenset({5, 6})
 _CUT_OFF = frozenset({52, 55, 56})
 _TLS = frozenset({35, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
 # What TLS libraries that curl is built with say of a peer that went away in the handshake: OpenSSL, GnuTLS, mbedTLS,
-# rustls (their own messages for a connection that ended early).
+# rustls.
 _TLS_CUT_OFF = (
-    "reset by peer", "SSL_ERROR_SYSCALL", "unexpected eof",
-    "TLS connection was non-properly terminated", "Error in the pull function",
-    "The connection was reset", "connection was closed", "UnexpectedEof", "unexpected end of file",
+    "reset by peer", "SSL_ERROR_SYSCALL", "unexpected eof", "non-properly terminated", "Error in the pull function",
+    "indicated an EOF", "connection closed", "unexpected end of file",
 )  # fmt: skip
 # response_code_details of a response that the upstream's end cut off (Envoy, source/common/http/utility.cc).
 _CUT = ("upstream_reset_before_response_started", "upstream_reset_after_response_started")
@@ -131,7 +130,9 @@ def by_log(seen: Seen, code: int, details: str, refused: bool) -> Seen:
 
 def _outcome(record: Record) -> tuple[str, str]:
     """The outcome, and who wrote the answer by its looks."""
-    if record.http_code and record.exit_code in (0, 28):
+    if record.http_code and record.exit_code == 0:
+        return _answered(record)
+    if record.http_code and record.exit_code == 28 and _answered(record)[0] == "allowed":
         # A response that began was let through, even if the time was over before its end.
         return _answered(record)
     return _unanswered(record), ""
@@ -141,7 +142,7 @@ def _unanswered(record: Record) -> str:
     if record.exit_code == 0:
         return "probe_error"
     if record.exit_code == 28:
-        return "timeout"
+        return "probe_error" if record.http_code else "timeout"
     if record.exit_code in _DNS:
         return "dns"
     if record.exit_code == 7:
@@ -165,10 +166,18 @@ def _answered(record: Record) -> tuple[str, str]:
     if _UPSTREAM_TIME in record.headers:
         return "allowed", "application"
     server = record.headers.get("server", "").lower()
-    if record.body.startswith(_REFUSALS) and record.http_code in (401, 403):
-        return "denied_l7", "proxy"
-    if record.http_code == 503 and record.body.startswith(_UPSTREAM_RESET):
-        return "denied_upstream", "proxy"
+    # Envoy can be told to leave `server` out (ProxyHeaders.server.disabled); its own words remain.
+    if server in ("", *_ENVOY_SERVERS):
+        if record.body.startswith(_REFUSALS) and record.http_code in (401, 403):
+            return "denied_l7", "proxy"
+        if record.http_code == 503 and record.body.startswith(_UPSTREAM_RESET):
+            return "denied_upstream", "proxy"
+    if server:
+        return _by_server(record, server)
+    return "allowed", "unmarked"
+
+
+def _by_server(record: Record, server: str) -> tuple[str, str]:
     if server in _ENVOY_SERVERS:
         if record.headers.get("grpc-status") == _GRPC_DENIED:
             return "denied_l7", "envoy-like"

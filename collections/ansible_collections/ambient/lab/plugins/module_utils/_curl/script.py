@@ -16,7 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
 PARALLEL = 4
 BODY_BYTES = 256
 # The headers of a response that are read; a longer list makes each record longer.
-KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate")
+KEPT_HEADERS = ("server", "x-envoy-upstream-service-time", "content-type", "www-authenticate", "grpc-status")
 TICK = "tick"
 # Below Linux' range of ports for outgoing connections (ip_local_port_range), so that probes meet only probes.
 _FIRST_PORT, _PORTS, _TRIES = 16_384, 16_384, 64

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.envoy import difference, filters
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.ztunnel import form_of_dump, form_of_policy
+from ansible_collections.ambient.lab.plugins.module_utils._loaded.ztunnel import TITLES, form_of_dump, form_of_policy
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of
 
 State = t.Literal["current", "old", "absent"]
 
@@ -23,7 +23,7 @@ class Loaded:
     why: str = ""
 
 
-def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object]) -> Loaded:
+def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object], root: str) -> Loaded:
     """Whether a ztunnel enforces the policy as it is written now.
 
     Args:
@@ -32,16 +32,21 @@ def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object]) -> Loade
         policy: the AuthorizationPolicy; only its metadata where the question is whether it is gone.
         pods: those on ztunnel's node that it selects. A policy with a selector counts for a pod only when the pod's
             workload names it; one of a namespace or of the mesh counts by itself.
+        root: the mesh's root namespace.
     """
     name = name_of(policy)
     found = next((item for item in _values(dump, "policies") if _name(item) == name), None)
     if found is None:
         return Loaded("absent", "it has not been given the policy")
-    wanted = form_of_policy(policy)
+    wanted = form_of_policy(policy, root)
     loaded = form_of_dump(found)
     if wanted is None:
         return Loaded("old", "it has a policy of this name that is not for ztunnel any more")
-    for title, here, there in zip(("scope", "action", "rules"), wanted, loaded, strict=True):
+    for title, here, there in zip(TITLES, wanted, loaded, strict=True):
+        if here != there and title == "dry run":
+            return Loaded(
+                "old", "it only tries the policy (dry run)" if there else "it enforces what is only to be tried"
+            )
         if here != there:
             return Loaded("old", f"it has a version with another {title}" if title != "rules" else "it has other rules")
     if loaded[0] != "WorkloadSelector":

@@ -10,7 +10,8 @@ import ipaddress
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, action, rules
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run, rules
 
 # Values by attribute, "!" before an attribute that must not match. What no attribute here names is not compared.
 Attributes = dict[str, set[str]]
@@ -30,15 +31,27 @@ _PEER = "io.istio.peer_principal"
 _NEVER = {"!any": {"true"}}
 # A waypoint's filter chains carry the Service's port in their name, for example inbound-vip|8080|http|....
 _CHAIN = re.compile(r"^inbound-[a-z]+\|(\d+)\|")
+# Both lists of an RBAC filter, and what istiod writes of the two actions that refuse nothing by themselves
+# (pilot/pkg/security/authz/builder/builder.go).
+_RULES = ("rules", "shadow_rules")
+_ACTIONS = {"AUDIT": "LOG", "CUSTOM": "DENY"}
 # Versions of a listener that Envoy does not use, or not yet.
 _NOT_ACTIVE = ("warming_state", "draining_state", "error_state")
 
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """One RBAC filter that has rules of the policy, by their number. port: of its chain; tcp: it sees no HTTP."""
+    """One RBAC filter that has rules of the policy, by their number.
+
+    Attributes:
+        action: of its rules: ALLOW, DENY or LOG.
+        shadow: it only notes what matches, for an authorizer to ask (CUSTOM), or for a dry run.
+        port: of its chain.
+        tcp: it sees no HTTP.
+    """
 
     action: str
+    shadow: bool
     rules: dict[int, Object]
     port: str
     tcp: bool
@@ -61,12 +74,14 @@ def _find(node: t.Any, wanted: re.Pattern[str], port: str) -> t.Iterator[Filter]
         return
     chain = _CHAIN.match(str(node.get("name", "")))
     port = chain[1] if chain else port
-    enforced = node.get("rules")
-    if isinstance(enforced, dict) and isinstance(enforced.get("policies"), dict):
-        found = {int(match[1]): rule for key, rule in enforced["policies"].items() if (match := wanted.search(key))}
-        if found:
-            tcp = "filters.network.rbac" in str(node.get("@type"))
-            yield Filter(str(enforced.get("action", "ALLOW")), found, port, tcp)
+    known = [node.get(key) for key in _RULES]
+    if any(isinstance(item, dict) and isinstance(item.get("policies"), dict) for item in known):
+        for key, item in zip(_RULES, known, strict=True):
+            policies = item.get("policies") or {} if isinstance(item, dict) else {}
+            found = {int(match[1]): rule for name, rule in policies.items() if (match := wanted.search(name))}
+            if found and isinstance(item, dict):
+                tcp = "filters.network.rbac" in str(node.get("@type"))
+                yield Filter(str(item.get("action", "ALLOW")), key == "shadow_rules", found, port, tcp)
         return
     for key, item in node.items():
         if key not in _NOT_ACTIVE:
@@ -75,8 +90,11 @@ def _find(node: t.Any, wanted: re.Pattern[str], port: str) -> t.Iterator[Filter]
 
 def difference(policy: Object, found: Filter) -> str:
     """How a filter differs from what istiod would write of the policy now; "" where it does not."""
-    if found.action != action(policy):
+    kind = action(policy)
+    if found.action != _ACTIONS.get(kind, kind):
         return f"its action is {found.action}"
+    if found.shadow != (kind == "CUSTOM" or is_dry_run(policy)):
+        return "it only tries the policy (dry run)" if found.shadow else "it enforces what is only to be tried"
     # A policy without rules becomes one that never matches.
     wanted: list[Object | None] = [*rules(policy)] or [None]
     lost = set(range(len(wanted))) - set(found.rules)

@@ -73,10 +73,17 @@ class Loader:
         reader: of the cluster.
         asked: what is going to be called.
         namespaces: whose objects the user must be able to read: of the sources, and of policies that claims name.
+        kinds: to read; all that a prediction rests on, unless fewer are needed.
     """
 
-    def __init__(self, reader: Reader, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        reader: Reader,
+        asked: t.Iterable[Asked],
+        namespaces: t.Iterable[str],
+        kinds: t.Collection[str] = (*MOVING, *SETTLED),
+    ) -> None:
+        self._reader, self._kinds = reader, kinds
         self._asked = tuple(dict.fromkeys(asked))
         self._own = set(namespaces)
         self._config: MeshConfig | None = None
@@ -125,7 +132,7 @@ class Loader:
         for space in spaces:
             if self._spaces.get(space) is not None or space in self._own:
                 found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED)}
-        return found
+        return {item for item in found if item[0] in self._kinds}
 
     def _followed(self, mesh: Mesh) -> tuple[set[str], set[_List]]:
         """Namespaces and lists that the objects on the ways name."""

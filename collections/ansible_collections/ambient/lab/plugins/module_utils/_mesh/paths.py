@@ -26,7 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     namespace_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import routed
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import changes_answers, routed
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
     Waypoint,
     bound_policies,
@@ -135,6 +135,11 @@ class Path:
         return [*self.waypoint_policies, *self.ztunnel_policies]
 
     @property
+    def envoys(self) -> bool:
+        """Whether an Envoy is on the way, or may be."""
+        return bool(self.at_waypoint or self.destination.gateway or (self.waypoint and self.waypoint.doubt))
+
+    @property
     def ready(self) -> bool:
         """Whether a ready endpoint is at the end of the way."""
         return any(item.ready for item in self.endpoints)
@@ -175,6 +180,12 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
         plain, waypoint=waypoint, at_waypoint=hop, endpoints=route.endpoints, doubts=tuple(doubts)
     )
     return dataclasses.replace(path, at_ztunnel=_ztunnels(mesh, path, None, waypoint))
+
+
+def may_hide(mesh: Mesh, path: Path) -> bool:
+    """Whether Envoy's headers may be missing from what it answers on a way: told so, or nobody could read it."""
+    config = mesh.config
+    return bool(config.proxy_headers or config.assumed or path.doubts or changes_answers(mesh, path.destination))
 
 
 def _target(destination: Destination) -> Object | None:

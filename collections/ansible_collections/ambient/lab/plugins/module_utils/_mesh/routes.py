@@ -71,6 +71,21 @@ def routed(mesh: Mesh, destination: Destination, request: Request) -> Route:
     return Route(tuple(ends))
 
 
+def changes_answers(mesh: Mesh, destination: Destination) -> bool:
+    """Whether a route of a Service may take headers out of the answers."""
+    if destination.service is None or destination.kind != "service":
+        return False
+    routes = [item for kind in ("HTTPRoute", "GRPCRoute") for item in mesh.items(kind)]
+    rules = [
+        rule
+        for item in routes
+        if _is_for(item, destination.service, destination.port)
+        for rule in item.get("spec", {}).get("rules") or []
+    ]
+    filters = [entry for rule in rules for entry in rule.get("filters") or []]
+    return any(entry.get("type") in ("ResponseHeaderModifier", "ExtensionRef") for entry in filters)
+
+
 def _is_for(route: Object, service: Object, port: int) -> bool:
     for ref in route.get("spec", {}).get("parentRefs") or []:
         space = ref.get("namespace") or namespace_of(route)

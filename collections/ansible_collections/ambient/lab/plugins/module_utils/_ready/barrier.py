@@ -10,9 +10,10 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import DRY_RUN, is_dry_run, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._ready.enforcers import (
     Enforcer,
     Plan,
@@ -68,7 +69,7 @@ class Barrier:
         state: present (in force as written now) or absent.
         clock: of the waiting.
         known: what the policies said before they were deleted, by name; without it every ztunnel of the mesh and
-            every waypoint of the policy's namespace is asked.
+            every one of istiod's gateways is asked.
     """
 
     def __init__(
@@ -113,13 +114,18 @@ class Barrier:
             policy = self._known.get(name, {"metadata": {"namespace": ref.namespace, "name": ref.name}})
         elif policy is None:
             return [Gap(name, "the cluster", "AuthorizationPolicy does not exist")]
+        if self._state == "present" and is_dry_run(policy):
+            why = f"it is only tried (annotation {DRY_RUN}): it decides nothing"
+            return [Gap(name, "its author", why, final=True)]
         gaps = self._status(policy) if self._state == "present" else []
         plan = self._plan(policy)
         gaps += [Gap(name, "its path", text) for text in plan.gaps]
         # Another version of the policy must arrive anew.
-        version = f"{policy['metadata'].get('uid')} {policy['metadata'].get('generation')}"
+        version = _version(policy)
         missing = [item for item in plan.enforcers if (name, version, str(item.proxy)) not in self._arrived]
-        for item, loaded in zip(missing, pool.map(lambda item: self._ask(item, policy), missing), strict=True):
+        for item, loaded in zip(
+            missing, pool.map(lambda item: self._ask(item, policy, plan.root), missing), strict=True
+        ):
             if isinstance(loaded, Gap):
                 gaps.append(loaded)
             elif loaded.state == ("current" if self._state == "present" else "absent"):
@@ -134,20 +140,20 @@ class Barrier:
         made, plan = self._plans.get(name, (0.0, None))
         if plan is None or plan.gaps or now - made > _PLAN_SECONDS:
             known = self._state == "present" or name in self._known
-            plan = plan_of(policy, self._reader) if known else everybody(policy["metadata"]["namespace"], self._reader)
+            plan = plan_of(policy, self._reader) if known else everybody(self._reader)
             if self._state == "absent":
                 # What is not there, selects nothing, or serves nobody can't enforce the policy any more.
-                plan = Plan(tuple(item for item in plan.enforcers if item.proxy.ready))
+                plan = Plan(tuple(item for item in plan.enforcers if item.proxy.ready), root=plan.root)
             self._plans[name] = now, plan
         return plan
 
-    def _ask(self, enforcer: Enforcer, policy: Object) -> Loaded | Gap:
+    def _ask(self, enforcer: Enforcer, policy: Object, root: str) -> Loaded | Gap:
         try:
             dump = config_dump(self._reader, enforcer.proxy)
         except LabError as error:
             return _unheard(name_of(policy), enforcer, error.message)
         if enforcer.proxy.kind == "ztunnel":
-            return ztunnel_has(dump, policy, enforcer.pods)
+            return ztunnel_has(dump, policy, enforcer.pods, root)
         return waypoint_has(dump, policy)
 
     def _status(self, policy: Object) -> list[Gap]:
@@ -162,8 +168,7 @@ class Barrier:
             if condition.get("type") == kind and str(condition.get("observedGeneration")) == generation:
                 reason = str(condition.get("reason"))
                 if condition.get("status") == "True" and reason == "Accepted":
-                    version = f"{policy['metadata'].get('uid')} {generation}"
-                    self._arrive(name_of(policy), version, "istiod", "istiod")
+                    self._arrive(name_of(policy), _version(policy), "istiod", "istiod")
                     return []
                 said = f"{kind}={condition.get('status')}, {reason}: {condition.get('message')}"
                 return [Gap(name_of(policy), "istiod", said, reason in _HOPELESS)]
@@ -172,6 +177,12 @@ class Barrier:
     def _arrive(self, policy: str, version: str, kind: str, proxy: str) -> None:
         after = self._clock.now() - self._start
         self._arrived.setdefault((policy, version, proxy), Arrival(policy, kind, proxy, after))
+
+
+def _version(policy: Object) -> str:
+    """What tells a policy from what it was before; an annotation does not raise its generation."""
+    meta = policy["metadata"]
+    return f"{meta.get('uid')} {meta.get('generation')} {is_dry_run(policy)}"
 
 
 def _unheard(policy: str, enforcer: Enforcer, error: str) -> Gap:

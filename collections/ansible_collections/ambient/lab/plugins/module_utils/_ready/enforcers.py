@@ -9,20 +9,22 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import (
-    ROOT_NAMESPACE,
-    Object,
-    selects,
-    target_refs,
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Mesh, Object, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+    MANAGED,
+    USE_WAYPOINT,
+    named_waypoint,
+    pods_of,
+    waypoint_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME, Snapshot, take
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR, Proxy, proxy_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
 
-# istiod labels a gateway's pods with its class, and as its own
-# (manifests/charts/istio-control/istio-discovery/files/waypoint.yaml).
+# istiod labels a gateway's pods with its class (manifests/charts/istio-control/istio-discovery/files/waypoint.yaml).
 _GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
-_MANAGED = "gateway.istio.io/managed"
-_ENDED = ("Succeeded", "Failed")
+_KINDS = ("Pod", "Service", "ServiceEntry", "Gateway")
 
 
 class Reader(t.Protocol):
@@ -33,6 +35,9 @@ class Reader(t.Protocol):
 
     def items(self, path: str, **query: str) -> list[Object]:
         """The objects of a list."""
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET a path and take any answer."""
 
     def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
         """GET a path from what listens on a pod's own localhost."""
@@ -48,10 +53,11 @@ class Enforcer:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Who must enforce a policy, and why somebody who should can't yet."""
+    """Who must enforce a policy, and why somebody who should can't yet. root: the mesh's root namespace."""
 
     enforcers: tuple[Enforcer, ...]
     gaps: tuple[str, ...] = ()
+    root: str = ""
 
 
 def plan_of(policy: Object, reader: Reader) -> Plan:
@@ -60,83 +66,84 @@ def plan_of(policy: Object, reader: Reader) -> Plan:
     Raises:
         LabError: when the API does not answer, or refuses.
     """
-    return _at_waypoints(policy, reader) if target_refs(policy) else _at_ztunnels(policy, reader)
+    space = namespace_of(policy)
+    mesh = Loader(reader, (), {space}, _KINDS).load()
+    plan = _at_waypoints(policy, mesh, reader) if target_refs(policy) else _at_ztunnels(policy, mesh, reader)
+    return dataclasses.replace(plan, root=mesh.config.root)
 
 
-def everybody(namespace: str, reader: Reader) -> Plan:
-    """Who may still have a policy of the namespace, where only its name is known: every ztunnel and istiod's gateways.
+def everybody(reader: Reader) -> Plan:
+    """Who may still have a policy of which only the name is known: every ztunnel, and all of istiod's gateways.
+
+    A waypoint may serve objects of other namespaces, so none is left out.
 
     Raises:
         LabError: when the API does not answer, or refuses.
     """
-    where = "/api/v1/pods" if namespace == ROOT_NAMESPACE else f"/api/v1/namespaces/{namespace}/pods"
-    pods = reader.items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
-    proxies = [proxy_of("ztunnel", pod) for pod in _alive(pods)]
-    proxies += [proxy_of("waypoint", pod) for pod in _alive(reader.items(where, labelSelector=_MANAGED))]
-    return Plan(tuple(Enforcer(proxy) for proxy in proxies), _unready(proxies))
+    root = Loader(reader, (), (), ()).load().config.root
+    proxies = ztunnels(reader, None, root)
+    proxies += [proxy_of("waypoint", pod) for pod in _alive(reader.items("/api/v1/pods", labelSelector=MANAGED))]
+    return Plan(tuple(Enforcer(proxy) for proxy in proxies), _unready(proxies), root)
 
 
-def _at_ztunnels(policy: Object, reader: Reader) -> Plan:
-    namespace = policy["metadata"]["namespace"]
-    where = "/api/v1/pods" if namespace == ROOT_NAMESPACE else f"/api/v1/namespaces/{namespace}/pods"
-    selected = [pod for pod in _alive(reader.items(where)) if selects(policy, pod)]
+def _at_ztunnels(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
+    everywhere = namespace_of(policy) == mesh.config.root
+    pods = reader.items("/api/v1/pods") if everywhere else mesh.items("Pod", namespace_of(policy))
+    selected = [pod for pod in _alive(pods) if selects(policy, pod)]
     if not selected:
         return Plan((), ("it selects no pod",))
     # A pod outside of the mesh is reached without any ztunnel.
-    cluster = Snapshot({}, {}, {}, {}, {})
-    captured = [pod for pod in selected if cluster.in_mesh(pod)]
+    captured = [pod for pod in selected if mesh.membership(pod).captured]
     if not captured:
         return Plan((), (f"none of the {len(selected)} pods that it selects is in the mesh",))
     by_node: dict[str, list[Object]] = {}
     for pod in captured:
         by_node.setdefault(str(pod["spec"].get("nodeName", "")), []).append(pod)
-    found = [proxy_of("ztunnel", pod) for pod in _alive(reader.items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR))]
-    proxies = [proxy for proxy in found if proxy.node in by_node]
+    proxies = ztunnels(reader, by_node, mesh.config.root)
     lonely = sorted(set(by_node) - {proxy.node for proxy in proxies})
     gaps = tuple(f"node {node}, where it selects a pod, has no ztunnel" for node in lonely)
     enforcers = tuple(Enforcer(proxy, tuple(by_node[proxy.node])) for proxy in proxies)
     return Plan(enforcers, gaps + _unready(proxies))
 
 
-def _at_waypoints(policy: Object, reader: Reader) -> Plan:
-    namespace = str(policy["metadata"]["namespace"])
-    cluster = take(reader, [namespace])
-    selectors: dict[tuple[str, str], str] = {}
+def _at_waypoints(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
+    space = namespace_of(policy)
+    targets = [mesh.get(str(ref.get("kind")), space, str(ref.get("name"))) for ref in target_refs(policy)]
+    named = [named_waypoint(mesh, target) for target in targets if target and target["kind"] != "Gateway"]
+    mesh = Loader(reader, (), {space, *(item[0] for item in named if item)}, _KINDS).load()
+    proxies: dict[str, Proxy] = {}
     gaps: list[str] = []
     for ref in target_refs(policy):
         kind, name = str(ref.get("kind")), str(ref.get("name"))
-        if kind == "GatewayClass":
-            selectors["/api/v1/pods", f"{_GATEWAY_CLASS}={name}"] = f"a Gateway of class {name}"
-            continue
-        bound = _waypoint(kind, name, namespace, cluster, reader)
-        if isinstance(bound, str):
-            gaps.append(bound)
-        else:
-            path = f"/api/v1/namespaces/{bound[0]}/pods"
-            selectors[path, f"{GATEWAY_NAME}={bound[1]}"] = f"waypoint {bound[0]}/{bound[1]}"
-    proxies: dict[str, Proxy] = {}
-    for (path, labels), title in selectors.items():
-        found = [proxy_of("waypoint", pod) for pod in _alive(reader.items(path, labelSelector=labels))]
-        proxies |= {str(proxy): proxy for proxy in found}
-        gaps += [] if found else [f"{title} has no pod"]
+        pods, why = _pods_for(kind, name, space, mesh, reader)
+        gaps += [why] if why else []
+        proxies |= {str(proxy): proxy for proxy in (proxy_of("waypoint", pod) for pod in pods)}
     return Plan(tuple(Enforcer(proxy) for proxy in proxies.values()), (*gaps, *_unready(proxies.values())))
 
 
-def _waypoint(kind: str, name: str, namespace: str, cluster: Snapshot, reader: Reader) -> tuple[str, str] | str:
-    """Namespace and name of the waypoint that a targetRef means, or why there is none."""
-    if kind == "Gateway":
-        return (namespace, name) if cluster.gateway(namespace, name) else f"Gateway {namespace}/{name} does not exist"
-    if kind == "Service":
-        target = cluster.service(namespace, name)
-    else:
-        target = reader.get(f"/apis/networking.istio.io/v1/namespaces/{namespace}/serviceentries/{name}")
+def _pods_for(kind: str, name: str, space: str, mesh: Mesh, reader: Reader) -> tuple[t.Sequence[Object], str]:
+    """The pods of the waypoints that a targetRef means, and why there are none."""
+    if kind == "GatewayClass":
+        pods = _alive(reader.items("/api/v1/pods", labelSelector=f"{_GATEWAY_CLASS}={name}"))
+        return pods, "" if pods else f"a Gateway of class {name} has no pod"
+    if kind not in ("Gateway", "Service", "ServiceEntry"):
+        return (), f"no waypoint takes a policy whose targetRefs have kind {kind}"
+    target = mesh.get(kind, space, name)
     if target is None:
-        return f"{kind} {namespace}/{name} does not exist"
-    return cluster.waypoint(target) or f"{kind} {namespace}/{name} has no waypoint (label istio.io/use-waypoint)"
+        return (), f"{kind} {space}/{name} does not exist"
+    if kind == "Gateway":
+        found = pods_of(mesh, space, name)
+        return found, "" if found else f"waypoint {space}/{name} has no pod"
+    waypoint = waypoint_of(mesh, target)
+    if waypoint is None:
+        return (), f"{kind} {space}/{name} has no waypoint (label {USE_WAYPOINT})"
+    if not waypoint.serves:
+        return (), waypoint.problem or waypoint.doubt
+    return waypoint.pods, "" if waypoint.pods else f"waypoint {waypoint} has no pod"
 
 
 def _alive(pods: t.Iterable[Object]) -> list[Object]:
-    return [pod for pod in pods if pod.get("status", {}).get("phase") not in _ENDED]
+    return [pod for pod in pods if pod.get("status", {}).get("phase") not in ENDED]
 
 
 def _unready(proxies: t.Iterable[Proxy]) -> tuple[str, ...]:

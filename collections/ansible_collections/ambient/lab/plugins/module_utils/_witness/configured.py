@@ -63,7 +63,8 @@ def _loaded(proxy: Proxy, dump: Object, policy: Object, mesh: Mesh) -> Loaded:
     if proxy.kind == "waypoint":
         return waypoint_has(dump, policy)
     pods = [pod for pod in mesh.items("Pod") if _is_for(policy, pod, mesh) and mesh.membership(pod).captured]
-    return ztunnel_has(dump, policy, [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node])
+    here = [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node]
+    return ztunnel_has(dump, policy, here, mesh.config.root)
 
 
 def _is_for(policy: Object, pod: Object, mesh: Mesh) -> bool:

@@ -10,12 +10,12 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, by_log
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, addresses_of, name_of, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Refusal, Said
-from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection
+from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
 
 NOT_MET = "no proxy says that it refused this"
 
@@ -124,6 +124,24 @@ def _allowing(policies: t.Iterable[Object], proxy: str) -> tuple[str, ...]:
     return tuple(sorted({name_of(item) for item in policies if action(item) == "ALLOW" and decides(item, proxy)}))
 
 
+def attributed(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]) -> Seen:
+    """What the client saw, by what a waypoint's access log says of it; as it looks where no log says anything."""
+    _said, request = _logged_request(query, evidence, ids)
+    if request is None:
+        return seen
+    return by_log(seen, request.code, request.details, bool(request.rejected))
+
+
+def _logged_request(query: Query, evidence: Evidence, ids: t.Sequence[str]) -> tuple[Said | None, Request | None]:
+    """The newest line of a waypoint about the claim's requests that says who answered."""
+    for said in evidence.waypoints(query.waypoint_addresses):
+        for item in ids:
+            request = said.requests.get(item)
+            if request and request.rejected is not None:
+                return said, request
+    return None, None
+
+
 def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str] = ()) -> Testimony:
     """What all witnesses say of one probe.
 
@@ -143,6 +161,10 @@ def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence
         return _by_waypoint(client, seen, query, evidence, ids or (seen.request_id,))
     if seen.outcome == "denied_upstream":
         return _upstream(client, query, evidence)
+    said, request = _logged_request(query, evidence, ids)
+    if seen.outcome == "local_reply" and said and request:
+        text = f"HTTP {request.code}, {request.details}"
+        return Testimony("waypoint", statements=(client, Statement("waypoint log", str(said.proxy), text, True)))
     decided = "application" if seen.outcome == "allowed" else "network"
     return Testimony(decided, statements=(client, *_carried(seen, evidence)))
 

@@ -30,7 +30,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
 from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Asker, Tail
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, Testimony, take_testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import (
+    Query,
+    Testimony,
+    attributed,
+    take_testimony,
+)
 
 # How much a denial needs: a proxy that bears it out, or the client's word alone; "available" is in between.
 REQUIRED, NONE = "required", "none"
@@ -138,7 +143,7 @@ class Witnesses:
     def _may_say_more(self, run: Run) -> bool:
         """Whether a proxy that can be read may have something to add to a claim's testimony in a moment."""
         testimony = run.testimony
-        if testimony is None or testimony.problem:
+        if testimony is None or testimony.problem or run.seen.unclear:
             return testimony is not None
         nodes = self._queries[run.claim.name].nodes
         readable = [said for said in self.evidence.ztunnels(nodes) if not said.log_problem]
@@ -148,13 +153,13 @@ class Witnesses:
         """The last round's testimonies, once the proxies have written down which policy refused, and with what their
         configuration and istiod say of that policy."""
         configurations = Configurations(self._world, self._pool)
-        late = [run for run in runs if run.testimony and run.testimony.late]
+        late = [run for run in runs if run.testimony and (run.testimony.late or run.seen.unclear)]
         if late and self._may_log(late, configurations):
             lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
             for _try in range(LATE_TRIES):
                 self._world.sleep(GRACE_SECONDS)
                 self._testify(runs, lines)
-                if not any(run.testimony and run.testimony.late for run in runs):
+                if not any(run.testimony and (run.testimony.late or run.seen.unclear) for run in runs):
                     break
         decided = [run for run in runs if run.testimony and run.testimony.decided_by in ("ztunnel", "waypoint")]
         if not decided or self.problem:
@@ -193,9 +198,11 @@ class Witnesses:
             if self.problem:
                 problem = f"nobody could say who refused this: {self.problem}"
                 run.testimony = Testimony(problem=problem, silent=True)
-            else:
-                name = run.claim.name
-                run.testimony = take_testimony(run.seen, self._queries[name], self.evidence, self._asked[name].ids)
+                continue
+            name = run.claim.name
+            query, ids = self._queries[name], self._asked[name].ids
+            run.seen = attributed(run.seen, query, self.evidence, ids)
+            run.testimony = take_testimony(run.seen, query, self.evidence, ids)
 
     def _read(self, lines: dict[str, list[Connection]]) -> list[Said]:
         return list(self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)]), self._tails.values()))

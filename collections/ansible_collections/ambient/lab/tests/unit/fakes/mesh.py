@@ -30,6 +30,8 @@ REJECTED = "connection closed due to policy rejection"
 UNMATCHED = "allow policies exist, but none allowed"
 APP_ADDRESS = "10.0.1.5"
 WAYPOINT_ADDRESS = "10.0.1.7"
+# What the application answers, as it comes through a waypoint.
+FROM_UPSTREAM: Answer = (200, 0, {"server": "istio-envoy", "x-envoy-upstream-service-time": "1"}, "hello")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +205,9 @@ class MeshEdge(FakeEdge):
             return REFUSED_UPSTREAM if self.names()[-1] == "wp-1" else RESET
         if decision.by == "waypoint":
             return FORBIDDEN
-        return RESET if decision == CLOSED else OK
+        if decision == CLOSED:
+            return RESET
+        return FROM_UPSTREAM if self.names()[-1] == "wp-1" else OK
 
     def _write(self, target: Target, made: Decision, sender: str, request_id: str) -> None:
         """What the proxies on the way log and count of one request."""

@@ -47,7 +47,7 @@ def waypoint_dump(sample: Object) -> Object:
 
 def has(kind: str, spec: Object, sample: Object) -> Loaded:
     if kind == "ztunnel":
-        return ztunnel_has(ztunnel_dump(sample), policy(kind, spec), [POD])
+        return ztunnel_has(ztunnel_dump(sample), policy(kind, spec), [POD], "istio-system")
     return waypoint_has(waypoint_dump(sample), policy(kind, spec))
 
 
@@ -103,11 +103,11 @@ def keys(rules: list[Object]) -> list[str]:
 
 def test_what_is_missing_is_absent() -> None:
     spec = SAMPLES["ztunnel"][0]["spec"]
-    assert ztunnel_has({}, policy("ztunnel", spec), [POD]).state == "absent"
+    assert ztunnel_has({}, policy("ztunnel", spec), [POD], "istio-system").state == "absent"
     assert waypoint_has({}, policy("waypoint", spec)).state == "absent"
     # The question whether a deleted policy is gone needs its name alone.
     gone = {"metadata": {"namespace": "default", "name": "variant"}}
-    assert ztunnel_has(ztunnel_dump(SAMPLES["ztunnel"][0]), gone, []).state == "old"
+    assert ztunnel_has(ztunnel_dump(SAMPLES["ztunnel"][0]), gone, [], "istio-system").state == "old"
     gone = {"metadata": {"namespace": "layer7", "name": "variant"}}
     assert waypoint_has(waypoint_dump(SAMPLES["waypoint"][0]), gone).state == "old"
 
@@ -117,13 +117,13 @@ def test_a_policy_with_a_selector_must_be_named_by_the_workload() -> None:
     known = ztunnel_dump(sample)
     unnamed = ztunnel_dump({**sample, "workload": ["default/other"]})
     assert has("ztunnel", sample["spec"], sample).state == "current"
-    found = ztunnel_has(unnamed, policy("ztunnel", sample["spec"]), [POD])
+    found = ztunnel_has(unnamed, policy("ztunnel", sample["spec"]), [POD], "istio-system")
     assert found == Loaded("old", "it has the policy, but not for pod default/app")
-    found = ztunnel_has({**known, "workloads": []}, policy("ztunnel", sample["spec"]), [POD])
+    found = ztunnel_has({**known, "workloads": []}, policy("ztunnel", sample["spec"]), [POD], "istio-system")
     assert found == Loaded("old", "it has the policy, but does not know pod default/app")
     # Older ztunnels wrote maps.
     maps = {key: dict(enumerate(items)) for key, items in known.items()}
-    assert ztunnel_has(maps, policy("ztunnel", sample["spec"]), [POD]).state == "current"
+    assert ztunnel_has(maps, policy("ztunnel", sample["spec"]), [POD], "istio-system").state == "current"
 
 
 def test_a_policy_that_became_the_waypoints_is_old_at_ztunnel() -> None:

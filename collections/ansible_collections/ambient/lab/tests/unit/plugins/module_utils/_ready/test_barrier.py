@@ -36,13 +36,27 @@ def on(node: str, item: Object) -> Object:
 
 
 APP = on("n1", pod("app"))
-ZTUNNEL = on("n1", pod("zt", "mesh", containers=["istio-proxy"]))
+OWNER = {"kind": "DaemonSet", "name": "ztunnel", "controller": True}
+
+
+def ztunnel(name: str, node: str, **fields: t.Any) -> Object:
+    item = on(node, pod(name, "mesh", containers=["istio-proxy"], **fields))
+    return {**item, "metadata": {**item["metadata"], "ownerReferences": [OWNER]}}
+
+
+ZTUNNEL = ztunnel("zt", "n1")
 WAYPOINT = on("n1", pod("wp", containers=["istio-proxy"], labels={"gateway.networking.k8s.io/gateway-name": "wp"}))
+GATEWAY = {
+    "metadata": {"name": "wp", "namespace": "default"},
+    "spec": {"listeners": [{"port": 15008, "protocol": "HBONE", "allowedRoutes": {"namespaces": {"from": "All"}}}]},
+    "status": {"addresses": [{"value": "10.96.9.9"}]},
+}
 SERVICE = {"metadata": {"name": "app", "namespace": "default", "labels": {"istio.io/use-waypoint": "wp"}}}
 
 
-def ztunnel_dump(*, action: str = "Deny", named: bool = True, there: bool = True) -> Object:
+def ztunnel_dump(*, action: str = "Deny", named: bool = True, there: bool = True, tried: bool = False) -> Object:
     found: Object = {"name": "p", "namespace": "default", "scope": "WorkloadSelector", "action": action}
+    found["dryRun"] = tried
     found["rules"] = [[[{"destinationPorts": [8080]}]]]
     workload = {"name": "app", "namespace": "default", "authorizationPolicies": ["default/p"] if named else []}
     return {"policies": [found] if there else [], "workloads": [workload]}
@@ -81,6 +95,13 @@ class World:
     def items(self, path: str, **query: str) -> list[Object]:
         return list(self._next(self.objects, f"{path}?{query['labelSelector']}" if query else path) or [])
 
+    def ask(self, path: str, **_query: str) -> Answer:
+        """The namespace, or a list."""
+        if path == "/api/v1/namespaces/default":
+            return Answer(200, {}, b'{"metadata": {"name": "default"}}')
+        found = self._next(self.objects, path)
+        return Answer(404, {}, b"") if found is None else Answer(200, {}, json.dumps({"items": found}).encode())
+
     def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
         assert port == 15000
         self.asked.append(f"{namespace}/{pod}{path}")
@@ -93,12 +114,11 @@ class World:
 def world(changed: Object | None = None, dumps: Object | None = None) -> World:
     objects: Object = {
         f"{POLICIES}/p": L4,
-        PODS: [APP, pod("client"), pod("done", phase="Succeeded", labels={"app": "app"})],
-        "/api/v1/pods?app=ztunnel": [ZTUNNEL, on("n2", pod("zt2", "mesh"))],
+        PODS: [APP, pod("client"), pod("done", phase="Succeeded", labels={"app": "app"}), WAYPOINT],
+        "/api/v1/pods?app=ztunnel": [ZTUNNEL, ztunnel("zt2", "n2")],
         SERVICES: [SERVICE],
-        GATEWAYS: [{"metadata": {"name": "wp", "namespace": "default"}}],
-        f"{PODS}?gateway.networking.k8s.io/gateway-name=wp": [WAYPOINT],
-        f"{PODS}?gateway.istio.io/managed": [WAYPOINT],
+        GATEWAYS: [GATEWAY],
+        "/api/v1/pods?gateway.istio.io/managed": [WAYPOINT],
     }
     return World(objects | (changed or {}), {"mesh/zt": ztunnel_dump(), "default/wp": waypoint_dump()} | (dumps or {}))
 
@@ -151,8 +171,9 @@ def test_a_policy_that_is_edited_meanwhile_must_arrive_anew() -> None:
     assert not passed.gaps
 
 
+TRIED = {**L4, "metadata": {**L4["metadata"], "annotations": {"istio.io/dry-run": "true"}}}
 REFUSED = LabError("Can't GET: HTTP 403: pods is forbidden")
-NOT_READY = [on("n1", pod("zt", "mesh", ready=False))]
+NOT_READY = [ztunnel("zt", "n1", ready=False)]
 
 
 @pytest.mark.parametrize(
@@ -180,10 +201,17 @@ NOT_READY = [on("n1", pod("zt", "mesh", ready=False))]
             "its path: Service default/app has no waypoint",
         ),
         (
-            {f"{POLICIES}/p": L7, f"{PODS}?gateway.networking.k8s.io/gateway-name=wp": []},
+            {f"{POLICIES}/p": L7, PODS: [APP]},
             {},
             "its path: waypoint default/wp has no pod",
         ),
+        ({f"{POLICIES}/p": L7, GATEWAYS: []}, {}, "its path: the waypoint default/wp does not exist"),
+        (
+            {f"{POLICIES}/p": {**L7, "spec": {**L7["spec"], "targetRefs": [{"kind": "HTTPRoute", "name": "r"}]}}},
+            {},
+            "its path: no waypoint takes a policy whose targetRefs have kind HTTPRoute",
+        ),
+        ({}, {"mesh/zt": ztunnel_dump(tried=True)}, "ztunnel mesh/zt: it only tries the policy (dry run)"),
         (
             {f"{POLICIES}/p": L7},
             {"default/wp": waypoint_dump(81)},
@@ -207,6 +235,7 @@ def test_says_who_does_not_have_it_and_why(changed: Object, dumps: Object, said:
             {},
             "ZtunnelAccepted=True, UnsupportedValue: ",
         ),
+        ({f"{POLICIES}/p": TRIED}, {}, "it is only tried (annotation istio.io/dry-run): it decides nothing"),
         ({}, {"mesh/zt": REFUSED}, "the user lacks the right to create pods/portforward in namespace mesh"),
     ],
 )
@@ -224,6 +253,27 @@ def test_a_deleted_policy_is_gone_when_no_proxy_has_it() -> None:
     assert passed.waited == pytest.approx(0.2)
     # Nobody knows any more whom it selected.
     assert {item.proxy for item in passed.arrivals} == {"mesh/zt", "mesh/zt2", "default/wp"}
+
+
+def test_a_waypoint_of_another_namespace_has_it_still() -> None:
+    elsewhere = on("n1", pod("wp", "infra", containers=["istio-proxy"]))
+    changed = {f"{POLICIES}/p": None, "/api/v1/pods?gateway.istio.io/managed": [elsewhere]}
+    gone = ztunnel_dump(there=False)
+    still = wait(world(changed, {"mesh/zt": gone, "mesh/zt2": gone, "infra/wp": waypoint_dump()}), "absent")
+    assert [f"{gap.who}: {gap.why}" for gap in still.gaps] == ["waypoint infra/wp: it still has the policy"]
+
+
+@pytest.mark.parametrize(("kind", "action"), [("CUSTOM", "DENY"), ("AUDIT", "LOG")])
+def test_what_a_waypoint_has_of_policies_that_refuse_nothing_themselves(kind: str, action: str) -> None:
+    key = "shadow_rules" if kind == "CUSTOM" else "rules"
+    dump = waypoint_dump()
+    dump["rbac"] = {key: {**dump["rbac"]["rules"], "action": action}}
+    item = {**L7, "spec": {**L7["spec"], "action": kind}}
+    passed = wait(world({f"{POLICIES}/p": item}, {"default/wp": dump}))
+    assert [(item.kind, item.proxy) for item in passed.arrivals] == [("istiod", "istiod"), ("waypoint", "default/wp")]
+    none = {"mesh/zt": ztunnel_dump(there=False), "mesh/zt2": ztunnel_dump(there=False), "default/wp": dump}
+    still = wait(world({f"{POLICIES}/p": None}, none), "absent")
+    assert [gap.why for gap in still.gaps] == ["it still has the policy"]
 
 
 def test_who_knew_the_policy_asks_only_those_who_had_it() -> None:
@@ -246,6 +296,7 @@ def test_names_are_read_strictly(names: list[str]) -> None:
 def test_from_parameters_to_the_message(tmp_path: pathlib.Path) -> None:
     objects: Object = {
         f"{POLICIES}/p": L4,
+        "/api/v1/namespaces/default": {"metadata": {"name": "default"}},
         PODS: {"items": [APP]},
         "/api/v1/pods": {"items": [ZTUNNEL]},
     }
