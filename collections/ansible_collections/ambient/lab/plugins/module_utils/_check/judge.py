@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
@@ -129,7 +130,8 @@ def _traffic(expect: Expectation, seen: Seen) -> Verdict:
         return Verdict("fail", f"HTTP {seen.http_code}, the claim accepts {wanted}")
     if expect.exit_codes is not None and seen.exit_code not in expect.exit_codes:
         return Verdict("fail", f"curl ended with {seen.exit_code}, the claim accepts {_list(expect.exit_codes)}")
-    return Verdict("pass")
+    problem = misfit(expect.json, seen.document) if expect.json else ""
+    return Verdict("fail", problem) if problem else Verdict("pass")
 
 
 def _list(codes: t.Iterable[int]) -> str:

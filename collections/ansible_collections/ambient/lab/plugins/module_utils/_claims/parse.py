@@ -11,6 +11,7 @@ import re
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._claims.document import problem_of
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import (
     TOKEN,
     Problem,
@@ -50,6 +51,8 @@ DEFAULT_CODES = {
 }
 # In bytes; of a request's headers together. curl 7.83 reads lines of at most 100 KiB (tool_parsecfg.c), and what is
 # quoted may take twice its length.
+# Outcomes that come with an HTTP answer.
+ANSWERED = (*DEFAULT_CODES, "local_reply")
 MAX_BODY = 16_384
 MAX_HEADERS = 32_768
 MAX_URL = 8_192
@@ -57,7 +60,7 @@ MAX_URL = 8_192
 CLAIM_KEYS = ("name", "from", "to", "expect", "before", "by")
 FROM_KEYS = ("pod", "labels", "service_account", "namespace", "container")
 TO_KEYS = ("url", "method", "headers", "body")
-EXPECT_KEYS = ("outcome", "http_code", "exit_code")
+EXPECT_KEYS = ("outcome", "http_code", "exit_code", "json")
 
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
@@ -108,11 +111,15 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
-    """What must be seen; None for codes means the outcome's own default."""
+    """What must be seen; None for codes means the outcome's own default.
+
+    json: a JMESPath expression that must be true of the answer, "" for none.
+    """
 
     outcome: str
     http_codes: frozenset[int] | None = None
     exit_codes: frozenset[int] | None = None
+    json: str = ""
 
     @property
     def accepted_codes(self) -> frozenset[int] | None:
@@ -125,6 +132,8 @@ class Expectation:
             parts.append("HTTP " + "|".join(str(code) for code in sorted(self.http_codes)))
         if self.exit_codes is not None:
             parts.append("exit " + "|".join(str(code) for code in sorted(self.exit_codes)))
+        if self.json:
+            parts.append(f"json {self.json}")
         return " ".join(parts)
 
 
@@ -289,9 +298,23 @@ def _expectation(value: object, label: str, key: str) -> Expectation:
     if outcome not in EXPECTABLE:
         raise Problem(label, key, f"unknown outcome {outcome!r}; allowed are {', '.join(EXPECTABLE)}")
     http_codes = codes_of(fields, "http_code", range(200, 600), label, key)
-    if http_codes is not None and outcome not in DEFAULT_CODES:
+    if http_codes is not None and outcome not in ANSWERED:
         raise Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
-    return Expectation(outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key))
+    return Expectation(
+        outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key), _json(fields, outcome, label, key)
+    )
+
+
+def _json(fields: dict[str, t.Any], outcome: str, label: str, key: str) -> str:
+    """The expression of `json`; "" where there is none."""
+    if "json" not in fields:
+        return ""
+    expression = text_of(fields["json"], label, f"{key}.json")
+    if outcome not in ANSWERED:
+        raise Problem(label, f"{key}.json", f"{outcome} has no HTTP answer, leave json out")
+    if problem := problem_of(expression):
+        raise Problem(label, f"{key}.json", problem)
+    return expression
 
 
 def _policy(value: object, label: str) -> PolicyRef:

@@ -29,7 +29,7 @@ else:
 # A frame's first byte is its channel: of an exec stdin, stdout, stderr, status; of a forwarded port data, errors
 # (kubernetes/kubernetes, staging/src/k8s.io/kubelet/pkg/cri/streaming: remotecommand and portforward).
 PROTOCOL = "v4.channel.k8s.io"
-MAX_OUTPUT = 4_194_304
+MAX_OUTPUT = 8_388_608
 MAX_ANSWER = 67_108_864
 _STDIN, _STDOUT, _STDERR, _STATUS = 0, 1, 2, 3
 _DATA, _ERROR = 0, 1

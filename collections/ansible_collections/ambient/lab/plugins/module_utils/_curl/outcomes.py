@@ -41,7 +41,7 @@ class Seen:
     sender: `ip:port` of the client's end of the connection. request_id: the header x-request-id that it sent.
     writer: who wrote the HTTP answer, by what it looks like: "application" or "proxy" where it says so itself,
     "envoy-like" where only the server header does, "unmarked" where nothing does; "" without an answer. unclear: why
-    nobody can tell, so that it proves nothing.
+    nobody can tell, so that it proves nothing. document: the body, as far as it was read.
     """
 
     outcome: str
@@ -55,6 +55,7 @@ class Seen:
     request_id: str = ""
     writer: str = ""
     unclear: str = ""
+    document: str = ""
 
     def __str__(self) -> str:
         if self.outcome == "probe_error":
@@ -63,7 +64,10 @@ class Seen:
 
     def as_dict(self) -> dict[str, t.Any]:
         """The same as plain data for the module's result."""
-        return {**dataclasses.asdict(self), "headers": dict(self.headers)}
+        values = {**dataclasses.asdict(self), "headers": dict(self.headers)}
+        # The first bytes of the body are enough for people.
+        del values["document"]
+        return values
 
 
 def probe_error(reason: str) -> Seen:
@@ -91,6 +95,7 @@ def classify(record: Record | str) -> Seen:
         record.body,
         record.sender,
         writer=writer,
+        document=record.document,
     )
 
 

@@ -37,7 +37,7 @@ _MARKS = (
 )
 # In double quotes of the shell, in which two backslashes are one.
 _RECORD = "".join(rf"\\n$N {mark}" for mark in _MARKS) + r"\\n"
-_BODY_LINES = 8
+_BODY_LINES = 16
 # The most that one probe prints: its body, its record, and the end of its curl, in lines of fold's width.
 PROBE_BYTES = (_BODY_LINES + len(_MARKS) + 2) * (BODY_BYTES + 1)
 
@@ -120,7 +120,7 @@ class Record:
     Times are in seconds, sizes in bytes. http_code is 0 where no status line came. headers: those of KEPT_HEADERS that
     have a value, as much of it as fits on a line. sender: `ip:port` of the client's end of the connection, "" where
     there was none. began: curl read something before the peer's reset, though not a whole line. again: why it is no
-    result, and the probe must be asked alone.
+    result, and the probe must be asked alone. document: as much of the body as was printed, without its lines' ends.
     """
 
     http_code: int
@@ -134,6 +134,7 @@ class Record:
     sender: str = ""
     began: bool = False
     again: str = ""
+    document: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,6 +361,7 @@ def _record(said: t.Mapping[str, str], body: t.Sequence[str], number: str) -> Re
             elapsed=float(fields["time_total"]),
             headers=_headers(said, number),
             body="".join(body)[:BODY_BYTES],
+            document="".join(body),
             sender=sender,
             began=float(fields["time_starttransfer"]) > 0,
         )

@@ -1,0 +1,48 @@
+# What a claim expects of a JSON answer: a JMESPath expression (https://jmespath.org/specification.html).
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+try:
+    import jmespath
+    import jmespath.exceptions
+except ImportError:
+    jmespath = None
+
+_SHOWN = 120
+
+
+def problem_of(expression: str) -> str:
+    """What is wrong with an expression; "" where nothing is."""
+    if jmespath is None:
+        return "it needs the Python package jmespath, where the module runs: pip install jmespath"
+    try:
+        jmespath.compile(expression)
+    except jmespath.exceptions.JMESPathError as error:
+        return f"is no JMESPath expression: {' '.join(str(error).split())[:_SHOWN]}"
+    return ""
+
+
+def misfit(expression: str, document: str) -> str:
+    """Why an answer does not fit an expression; "" where it does.
+
+    Args:
+        expression: that must be true of it, in JMESPath's sense: not false, null, or empty.
+        document: the answer's body.
+    """
+    try:
+        parsed = json.loads(document)
+    except ValueError:
+        return "the answer is no JSON, or longer than what is read of it (4 KiB)"
+    try:
+        found: t.Any = jmespath.search(expression, parsed)
+    except jmespath.exceptions.JMESPathError as error:
+        return f"{expression} can't be asked of the answer: {' '.join(str(error).split())[:_SHOWN]}"
+    if found or (found == 0 and found is not False):
+        return ""
+    return f"{expression} is {json.dumps(found)} of the answer"

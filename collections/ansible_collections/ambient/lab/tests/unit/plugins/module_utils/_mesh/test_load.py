@@ -1,0 +1,160 @@
+# Reading a mesh: what the objects on the ways name is followed, and what may not be read is said.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import NAMESPACE_PATH, PATHS, Object
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, pod, policy, service
+
+SHARED = {"istio.io/use-waypoint": "wp", "istio.io/use-waypoint-namespace": "infra"}
+
+
+class Api:
+    """The API of a cluster in memory; refused: paths that answer 403."""
+
+    def __init__(self, *objects: Object | list[Object], refused: t.Collection[str] = (), page: int = 500) -> None:
+        self.objects = [item for entry in objects for item in (entry if isinstance(entry, list) else [entry])]
+        self.refused, self.page = refused, page
+        self.asked: list[str] = []
+
+    def ask(self, path: str, **query: str) -> Answer:
+        self.asked.append(path)
+        if path in self.refused:
+            return Answer(403, {}, json.dumps({"message": f"{path} is forbidden"}).encode())
+        spaces = {item["metadata"]["namespace"] for item in self.objects}
+        if path.startswith(f"{NAMESPACE_PATH}/") and path.count("/") == 4:
+            name = path.rpartition("/")[2]
+            return Answer(200, {}, json.dumps({"metadata": {"name": name}}).encode()) if name in spaces else NOTHING
+        kinds = {
+            PATHS[kind].format(f"/namespaces/{space}" if space else ""): (kind, space)
+            for kind in PATHS
+            for space in ("", *spaces)
+        }
+        if path not in kinds:
+            return NOTHING
+        kind, space = kinds[path]
+        found = [
+            {key: value for key, value in item.items() if key != "kind"}
+            for item in self.objects
+            if item["kind"] == kind and space in ("", item["metadata"]["namespace"])
+        ]
+        if address := query.get("fieldSelector", "").removeprefix("status.podIP="):
+            found = [item for item in found if item["status"]["podIP"] == address]
+        start = int(query.get("continue", 0))
+        more = {"continue": str(start + self.page)} if start + self.page < len(found) else {}
+        return Answer(200, {}, json.dumps({"items": found[start : start + self.page], "metadata": more}).encode())
+
+
+NOTHING = Answer(404, {}, b"")
+
+
+def load(api: Api, host: str, port: int = 8080) -> t.Any:
+    return Loader(api, [Asked(host, port, "default")], {"default"}).load()
+
+
+def test_a_waypoint_of_another_namespace_is_followed_with_its_policies() -> None:
+    point = gateway("wp", "infra", allowed="All")
+    only = policy("only", "infra", targetRefs=[{"kind": "Gateway", "name": "wp"}])
+    mesh = load(Api(pod("client"), pod("app"), service("app", labels=SHARED), point, only), "app")
+    assert [item["metadata"]["name"] for item in mesh.items("AuthorizationPolicy")] == ["only"]
+    assert [item["metadata"]["name"] for item in mesh.items("Pod", "infra")] == ["wp-x"]
+    # The API leaves the kind out of a list's items.
+    assert mesh.get("Gateway", "infra", "wp")["kind"] == "Gateway"
+
+
+def test_an_alias_a_route_and_addresses_are_followed() -> None:
+    alias = service("alias", ip=None, type="ExternalName", externalName="app.shop.svc.cluster.local")
+    shop = [pod("app", "shop", ip="10.0.0.7"), service("app", "shop", ip="10.96.0.7")]
+    assert load(Api(pod("client"), alias, shop), "alias").items("Pod", "shop")
+    assert load(Api(pod("client"), shop), "10.0.0.7").items("Service", "shop")
+    assert load(Api(pod("client"), shop), "10.96.0.7").items("Pod", "shop")
+    route = {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "r", "namespace": "default"},
+        "spec": {"parentRefs": [], "rules": [{"backendRefs": [{"name": "app", "namespace": "shop", "port": 8080}]}]},
+    }
+    assert load(Api(pod("client"), pod("app"), service("app"), route, shop), "app").items("Pod", "shop")
+
+
+def test_a_service_entry_of_any_namespace_is_found() -> None:
+    entry = {
+        "kind": "ServiceEntry",
+        "metadata": {"name": "partner", "namespace": "egress", "labels": {"istio.io/use-waypoint": "out"}},
+        "spec": {"hosts": ["api.example"], "addresses": ["240.1.2.3"], "ports": [{"number": 80, "name": "http"}]},
+    }
+    for host in ("api.example", "240.1.2.3"):
+        mesh = load(Api(pod("client"), entry, gateway("out", "egress")), host, 80)
+        assert [item["metadata"]["name"] for item in mesh.items("Gateway")] == ["out"]
+
+
+def test_endpoint_slices_are_read_only_of_a_service_without_a_selector() -> None:
+    slices = PATHS["EndpointSlice"].format("/namespaces/default")
+    with_selector, without = (Api(pod("client"), service("app", selector=item)) for item in ({"app": "app"}, None))
+    load(with_selector, "app")
+    load(without, "app")
+    assert (slices in with_selector.asked, slices in without.asked) == (False, True)
+
+
+def test_long_lists_come_in_pages() -> None:
+    many = [pod(f"p{number}", ip=f"10.1.0.{number}") for number in range(7)]
+    assert len(load(Api(many, page=3), "app").items("Pod", "default")) == 7
+
+
+def test_what_changes_seldom_is_read_once() -> None:
+    api = Api(pod("client"), pod("app"), service("app"))
+    loader = Loader(api, [Asked("app", 8080, "default")], {"default"})
+    loader.load()
+    first, api.asked = len(api.asked), []
+    loader.load()
+    again = list(api.asked)
+    assert len(again) < first / 2
+    assert PATHS["Pod"].format("/namespaces/default") in again
+    assert PATHS["PeerAuthentication"].format("/namespaces/default") not in again
+    loader.load(anew=True)
+    assert PATHS["PeerAuthentication"].format("/namespaces/default") in api.asked[len(again) :]
+
+
+def test_what_the_claims_themselves_name_must_be_readable() -> None:
+    path = PATHS["AuthorizationPolicy"].format("/namespaces/default")
+    with pytest.raises(LabError, match="Give the kubeconfig's user this right"):
+        load(Api(pod("client"), refused=[path]), "app")
+
+
+@pytest.mark.parametrize("kind", ["Gateway", "Pod", "AuthorizationPolicy", "PeerAuthentication", "NetworkPolicy"])
+def test_what_may_not_be_read_elsewhere_is_noted(kind: str) -> None:
+    path = PATHS[kind].format("/namespaces/infra")
+    api = Api(pod("client"), pod("app"), service("app", labels=SHARED), gateway("wp", "infra"), refused=[path])
+    assert "forbidden" in load(api, "app").why_unread(kind, "infra")
+
+
+def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
+    assert len(load(Api(pod("client")), "app").config.assumed) == 2
+    said = "rootNamespace: mesh\ntrustDomain: td\ntrustDomainAliases: [old]\n"
+    api = Api(pod("client"))
+    answers = {
+        "/api/v1/namespaces/istio-system/configmaps/istio": {"data": {"mesh": said}},
+        "/apis/apps/v1/namespaces/istio-system/deployments/istiod": {
+            "spec": {"template": {"spec": {"containers": [{"args": ["discovery", "--domain", "corp"], "env": [FLAG]}]}}}
+        },
+    }
+    ask = api.ask
+
+    def answer(path: str, **query: str) -> Answer:
+        found = answers.get(path)
+        return Answer(200, {}, json.dumps(found).encode()) if found else ask(path, **query)
+
+    api.ask = answer  # type: ignore[method-assign]
+    config = load(api, "app").config
+    assert (config.root, config.domain, config.trust_domains, config.assumed) == ("mesh", "corp", ("td", "old"), ())
+    assert config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES")
+
+
+FLAG = {"name": "ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES", "value": "true"}
