@@ -32,9 +32,10 @@ notes:
     (C(cat), C(fold), C(sed), C(tr)) and curl 7.83 or newer. The shell reads its script from standard input. So headers
     and bodies of requests are in no URL of the Kubernetes API, in no argument and in no environment variable.
   - Claims are not written into the system's log, nor into C(invocation) of the result. C(no_log) is not needed.
-  - The user needs the right to list pods and to create C(pods/exec) in the namespaces of the sources,
-    to list pods, Services, AuthorizationPolicies and Gateways in these and in the destinations' namespaces, and
+  - The user needs the right to create C(pods/exec) in the namespaces of the sources, to list pods, Services,
+    AuthorizationPolicies and Gateways there, in the destinations' namespaces and in those of their waypoints, and
     AuthorizationPolicies in C(istio-system).
+  - Predictions rest on more kinds. What may not be read makes them V(unknown), and no claim fails for it.
   - To hear the witnesses, the user needs the right to list pods in all namespaces, and to get C(pods/log) and
     C(pods/proxy) where ztunnel and the waypoints run. O(witnesses) says what happens without.
 options:
@@ -47,9 +48,12 @@ options:
       - Who calls whom, how, and what must happen.
       - Unknown keys and unknown outcomes are an error, and so is an empty list.
       - Outcomes are V(allowed) (the application answered), V(denied_l4) (connected, request sent, then cut
-        off without a byte of answer), V(denied_l7) (refused by a proxy's own 403), V(denied_upstream) (the
-        destination refused the waypoint, HTTP 503), V(refused), V(timeout), V(dns), V(unroutable) and
-        V(tls). A V(probe_error) can be seen, but not expected.
+        off without a byte of answer), V(denied_l7) (refused by a proxy's policy, whatever its status),
+        V(denied_upstream) (the destination refused the waypoint, HTTP 503), V(local_reply) (a proxy's own answer that
+        is no refusal, such as a redirect by a route), V(refused), V(timeout), V(dns), V(unroutable) and V(tls). A
+        V(probe_error) can be seen, but not expected.
+      - V(refused), V(timeout) and V(unroutable) count only where the destination answers somebody else in the same
+        round. A destination that is down looks the same.
       - Each claim is a dict. C(name) is unique in the list.
       - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or
         C(service_account) (name), and optionally C(namespace) and C(container).
@@ -57,12 +61,14 @@ options:
         no user, the headers together 32768 bytes, the body 16384.
       - Write values of C(headers) and C(labels) in quotes where YAML takes them for a boolean or a decimal number, as
         in C("true") and C("1.10"). Without them it is not known what was written, and the claim is an error.
-      - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list) and C(exit_code)
-        (of curl). Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 and V(denied_upstream)
-        503.
+      - C(expect) is an outcome, or a dict of C(outcome), C(http_code) (a number or a list), C(exit_code) (of curl) and
+        C(json). Without C(http_code), V(allowed) accepts any 2xx, V(denied_l7) 403 (of gRPC its own status) and
+        V(denied_upstream) 503.
+      - C(json) is a JMESPath expression that must be true of the answer, of which 4 KiB are read.
       - C(before) is what is expected in its place with O(phase=before), V(allowed) when left out.
-      - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. The claim is an error
-        when the policy does not exist, or when istiod says that it is not fully enforced.
+      - C(by) is the AuthorizationPolicy (C(namespace/name)) that must have decided. It must be in force at the proxy
+        that refused, and a proxy must name it. The claim is an error when nobody names a policy, when the policy does
+        not exist, or when istiod says that it is not fully enforced.
       - Named or not, a policy that selects the destination's pods, or that is bound to its Service or waypoint,
         makes the claim an error when istiod says that it is not enforced as written.
     type: list
@@ -93,6 +99,22 @@ options:
     type: str
     choices: [required, available, none]
     default: required
+  surprises:
+    description:
+      - What to do where an answer differs from a sure prediction, though the claim holds. A prediction is made of the
+        cluster's objects alone, so a difference means that the mesh does not do what they say.
+      - With V(report) it is a warning, with V(fail) the claim fails.
+    type: str
+    choices: [report, fail]
+    default: report
+    version_added: 0.3.0
+  predict_only:
+    description:
+      - Send nothing, and judge the claims by the predictions alone. What can't be predicted is an error.
+      - Nothing is written to O(results_file).
+    type: bool
+    default: false
+    version_added: 0.3.0
 seealso:
   - module: ambient.lab.results_table
 """
@@ -184,6 +206,22 @@ claims:
       type: str
       returned: always
       sample: denied_l4
+    predicted:
+      description:
+        - What the cluster's objects say that the request meets. An outcome, V(broken) (something on the way is
+          missing), or V(unknown).
+      type: str
+      returned: always
+      sample: denied_l4
+    prediction:
+      description: Why, from the source to the destination.
+      type: str
+      returned: always
+      sample: "ztunnel of pod default/app: rule 0 of AuthorizationPolicy default/layer4-authz (DENY) matches"
+    surprise:
+      description: How the answer differs from a sure prediction; empty where it does not.
+      type: str
+      returned: always
     by:
       description: The policy that the claim names.
       type: str
@@ -267,6 +305,8 @@ SPEC = {
     "timeout": {"type": "float", "default": 30},
     "interval": {"type": "float", "default": 0.2},
     "witnesses": {"type": "str", "choices": ["required", "available", "none"], "default": "required"},
+    "surprises": {"type": "str", "choices": ["report", "fail"], "default": "report"},
+    "predict_only": {"type": "bool", "default": False},
 }
 WORK = Work(SPEC, lambda call: prove(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 

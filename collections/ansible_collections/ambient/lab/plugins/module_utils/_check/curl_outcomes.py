@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check, read
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check, foresee, read
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
@@ -53,9 +53,12 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         read_results(path)
     kube = Kube(params["kubeconfig"], params["context"])
     edge = KubeEdge(kube)
-    result = check(claims, settings, edge, doomed)
-    explain(result.claims, edge)
-    if path and not check_mode:
+    if params["predict_only"]:
+        result = foresee(claims, settings, edge)
+    else:
+        result = check(claims, settings, edge, doomed)
+        explain(result.claims, edge)
+    if path and not check_mode and not params["predict_only"]:
         write_results(path, lambda results: merge(results, section, settings.phase, result))
     returned = as_result(result)
     if result.verdict != "pass":

@@ -26,6 +26,7 @@ ENTRY_KEYS = (
 
 def as_result(result: CheckResult) -> dict[str, t.Any]:
     """The module's return values."""
+    surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in result.claims if _surprises(run)]
     return {
         "changed": False,
         "verdict": result.verdict,
@@ -34,7 +35,12 @@ def as_result(result: CheckResult) -> dict[str, t.Any]:
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
         "claims": [claim_values(run) for run in result.claims],
         "proxies": list(result.proxies),
+        **({"warnings": surprises} if surprises else {}),
     }
+
+
+def _surprises(run: ClaimRun) -> bool:
+    return bool(run.history.changes and run.holds and run.surprise)
 
 
 def claim_values(run: ClaimRun) -> dict[str, t.Any]:
@@ -47,7 +53,7 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
         "expected": str(run.expect),
         "predicted": run.prediction.outcome,
         "prediction": run.prediction.why,
-        "surprise": run.surprise,
+        "surprise": run.surprise if run.history.changes else "",
         "by": str(run.claim.by) if run.claim.by else None,
         "seen": run.seen.as_dict(),
         "verdict": run.verdict.verdict,

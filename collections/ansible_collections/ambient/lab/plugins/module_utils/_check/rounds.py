@@ -35,6 +35,7 @@ class Settings:
     probe_timeout: float = 5.0
     concurrency: int = 8
     witnesses: str = NONE
+    surprises: str = "report"
 
 
 # Looking for what can't be mended is not done in each round.
@@ -188,6 +189,42 @@ def judge_all(
             run.path,
             required=settings.witnesses == REQUIRED,
         )
+        if settings.surprises == "fail" and run.holds and run.surprise:
+            run.verdict = Verdict("fail", run.surprise)
+
+
+def foresee(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckResult:
+    """Judge claims by what the cluster's objects say, without any request. What can't be known is an error.
+
+    Raises:
+        LabError: when the API of the cluster does not answer.
+    """
+    start = edge.now()
+    mesh = read(claims, edge)
+    runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
+    if missing(runs):
+        return _missing_sources(runs)
+    for run in runs:
+        run.verdict = predicted_verdict(run)
+    held = 0.0 if all(run.holds for run in runs) else None
+    return CheckResult(runs, rounds=0, elapsed=edge.now() - start, converged_after=held)
+
+
+def predicted_verdict(run: ClaimRun) -> Verdict:
+    """Whether a sure prediction is what a claim expects."""
+    prediction, wanted = run.prediction, run.expect.outcome
+    if not prediction.sure:
+        return Verdict("error", f"can't be predicted: {prediction.why}", hopeless=True)
+    if prediction.outcome == "broken" and wanted in (*BLOCKED, "dns"):
+        why = (
+            f"can't be predicted: something is missing on the way ({prediction.why}), and clients see that in many ways"
+        )
+        return Verdict("error", why, hopeless=True)
+    if prediction.outcome != wanted:
+        return Verdict("fail", f"predicted {prediction.outcome}: {prediction.why}", hopeless=True)
+    if run.by and run.by not in prediction.among:
+        return Verdict("fail", f"predicted {wanted} by {' or '.join(prediction.among)}, not by {run.by}", hopeless=True)
+    return Verdict("pass")
 
 
 def _missing_sources(runs: list[ClaimRun]) -> CheckResult:

@@ -1,0 +1,69 @@
+# Predicted, declared and measured: what is said without traffic, and what a difference means.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, foresee
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
+    OK,
+    RESET,
+    FakeEdge,
+    Object,
+    claim,
+    claims,
+    pod,
+    policy,
+)
+
+PODS = [pod("good"), pod("bad")]
+BAD = [{"from": [{"source": {"principals": ["cluster.local/ns/default/sa/bad"]}}]}]
+DENY = policy("p", action="DENY", rules=BAD)
+GOOD_PASSES = claim("good", source={"pod": "good"})
+BAD_IS_DENIED = claim("bad", source={"pod": "bad"}, expect="denied_l4", by="default/p")
+
+
+def edge_of(*policies: Object, **answers: t.Any) -> FakeEdge:
+    edge = FakeEdge(list(PODS), lambda name, *_: answers.get(name, OK))
+    edge.authorization = list(policies)
+    return edge
+
+
+@pytest.mark.parametrize(
+    ("policies", "verdict", "words"),
+    [
+        ([DENY], "pass", ""),
+        ([], "fail", "predicted allowed: ztunnel of pod default/sample-app: no AuthorizationPolicy is in force here"),
+        ([policy("other", action="DENY", rules=BAD)], "fail", "predicted denied_l4 by default/other, not by default/p"),
+        ([policy("p", action="DENY", rules=[{"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}])], "fail", "good"),
+    ],
+)
+def test_without_traffic(policies: list[Object], verdict: str, words: str) -> None:
+    edge = edge_of(*policies)
+    result = foresee(claims(GOOD_PASSES, BAD_IS_DENIED), Settings(), edge)
+    assert (result.verdict, edge.execs) == (verdict, 0)
+    said = failure(result, Settings(), "", "kubectl")
+    assert words in " ".join(said.split())
+
+
+def test_what_can_not_be_predicted_is_no_pass() -> None:
+    outside = claim("outside", source={"pod": "good"}, to="http://example.com/")
+    result = foresee(claims(outside), Settings(), edge_of())
+    assert result.verdict == "error"
+    assert "can't be predicted: example.com is outside of the mesh" in result.claims[0].verdict.reason
+
+
+def test_an_answer_that_nobody_predicted_is_a_finding_of_its_own() -> None:
+    # The claims hold; the objects say something else, because no policy is there that denies it.
+    raw = claims(GOOD_PASSES, {**BAD_IS_DENIED, "by": None})
+    reported = check(raw, Settings(), edge_of(bad=RESET))
+    assert reported.verdict == "pass"
+    (warning,) = as_result(reported)["warnings"]
+    assert "claim 'bad' holds, yet predicted allowed" in warning
+    failed = check(raw, Settings(surprises="fail", timeout=1), edge_of(bad=RESET))
+    assert failed.verdict == "fail"
+    assert "warnings" not in as_result(check(raw, Settings(), edge_of(DENY, bad=RESET)))
