@@ -8,6 +8,7 @@ import contextlib
 import pathlib
 import socket
 import threading
+import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
@@ -29,6 +30,7 @@ DEFINITION = {
 }
 
 
+LEAKED, PATIENCE = 4, 10.0
 DRY_RUN = {"labels": {"team": "shop"}, "annotations": {"istio.io/dry-run": "true"}}
 
 
@@ -36,13 +38,18 @@ class Switched(ScriptedServer):
     """Answers /switch by what is in force."""
 
     answer = "ok"
+    answered = 0
 
     def _answer(self, connection: socket.socket, behaviour: str) -> None:
+        self.answered += behaviour == "switch"
         super()._answer(connection, self.answer if behaviour == "switch" else behaviour)
 
 
 class World:
-    """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it."""
+    """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it.
+
+    However slow the machine is, a few requests get the old answer in that time.
+    """
 
     def __init__(self, server: Switched, late: float = 0.0, spec: Object | None = None) -> None:
         self._server = server
@@ -54,9 +61,11 @@ class World:
         if spec is not None:
             self._put({**DEFINITION, "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
             self._server.answer = "reset"
-        node = {"nodeName": "n1", "containers": [{"name": "main"}]}
+        node = {"nodeName": "n1", "containers": [{"name": "istio-proxy"}]}
         app, client, ztunnel = pod("app"), pod("curl"), pod("zt", "mesh")
+        ztunnel["metadata"]["ownerReferences"] = [{"kind": "DaemonSet", "name": "ztunnel", "controller": True}]
         self.objects: Object = {
+            "/api/v1/namespaces/default": {"metadata": {"name": "default"}},
             "/api/v1/namespaces/default/pods": {"items": [{**app, "spec": node}, {**client, "spec": node}]},
             "/api/v1/pods": {"items": [{**ztunnel, "spec": node}]},
             POLICY: lambda _query: self.policy or 404,
@@ -107,7 +116,15 @@ class World:
         return 404 if found is None else {"status": "Success"}
 
     def _switch(self, answer: str) -> None:
-        timer = threading.Timer(self._late, lambda: setattr(self._server, "answer", answer))
+        enough = self._server.answered + (LEAKED if self._late else 0)
+
+        def switch() -> None:
+            while self._server.answered < enough and time.monotonic() < end:
+                time.sleep(0.01)
+            self._server.answer = answer
+
+        end = time.monotonic() + self._late + PATIENCE
+        timer = threading.Timer(self._late, switch)
         timer.daemon = True
         timer.start()
         if not self._late:
