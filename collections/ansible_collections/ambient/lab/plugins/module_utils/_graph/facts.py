@@ -10,14 +10,18 @@ import json
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.endpoints import ready_endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import workload_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    GATEWAY_NAME,
+    PATHS,
+    Object,
+    is_ready,
+    name_of,
+    namespace_of,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import LABEL, METRICS_PATH, METRICS_PORT
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
 
@@ -136,8 +140,7 @@ class Gatherer:
         """
         problem = self._asked().problem
         if problem:
-            endpoints = ready_endpoints(self._list, self._where["namespace"], self._where["service"])
-            return Facts(self._kiali, problem, endpoints)
+            return Facts(self._kiali, problem, self._endpoints())
         proxies = tuple(self._proxy(pod, pair) for pod in self._pods(pair))
         return Facts(self._kiali, proxies=proxies, increase=self._increase(pair))
 
@@ -166,6 +169,13 @@ class Gatherer:
             self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
         return self._targets
 
+    def _endpoints(self) -> int:
+        """How many of Prometheus' endpoints are ready; one that says nothing is (discovery/v1)."""
+        path = PATHS["EndpointSlice"].format(f"/namespaces/{self._where['namespace']}")
+        slices = self._list(path, labelSelector=f"kubernetes.io/service-name={self._where['service']}")
+        ends = [end for item in slices for end in item.get("endpoints") or []]
+        return sum((end.get("conditions") or {}).get("ready") is not False for end in ends)
+
     def _pods(self, pair: Pair) -> list[Object]:
         """The proxies on the way: the waypoints of the destination's namespace, or the ztunnels of both ends' nodes."""
         if pair.reporter == "waypoint":
@@ -181,7 +191,7 @@ class Gatherer:
         return near or ztunnels
 
     def _proxy(self, pod: Object, pair: Pair) -> Proxy:
-        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        namespace, name = namespace_of(pod), pod["metadata"]["name"]
         path = proxy_path("pods", namespace, name, METRICS_PORT) + METRICS_PATH[pair.reporter]
         if path not in self._texts:
             self._texts[path] = self._cluster.ask(path)
@@ -190,7 +200,7 @@ class Gatherer:
         return Proxy(
             namespace,
             name,
-            pod_ready(pod),
+            is_ready(pod),
             self._scraped(str(pod.get("status", {}).get("podIP"))),
             has_series(answer.body.decode("utf-8", "replace"), pair) if good else None,
             "" if good else f"HTTP {answer.status}",

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
@@ -18,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
     may_control,
     reporters,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
 
 # Namespace and name of the waypoints that requests to an end may go through; None where nobody knows.
 WaypointsOf = t.Callable[[End], frozenset[tuple[str, str]] | None]
@@ -26,111 +26,52 @@ NO_CONTROL = "there is no edge, but nothing in the same window shows that what {
 NOT_SENT = "there is no edge, but the requests that would make one were not all sent and sampled in the window"
 
 
-@dataclasses.dataclass(frozen=True)
-class EdgesSeen:
-    """What the graph shows between a claim's ends; problem: why there is no graph to look at."""
-
-    edges: tuple[Edge, ...] = ()
-    problem: str = ""
-
-    @property
-    def outcome(self) -> str:
-        """edge, no_edge or no_answer."""
-        if self.problem:
-            return "no_answer"
-        return "edge" if self.edges else "no_edge"
-
-    @property
-    def kind(self) -> str:
-        """What of it is worth remembering; rates change all the time."""
-        parts = [" ".join([edge.protocol, *edge.codes]).strip() for edge in self.edges]
-        return " ".join([self.outcome, ", ".join(sorted(set(parts)))]).strip()
-
-    def __str__(self) -> str:
-        if not self.edges:
-            return "no answer" if self.problem else "no edge"
-        return ", ".join(str(edge) for edge in self.edges)
-
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data for the module's result."""
-        return {
-            "outcome": self.outcome,
-            "edges": [edge.as_dict() for edge in self.edges],
-            "text": str(self),
-            "problem": self.problem,
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """One claim in one round. sticky: the window keeps what spoils it, however long it lasts.
-
-    missing: the edge is not there at all, which may be the telemetry's fault. uncontrolled: the kind of proxy that
-    nothing shows to count, where the edge must be missing.
-    """
-
-    seen: EdgesSeen
-    verdict: Verdict
-    control: str | None = None
-    sticky: bool = False
-    missing: bool = False
-    uncontrolled: str = ""
-
-
 def judge_all(
-    claims: t.Sequence[GraphClaim],
-    phase: str,
-    seen: t.Sequence[EdgesSeen],
+    runs: t.Sequence[GraphRun],
+    seen: t.Callable[[GraphClaim], EdgesSeen],
     sent: t.Callable[[GraphClaim], bool],
     waypoints: WaypointsOf,
-) -> list[Judged]:
-    """All claims in one window that is long enough.
+) -> None:
+    """Judge all claims in one window that is long enough.
 
     Args:
-        phase: before or after.
-        seen: by each claim.
+        runs: the claims.
+        seen: what the graph shows between a claim's ends.
         sent: whether requests that would make a claim's edge were sent in the window, early enough to be seen.
         waypoints: that may count requests to an end.
     """
-    alone = [_judge(claim.expected(phase), item) for claim, item in zip(claims, seen, strict=True)]
-    there = [pair for pair in zip(claims, alone, strict=True) if pair[1].verdict.verdict == "pass"]
-    judged = []
-    for claim, item in zip(claims, alone, strict=True):
-        if claim.expected(phase).outcome == "no_edge" and item.verdict.verdict == "pass":
-            item = _absence(claim, item, there, phase, waypoints)
-            if item.verdict.verdict == "pass" and not sent(claim):
-                item = dataclasses.replace(item, verdict=Verdict("error", NOT_SENT))
-        judged.append(item)
-    return judged
+    for run in runs:
+        run.judged = _judge(run.expect, seen(run.claim))
+    there = [run for run in runs if run.holds and run.expect.outcome == "edge"]
+    for run in runs:
+        if run.holds and run.expect.outcome == "no_edge":
+            _judge_absence(run, there, waypoints)
+            if run.holds and not sent(run.claim):
+                run.decide(Verdict("error", NOT_SENT))
 
 
-def _absence(
-    claim: GraphClaim,
-    item: Judged,
-    there: t.Sequence[tuple[GraphClaim, Judged]],
-    phase: str,
-    waypoints: WaypointsOf,
-) -> Judged:
+def _judge_absence(run: GraphRun, there: t.Sequence[GraphRun], waypoints: WaypointsOf) -> None:
     """An edge that is missing as it should be, with a control for each kind of proxy that would have counted it.
 
     Args:
-        there: the claims that hold.
+        there: the claims whose edge is as expected.
     """
     controls = []
-    mine = waypoints(claim.target)
-    for reporter in reporters(claim, phase, mine is None or bool(mine)):
+    mine = waypoints(run.claim.target)
+    for reporter in reporters(run.claim, run.phase, mine is None or bool(mine)):
         found = [
-            f"{other.between} ({', '.join(str(edge) for edge in edges)})"
-            for other, result in there
-            if may_control(claim, other, phase, reporter) and _same_counters(claim, other, reporter, waypoints)
-            for edges in [[edge for edge in result.seen.edges if REPORTER.get(edge.protocol) == reporter]]
+            f"{other.claim.between} ({', '.join(str(edge) for edge in edges)})"
+            for other in there
+            if may_control(run.claim, other.claim, run.phase, reporter)
+            and _same_counters(run.claim, other.claim, reporter, waypoints)
+            for edges in [[edge for edge in other.judged.seen.edges if REPORTER.get(edge.protocol) == reporter]]
             if edges
         ]
         if not found:
-            verdict = Verdict("error", NO_CONTROL.format(reporter))
-            return dataclasses.replace(item, verdict=verdict, uncontrolled=reporter)
+            run.decide(Verdict("error", NO_CONTROL.format(reporter)), uncontrolled=reporter)
+            return
         controls.append(found[0])
-    return dataclasses.replace(item, control=f"the same window has {', '.join(dict.fromkeys(controls))}")
+    run.decide(run.verdict, control=f"the same window has {', '.join(dict.fromkeys(controls))}")
 
 
 def _same_counters(claim: GraphClaim, other: GraphClaim, reporter: str, waypoints: WaypointsOf) -> bool:

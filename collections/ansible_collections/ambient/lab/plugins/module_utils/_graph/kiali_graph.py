@@ -21,11 +21,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Places, diagnose
+from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Finding, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
-    GraphClaim,
     may_control,
     parse_graph_claims,
     reporters,
@@ -35,11 +34,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     graph_failure,
     merge_graph,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import (
-    GraphClaimResult,
-    GraphResult,
-    check_graph,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import nodes_of, routes
 
 # Outcomes of requests that the proxy counts: all that it has passed on, and a waypoint also those it refused itself.
 COUNTED = {"ztunnel": ("allowed",), "waypoint": ("allowed", "denied_l7", "denied_upstream")}
@@ -99,105 +96,96 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
     kube = Kube(params["kubeconfig"], params["context"])
     kiali = Kiali(Web(url), "") if url else Kiali(kube, service_proxy(params["kiali"]))
-    result = check_graph(claims, traffic, namespaces, settings, KubeEdge(kube), kiali)
+    edge = KubeEdge(kube)
+    result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
     places = Places(kubectl(params), params["kiali"], params["prometheus"], url)
-    result = explain_graph(result, settings.phase, namespaces, kube, places)
-    causes = explain(result.traffic, settings.phase, kube)
+    explain_graph(result, namespaces, kube, places)
+    explain(result.traffic, edge)
     if path and not check_mode:
         write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
-    returned = as_graph_result(result, settings.phase, causes, verbose)
+    returned = as_graph_result(result, verbose)
     if result.verdict != "pass":
-        raise LabError(graph_failure(result, settings.phase, section or "", causes, kubectl(params)), **returned)
+        raise LabError(graph_failure(result, settings.phase, section or "", kubectl(params)), **returned)
     return returned
 
 
-def explain_graph(
-    result: GraphResult, phase: str, namespaces: t.Sequence[str], cluster: Cluster, places: Places
-) -> GraphResult:
-    """The same result with causes; an edge that is missing because telemetry is broken becomes an error."""
+def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: Cluster, places: Places) -> None:
+    """Give the claims their causes; an edge that is missing because telemetry is broken becomes an error."""
     look = result.look
     window = (look.window.start, look.end) if look.window and look.answer else None
     query = {key: graph_query(namespaces, *(window or (0, 0)), inject=True)[key] for key in ASKED_AGAIN}
     gatherer = Gatherer(cluster, places.prometheus, look.reply, window)
-    claims = []
-    for item, nodes in zip(result.claims, result.nodes, strict=True):
-        verdict = item.judged.verdict
-        if item.judged.missing or item.judged.seen.problem:
-            pair = Pair.of(item.claim.source, item.claim.target, item.claim.protocol(phase))
-            item = _explained(item, pair, gatherer, places, _answered(result, pair), query)
-        elif item.judged.uncontrolled:
-            item = dataclasses.replace(item, cause=_uncontrolled(item, result.claims, phase))
-        elif verdict.verdict != "pass" and window:
-            item = dataclasses.replace(item, look=places.ask_kiali("/api/namespaces/graph", **query))
-        elif verdict.verdict == "pass" and _rests_on_ztunnel(item.claim, phase):
-            item = _confirmed(item, nodes, gatherer, places)
-        claims.append(item)
-    converged_after = result.converged_after if all(item.judged.verdict.verdict == "pass" for item in claims) else None
-    return dataclasses.replace(result, claims=claims, converged_after=converged_after)
+    for run in result.claims:
+        if run.judged.missing or run.judged.seen.problem:
+            pair = Pair.of(*run.ends, run.claim.protocol(run.phase))
+            _explain(run, pair, gatherer, places, _answered(result, pair), query)
+        elif run.judged.uncontrolled:
+            run.cause = _uncontrolled(run, result.claims)
+        elif not run.holds and window:
+            run.look = places.ask_kiali("/api/namespaces/graph", **query)
+        elif run.holds and _rests_on_ztunnel(run):
+            _confirm(run, nodes_of(run.ends, result.mesh), gatherer, places)
+    if not all(run.holds for run in result.claims):
+        result.converged_after = None
 
 
-def _rests_on_ztunnel(claim: GraphClaim, phase: str) -> bool:
-    return claim.expected(phase).outcome == "no_edge" and "ztunnel" in reporters(claim, phase, behind_waypoint=False)
+def _rests_on_ztunnel(run: GraphRun) -> bool:
+    return run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, behind_waypoint=False)
 
 
-def _confirmed(
-    item: GraphClaimResult, nodes: t.Collection[str], gatherer: Gatherer, places: Places
-) -> GraphClaimResult:
+def _confirm(run: GraphRun, nodes: t.Collection[str], gatherer: Gatherer, places: Places) -> None:
     """A missing edge, whose control may have been counted on another node; an error where its own are not scraped."""
     try:
         problem = gatherer.unseen(nodes)
     except LabError:
         # Who may not look has the control's word.
-        return item
-    if not problem:
-        return item
-    judged = dataclasses.replace(item.judged, verdict=Verdict("error", f"there is no edge, but {problem}"))
-    look = places.ask_prometheus("/api/v1/targets", state="active")
-    return dataclasses.replace(item, judged=judged, cause=problem, look=look)
+        return
+    if problem:
+        run.decide(Verdict("error", f"there is no edge, but {problem}"))
+        run.cause, run.look = problem, places.ask_prometheus("/api/v1/targets", state="active")
 
 
 def _answered(result: GraphResult, pair: Pair) -> bool:
     """Whether the last round's requests between the two were such as the proxy counts."""
     counted = COUNTED[pair.reporter]
-    return any(route == (pair.source, pair.target) and outcome in counted for route, outcome in result.outcomes)
+    return any(run.seen.outcome in counted and (pair.source, pair.target) in routes(run) for run in result.traffic)
 
 
-def _uncontrolled(item: GraphClaimResult, claims: t.Sequence[GraphClaimResult], phase: str) -> str:
+def _uncontrolled(run: GraphRun, runs: t.Sequence[GraphRun]) -> str:
     """Its control has an explanation of its own."""
-    for other in claims:
-        missing = other.judged.verdict.verdict != "pass"
-        if missing and may_control(item.claim, other.claim, phase, item.judged.uncontrolled):
-            return f"{item.judged.verdict.reason}: {other.claim.name!r} does not hold"
+    for other in runs:
+        if not other.holds and may_control(run.claim, other.claim, run.phase, run.judged.uncontrolled):
+            return f"{run.verdict.reason}: {other.claim.name!r} does not hold"
     return ""
 
 
-def _explained(
-    item: GraphClaimResult,
+def _explain(
+    run: GraphRun,
     pair: Pair,
     gatherer: Gatherer,
     places: Places,
     answered: bool,
     query: t.Mapping[str, str],
-) -> GraphClaimResult:
-    verdict = item.judged.verdict
+) -> None:
     try:
         finding = diagnose(Case(pair, gatherer.facts(pair), places, answered, query))
-        cause, look, broken = finding.text, finding.look, finding.telemetry
     except LabError as error:
         # Who can't look can't say that the traffic is to blame.
-        cause, look, broken = f"the telemetry could not be checked: {error.message}", "", True
-    if broken and item.judged.missing:
-        verdict = Verdict("error", f"{verdict.reason}; {cause}")
-    return dataclasses.replace(item, judged=dataclasses.replace(item.judged, verdict=verdict), cause=cause, look=look)
+        finding = Finding(f"the telemetry could not be checked: {error.message}", "")
+    run.cause, run.look = finding.text, finding.look
+    if finding.telemetry and run.judged.missing:
+        run.decide(Verdict("error", f"{run.verdict.reason}; {run.cause}"))
 
 
 def _traffic(params: t.Mapping[str, t.Any]) -> tuple[Claim, ...]:
     if not params["traffic"]:
         return ()
     try:
-        return parse_claims(params["traffic"], params["namespace"])
+        claims = parse_claims(params["traffic"], params["namespace"])
     except LabError as error:
         raise LabError(f"traffic: {error.message}") from error
+    # Which policy denied a request no graph can say; what is not judged is not reported either.
+    return tuple(dataclasses.replace(claim, by=None) for claim in claims)
 
 
 def _namespaces(params: t.Mapping[str, t.Any]) -> list[str]:

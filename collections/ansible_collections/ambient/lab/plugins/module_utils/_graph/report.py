@@ -8,17 +8,19 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.report import Causes, claim_values, failed_row
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import claim_values, failed_row
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphClaimResult, GraphResult
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
 
 
-def as_graph_result(result: GraphResult, phase: str, causes: Causes, verbose: bool) -> dict[str, t.Any]:
+def as_graph_result(result: GraphResult, verbose: bool) -> dict[str, t.Any]:
     """The module's return values.
 
     Args:
-        causes: likely cause per claim of the traffic.
+        result: of the check.
         verbose: hand over Kiali's whole answer.
     """
     return {
@@ -29,8 +31,8 @@ def as_graph_result(result: GraphResult, phase: str, causes: Causes, verbose: bo
         "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
         "window": window_seconds(result),
         "restarts": result.restarts,
-        "claims": [_values(item, phase) for item in result.claims],
-        "traffic": [claim_values(item, phase, cause) for item, cause in zip(result.traffic, causes, strict=True)],
+        "claims": [_values(run) for run in result.claims],
+        "traffic": [claim_values(run) for run in result.traffic],
         "graph": result.look.answer if verbose else _counts(result),
     }
 
@@ -48,33 +50,35 @@ def _counts(result: GraphResult) -> dict[str, int] | None:
     return {key: len(elements.get(key) or []) for key in ("nodes", "edges")}
 
 
-def _values(item: GraphClaimResult, phase: str) -> dict[str, t.Any]:
+def _values(run: GraphRun) -> dict[str, t.Any]:
     return {
-        "name": item.claim.name,
-        "from": str(item.claim.source),
-        "to": str(item.claim.target),
-        "expected": str(item.claim.expected(phase)),
-        "seen": item.judged.seen.as_dict(),
-        "verdict": item.judged.verdict.verdict,
-        "reason": item.judged.verdict.reason,
-        "control": item.judged.control,
-        "likely_cause": item.cause,
-        "flapped": item.flapped,
-        "history": item.history,
+        "name": run.claim.name,
+        "from": str(run.claim.source),
+        "to": str(run.claim.target),
+        "expected": str(run.expect),
+        "seen": run.judged.seen.as_dict(),
+        "verdict": run.verdict.verdict,
+        "reason": run.verdict.reason,
+        "control": run.judged.control,
+        "likely_cause": run.cause,
+        "flapped": run.history.flapped,
+        "history": run.history.changes,
     }
 
 
-def graph_failure(result: GraphResult, phase: str, section: str, causes: Causes, kubectl: str) -> str:
+def graph_failure(result: GraphResult, phase: str, section: str, kubectl: str) -> str:
     """One screen that says which claims failed, what was seen, why probably, and where to look further.
 
     Requests that did not behave as claimed come first, because the graph can't be right without them.
+
+    Args:
+        result: of the check.
+        phase: before or after.
+        section: of the results; "" for none.
+        kubectl: command with which the user reaches the cluster.
     """
-    traffic = [
-        failed_row(item, cause, phase, kubectl)
-        for item, cause in zip(result.traffic, causes, strict=True)
-        if item.observation.verdict.verdict != "pass"
-    ]
-    rows = traffic + [_row(item, phase) for item in result.claims if item.judged.verdict.verdict != "pass"]
+    rows = [failed_row(run, kubectl) for run in result.traffic if not run.holds]
+    rows += [_row(run) for run in result.claims if not run.holds]
     total = len(result.claims) + len(result.traffic)
     where = f" of {section}" if section else ""
     seconds = window_seconds(result)
@@ -84,16 +88,15 @@ def graph_failure(result: GraphResult, phase: str, section: str, causes: Causes,
     return screen(head, "BETWEEN", rows)
 
 
-def _row(item: GraphClaimResult, phase: str) -> Row:
-    verdict = item.judged.verdict
-    seen = str(item.judged.seen)
-    if verdict.verdict == "error" and not item.judged.seen.problem:
+def _row(run: GraphRun) -> Row:
+    seen, flapped = str(run.judged.seen), run.history.flapped
+    if run.verdict.verdict == "error" and not run.judged.seen.problem:
         # What was seen may even be as expected.
         seen += " (no proof)"
-    if item.flapped:
+    if flapped:
         seen += " (flapping)"
-    why = shorten(item.cause or verdict.reason, item.history if item.flapped else [])
-    return Row(item.claim.name, str(item.claim.expected(phase)), seen, item.claim.between, why, item.look)
+    why = shorten(run.cause or run.verdict.reason, run.history.changes if flapped else [])
+    return Row(run.claim.name, str(run.expect), seen, run.claim.between, why, run.look)
 
 
 def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: GraphResult) -> dict[str, t.Any]:
@@ -103,34 +106,35 @@ def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: Gra
     """
     kept = results.get(section) or {}
     old = {claim["name"]: claim for claim in (kept.get("graph") or {}).get("claims") or []}
-    returned = as_graph_result(result, phase, [""] * len(result.traffic), verbose=False)
     rows = []
-    for item, claim in zip(result.claims, returned["claims"], strict=True):
+    for run in result.claims:
+        claim = _values(run)
         entry = {key: claim[key] for key in ("expected", "verdict", "reason", "likely_cause", "history")}
-        entry |= {"outcome": claim["seen"]["outcome"], "edges": claim["seen"]["edges"], "seen": _asked_for(item, phase)}
+        entry |= {"outcome": claim["seen"]["outcome"], "edges": claim["seen"]["edges"], "seen": _asked_for(run)}
         rows.append(
             {
                 "name": claim["name"],
-                "from": _end(item.claim.source),
-                "to": _end(item.claim.target),
-                "expected": str(item.claim.after),
+                "from": _end(run.claim.source),
+                "to": _end(run.claim.target),
+                "expected": str(run.claim.after),
                 "decided_by": "kiali" if claim["verdict"] == "pass" else "-",
                 "before": entry if phase == "before" else old.get(claim["name"], {}).get("before"),
                 "after": entry if phase == "after" else None,
             }
         )
+    returned = as_graph_result(result, verbose=False)
     summary = {key: returned[key] for key in ("verdict", "converged_after", "rounds", "elapsed", "window", "restarts")}
     graphs = {"before": (kept.get("graphs") or {}).get("before"), "after": None, phase: result.look.answer}
     graph = {"claims": rows, "phase": phase, **summary, "at": now()}
     return {**results, section: {**kept, "graph": graph, "graphs": graphs}}
 
 
-def _asked_for(item: GraphClaimResult, phase: str) -> str:
+def _asked_for(run: GraphRun) -> str:
     """What was seen, for a table: where the claim names a protocol, the edges of that protocol if there are any."""
-    seen, protocol = item.judged.seen, item.claim.expected(phase).protocol
-    edges = tuple(edge for edge in seen.edges if edge.protocol == protocol)
+    seen = run.judged.seen
+    edges = tuple(edge for edge in seen.edges if edge.protocol == run.expect.protocol)
     return str(dataclasses.replace(seen, edges=edges) if edges else seen)
 
 
-def _end(end: t.Any) -> dict[str, str]:
+def _end(end: End) -> dict[str, str]:
     return {end.kind: end.name, "namespace": end.namespace}

@@ -11,72 +11,48 @@ import functools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
-    ClaimResult,
     Edge,
     Settings,
-    claim_results,
-    find_targets,
-    judge_round,
+    judge_all,
+    missing,
+    probe_round,
+    read,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence, Observation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import plan
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import Judged
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import (
-    Route,
-    nodes_of,
-    routes,
-    unsent,
-    waypoints,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent, waypoints
 from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import KialiApi, Look, Watch
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 
-@dataclasses.dataclass(frozen=True)
-class GraphClaimResult:
-    """One claim after the last round. cause and look: what explains it, and the command to look further, if known."""
-
-    claim: GraphClaim
-    judged: Judged
-    history: list[dict[str, t.Any]]
-    flapped: bool = False
-    cause: str = ""
-    look: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class GraphResult:
     """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
 
-    outcomes: what the last round's requests saw on their routes. nodes: of the pods at both ends of each claim.
-    restarts: of the window.
+    mesh: of the last round. restarts: of the window.
     """
 
-    claims: list[GraphClaimResult]
-    traffic: list[ClaimResult]
+    claims: list[GraphRun]
+    traffic: list[ClaimRun]
     look: Look
-    outcomes: frozenset[tuple[Route, str]]
+    mesh: Mesh
     rounds: int
     elapsed: float
     converged_after: float | None
     restarts: int = 0
-    nodes: t.Sequence[frozenset[str]] = ()
 
     @property
     def verdict(self) -> str:
         """The worst verdict of all."""
         if self.converged_after is not None:
             return "pass"
-        verdicts = {item.judged.verdict.verdict for item in self.claims}
-        verdicts |= {item.observation.verdict.verdict for item in self.traffic}
-        return "error" if "error" in verdicts else "fail"
+        runs: list[ClaimRun | GraphRun] = [*self.claims, *self.traffic]
+        return "error" if any(run.verdict.verdict == "error" for run in runs) else "fail"
 
 
 def check_graph(
@@ -96,80 +72,70 @@ def check_graph(
             an edge which a claim says is missing.
     """
     start = edge.now()
-    where = namespaces_of(traffic)
-    cluster = edge.snapshot(where)
-    targets = find_targets(traffic, cluster)
-    ways = [routes(claim, targets[claim.source], cluster) for claim in traffic]
-    _require(claims, settings.phase, targets, ways, cluster)
-    watch = Watch(claims, settings.phase, namespaces, kiali, edge.now)
+    mesh = read(traffic, edge)
+    sent = [ClaimRun.of(claim, settings.phase, mesh) for claim in traffic]
+    drawn = [GraphRun(claim, settings.phase) for claim in claims]
+    runs: list[ClaimRun | GraphRun] = [*sent, *drawn]
+    _require(drawn, sent, mesh)
+    watch = Watch(drawn, namespaces, kiali, edge.now)
     watch.begin()
-    convergence = Convergence(len(traffic) + len(claims), settings.stable, settings.timeout)
-    probes = plan(traffic, settings.phase)
+    convergence = Convergence(settings.stable, settings.timeout)
+    controls = plan(traffic, settings.phase, mesh)
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
         while True:
             begin = edge.now()
             # The graph itself is the witness here.
-            seen = probe_all(probes, targets, settings, edge, pool)
-            sent = judge_round(traffic, probes, seen, [], cluster, settings, edge)
-            held = [way for way, item in zip(ways, sent, strict=True) if item.verdict.verdict == "pass"]
-            watch.note(begin, edge.now(), frozenset().union(*held))
-            look = watch.look(functools.partial(waypoints, cluster=cluster))
+            answers = probe_round(sent, controls, settings, edge, pool)
+            judge_all(sent, mesh, answers, settings)
+            watch.note(begin, edge.now(), _routes(run for run in sent if run.holds))
+            look = watch.look(functools.partial(waypoints, mesh=mesh))
             # Where the graph does not come at all, a longer window would not bring it.
             waits = watch.window.needed if watch.window and not look.reply.problem else 0
             convergence.timeout = settings.timeout + waits
-            if convergence.add(edge.now() - start, [*sent, *(_observation(item) for item in look.judged)]):
+            at = edge.now() - start
+            for run in runs:
+                run.remember(at)
+            if convergence.add(at, [run.verdict for run in runs]):
                 break
             edge.sleep(settings.interval)
-            cluster = edge.snapshot(where)
-            targets = find_targets(traffic, cluster)
-            ways = [routes(claim, targets[claim.source], cluster) for claim in traffic]
+            mesh = read(traffic, edge)
+            for claim_run in sent:
+                claim_run.look(mesh)
     return GraphResult(
-        _results(claims, look, convergence),
-        claim_results(traffic, targets, convergence),
+        drawn,
+        sent,
         watch.shown(look),
-        frozenset((route, item.seen.outcome) for way, item in zip(ways, sent, strict=True) for route in way),
+        mesh,
         convergence.rounds,
         edge.now() - start,
         convergence.converged_after,
         watch.restarts,
-        [nodes_of((claim.source, claim.target), cluster) for claim in claims],
     )
 
 
-def _results(claims: t.Sequence[GraphClaim], look: Look, convergence: Convergence) -> list[GraphClaimResult]:
-    """The graph's claims are the last of what the convergence watches."""
-    results = []
-    for index, (claim, judged) in enumerate(zip(claims, look.judged, strict=True), -len(claims)):
-        history = [{key: change[key] for key in ("at", "outcome", "verdict")} for change in convergence.history[index]]
-        flapped = convergence.flapped(len(convergence.history) + index)
-        results.append(GraphClaimResult(claim, judged, history, flapped))
-    return results
+def _routes(runs: t.Iterable[ClaimRun]) -> frozenset[Route]:
+    return frozenset(route for run in runs for route in routes(run))
 
 
-def _observation(judged: Judged) -> Observation:
-    """For the convergence, which remembers what kinds of edges came and went."""
-    return Observation(Seen(judged.seen.kind), judged.verdict, judged.control)
-
-
-def _require(
-    claims: t.Sequence[GraphClaim],
-    phase: str,
-    targets: t.Mapping[Source, Target | Unusable],
-    ways: t.Sequence[frozenset[Route]],
-    cluster: Snapshot,
-) -> None:
+def _require(drawn: t.Sequence[GraphRun], sent: t.Sequence[ClaimRun], mesh: Mesh) -> None:
     """Stop before any traffic where it could prove nothing."""
-    problems = uncontrolled(claims, phase, lambda end: bool(waypoints(end, cluster)))
+    problems = uncontrolled([run.claim for run in drawn], drawn[0].phase, lambda end: bool(waypoints(end, mesh)))
     if problems:
         raise LabError(
             "\n".join(["Behind a waypoint a missing edge needs another control:", *(f"  {line}" for line in problems)])
         )
-    unusable = [target for target in targets.values() if isinstance(target, Unusable)]
-    if any(target.missing for target in unusable):
-        lines = [f"  {target.reason}" for target in unusable if target.missing]
+    gone = missing(sent)
+    if gone:
+        lines = [f"  {item.reason}" for item in dict.fromkeys(gone)]
         raise LabError("\n".join(["The traffic can't be sent, nothing was asked:", *lines]))
-    silent = unsent(claims, phase, ways)
-    # The routes of a pod that is only starting are not known yet; until they are, its claims don't hold.
-    if silent and not unusable:
-        lines = [f"  {claim.name}: nothing in traffic surely goes {claim.between}" for claim in silent]
+    silent = unsent(drawn, _routes(sent))
+    # Of a pod or a waypoint that is only starting the routes are not known yet; until they are, its claims don't hold.
+    if silent and not any(_starting(run) for run in sent):
+        lines = [f"  {run.claim.name}: nothing in traffic surely goes {run.claim.between}" for run in silent]
+        lines += [f"  {why}" for (kind, _space), why in mesh.unread.items() if kind in ("Pod", "Service")]
         raise LabError("\n".join(["A missing edge proves nothing unless requests were sent:", *lines]))
+
+
+def _starting(run: ClaimRun) -> bool:
+    waypoint = run.path.waypoint
+    return run.target is None or bool(waypoint and waypoint.gateway and not waypoint.programmed)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, GraphClaim
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import pods_behind
+from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
 
 # From a workload, to a Service or to a workload behind it.
 Route = tuple[End, End]
@@ -22,67 +21,76 @@ Route = tuple[End, End]
 
 def workload_of(pod: Object) -> End:
     """The workload that istiod takes a pod for."""
-    return End("workload", pod["metadata"]["namespace"], workload_name(pod))
+    return End("workload", namespace_of(pod), workload_name(pod))
 
 
-def routes(claim: Claim, target: Target | Unusable, cluster: Snapshot) -> frozenset[Route]:
-    """What a request of the traffic may show up as; nothing while it has no pod to be sent from."""
-    pod = cluster.pod(target.namespace, target.pod) if isinstance(target, Target) else None
-    if pod is None:
+def routes(run: ClaimRun) -> frozenset[Route]:
+    """What a request of the traffic surely shows up as; nothing while it has no pod to be sent from."""
+    path, destination = run.path, run.path.destination
+    if path.source is None or destination.kind == "node":
+        # Which of a node's pods has the address, ztunnel does not know either.
         return frozenset()
-    where = destination(claim.request, claim.source.namespace)
-    service = cluster.service(where.namespace, where.service)
-    behind = {workload_of(item) for item in pods_behind(where, cluster)}
+    source = workload_of(path.source)
+    behind = {workload_of(end.pod) for end in path.endpoints if end.pod}
     if len(behind) > 1:
         # Nobody knows which of them got the request, and an edge to the others would be missing for no reason.
         behind = set()
-    ends, inside = set(behind), set()
-    if service is not None:
-        front = End("service", service["metadata"]["namespace"], service["metadata"]["name"])
-        waypoint = cluster.waypoint(service)
-        ends |= {front, *([End("workload", *waypoint)] if waypoint else [])}
-        inside = {(front, end) for end in behind}
-    return frozenset({(workload_of(pod), end) for end in ends} | inside)
+    found = {(source, end) for end in behind}
+    if destination.kind == "service" and destination.service:
+        front = End("service", namespace_of(destination.service), destination.service["metadata"]["name"])
+        # What a route sends to another Service's pods is counted as the other one's.
+        found |= {
+            (source, front),
+            *((front, workload_of(pod)) for pod in destination.pods if workload_of(pod) in behind),
+        }
+    if path.at_waypoint:
+        waypoint = path.at_waypoint.waypoint
+        found.add((source, End("workload", waypoint.namespace, waypoint.name)))
+    return frozenset(found)
 
 
-def pods_of(end: End, cluster: Snapshot) -> list[Object]:
+def pods_of(end: End, mesh: Mesh) -> list[Object]:
     """The pods of a workload, or those behind a Service."""
-    if end.kind == "service":
-        service = cluster.service(end.namespace, end.name)
-        return cluster.backends(service) if service else []
-    return [pod for pod in cluster.pods.get(end.namespace, []) if workload_of(pod) == end]
+    if end.kind == "workload":
+        return [pod for pod in mesh.items("Pod", end.namespace) if workload_of(pod) == end]
+    service = mesh.get("Service", end.namespace, end.name)
+    return _behind(mesh, service) if service else []
 
 
-def nodes_of(ends: t.Iterable[End], cluster: Snapshot) -> frozenset[str]:
+def _behind(mesh: Mesh, service: Object) -> list[Object]:
+    ports = service.get("spec", {}).get("ports") or []
+    found = {name_of(end.pod): end.pod for port in ports for end in endpoints(mesh, service, port) if end.pod}
+    return list(found.values())
+
+
+def nodes_of(ends: t.Iterable[End], mesh: Mesh) -> frozenset[str]:
     """Nodes of the pods at some ends; ztunnel counts what it carries for the pods of its own node."""
-    found = {pod.get("spec", {}).get("nodeName") for end in ends for pod in pods_of(end, cluster)}
+    found = {pod.get("spec", {}).get("nodeName") for end in ends for pod in pods_of(end, mesh)}
     return frozenset(str(name) for name in found if name)
 
 
-def waypoints(end: End, cluster: Snapshot) -> frozenset[tuple[str, str]] | None:
+def waypoints(end: End, mesh: Mesh) -> frozenset[tuple[str, str]] | None:
     """Namespace and name of the waypoints that requests to an end may go through, and so be counted by.
 
-    None where the namespace was not read. A workload may be reached by each Service before it, and by itself
+    The labels alone say so: a waypoint that does not serve yet may do so later in the same window. None where the
+    namespace was not read. A workload may be reached by each Service before it, and by itself
     (istio.io/waypoint-for: workload).
     """
-    services = cluster.services.get(end.namespace)
-    if services is None or end.namespace not in cluster.pods:
+    space = end.namespace
+    unread = any(mesh.why_unread(kind, space) for kind in ("Namespace", "Service", "Pod"))
+    if unread or mesh.namespace(space) is None:
         return None
+    services = mesh.items("Service", space)
     if end.kind == "service":
         items = [item for item in services if item["metadata"]["name"] == end.name]
     else:
-        own = pods_of(end, cluster)
-        items = [*own, *(item for item in services if any(pod in own for pod in cluster.backends(item)))]
-    found = {cluster.waypoint(item) for item in items}
+        own = pods_of(end, mesh)
+        items = [*own, *(item for item in services if any(pod in own for pod in _behind(mesh, item)))]
+    found = {named_waypoint(mesh, item) for item in items}
     # A waypoint's own pods are not behind it, whatever their namespace's label says.
     return frozenset(item for item in found if item and End("workload", *item) != end)
 
 
-def unsent(claims: t.Sequence[GraphClaim], phase: str, sent: t.Iterable[frozenset[Route]]) -> list[GraphClaim]:
+def unsent(runs: t.Iterable[GraphRun], sent: t.Collection[Route]) -> list[GraphRun]:
     """Claims that no edge is there although nothing in the traffic would make one."""
-    known = {route for part in sent for route in part}
-    return [
-        claim
-        for claim in claims
-        if claim.expected(phase).outcome == "no_edge" and (claim.source, claim.target) not in known
-    ]
+    return [run for run in runs if run.expect.outcome == "no_edge" and run.ends not in sent]

@@ -12,15 +12,15 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import EdgesSeen, Judged, WaypointsOf, judge_all
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import WaypointsOf, judge_all
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route
 from ansible_collections.ambient.lab.plugins.module_utils._graph.window import Sending, ServerClock, Window, covered
 
 # Seconds between two samples of Prometheus, where Kiali does not say (Kiali's own default, handlers/config.go).
 DEFAULT_SCRAPE = 15.0
-TOO_EARLY = "the window was still too short for Prometheus to have seen anything"
 NO_DATE = "Kiali's answer has no Date header, so that its window can't be placed"
 
 
@@ -36,12 +36,11 @@ class KialiApi(t.Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """One look at the graph: a verdict per claim, and what Kiali said last.
+    """One look at the graph: what Kiali said last.
 
     window: of the answer, until `end` (Unix time). answer: raw, for the pictures. Both None where there is none.
     """
 
-    judged: list[Judged]
     reply: Reply
     window: Window | None = None
     end: int = 0
@@ -52,8 +51,7 @@ class Watch:
     """What is known of the graph: the server's clock, the window, what was sent in it, the last good look.
 
     Args:
-        claims: about the graph.
-        phase: before or after.
+        runs: the claims about the graph, which a look judges.
         namespaces: to ask Kiali about.
         kiali: to ask.
         now: seconds of a clock that never goes back.
@@ -61,15 +59,14 @@ class Watch:
 
     def __init__(
         self,
-        claims: t.Sequence[GraphClaim],
-        phase: str,
+        runs: t.Sequence[GraphRun],
         namespaces: t.Sequence[str],
         kiali: KialiApi,
         now: t.Callable[[], float],
     ) -> None:
         self.window: Window | None = None
         self.restarts = 0
-        self._claims, self._phase, self._namespaces = claims, phase, namespaces
+        self._runs, self._namespaces = runs, namespaces
         self._kiali, self._now = kiali, now
         self._clock = ServerClock()
         self._sent: dict[Route, list[Sending]] = {}
@@ -105,32 +102,39 @@ class Watch:
             return self._nothing(reply)
         window, end = self.window, int(self._clock.time(self._now()))
         if window.seconds(end) < 1:
-            return Look([self._early(index, EdgesSeen()) for index in range(len(self._claims))], reply)
+            for run in self._runs:
+                run.wait(EdgesSeen())
+            return Look(reply)
         look = self._ask(window, end, waypoints)
-        if any(item.sticky for item in look.judged):
-            self._kept = look
+        if any(run.judged.sticky for run in self._runs):
+            self._keep(look)
             self.window = Window.after(self._clock.time(self._now()), window.scrape)
             self.restarts += 1
         elif look.answer and window.proves(end):
-            self._kept = look
+            self._keep(look)
         return look
 
     def shown(self, last: Look) -> Look:
-        """The last look's verdicts with the last answer that means something, Services included."""
+        """The last answer that means something, Services included, with what Kiali said last."""
         best = self._kept or last
         if best.window is None or best.answer is None:
             return last
         answer = best.answer
-        if not any(_through_service(claim) for claim in self._claims):
+        if not any(_through_service(run.claim) for run in self._runs):
             reply = self._kiali.graph(self._namespaces, best.window.start, best.end, True)
             answer = answer if reply.problem else reply.body
-        return dataclasses.replace(best, judged=last.judged, reply=last.reply, answer=answer)
+        return dataclasses.replace(best, reply=last.reply, answer=answer)
+
+    def _keep(self, look: Look) -> None:
+        self._kept = look
+        for run in self._runs:
+            run.proven = run.judged
 
     def _ask(self, window: Window, end: int, waypoints: WaypointsOf) -> Look:
         graphs: dict[bool, Graph] = {}
         reply = Reply()
         # False comes first, so that the answer that is kept shows Services where any claim names one.
-        for inject in sorted({_through_service(claim) for claim in self._claims}):
+        for inject in sorted({_through_service(run.claim) for run in self._runs}):
             reply = self._heard(self._kiali.graph(self._namespaces, window.start, end, inject))
             if reply.problem:
                 return self._nothing(reply)
@@ -138,36 +142,29 @@ class Watch:
                 graphs[inject] = parse_graph(reply.body)
             except LabError as error:
                 return self._nothing(dataclasses.replace(reply, problem=f"Kiali answered, but {error.message}"))
-        seen = [
-            EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
-            for claim in self._claims
-        ]
-        sent = functools.partial(self._covered, window=window, end=end)
-        judged = judge_all(self._claims, self._phase, seen, sent, waypoints)
+
+        def seen(claim: GraphClaim) -> EdgesSeen:
+            return EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
+
+        judge_all(self._runs, seen, functools.partial(self._covered, window=window, end=end), waypoints)
         if not window.proves(end):
-            judged = self._too_early(judged)
-        return Look(judged, reply, window, end, reply.body)
+            self._wait()
+        return Look(reply, window, end, reply.body)
 
     def _covered(self, claim: GraphClaim, window: Window, end: int) -> bool:
         return covered(self._sent.get((claim.source, claim.target), []), window, end)
 
-    def _too_early(self, judged: t.Sequence[Judged]) -> list[Judged]:
+    def _wait(self) -> None:
         """What is there proves something at once; what is missing may still come."""
-        spoilt = any(item.sticky for item in judged)
-        return [
-            item if item.sticky or (spoilt and item.verdict.verdict == "pass") else self._early(index, item.seen)
-            for index, item in enumerate(judged)
-        ]
-
-    def _early(self, index: int, seen: EdgesSeen) -> Judged:
-        """In a window that proves nothing yet, what the one before it has shown still stands."""
-        if self._kept:
-            return dataclasses.replace(self._kept.judged[index], sticky=False)
-        return Judged(seen, Verdict("error", TOO_EARLY))
+        spoilt = any(run.judged.sticky for run in self._runs)
+        for run in self._runs:
+            if not (run.judged.sticky or (spoilt and run.holds)):
+                run.wait(run.judged.seen)
 
     def _nothing(self, reply: Reply) -> Look:
-        judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.final))
-        return Look([judged] * len(self._claims), reply)
+        for run in self._runs:
+            run.judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.final))
+        return Look(reply)
 
     def _heard(self, reply: Reply) -> Reply:
         if reply.reached and reply.date is not None:

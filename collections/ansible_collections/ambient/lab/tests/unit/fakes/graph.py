@@ -14,6 +14,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import Answer, Fak
 # What the server's clock shows when the edge's shows 0: nobody may mix them up.
 SERVER_START = 1_800_000_000.4
 SERVICE: Object = {
+    "kind": "Service",
     "metadata": {"name": "sample-app", "namespace": "default"},
     "spec": {"selector": {"app": "sample-app"}, "ports": [{"port": 8080}]},
 }
@@ -110,7 +111,7 @@ class FakeKiali:
         samples = [at for at in samples if start < at <= end]
         seen = {
             flow: sum(samples[0] < at <= samples[-1] for at, other in self._counted if other == flow) if samples else 0
-            for _at, flow in self._counted
+            for flow in dict.fromkeys(flow for _at, flow in self._counted)
         }
         flows = [
             dataclasses.replace(flow, rate=increase / (end - start))

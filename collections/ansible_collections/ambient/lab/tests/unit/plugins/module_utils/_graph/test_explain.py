@@ -80,7 +80,7 @@ def explained(folder: pathlib.Path, result: GraphResult, **changed: t.Any) -> tu
         METRICS: "",
     }
     with FakeApi({**objects, **changed}) as api:
-        result = explain_graph(result, "after", ["default"], Kube(api.kubeconfig(folder), None), PLACES)
+        explain_graph(result, ["default"], Kube(api.kubeconfig(folder), None), PLACES)
     return result, [path for path, _headers in api.asked]
 
 

@@ -10,12 +10,11 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import (
     NO_CONTROL,
     NOT_SENT,
-    EdgesSeen,
-    Judged,
     judge_all,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, GraphClaim
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, graph_claim, graph_claims, raw_graph
 
 
@@ -28,14 +27,18 @@ def judged(
 ) -> list[Judged]:
     """All claims on a graph of these edges; waypoints: by the destination's name, None where nobody knows."""
     graph = parse_graph(raw_graph(*flows))
-    seen = [EdgesSeen(tuple(graph.between(claim.source, claim.target))) for claim in claims]
+    runs = [GraphRun(claim, phase) for claim in claims]
     behind = waypoints or {}
 
     def waypoints_of(end: End) -> frozenset[tuple[str, str]] | None:
         name = behind.get(end.name, "")
         return None if name is None else frozenset({("default", name)} if name else ())
 
-    return judge_all(claims, phase, seen, lambda _claim: sent, waypoints_of)
+    def seen(claim: GraphClaim) -> EdgesSeen:
+        return EdgesSeen(tuple(graph.between(claim.source, claim.target)))
+
+    judge_all(runs, seen, lambda _claim: sent, waypoints_of)
+    return [run.judged for run in runs]
 
 
 TCP = Flow("curl-allow", "sample-app-blue")
@@ -190,11 +193,10 @@ def test_an_absence_is_controlled_by_the_phases_own_edges() -> None:
 
 
 def test_no_answer() -> None:
-    claims = graph_claims(CONTROL, ABSENT)
-    silent = [EdgesSeen(problem="HTTP 500")] * 2
-    items = judge_all(claims, "after", silent, lambda _claim: True, lambda _end: frozenset())
-    assert [(item.verdict.verdict, item.verdict.reason) for item in items] == [("error", "HTTP 500")] * 2
-    assert items[1].seen.outcome == "no_answer"
+    runs = [GraphRun(claim, "after") for claim in graph_claims(CONTROL, ABSENT)]
+    judge_all(runs, lambda _claim: EdgesSeen(problem="HTTP 500"), lambda _claim: True, lambda _end: frozenset())
+    assert [(run.verdict.verdict, run.verdict.reason) for run in runs] == [("error", "HTTP 500")] * 2
+    assert runs[1].judged.seen.outcome == "no_answer"
 
 
 def test_what_is_remembered_is_not_the_rate() -> None:

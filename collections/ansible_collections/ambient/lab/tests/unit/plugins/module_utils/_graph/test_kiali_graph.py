@@ -49,6 +49,7 @@ def cluster(*flows: Flow, **changed: t.Any) -> FakeApi:
     items = [pod("curl-allow"), pod("curl-deny"), pod("sample-app-blue", ip="127.0.0.1")]
     ztunnel = pod("ztunnel-a", "istio-system", ip="10.0.0.1", labels={"app": "ztunnel"})
     objects = {
+        "/api/v1/namespaces/default": {"metadata": {"name": "default"}},
         "/api/v1/namespaces/default/pods": {"items": items},
         "/api/v1/pods": {"items": [ztunnel]},
         f"{KIALI}/config": {"prometheus": {"globalScrapeInterval": 0.2}},
@@ -81,7 +82,10 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
 
     with ScriptedServer() as server, cluster(ALLOWED, **{f"{KIALI}/config": scraped}) as api:
         kept = {"results_file": str(results), "section": "role"}
-        given = params(api, tmp_path, traffic=traffic(server), **kept)
+        allow, deny = traffic(server)
+        # The claims are those of curl_outcomes, which judges `by`; here nobody is asked for it.
+        deny["by"] = "elsewhere/nobody-has-it"
+        given = params(api, tmp_path, traffic=[allow, deny], **kept)
         returned = prove_graph(given, check_mode=False, verbose=False)
         requests = len(server.requests)
     assert (returned["verdict"], returned["changed"]) == ("pass", False)
@@ -90,6 +94,8 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     assert returned["graph"] == {"nodes": 2, "edges": 1}
     assert requests == 2 * returned["rounds"]
     assert [item["seen"]["outcome"] for item in returned["traffic"]] == ["allowed", "denied_l4"]
+    assert [item["by"] for item in returned["traffic"]] == [None, None]
+    assert not [path for path, _headers in api.asked if "elsewhere" in path]
     documented = yaml.safe_load(kiali_graph.RETURN)
     assert set(documented) - {"checks"} == set(returned) - {"changed"}
     assert set(documented["claims"]["contains"]) == set(returned["claims"][0])

@@ -12,7 +12,6 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import EdgesSeen
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Node
 from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     as_graph_result,
@@ -20,6 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     merge_graph,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     FakeKiali,
@@ -39,7 +39,6 @@ TRAFFIC = claims(
     claim("curl-allow reaches sample-app", source={"pod": "curl-allow"}),
     claim("curl-deny is cut off by ztunnel", source={"pod": "curl-deny"}, expect="denied_l4"),
 )
-CAUSES = ["", ""]
 
 
 def run(phase: str, denied: bool, settings: t.Mapping[str, t.Any] | None = None) -> GraphResult:
@@ -66,7 +65,8 @@ def curl(phase: str, denied: bool) -> CheckResult:
 
 def test_the_failure_fits_a_screen_and_begins_with_the_traffic() -> None:
     result = run("after", denied=False)
-    lines = graph_failure(result, "after", "l4_authz", ["", "no policy selects it"], "kubectl").splitlines()
+    result.traffic[1].cause = "no policy selects it"
+    lines = graph_failure(result, "after", "l4_authz", "kubectl").splitlines()
     assert lines[0].startswith("2 of 4 claims of l4_authz did not hold on Kiali's graph (after the policy, ")
     assert " s, window of " in lines[0]
     assert lines[2].split() == ["CLAIM", "EXPECTED", "SEEN", "BETWEEN"]
@@ -84,18 +84,18 @@ def test_the_failure_of_a_kiali_that_never_answered() -> None:
     kiali.config = lambda: kiali.problem  # type: ignore[method-assign]
     kiali.problem = Reply(problem="no endpoints")
     result = check_graph(CLAIMS[:1], (), ["default"], Settings(timeout=1), edge, kiali)
-    text = graph_failure(result, "after", "", [], "kubectl")
+    text = graph_failure(result, "after", "", "kubectl")
     assert text.startswith("1 of 1 claims did not hold on Kiali's graph")
     assert "no answer of Kiali)" in text
     assert "edge tcp  no answer  default/curl-allow -> " in text
     assert "why:  no endpoints" in text
-    assert as_graph_result(result, "after", [], verbose=True)["window"] is None
+    assert as_graph_result(result, verbose=True)["window"] is None
 
 
 def test_what_was_seen_as_expected_but_proves_nothing_says_so() -> None:
     edge, kiali = lab(lambda _kiali, name, *_: RESET if name == "curl-deny" else OK)
     result = check_graph(CLAIMS, TRAFFIC, ["default"], Settings(timeout=3, interval=1), edge, kiali)
-    lines = graph_failure(result, "after", "", CAUSES, "kubectl").splitlines()
+    lines = graph_failure(result, "after", "", "kubectl").splitlines()
     assert "edge tcp  no edge             default/curl-allow" in lines[4]
     assert any("no_edge   no edge (no proof)  default/curl-deny" in line for line in lines)
 
@@ -109,19 +109,19 @@ def test_claims_that_hold_now_and_then() -> None:
     edge, kiali = lab(flaky)
     settings = Settings(stable=2, timeout=20, interval=1)
     result = check_graph(CLAIMS[:1], TRAFFIC[:1], ["default"], settings, edge, kiali)
-    assert (result.verdict, result.claims[0].flapped) == ("error", True)
-    text = graph_failure(result, "after", "", [""], "kubectl")
+    assert (result.verdict, result.claims[0].history.flapped) == ("error", True)
+    text = graph_failure(result, "after", "", "kubectl")
     assert "; it flapped: edge tcp at " in text
     assert "(flapping)" in text
 
 
 def test_values_are_plain_data() -> None:
     result = run("after", denied=True)
-    values = as_graph_result(result, "after", CAUSES, verbose=False)
+    values = as_graph_result(result, verbose=False)
     json.dumps(values)
     assert (values["verdict"], values["graph"], values["restarts"]) == ("pass", {"nodes": 2, "edges": 1}, 0)
     assert values["window"] >= 3
-    whole = as_graph_result(result, "after", CAUSES, verbose=True)["graph"]
+    whole = as_graph_result(result, verbose=True)["graph"]
     assert whole["elements"]["edges"][0]["data"]["traffic"]["protocol"] == "tcp"
 
 
@@ -149,9 +149,8 @@ def test_the_table_shows_the_edges_of_the_protocol_that_is_claimed(protocol: str
     edges = (Edge(*ends, "http", 1.0, codes=("200",)), Edge(*ends, "tcp", 50.0))
     result = run("after", denied=True)
     (claim,) = graph_claims(graph_claim("a", expect={"outcome": "edge", "protocol": protocol}))
-    judged = dataclasses.replace(result.claims[0].judged, seen=EdgesSeen(edges))
-    item = dataclasses.replace(result.claims[0], claim=claim, judged=judged)
-    results = merge_graph({}, "s", "after", dataclasses.replace(result, claims=[item]))
+    result.claims = [GraphRun(claim, "after", dataclasses.replace(result.claims[0].judged, seen=EdgesSeen(edges)))]
+    results = merge_graph({}, "s", "after", result)
     assert results["s"]["graph"]["claims"][0]["after"]["seen"] == shown
 
 
@@ -163,22 +162,22 @@ def test_curl_and_kiali_share_a_section(graph_first: bool) -> None:
             if kind:
                 results = merge_graph(results, "s", phase, run(phase, denied))
             else:
-                results = merge(results, "s", phase, curl(phase, denied), CAUSES)
+                results = merge(results, "s", phase, curl(phase, denied))
     section = results["s"]
     assert [item["decided_by"] for item in section["claims"]] == ["-", "-"]
     assert [item["before"]["outcome"] for item in section["graph"]["claims"]] == ["edge", "edge"]
     assert all(section["graphs"].values())
     # curl's look before a new policy does not let Kiali's look after the old one stand.
-    anew = merge(results, "s", "before", curl("before", False), CAUSES)["s"]
+    anew = merge(results, "s", "before", curl("before", False))["s"]
     assert [item["after"] for item in anew["graph"]["claims"]] == [None, None]
     assert [item["before"]["outcome"] for item in anew["graph"]["claims"]] == ["edge", "edge"]
     assert (anew["graph"]["phase"], anew["graphs"]["after"]) == ("before", None)
 
 
 def test_the_closing_table() -> None:
-    results = merge({}, "s", "before", curl("before", False), CAUSES)
+    results = merge({}, "s", "before", curl("before", False))
     results = merge_graph(results, "s", "before", run("before", denied=False))
-    results = merge(results, "s", "after", curl("after", True), CAUSES)
+    results = merge(results, "s", "after", curl("after", True))
     results = merge_graph(results, "s", "after", run("after", denied=True))
     results = merge_graph(results, "graph only", "after", run("after", denied=False))
     lines = results_table(results)

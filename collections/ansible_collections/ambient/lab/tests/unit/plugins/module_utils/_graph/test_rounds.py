@@ -14,14 +14,17 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Rep
 from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import NO_CONTROL, NOT_SENT
 from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import NO_DATE
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     SERVER_START,
+    SERVICE,
     FakeKiali,
     Flow,
     graph_claim,
     graph_claims,
     lab,
 )
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     APP_403,
     OK,
@@ -95,13 +98,13 @@ def test_times_are_counted_from_the_start() -> None:
     result, kiali = run(prepare=lambda edge, _kiali: setattr(edge, "clock", 5000.0))
     assert result.converged_after is not None
     assert 4 < result.converged_after < result.elapsed < 12
-    assert result.claims[1].history[-1]["at"] == pytest.approx(result.converged_after, abs=0.01)
+    assert result.claims[1].history.changes[-1]["at"] == pytest.approx(result.converged_after, abs=0.01)
     assert min(start for start, _end, _inject in kiali.windows) > SERVER_START + 5000
 
 
 def test_the_first_rounds_are_not_yet() -> None:
     result, _kiali = run()
-    changes = [(change["outcome"], change["verdict"]) for change in result.claims[0].history]
+    changes = [(change["outcome"], change["verdict"]) for change in result.claims[0].history.changes]
     # Seen in a window that is still short, it counts only when the window is long enough.
     assert changes == [("no_edge", "error"), ("edge tcp", "error"), ("edge tcp", "pass")]
     assert result.rounds > 4
@@ -114,7 +117,7 @@ def test_traffic_from_before_is_never_in_the_window() -> None:
 
     result, _kiali = run(prepare=before)
     assert (result.verdict, result.restarts) == ("pass", 0)
-    assert "edge tcp" not in [change["outcome"] for change in result.claims[1].history]
+    assert "edge tcp" not in [change["outcome"] for change in result.claims[1].history.changes]
 
 
 def test_a_late_trace_of_the_past_begins_the_window_anew() -> None:
@@ -128,11 +131,11 @@ def test_a_late_trace_of_the_past_begins_the_window_anew() -> None:
     # It is seen, and the window begun anew, long before the window could prove anything.
     first = kiali.windows[0][0]
     assert max(end - start for start, end, _inject in kiali.windows if start == first) < 3
-    changes = [(change["outcome"], change["verdict"]) for change in result.claims[1].history]
+    changes = [(change["outcome"], change["verdict"]) for change in result.claims[1].history.changes]
     assert changes[-3:] == [("edge tcp", "fail"), ("no_edge", "error"), ("no_edge", "pass")]
     # What the old window has shown of the others still stands while the new one is too short.
-    assert [change["verdict"] for change in result.claims[0].history][-2:] == ["error", "pass"]
-    assert not result.claims[0].flapped
+    assert [change["verdict"] for change in result.claims[0].history.changes][-2:] == ["error", "pass"]
+    assert not result.claims[0].history.flapped
 
 
 def test_an_edge_that_stays_fails_with_what_was_seen() -> None:
@@ -145,7 +148,7 @@ def test_an_edge_that_stays_fails_with_what_was_seen() -> None:
         assert (result.verdict, verdicts(result)) == ("fail", ["pass", "fail"])
         assert result.claims[1].judged.verdict.reason.startswith("expected no_edge, saw tcp ")
         assert result.restarts > 1
-        assert not result.claims[0].flapped
+        assert not result.claims[0].history.flapped
         # The answer that is shown is the one with the edge, not that of a window too short for any.
         assert result.look.answer is not None
         assert len(result.look.answer["elements"]["edges"]) == 2
@@ -167,7 +170,7 @@ def test_requests_that_were_not_sent_prove_nothing() -> None:
     result, _kiali = run(broken)
     assert (result.verdict, verdicts(result)) == ("error", ["pass", "error"])
     assert result.claims[1].judged.verdict.reason == NOT_SENT
-    assert [item.observation.verdict.verdict for item in result.traffic] == ["pass", "fail"]
+    assert [item.verdict.verdict for item in result.traffic] == ["pass", "fail"]
 
 
 def test_a_round_whose_traffic_is_not_as_claimed_is_not_good() -> None:
@@ -178,7 +181,7 @@ def test_a_round_whose_traffic_is_not_as_claimed_is_not_good() -> None:
 
     result, _kiali = run(flaky)
     assert (result.verdict, verdicts(result), result.converged_after) == ("fail", ["pass", "pass"], None)
-    assert result.traffic[0].flapped
+    assert result.traffic[0].history.flapped
 
 
 def test_the_graph_alone_without_traffic_of_its_own() -> None:
@@ -202,7 +205,7 @@ def test_the_graph_alone_without_traffic_of_its_own() -> None:
             "nothing in traffic surely",
         ),
         (
-            TRAFFIC,
+            (*TRAFFIC, *claims(claim("deny again", source={"pod": "curl-deny"}, expect="denied_l4"))),
             lambda edge: edge.objects.pop(1),
             "The traffic can't be sent, nothing was asked:\n  pod default/curl",
         ),
@@ -216,7 +219,40 @@ def test_what_could_prove_nothing_is_refused_before_any_traffic(
     with pytest.raises(LabError) as caught:
         check_graph(graph_claims(ALLOWED, DENIED), traffic, ["default"], SETTINGS, edge, kiali)
     assert words in caught.value.message
+    lines = caught.value.message.splitlines()
+    assert len(lines) == len(set(lines))
     assert (edge.execs, kiali.windows) == (0, [])
+
+
+def test_what_could_not_be_read_is_said_where_no_request_surely_goes() -> None:
+    edge, kiali = lab(enforced)
+    whole = edge.mesh([], [])
+    edge.mesh = lambda *_: Mesh(  # type: ignore[method-assign]
+        [item for item in whole.objects() if item["kind"] != "Service"], unread={("Service", "default"): "HTTP 403"}
+    )
+    with pytest.raises(LabError, match="HTTP 403"):
+        check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+
+
+def test_a_waypoint_that_is_starting_is_waited_for() -> None:
+    """Until it serves, no request surely goes through it."""
+    absent = graph_claim("absent", "curl-deny", to="waypoint", expect={"outcome": "no_edge", "protocol": "tcp"})
+    control = graph_claim("control", to="waypoint", expect={"outcome": "edge", "protocol": "tcp"})
+    edge, kiali = lab(enforced)
+    sleep = edge.sleep
+    started = gateway("waypoint", "default")[0]
+    edge.gateways = [{**started, "status": {}}]
+    edge.services = [{**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"istio.io/use-waypoint": "waypoint"}}}]
+
+    def start(seconds: float) -> None:
+        sleep(seconds)
+        kiali.count(Flow("curl-allow", "waypoint"))
+        if edge.clock > 5:
+            edge.gateways = [started]
+
+    edge.sleep = start  # type: ignore[method-assign]
+    result = check_graph(graph_claims(control, absent), TRAFFIC, ["default"], SETTINGS, edge, kiali)
+    assert (result.verdict, result.claims[1].history.changes[-2]["verdict"]) == ("pass", "error")
 
 
 def test_a_source_that_is_starting_is_waited_for() -> None:
@@ -232,7 +268,7 @@ def test_a_source_that_is_starting_is_waited_for() -> None:
     edge.sleep = wake  # type: ignore[method-assign]
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
-    assert result.claims[1].history[-2]["verdict"] == "error"
+    assert result.claims[1].history.changes[-2]["verdict"] == "error"
 
 
 def test_behind_a_waypoint_no_edge_at_all_has_two_controls() -> None:
@@ -276,7 +312,7 @@ def test_a_kiali_that_comes_late() -> None:
     edge.sleep = start  # type: ignore[method-assign]
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
-    outcomes = dict.fromkeys(change["outcome"] for change in result.claims[0].history)
+    outcomes = dict.fromkeys(change["outcome"] for change in result.claims[0].history.changes)
     assert list(outcomes) == ["no_answer", "no_edge", "edge tcp"]
 
 
@@ -380,4 +416,4 @@ def test_codes_too_many_begin_the_window_anew() -> None:
     result, _kiali = run(counted, graph=[wanted])
     assert result.verdict == "pass"
     assert result.restarts > 0
-    assert "edge http 200 503" in str(result.claims[0].history)
+    assert "edge http 200 503" in str(result.claims[0].history.changes)

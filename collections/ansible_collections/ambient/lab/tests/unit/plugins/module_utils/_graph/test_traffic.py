@@ -7,18 +7,18 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import (
     routes,
     unsent,
     waypoints,
     workload_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import SERVICE, graph_claim, graph_claims
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, mesh_of, pod
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims
 
 
 def owned(
@@ -66,30 +66,57 @@ GREEN_POD = owned("sample-app-green-7c-x", "ReplicaSet", "sample-app-green-7c", 
 LABELLED = {**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"istio.io/use-waypoint": "waypoint"}}}
 
 
+WAYPOINT = gateway("waypoint", "default")
+STARTING = gateway("waypoint", "default", address=False)
+HOSTED = pod("hosted", ip="192.168.1.1", spec={"hostNetwork": True})
+HEADLESS = {**SERVICE, "spec": {**SERVICE["spec"], "clusterIP": "None"}}
+GREEN = [
+    {**SERVICE, "metadata": {"name": "green", "namespace": "default"}, "spec": {**SERVICE["spec"], "selector": HASH}},
+    {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "to-green", "namespace": "default"},
+        "spec": {
+            "parentRefs": [{"kind": "Service", "name": "sample-app"}],
+            "rules": [{"backendRefs": [{"name": "green", "port": 8080}]}],
+        },
+    },
+]
+DIRECT = {(CURL, APP), (CURL, BLUE), (APP, BLUE)}
+TO_WAYPOINT = (CURL, End("workload", "default", "waypoint"))
+
+
 @pytest.mark.parametrize(
-    ("url", "service", "pods", "found"),
+    ("url", "objects", "found"),
     [
-        ("http://sample-app:8080/", SERVICE, [BLUE_POD], {(CURL, APP), (CURL, BLUE), (APP, BLUE)}),
-        ("http://sample-app.default:8080/", SERVICE, [BLUE_POD], {(CURL, APP), (CURL, BLUE), (APP, BLUE)}),
+        ("http://sample-app:8080/", [SERVICE, BLUE_POD], DIRECT),
+        ("http://sample-app.default:8080/", [SERVICE, BLUE_POD], DIRECT),
         # Nobody knows which of two workloads gets the request.
-        ("http://sample-app:8080/", SERVICE, [BLUE_POD, GREEN_POD], {(CURL, APP)}),
+        ("http://sample-app:8080/", [SERVICE, BLUE_POD, GREEN_POD], {(CURL, APP)}),
+        ("http://sample-app:8080/", [LABELLED, BLUE_POD, *WAYPOINT], {*DIRECT, TO_WAYPOINT}),
+        # A waypoint that does not serve is not on the way.
+        ("http://sample-app:8080/", [LABELLED, BLUE_POD, *STARTING], DIRECT),
+        ("http://sample-app:8080/", [LABELLED, BLUE_POD], DIRECT),
+        # Where its routes lead to another Service's pods, the Service's own get nothing.
         (
             "http://sample-app:8080/",
-            LABELLED,
-            [BLUE_POD],
-            {(CURL, APP), (CURL, BLUE), (APP, BLUE), (CURL, End("workload", "default", "waypoint"))},
+            [LABELLED, *WAYPOINT, *GREEN, {**GREEN_POD, "metadata": {**GREEN_POD["metadata"], "labels": HASH}}],
+            {(CURL, APP), (CURL, End("workload", "default", "sample-app-green")), TO_WAYPOINT},
         ),
-        ("http://10.0.0.7:8080/", SERVICE, [{**BLUE_POD, "status": {"podIP": "10.0.0.7"}}], {(CURL, BLUE)}),
-        ("http://other:8080/", SERVICE, [BLUE_POD], set()),
-        ("http://www.example.com/", SERVICE, [BLUE_POD], set()),
+        # A headless name stands for the pods' own addresses: nobody sees a Service.
+        ("http://sample-app:8080/", [HEADLESS, BLUE_POD], {(CURL, BLUE)}),
+        ("http://10.0.0.7:8080/", [SERVICE, {**BLUE_POD, "status": {"podIP": "10.0.0.7"}}], {(CURL, BLUE)}),
+        # A node's address is that of all its pods with hostNetwork, and ztunnel knows none of them by it.
+        ("http://192.168.1.1:8080/", [HOSTED], set()),
+        ("http://other:8080/", [SERVICE, BLUE_POD], set()),
+        ("http://www.example.com/", [SERVICE, BLUE_POD], set()),
     ],
 )
-def test_routes(url: str, service: Object, pods: list[Object], found: set[tuple[End, End]]) -> None:
-    cluster = Snapshot({}, {"default": [pod("curl"), *pods]}, {"default": [service]}, {}, {})
+def test_routes(url: str, objects: list[Object], found: set[tuple[End, End]]) -> None:
     (request,) = claims(claim(to=url))
-    assert routes(request, Target("default", "curl", "main"), cluster) == found
-    assert routes(request, Unusable("starting"), cluster) == frozenset()
-    assert routes(request, Target("default", "gone", "main"), cluster) == frozenset()
+    assert routes(ClaimRun.of(request, "after", mesh_of(pod("curl"), objects))) == found
+    # Without a pod that can call there is no way at all.
+    for callers in ([pod("curl", ready=False)], []):
+        assert routes(ClaimRun.of(request, "after", mesh_of(callers, objects))) == frozenset()
 
 
 HERE = frozenset({("default", "waypoint")})
@@ -121,18 +148,12 @@ def test_waypoints(
     found: frozenset[tuple[str, str]] | None,
 ) -> None:
     blue = owned("sample-app-blue-7c-x", "ReplicaSet", "sample-app-blue-7c", HASH | pod_labels)
-    pods = [pod("curl"), pod("waypoint"), blue]
-    namespace = {"metadata": {"name": "default", "labels": namespace_labels}}
-    cluster = Snapshot({"default": namespace}, {"default": pods}, {"default": [service]}, {}, {})
-    assert waypoints(end, cluster) == found
-
-
-def test_namespaces_of() -> None:
-    requests = claims(
-        claim("a", source={"pod": "x", "namespace": "one"}, to="http://app.two:80/"),
-        claim("b", to="http://10.0.0.1/"),
-    )
-    assert namespaces_of(requests) == {"one", "two", "default"}
+    namespace = {"kind": "Namespace", "metadata": {"name": "default", "labels": namespace_labels}}
+    objects = [namespace, pod("curl"), pod("waypoint"), blue, service]
+    assert waypoints(end, mesh_of(*objects)) == found
+    # What could not be read may name a waypoint.
+    for kind in ("Namespace", "Service", "Pod"):
+        assert waypoints(end, mesh_of(*objects, config=None, **{kind: "HTTP 403"})) is None
 
 
 @pytest.mark.parametrize(
@@ -146,4 +167,5 @@ def test_namespaces_of() -> None:
 )
 def test_unsent(sent: list[frozenset[t.Any]], phase: str, names: list[str]) -> None:
     known = graph_claims(graph_claim("control"), graph_claim("absent", "curl", expect="no_edge"))
-    assert [item.name for item in unsent(known, phase, sent)] == names
+    runs = [GraphRun(item, phase) for item in known]
+    assert [run.claim.name for run in unsent(runs, frozenset().union(*sent))] == names
