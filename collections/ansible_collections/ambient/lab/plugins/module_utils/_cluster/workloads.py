@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 
 # A label of the user's own name for a workload (istio.io/api, label.ServiceWorkloadName).
 WORKLOAD_NAME = "service.istio.io/workload-name"

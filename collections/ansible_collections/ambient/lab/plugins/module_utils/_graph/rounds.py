@@ -85,7 +85,7 @@ def check_graph(
         while True:
             begin = edge.now()
             # The graph itself is the witness here.
-            answers = probe_round(sent, controls, settings, edge, pool)
+            answers = probe_round(sent, mesh, controls, settings, edge, pool)
             judge_all(sent, mesh, answers, settings)
             watch.note(begin, edge.now(), _routes(run for run in sent if run.holds))
             look = watch.look(functools.partial(waypoints, mesh=mesh))

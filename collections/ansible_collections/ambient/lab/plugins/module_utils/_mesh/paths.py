@@ -256,7 +256,9 @@ def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destin
     found = [destination.why] if destination.kind == "unknown" else []
     if member and member.sidecar:
         found.append(f"{member.why_not}: its own Envoy decides how it calls")
-    spaces = {namespace_of(pod) for pod in destination.pods}
+    spaces = {
+        namespace_of(item) for item in [*destination.pods, *([destination.service] if destination.service else [])]
+    }
     for kind in ("Pod", "AuthorizationPolicy"):
         why = mesh.why_unread(kind, *spaces, *([mesh.config.root] if spaces and kind == "AuthorizationPolicy" else []))
         found += [why] if why else []

@@ -331,6 +331,11 @@ def test_what_is_not_evaluated_makes_it_unknown(extra: Object, why: str) -> None
     assert (found.outcome, why in found.why) == ("unknown", True)
 
 
+def test_pods_that_could_not_be_read_are_not_missing() -> None:
+    found = ask(mesh_of(CLIENT, service("app"), Pod="forbidden"), URL)
+    assert (found.outcome, "forbidden" in found.why) == ("unknown", True)
+
+
 @pytest.mark.parametrize("kind", ["AuthorizationPolicy", "PeerAuthentication", "Gateway", "Service", "HTTPRoute"])
 def test_what_could_not_be_read_makes_it_unknown(kind: str) -> None:
     outside = pod("client", "layer7", captured=False, labels={"istio.io/dataplane-mode": "none"})
