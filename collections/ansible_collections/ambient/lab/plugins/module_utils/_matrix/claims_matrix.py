@@ -14,7 +14,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import S
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
@@ -36,7 +35,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import 
 )
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims, read_text
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Watched, watch
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import namespaces_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
 
 # A pod that stands in ends by itself so many seconds after the time that the answers have to settle.
 LIFE_SECONDS = 900
@@ -45,16 +45,22 @@ _PLACES = {"pod": "a short-lived pod with this ServiceAccount", "ephemeral": "an
 
 
 class StandingEdge(KubeEdge):
-    """The check's edge on a cluster in which some pods only stand in for sources."""
+    """The check's edge on a cluster in which some pods only stand in for sources.
 
-    def __init__(self, kube: Kube) -> None:
+    Args:
+        kube: the cluster.
+        namespaces: that the matrix spans; a user who may list them alone finds a pod's own address there.
+    """
+
+    def __init__(self, kube: Kube, namespaces: t.Iterable[str]) -> None:
         super().__init__(kube)
+        self._namespaces = frozenset(namespaces)
         # namespace/name of those that are of this run.
         self.chosen: set[str] = set()
 
-    def snapshot(self, namespaces: t.Iterable[str]) -> Snapshot:
-        """All objects on the paths into these namespaces."""
-        return visible(super().snapshot(namespaces), self.chosen)
+    def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
+        """All objects of the matrix and on the ways of some requests, without the pods that stand in for others."""
+        return visible(super().mesh(asked, self._namespaces.union(namespaces)), self.chosen)
 
 
 def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[str, t.Any]:
@@ -82,13 +88,13 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     kind, image = params["probe_with"], params["probe_image"] or ""
     resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
     with Probers(kube, kind, image, life, clock, resources=resources, check_mode=check_mode) as probers:
-        edge = StandingEdge(kube)
-        cluster = edge.snapshot({*wanted.namespaces, *namespaces_of(claims)})
-        plan = lay_out(widened(wanted, claims), cluster)
-        matched = match(claims, plan.pairs, cluster)
+        edge = StandingEdge(kube, wanted.namespaces)
+        mesh = read_mesh(edge, claims)
+        plan = lay_out(widened(wanted, claims), mesh)
+        matched = match(claims, plan.pairs, mesh)
         pairs = [*matched.known, *(pair for pair in matched.new if within(pair, wanted))]
         require_few(len(pairs))
-        found = Run(settings, edge, probers, kind).look(pairs, cluster)
+        found = Run(settings, edge, probers, kind).look(pairs, mesh)
     found = dataclasses.replace(found, left=plan.left)
     changes = compared(claims, found, matched) if compare else None
     if params["results_file"] and not check_mode:
@@ -98,7 +104,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     if changes is not None:
         values["verdict"] = _verdict(params, changes, values, bool(waiting))
     else:
-        kept = _kept(params["file"], pairs, cluster) if waiting else {}
+        kept = _kept(params["file"], pairs, mesh) if waiting else {}
         cells = _cells(found, pairs, kept)
         if any(_cell(pair) not in kept for pair in waiting):
             # A real run asks them, and writes what check mode can't know.
@@ -120,17 +126,17 @@ class Run:
     probers: Probers
     probe_with: str
 
-    def look(self, pairs: t.Sequence[Pair], cluster: Snapshot) -> Found:
+    def look(self, pairs: t.Sequence[Pair], mesh: Mesh) -> Found:
         """Ask every pair whose source can be asked.
 
         Args:
             pairs: of the matrix.
-            cluster: objects of all their namespaces.
+            mesh: objects of all their namespaces.
         """
         sources = {pair.claim.source: pair.origin for pair in pairs}
-        mesh = {name: _in_mesh(source, cluster) for source, name in sources.items()}
-        lacking = unable(list(sources), cluster, self.settings.concurrency, self.edge)
-        places = self._stand_ins(lacking, cluster)
+        captured = {name: _captured(source, mesh) for source, name in sources.items()}
+        lacking = unable(sources, mesh, self.settings.concurrency, self.edge)
+        places = self._stand_ins(lacking, mesh)
         silent = [source for source in lacking if source not in places]
         unprobed = {sources[source]: lacking[source] for source in sorted(silent, key=lambda item: sources[item])}
         asked = [pair for pair in pairs if pair.origin not in unprobed]
@@ -140,9 +146,9 @@ class Run:
             watched = watch([pair.claim for pair in asked], [pair.http for pair in asked], self.settings, engine)
         standing = [source for source, lack in lacking.items() if source in places or lack.waits]
         asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
-        return Found(asked, watched, unprobed, (), mesh, asked_from)
+        return Found(asked, watched, unprobed, (), captured, asked_from)
 
-    def _stand_ins(self, lacking: dict[Source, Lack], cluster: Snapshot) -> dict[Source, Source]:
+    def _stand_ins(self, lacking: dict[Source, Lack], mesh: Mesh) -> dict[Source, Source]:
         """What stands in for sources; where that fails, the reason is added to what the source lacks."""
         mendable = [source for source, lack in lacking.items() if lack.mendable and source.service_account]
         if self.probe_with not in _PLACES:
@@ -150,9 +156,10 @@ class Run:
                 lacking[source] = dataclasses.replace(lacking[source], more=HELP)
             return {}
         if self.probe_with == "pod":
-            self.probers.clear({source.namespace for source in lacking} | set(cluster.pods))
+            names = [str(item["metadata"]["name"]) for item in mesh.items("Namespace")]
+            self.probers.clear(name for name in names if not mesh.why_unread("Pod", name))
         places = {}
-        for source, place in self.probers.stand_in(mendable, cluster).items():
+        for source, place in self.probers.stand_in(mendable, mesh).items():
             if isinstance(place, str):
                 lacking[source] = dataclasses.replace(lacking[source], more=place)
             else:
@@ -161,9 +168,16 @@ class Run:
         return places
 
 
-def _in_mesh(source: Source, cluster: Snapshot) -> bool:
-    pod = own_pod(source, cluster)
-    return pod is not None and cluster.in_mesh(pod)
+def read_mesh(edge: StandingEdge, claims: t.Iterable[Claim]) -> Mesh:
+    """All objects of the matrix, and of what a file's claims call by name beside it."""
+    asked = [(claim.request, claim.source.namespace) for claim in claims]
+    named = [Asked(request.host, request.port, space) for request, space in asked if not is_ip(request.host)]
+    return edge.mesh(named, {space for _request, space in asked})
+
+
+def _captured(source: Source, mesh: Mesh) -> bool:
+    pod = own_pod(source, mesh)
+    return pod is not None and mesh.membership(pod).captured
 
 
 def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Difference:
@@ -200,14 +214,14 @@ def _verdict(params: t.Mapping[str, t.Any], changes: Difference, values: dict[st
     return verdict
 
 
-def _kept(path: str, pairs: t.Sequence[Pair], cluster: Snapshot) -> dict[tuple[Source, Request], State]:
+def _kept(path: str, pairs: t.Sequence[Pair], mesh: Mesh) -> dict[tuple[Source, Request], State]:
     """What a file says so far; pairs: of the matrix."""
     try:
         claims = read_claims(path)
     except LabError:
         # It is missing, or whatever it is will be replaced.
         return {}
-    return {_cell(pair): stated(pair.claim) for pair in match(claims, pairs, cluster).known}
+    return {_cell(pair): stated(pair.claim) for pair in match(claims, pairs, mesh).known}
 
 
 def _cell(pair: Pair) -> tuple[Source, Request]:

@@ -10,38 +10,31 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
-    ClaimResult,
-    Edge,
-    Settings,
-    check,
-    find_targets,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 
 # --write-out %header{}, curl's changelog of 7.83.0.
 CURL_NEEDED = (7, 83)
 LOOK_SECONDS = 15.0
 
 
-def visible(cluster: Snapshot, chosen: t.Collection[str]) -> Snapshot:
-    """The cluster without pods that only stand in for a source, save the chosen ones (namespace/name).
+def visible(mesh: Mesh, chosen: t.Collection[str]) -> Mesh:
+    """The mesh without pods that only stand in for a source, save the chosen ones (namespace/name).
 
     Ephemeral containers are among a pod's containers, so that one of them can be a claim's container.
     """
-    pods = {
-        namespace: [_whole(pod) for pod in items if not ours(pod) or f"{namespace}/{pod['metadata']['name']}" in chosen]
-        for namespace, items in cluster.pods.items()
-    }
-    return dataclasses.replace(cluster, pods=pods)
+    others = [item for item in mesh.objects() if item["kind"] != "Pod"]
+    pods = [_whole(pod) for pod in mesh.items("Pod") if not ours(pod) or name_of(pod) in chosen]
+    return Mesh([*others, *pods], mesh.config, mesh.unread)
 
 
 def _whole(pod: Object) -> Object:
@@ -59,7 +52,7 @@ class Engine:
         claims: of the cells.
         stand_ins: pod and container that probe in a source's place.
         settings: of the check.
-        edge: of the check, on a snapshot that has the stand-ins.
+        edge: of the check, on a mesh that has the stand-ins.
     """
 
     def __init__(
@@ -68,27 +61,29 @@ class Engine:
         self._stand_ins = stand_ins
         self._settings, self._edge = settings, edge
         self._claims = [self._placed(claim) for claim in claims]
-        self._probes = [Probe(claim.source, claim.request, index) for index, claim in enumerate(self._claims)]
-        self._namespaces = {claim.source.namespace for claim in self._claims}
 
     def _placed(self, claim: Claim) -> Claim:
         return dataclasses.replace(claim, source=self._stand_ins.get(claim.source, claim.source))
 
     def ask(self) -> list[Seen]:
         """One round: what each cell's probe saw."""
-        targets = find_targets(self._claims, self._edge.snapshot(self._namespaces))
+        probes = [Probe(claim.source, claim.request) for claim in self._claims]
         with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-            return probe_all(self._probes, targets, self._settings, self._edge, pool)
+            return probe_all(probes, self._targets(), self._settings, self._edge, pool)
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
         """Check claims in one round, with all witnesses."""
         once = dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after")
         placed = [self._placed(claim) for claim in claims]
-        targets = find_targets(placed, self._edge.snapshot(self._namespaces))
+        targets = self._targets()
         # The check would not begin for any claim where the source of one is missing.
         there = [claim for claim in placed if not _lost(targets[claim.source])]
         proven = iter(check(there, once, self._edge).claims if there else ())
         return [_lost(targets[claim.source]) or _proof(next(proven)) for claim in placed]
+
+    def _targets(self) -> dict[Source, Target | Unusable]:
+        sources = {claim.source for claim in self._claims}
+        return find_targets(sources, self._edge.mesh([], {source.namespace for source in sources}))
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -105,12 +100,12 @@ def _lost(target: Target | Unusable) -> Proof | None:
     return None
 
 
-def _proof(item: ClaimResult) -> Proof:
-    verdict, testimony = item.observation.verdict, item.observation.testimony
-    decided_by, policy = (testimony.decided_by, testimony.policy) if testimony else ("-", None)
-    # Another answer than the one before is no error: it is one more round.
-    problem = verdict.reason if verdict.verdict == "error" else ""
-    return Proof(decided_by, policy, problem, item.observation.seen)
+def _proof(run: ClaimRun) -> Proof:
+    testimony = run.testimony or Testimony()
+    # Another answer than the one before is no error: it is one more round. A block counts whoever causes it.
+    failed = run.verdict.verdict == "error" and run.seen.outcome not in BLOCKED
+    problem = run.verdict.reason if failed else ""
+    return Proof(testimony.decided_by, testimony.policy, problem, run.seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +130,14 @@ class Lack:
         return self.reason.partition(": ")[0] if self.mendable else "none of its pods is ready"
 
 
-def unable(sources: t.Collection[Source], cluster: Snapshot, concurrency: int, edge: Edge) -> dict[Source, Lack]:
+def find_targets(sources: t.Iterable[Source], mesh: Mesh) -> dict[Source, Target | Unusable]:
+    """The pod of each source, or why it can't probe."""
+    return {source: find_target(source, mesh.items("Pod", source.namespace)) for source in sources}
+
+
+def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Lack]:
     """The sources whose pod can't probe, and why; one exec each."""
-    targets = {source: find_target(source, cluster.pods.get(source.namespace, [])) for source in sources}
+    targets = find_targets(sources, mesh)
     found = {source: Lack(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
     ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Endpoint, endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, labels_of, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import MANAGED
 
-# istiod's label on what it makes for a waypoint (label.GatewayManaged of istio.io/api).
-_MANAGED = "gateway.istio.io/managed"
 _WAYPOINTS = "istio.io-mesh-controller"
 _HTTP = ("http", "http1", "http2", "ws", "web")
 _HTTPS = ("https", "wss")
@@ -64,32 +62,31 @@ class Goal:
         return f"{self.scheme}://{host}:{self.port}{path}"
 
 
-def goals(
-    namespaces: t.Iterable[str], cluster: Snapshot, pod_ip: bool, non_http: bool
-) -> tuple[list[Goal], list[Left]]:
+def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool) -> tuple[list[Goal], list[Left]]:
     """The ports of all Services that curl can ask, and the Services and ports that it can't.
 
     Args:
         namespaces: of the Services.
-        cluster: objects of these namespaces.
+        mesh: objects of these namespaces.
         pod_ip: also one ready pod of each Service by its address, which leads around the waypoint.
         non_http: also ports that speak something else than HTTP.
     """
     found: dict[Goal, None] = {}
     left: list[Left] = []
     for namespace in namespaces:
-        for service in sorted(cluster.services.get(namespace, []), key=lambda item: str(item["metadata"]["name"])):
+        for service in sorted(mesh.items("Service", namespace), key=name_of):
             name = f"{service['metadata']['name']}.{namespace}"
-            pods = sorted(filter(pod_ready, cluster.backends(service)), key=lambda pod: str(pod["metadata"]["name"]))
-            reason = _unusable(service, pods)
+            ports = [(port, _first(mesh, service, port)) for port in service["spec"].get("ports") or []]
+            stands = any(pod for _port, pod in ports)
+            reason = _unusable(service, stands)
             if reason:
                 left.append(Left(name, reason))
                 continue
             headless = service["spec"].get("clusterIP") == "None"
-            if headless and not (pod_ip and pods):
+            if headless and not (pod_ip and stands):
                 left.append(Left(name, "headless: it has no address of its own; pod_ip=true asks one of its pods"))
                 continue
-            for port in service["spec"].get("ports") or []:
+            for port, pod in ports:
                 why = unspoken(port, non_http)
                 if why:
                     left.append(Left(f"{name}:{port['port']}", why))
@@ -97,16 +94,21 @@ def goals(
                 kind, http = speaks(port)
                 if not headless:
                     found[Goal(namespace, service["metadata"]["name"], int(port["port"]), kind, http)] = None
-                if pod_ip and pods:
-                    number = target_port(port, pods[0])
-                    address = str(pods[0]["status"]["podIP"])
-                    found[Goal(namespace, service["metadata"]["name"], number, kind, http, address)] = None
+                if pod_ip and pod:
+                    number = pod.port or int(port["port"])
+                    found[Goal(namespace, service["metadata"]["name"], number, kind, http, pod.address)] = None
     order = sorted(found, key=lambda goal: (goal.namespace, goal.service, bool(goal.address), goal.port))
     # Two ports of a Service may lead to the same one of its pods.
     return list({str(goal): goal for goal in reversed(order)}.values())[::-1], left
 
 
-def _unusable(service: Object, pods: t.Sequence[Object]) -> str:
+def _first(mesh: Mesh, service: Object, port: Object) -> Endpoint | None:
+    """The first ready pod behind a Service's port, in the order of names."""
+    ready = [(name_of(end.pod), end) for end in endpoints(mesh, service, port) if end.pod and end.ready]
+    return min(ready, key=lambda item: item[0])[1] if ready else None
+
+
+def _unusable(service: Object, stands: bool) -> str:
     spec = service.get("spec") or {}
     if is_waypoint(service):
         return "a waypoint's own Service: calls to it are carried inside HBONE"
@@ -114,14 +116,14 @@ def _unusable(service: Object, pods: t.Sequence[Object]) -> str:
         return f"ExternalName: it leads out of the cluster, to {spec.get('externalName')}"
     if not spec.get("ports"):
         return "it has no ports"
-    if spec.get("selector") and not pods:
+    if spec.get("selector") and not stands:
         return "no ready pod stands behind it"
     return ""
 
 
 def is_waypoint(item: Object) -> bool:
     """Whether istiod has made a pod or a Service for a waypoint."""
-    return bool((item["metadata"].get("labels") or {}).get(_MANAGED) == _WAYPOINTS)
+    return labels_of(item).get(MANAGED) == _WAYPOINTS
 
 
 def unspoken(port: Object, non_http: bool) -> str:
@@ -153,15 +155,3 @@ def speaks(port: Object) -> tuple[str, bool]:
     if declared in _OTHER or number in _OTHER_PORTS:
         return "http", False
     return ("https" if number in _HTTPS_PORTS else "http"), True
-
-
-def target_port(port: Object, pod: Object) -> int:
-    """Number of the pod's port that a Service's port leads to; the pod gives names their numbers."""
-    wanted = port.get("targetPort") or port["port"]
-    if isinstance(wanted, int) or str(wanted).isdecimal():
-        return int(wanted)
-    for container in pod["spec"]["containers"]:
-        for declared in container.get("ports") or []:
-            if declared.get("name") == wanted:
-                return int(declared["containerPort"])
-    return int(port["port"])

@@ -10,10 +10,9 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, foreign, path_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.paths import may_be_outside
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
 
 _POD = " -> pod of "
 
@@ -27,7 +26,7 @@ class Matched:
     gone: dict[str, str]
 
 
-def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot) -> Matched:
+def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Matched:
     """Match a file's claims with the pairs of the cluster, by source and request, so that a claim can be renamed.
 
     A row to a pod's own address is found by its name, because a new pod has another address.
@@ -35,14 +34,14 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot)
     Args:
         claims: of the file.
         pairs: of the cluster.
-        cluster: objects of all their namespaces.
+        mesh: objects of all their namespaces.
     """
     twins = {(pair.claim.source, pair.claim.request): pair for pair in pairs}
     pods = {_row(pair.claim): pair for pair in pairs if pair.pod}
     known, gone = [], {}
     used: set[str] = set()
     for claim in claims:
-        reason = vanished(claim, cluster)
+        reason = vanished(claim, mesh)
         twin = twins.get((claim.source, claim.request)) or pods.get(_row(claim))
         if reason and not (twin and twin.pod):
             gone[claim.name] = reason
@@ -50,7 +49,7 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], cluster: Snapshot)
             used.add(twin.claim.name)
             known.append(dataclasses.replace(twin, claim=dataclasses.replace(claim, request=twin.claim.request)))
         else:
-            known.append(foreign(claim))
+            known.append(foreign(claim, mesh))
     names = {claim.name for claim in claims}
     new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
     return Matched(tuple(known), tuple(new), gone)
@@ -86,27 +85,18 @@ def _renamed(pair: Pair, names: t.Collection[str]) -> Pair:
     return dataclasses.replace(pair, claim=dataclasses.replace(pair.claim, name=name))
 
 
-def vanished(claim: Claim, cluster: Snapshot) -> str:
+def vanished(claim: Claim, mesh: Mesh) -> str:
     """Why a claim can't be probed any more: its source, or what it calls, is not there. "" where both are."""
-    source = claim.source
-    target = find_target(source, cluster.pods.get(source.namespace, []))
+    source, request = claim.source, claim.request
+    target = find_target(source, mesh.items("Pod", source.namespace))
     if isinstance(target, Unusable) and target.missing:
         return target.reason
-    where = destination(claim.request, source.namespace)
-    if where.address:
-        return "" if cluster.at_address(where.host) or _POD not in claim.name else "its pod is not there"
-    if where.service is None:
-        return ""
-    service = cluster.service(where.namespace, where.service)
-    if service is None:
-        # The module's own names say that it was a Service.
-        if may_be_outside(claim.request, where, cluster) and f" -> {where} " not in claim.name:
-            return ""
-        return f"Service {where.namespace}/{where.service} does not exist"
-    spec = service.get("spec") or {}
-    ports = [int(port["port"]) for port in spec.get("ports") or []]
-    # Calls to these two kinds go to whatever port is asked for.
-    open_ended = spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None"
-    if where.port in ports or open_ended:
-        return ""
-    return f"Service {where.namespace}/{where.service} has no port {where.port}"
+    if is_ip(request.host):
+        return "" if mesh.pods_at(request.host) or _POD not in claim.name else "its pod is not there"
+    found = resolve(mesh, request.host, request.port, source.namespace)
+    if found.kind in ("service", "missing"):
+        return found.why
+    namespace = request.host.partition(".")[2]
+    # A host of two labels may be outside (example.org), but the module's own names are those of Services.
+    own = found.kind == "outside" and f" -> {found} " in claim.name
+    return f"namespace {namespace} does not exist" if own and mesh.namespace(namespace) is None else ""

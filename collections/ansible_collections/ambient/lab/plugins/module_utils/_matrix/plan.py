@@ -11,11 +11,10 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Left, goals, is_waypoint
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, account_of
 
 MAX_PROBES = 20_000
 _ALIVE = ("Pending", "Running")
@@ -69,21 +68,21 @@ class Plan:
     left: tuple[Left, ...]
 
 
-def lay_out(wanted: Wanted, cluster: Snapshot) -> Plan:
+def lay_out(wanted: Wanted, mesh: Mesh) -> Plan:
     """Every source x destination x method x path.
 
     Args:
         wanted: what to span.
-        cluster: objects of its namespaces.
+        mesh: objects of its namespaces.
 
     Raises:
         LabError: when a namespace does not exist, nothing is left to probe, or there is too much of it.
     """
     for name in wanted.namespaces:
-        if cluster.namespaces.get(name) is None:
+        if mesh.namespace(name) is None:
             raise LabError(f"namespace {name} does not exist: correct namespaces, or create it")
-    sources, left = origins(wanted.source_namespaces, cluster)
-    destinations, others = goals(wanted.destination_namespaces, cluster, wanted.pod_ip, wanted.non_http)
+    sources, left = origins(wanted.source_namespaces, mesh)
+    destinations, others = goals(wanted.destination_namespaces, mesh, wanted.pod_ip, wanted.non_http)
     sources = [item for item in sources if not excluded(wanted.exclude, str(item))]
     destinations = [item for item in destinations if not excluded(wanted.exclude, *item.shown)]
     left = [item for item in (*left, *others) if not excluded(wanted.exclude, item.what)]
@@ -104,15 +103,14 @@ def require_few(probes: int) -> None:
         )
 
 
-def origins(namespaces: t.Iterable[str], cluster: Snapshot) -> tuple[list[Origin], list[Left]]:
+def origins(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Origin], list[Left]]:
     """One source per ServiceAccount that runs pods, in the order of names; waypoints call nobody of their own."""
     found: set[tuple[str, str]] = set()
     waypoints: set[tuple[str, str]] = set()
     for namespace in namespaces:
-        for pod in cluster.pods.get(namespace, []):
+        for pod in mesh.items("Pod", namespace):
             if pod.get("status", {}).get("phase") in _ALIVE:
-                account = str(pod.get("spec", {}).get("serviceAccountName") or "default")
-                (waypoints if is_waypoint(pod) else found).add((namespace, account))
+                (waypoints if is_waypoint(pod) else found).add((namespace, account_of(pod)))
     why = "a waypoint forwards calls and makes none of its own"
     left = [Left(f"{namespace}/{account}", why) for namespace, account in sorted(waypoints)]
     return [Origin(namespace, account) for namespace, account in sorted(found)], left
@@ -159,12 +157,21 @@ def shown(goal: str, path: str) -> str:
     return goal if path in ("/", "") else f"{goal}{path}"
 
 
-def foreign(claim: Claim) -> Pair:
+def foreign(claim: Claim, mesh: Mesh) -> Pair:
     """A cell of a claim that somebody has written by hand."""
     source = claim.source
     origin = f"{source.namespace}/{source.service_account}" if source.service_account else str(source)
-    where = destination(claim.request, source.namespace)
-    return Pair(claim, origin, shown(str(where), path_of(claim.request)))
+    return Pair(claim, origin, shown(_called(claim, mesh), path_of(claim.request)))
+
+
+def _called(claim: Claim, mesh: Mesh) -> str:
+    """Host and port of a claim; a Service's are the same however its name is written."""
+    host = claim.request.host
+    for name in names_of(host, claim.source.namespace, mesh.config.domain):
+        if not name.pod and mesh.get("Service", name.namespace, name.service):
+            host = f"{name.service}.{name.namespace}"
+            break
+    return f"{host}:{claim.request.port}"
 
 
 def path_of(request: Request) -> str:

@@ -14,8 +14,6 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     LABEL,
@@ -31,6 +29,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     stuck_ephemeral,
     this_run,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 
 READY_SECONDS = 60.0
 GONE_SECONDS = 20.0
@@ -122,23 +121,23 @@ class Probers:
         self._remove(old)
         return old
 
-    def stand_in(self, sources: t.Iterable[Source], cluster: Snapshot) -> dict[Source, Source | str]:
+    def stand_in(self, sources: t.Iterable[Source], mesh: Mesh) -> dict[Source, Source | str]:
         """For each source the pod and container that probe in its place, or why there are none.
 
         Args:
             sources: by ServiceAccount.
-            cluster: objects of their namespaces.
+            mesh: objects of their namespaces.
         """
         make = self._make_pod if self._kind == "pod" else self._make_ephemeral
-        made = {source: make(source, cluster) for source in sources}
+        made = {source: make(source, mesh) for source in sources}
         deadline = self._clock.now() + READY_SECONDS
         wait = self._pod_runs if self._kind == "pod" else self._ephemeral_runs
         return {source: item if isinstance(item, str) else wait(item, deadline) for source, item in made.items()}
 
-    def _make_pod(self, source: Source, cluster: Snapshot) -> Source | str:
+    def _make_pod(self, source: Source, mesh: Mesh) -> Source | str:
         if self._check_mode:
             return NOT_NOW
-        account, model = source.service_account or "default", own_pod(source, cluster)
+        account, model = source.service_account or "default", own_pod(source, mesh)
         pod = pod_of(source.namespace, account, model, self._image, self._seconds, this_run(), self._resources)
         answer = self._api.send("POST", PODS.format(source.namespace), pod)
         if answer.status != 201:
@@ -159,8 +158,8 @@ class Probers:
                 return f"the pod in its place does not run: {found.reason}"
             self._clock.sleep(POLL_SECONDS)
 
-    def _make_ephemeral(self, source: Source, cluster: Snapshot) -> Source | str:
-        pod = own_pod(source, cluster)
+    def _make_ephemeral(self, source: Source, mesh: Mesh) -> Source | str:
+        pod = own_pod(source, mesh)
         if pod is None:
             return "it has no pod that could take a container"
         name, place = str(pod["metadata"]["name"]), name_of(pod)
@@ -216,10 +215,10 @@ class Probers:
             raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
 
 
-def own_pod(source: Source, cluster: Snapshot) -> Object | None:
+def own_pod(source: Source, mesh: Mesh) -> Object | None:
     """The ready pod that a source means, None where there is none."""
-    target = find_target(source, cluster.pods.get(source.namespace, []))
-    return cluster.pod(source.namespace, target.pod) if isinstance(target, Target) else None
+    target = find_target(source, mesh.items("Pod", source.namespace))
+    return mesh.get("Pod", source.namespace, target.pod) if isinstance(target, Target) else None
 
 
 def _why(answer: Answer) -> str:

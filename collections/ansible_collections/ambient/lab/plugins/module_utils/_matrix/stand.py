@@ -10,8 +10,12 @@ import os
 import socket
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import DATAPLANE_MODE
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    DATAPLANE_MODE,
+    Object,
+    annotations_of,
+    labels_of,
+)
 
 NAME = "ambient-lab-probe"
 LABEL, MANAGER = "app.kubernetes.io/managed-by", "ambient-lab"
@@ -62,7 +66,7 @@ def pod_of(
         resources: requests and limits of its container.
     """
     labels = {LABEL: MANAGER}
-    mode = ((model or {"metadata": {}})["metadata"].get("labels") or {}).get(DATAPLANE_MODE)
+    mode = labels_of(model).get(DATAPLANE_MODE)
     if mode:
         labels[DATAPLANE_MODE] = mode
     return {
@@ -146,7 +150,7 @@ def leftover(pod: Object, now: float, gone: t.Callable[[str], bool]) -> bool:
     created = datetime.datetime.fromisoformat(str(pod["metadata"]["creationTimestamp"])).timestamp()
     if now - created > float(pod["spec"].get("activeDeadlineSeconds") or 0):
         return True
-    return gone(str((pod["metadata"].get("annotations") or {}).get(RUN, "")))
+    return gone(annotations_of(pod).get(RUN, ""))
 
 
 def this_run() -> str:

@@ -13,12 +13,12 @@ import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import is_policy
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 
 # The Kubernetes client needs it too, and the module says when that one is missing.
 with contextlib.suppress(ImportError):

@@ -1,4 +1,4 @@
-# Snapshots of clusters that a matrix is laid out from, and its plan.
+# Clusters that a matrix is laid out from, and its plan.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import Snapshot
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Plan, Wanted, lay_out
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 
 WAYPOINT = {"gateway.istio.io/managed": "istio.io-mesh-controller"}
@@ -21,21 +21,17 @@ def service(name: str, namespace: str = "default", **fields: t.Any) -> Object:
     return {"metadata": {"name": name, "namespace": namespace, "labels": labels}, "spec": spec}
 
 
-def cluster(pods: list[Object], services: list[Object], *more: str) -> Snapshot:
-    """A snapshot of the namespaces of these objects, and of further ones."""
-    items = [*pods, *services]
-    names = sorted({item["metadata"]["namespace"] for item in items} | {"default", *more})
-
-    def of(objects: list[Object]) -> dict[str, list[Object]]:
-        return {name: [item for item in objects if item["metadata"]["namespace"] == name] for name in names}
-
-    return Snapshot({name: {"metadata": {"name": name}} for name in names}, of(pods), of(services), of([]), of([]))
+def cluster(pods: list[Object], services: list[Object], *more: str) -> Mesh:
+    """A mesh of these objects, with their namespaces and further ones."""
+    names = sorted({item["metadata"]["namespace"] for item in [*pods, *services]} | {"default", *more})
+    kinds = {"Namespace": [{"metadata": {"name": name}} for name in names], "Pod": pods, "Service": services}
+    return Mesh({**item, "kind": kind} for kind, items in kinds.items() for item in items)
 
 
-def laid_out(snapshot: Snapshot, *namespaces: str, **fields: t.Any) -> Plan:
+def laid_out(mesh: Mesh, *namespaces: str, **fields: t.Any) -> Plan:
     """The plan of some namespaces, as sources and destinations."""
     names = namespaces or ("default",)
-    return lay_out(Wanted(names, names, **fields), snapshot)
+    return lay_out(Wanted(names, names, **fields), mesh)
 
 
 APP = [pod("app", labels={"app": "app"}), pod("curl")]

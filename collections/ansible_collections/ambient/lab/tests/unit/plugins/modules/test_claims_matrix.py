@@ -12,9 +12,12 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import StandingEdge, matrix
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack, unable
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.modules import claims_matrix
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import service
@@ -213,6 +216,24 @@ def test_a_source_by_labels_is_in_the_mesh_like_its_pod(lab: Lab) -> None:
         "default/app": True,
         "default/curl": False,
     }
+
+
+def test_what_a_claim_calls_in_another_namespace_is_looked_for(lab: Lab) -> None:
+    lab.run()
+    content = yaml.safe_load(lab.file.read_text())
+    content["claims"][0].update(name="old", to="http://old.shop:80/")
+    lab.file.write_text(yaml.safe_dump(content))
+    lab.api.objects["/api/v1/namespaces/shop"] = {"metadata": {"name": "shop"}}
+    found = lab.run(state="compare", fail_on_difference=False)
+    assert [item["reason"] for item in found["gone"]] == ["there is no Service old in namespace shop"]
+
+
+def test_who_may_list_only_the_matrix_finds_a_pods_own_address(lab: Lab) -> None:
+    lab.api.objects |= {f"/api/v1/{kind}": (403, {"message": "only shop"}) for kind in ("pods", "services")}
+    lab.api.objects["/api/v1/namespaces/shop/pods"] = {"items": [pod("app", "shop", ip="10.0.7.7")]}
+    edge = StandingEdge(Kube(lab.api.kubeconfig(lab.folder), None), ["shop"])
+    mesh = edge.mesh([Asked("10.0.7.7", 80, "default")], {"default"})
+    assert resolve(mesh, "10.0.7.7", 80, "default").kind == "pods"
 
 
 def test_a_cluster_that_is_broken_does_not_replace_a_good_file(lab: Lab) -> None:

@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, lacking, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Wanted, lay_out
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
     APP,
     cluster,
@@ -22,21 +23,19 @@ from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import OK, Answer, FakeEdge, Object, claim, claims, pod
 
 CURL = {"service_account": "curl", "namespace": "default"}
-SNAPSHOT = cluster(
-    APP, [service("app"), service("far", "shop", type="ExternalName"), service("none", clusterIP="None")]
-)
-PAIRS = laid_out(SNAPSHOT).pairs
+MESH = cluster(APP, [service("app"), service("far", "shop", type="ExternalName"), service("none", clusterIP="None")])
+PAIRS = laid_out(MESH).pairs
 
 
 def matched(*raw: Object) -> tuple[list[str], list[str], dict[str, str]]:
     """Names of known and new pairs, and what is gone."""
-    found = match(claims(*raw), PAIRS, SNAPSHOT)
+    found = match(claims(*raw), PAIRS, MESH)
     return [pair.claim.name for pair in found.known], [pair.claim.name for pair in found.new], found.gone
 
 
 def test_a_claim_is_found_by_what_it_asks_and_keeps_its_own_name_and_expectation() -> None:
     (renamed,) = claims(claim("mine", source=CURL, to="http://app.default:8080/", expect="denied_l4"))
-    found = match([renamed], PAIRS, SNAPSHOT)
+    found = match([renamed], PAIRS, MESH)
     assert [pair.claim for pair in found.known] == [renamed]
     assert found.known[0].goal == "app.default:8080"
     assert [pair.claim.name for pair in found.new] == ["default/app -> app.default:8080 GET"]
@@ -48,8 +47,8 @@ def test_a_claim_is_found_by_what_it_asks_and_keeps_its_own_name_and_expectation
     [
         ({"source": {"service_account": "gone", "namespace": "default"}}, "ServiceAccount default/gone does not exist"),
         ({"source": {"pod": "gone"}}, "pod default/gone does not exist"),
-        ({"to": "http://gone.default:8080/"}, "Service default/gone does not exist"),
-        ({"name": "default/curl -> a.b:80 GET", "to": "http://a.b:80/"}, "Service b/a does not exist"),
+        ({"to": "http://gone.default:8080/"}, "there is no Service gone in namespace default"),
+        ({"name": "default/curl -> a.b:80 GET", "to": "http://a.b:80/"}, "namespace b does not exist"),
         ({"to": "http://app:81/"}, "Service default/app has no port 81"),
         ({"name": "default/curl -> pod of app.default:8080 GET", "to": "http://10.9.9.9/"}, "its pod is not there"),
         ({"to": "http://10.9.9.9/"}, None),
@@ -71,12 +70,18 @@ def test_what_is_gone(fields: dict[str, t.Any], reason: str | None) -> None:
         assert reason in gone[raw["name"]]
 
 
+def test_what_may_not_be_read_is_not_gone() -> None:
+    unread = Mesh([item for item in MESH.objects() if item["kind"] != "Service"], unread={("Service", ""): "HTTP 403"})
+    found = match(claims(claim(source=CURL, to="http://app:8080/")), PAIRS, unread)
+    assert (len(found.known), found.gone) == (1, {})
+
+
 def test_a_pods_row_is_found_by_its_name_at_its_new_address() -> None:
-    snapshot = cluster([pod("app", ip="10.0.0.7")], [service("app")])
-    pairs = laid_out(snapshot, pod_ip=True).pairs
+    mesh = cluster([pod("app", ip="10.0.0.7")], [service("app")])
+    pairs = laid_out(mesh, pod_ip=True).pairs
     name = "default/app -> pod of app.default:8080 GET"
     source = {"service_account": "app", "namespace": "default"}
-    found = match(claims(claim(name, source=source, to="http://10.0.0.1:8080/", expect="denied_l4")), pairs, snapshot)
+    found = match(claims(claim(name, source=source, to="http://10.0.0.1:8080/", expect="denied_l4")), pairs, mesh)
     (pair,) = found.known
     assert pair.claim.request.url == "http://10.0.0.7:8080/"
     assert pair.claim.after.outcome == "denied_l4"
@@ -109,10 +114,10 @@ def test_stand_ins_of_other_runs_are_not_there() -> None:
     labels = {"app.kubernetes.io/managed-by": "ambient-lab"}
     pods = [pod("ambient-lab-probe-a", labels=labels), pod("ambient-lab-probe-b", labels=labels), pod("z")]
     pods[2]["spec"]["ephemeralContainers"] = [{"name": "ambient-lab-probe-1"}]
-    snapshot = visible(cluster(pods, []), {"default/ambient-lab-probe-b"})
-    assert [item["metadata"]["name"] for item in snapshot.pods["default"]] == ["ambient-lab-probe-b", "z"]
+    mesh = visible(cluster(pods, []), {"default/ambient-lab-probe-b"})
+    assert [item["metadata"]["name"] for item in mesh.items("Pod")] == ["ambient-lab-probe-b", "z"]
     for container, expected in (("ambient-lab-probe-1", "ambient-lab-probe-1"), (None, "main")):
-        target = find_target(Source("default", pod="z", container=container), snapshot.pods["default"])
+        target = find_target(Source("default", pod="z", container=container), mesh.items("Pod"))
         assert isinstance(target, Target)
         assert target.container == expected
 
@@ -125,6 +130,14 @@ def test_a_source_that_goes_away_takes_no_other_with_it() -> None:
     assert (lost.problem, proven.problem) == ("pod default/goes does not exist", "")
     assert [proof.seen.outcome for proof in (lost, proven) if proof.seen] == ["probe_error", "allowed"]
     assert [seen.outcome for seen in engine.ask()] == ["probe_error", "allowed"]
+
+
+def test_a_block_is_seen_whoever_causes_it() -> None:
+    """Without another source nothing shows who blocks it, which the check of claims calls an error."""
+    edge = FakeEdge([pod("curl")], lambda name, number, method, url: (0, 28, {}, ""))
+    (cell,) = claims(claim(source=CURL, to="http://sample-app:8080/", expect="timeout"))
+    (proof,) = Engine([cell], {}, Settings(witnesses="none"), edge).prove([cell])
+    assert (proof.seen and proof.seen.outcome, proof.problem) == ("timeout", "")
 
 
 def test_a_stand_in_is_asked_in_the_sources_place() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import goals, hint, speaks, target_port
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import goals, hint, speaks
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import (
     MAX_PROBES,
     excluded,
@@ -121,19 +121,14 @@ def test_a_pods_own_address() -> None:
     ]
     for headless in (False, True):
         item = service("app", ports=ports, clusterIP="None" if headless else "10.1.0.1")
-        snapshot = cluster([backend, pod("app-2", labels={"app": "app"}), pod("curl")], [item])
-        plan = laid_out(snapshot, pod_ip=True, exclude=("default/app-*",))
+        mesh = cluster([backend, pod("app-2", labels={"app": "app"}), pod("curl")], [item])
+        plan = laid_out(mesh, pod_ip=True, exclude=("default/app-*",))
         rows = [(pair.claim.name, pair.claim.request.url) for pair in plan.pairs if pair.pod]
         assert rows == [
             ("default/curl -> pod of app.default:443 GET", "https://[fd00::5]:443/"),
             ("default/curl -> pod of app.default:8000 GET", "http://[fd00::5]:8000/"),
         ]
         assert len(plan.pairs) == (2 if headless else 5)
-
-
-def test_target_port_of_a_service_without_one_is_its_own() -> None:
-    assert target_port({"port": 80}, {"spec": {"containers": []}}) == 80
-    assert target_port({"port": 80, "targetPort": "8080"}, {"spec": {"containers": []}}) == 8080
 
 
 @pytest.mark.parametrize(
@@ -147,12 +142,12 @@ def test_target_port_of_a_service_without_one_is_its_own() -> None:
     ],
 )
 def test_exclude(pattern: str, left: list[str] | int | None) -> None:
-    snapshot = cluster(APP, [service("app"), service("curl")])
+    mesh = cluster(APP, [service("app"), service("curl")])
     if left is None:
         with pytest.raises(LabError, match="there is no destination"):
-            laid_out(snapshot, exclude=(pattern,))
+            laid_out(mesh, exclude=(pattern,))
         return
-    names = [pair.claim.name for pair in laid_out(snapshot, exclude=(pattern,)).pairs]
+    names = [pair.claim.name for pair in laid_out(mesh, exclude=(pattern,)).pairs]
     assert len(names) == left if isinstance(left, int) else names == left
 
 
@@ -162,9 +157,9 @@ def test_patterns_are_case_sensitive_globs() -> None:
 
 
 def test_a_namespace_that_does_not_exist() -> None:
-    snapshot = cluster(APP, [service("app")])
+    mesh = cluster(APP, [service("app")])
     with pytest.raises(LabError, match="namespace nowhere does not exist"):
-        laid_out(snapshot, "nowhere")
+        laid_out(mesh, "nowhere")
 
 
 def test_no_source_no_matrix() -> None:
@@ -181,9 +176,12 @@ def test_too_much_is_said_before_anything_is_built() -> None:
 
 
 def test_a_claim_written_by_hand_is_shown_like_the_others() -> None:
-    first, second = claims(
+    first, full, second = claims(
         claim("a", source={"service_account": "x", "namespace": "n"}, to="http://app:80/y?z=1"),
-        claim("b", to="http://10.0.0.1:80"),
+        claim("b", to="http://app.n.svc.cluster.local.:80"),
+        claim("c", to="http://10.0.0.1:80"),
     )
-    assert (foreign(first).origin, foreign(first).goal) == ("n/x", "app.n:80/y?z=1")
-    assert (foreign(second).origin, foreign(second).goal) == ("pod default/curl", "10.0.0.1:80")
+    mesh = cluster([], [service("app", "n")])
+    assert (foreign(first, mesh).origin, foreign(first, mesh).goal) == ("n/x", "app.n:80/y?z=1")
+    assert foreign(full, mesh).goal == "app.n:80"
+    assert (foreign(second, mesh).origin, foreign(second, mesh).goal) == ("pod default/curl", "10.0.0.1:80")
