@@ -18,11 +18,11 @@ HEADERS: list[dict[str, str]] = [{}, {"x-team": "blue"}, {"x-team": "red"}, {"x-
 _SOURCE: dict[str, list[str]] = {
     "principals": [
         f"cluster.local/ns/{SPACE}/sa/a", f"cluster.local/ns/{POINT}/sa/c", f"cluster.local/ns/{SPACE}/*", "*/sa/b", "*",
-        f"cluster.local/ns/{SPACE}/sa/own", f"cluster.local/ns/{POINT}/sa/shared", f"spiffe://cluster.local/ns/{SPACE}/sa/a",
+        f"cluster.local/ns/{SPACE}/sa/gate", f"cluster.local/ns/{POINT}/sa/shared", f"spiffe://cluster.local/ns/{SPACE}/sa/a",
         f"other.domain/ns/{SPACE}/sa/a",
     ],
     "namespaces": [SPACE, POINT, OUTSIDE, "trial*", "*-point", "*", "t*l"],
-    "serviceAccounts": ["a", f"{SPACE}/b", f"{POINT}/c", f"{SPACE}/own", f"{POINT}/shared", f"{SPACE}/work"],
+    "serviceAccounts": ["a", f"{SPACE}/b", f"{POINT}/c", f"{SPACE}/gate", f"{POINT}/shared", f"{SPACE}/both"],
     "ipBlocks": ADDRESSES,
     "remoteIpBlocks": ADDRESSES,
     "requestPrincipals": ["*", "issuer/subject"],
@@ -96,7 +96,7 @@ class Draws:
                 (ROOT, {"selector": {"matchLabels": {"app": pick(list(APPS))}}}),
                 (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": pick(list(APPS))}]}),
                 (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": "own"}]}),
-                (SPACE, {"targetRefs": [_gateway(pick(["own", "work"]))]}),
+                (SPACE, {"targetRefs": [_gateway(pick(["gate", "both"]))]}),
                 (POINT, {"targetRefs": [_gateway("shared")]}),
                 (
                     ROOT,

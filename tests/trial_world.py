@@ -13,9 +13,9 @@ USE, USE_SPACE, FOR = "istio.io/use-waypoint", "istio.io/use-waypoint-namespace"
 # Services and pods alike.
 APPS: dict[str, dict[str, str]] = {
     "plain": {},
-    "own": {USE: "own"},
+    "own": {USE: "gate"},
     "shared": {USE: "shared", USE_SPACE: POINT},
-    "work": {USE: "work"},
+    "work": {USE: "both"},
 }
 CLIENTS = [("a", SPACE), ("b", SPACE), ("c", POINT), ("d", OUTSIDE)]
 PORTS = {80: 8080, 90: 9090}
@@ -47,10 +47,10 @@ def objects(images: dict[str, str]) -> list[Object]:
     """
     found = [_namespace(SPACE, AMBIENT), _namespace(POINT, AMBIENT), _namespace(OUTSIDE, {})]
     for name, labels in APPS.items():
-        found += _app(name, images["app"], {USE: "work"} if name == "work" else {})
+        found += _app(name, images["app"], {USE: "both"} if name == "work" else {})
         found.append(_service(name, labels))
     found.append(_service("head", {}, clusterIP="None", selector={"app": "plain"}))
-    found += [_gateway("own", SPACE), _gateway("shared", POINT), _gateway("work", SPACE, {FOR: "all"})]
+    found += [_gateway("gate", SPACE), _gateway("shared", POINT), _gateway("both", SPACE, {FOR: "all"})]
     for name, space in CLIENTS:
         found += [_account(name, space), _pod(name, space, images["curl"], ["sleep", "86400"], {"app": name})]
     return found
