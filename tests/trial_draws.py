@@ -17,8 +17,9 @@ METHODS = ["GET", "POST", "PUT"]
 HEADERS: list[dict[str, str]] = [{}, {"x-team": "blue"}, {"x-team": "red"}, {"x-team": "blue", "x-user": "me"}]
 _SOURCE: dict[str, list[str]] = {
     "principals": [
-        f"cluster.local/ns/{SPACE}/sa/a", f"cluster.local/ns/{POINT}/sa/c", f"cluster.local/ns/{SPACE}/*", "*/sa/b", "*",
-        f"cluster.local/ns/{SPACE}/sa/gate", f"cluster.local/ns/{POINT}/sa/shared", f"spiffe://cluster.local/ns/{SPACE}/sa/a",
+        f"cluster.local/ns/{SPACE}/sa/a", f"cluster.local/ns/{POINT}/sa/c", f"cluster.local/ns/{SPACE}/*",
+        "*/sa/b", "*", f"spiffe://cluster.local/ns/{SPACE}/sa/a",
+        f"cluster.local/ns/{SPACE}/sa/gate", f"cluster.local/ns/{POINT}/sa/shared",
         f"other.domain/ns/{SPACE}/sa/a",
     ],
     "namespaces": [SPACE, POINT, OUTSIDE, "trial*", "*-point", "*", "t*l"],
@@ -88,26 +89,18 @@ class Draws:
 
     def _policy(self, name: str) -> Object:
         pick = self._random.choice
-        space, binding = pick(
-            [
-                (SPACE, {}),
-                (SPACE, {"selector": {"matchLabels": {"app": pick(list(APPS))}}}),
-                (SPACE, {"selector": {"matchLabels": {"tier": "back"}}}),
-                (ROOT, {"selector": {"matchLabels": {"app": pick(list(APPS))}}}),
-                (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": pick(list(APPS))}]}),
-                (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": "own"}]}),
-                (SPACE, {"targetRefs": [_gateway(pick(["gate", "both"]))]}),
-                (POINT, {"targetRefs": [_gateway("shared")]}),
-                (
-                    ROOT,
-                    {
-                        "targetRefs": [
-                            {"group": "gateway.networking.k8s.io", "kind": "GatewayClass", "name": "istio-waypoint"}
-                        ]
-                    },
-                ),
-            ]
-        )
+        bindings: list[tuple[str, Object]] = [
+            (SPACE, {}),
+            (SPACE, {"selector": {"matchLabels": {"app": pick(list(APPS))}}}),
+            (SPACE, {"selector": {"matchLabels": {"tier": "back"}}}),
+            (ROOT, {"selector": {"matchLabels": {"app": pick(list(APPS))}}}),
+            (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": pick(list(APPS))}]}),
+            (SPACE, {"targetRefs": [{"group": "", "kind": "Service", "name": "own"}]}),
+            (SPACE, {"targetRefs": [_gateway(pick(["gate", "both"]))]}),
+            (POINT, {"targetRefs": [_gateway("shared")]}),
+            (ROOT, {"targetRefs": [{**_gateway("istio-waypoint"), "kind": "GatewayClass"}]}),
+        ]
+        space, binding = pick(bindings)
         action = self._random.choices(["ALLOW", "DENY", "AUDIT"], [47, 48, 5])[0]
         rules = [self._rule() for _number in range(pick([1, 1, 1, 2]))]
         if action == "ALLOW" and self._random.random() < 0.05:

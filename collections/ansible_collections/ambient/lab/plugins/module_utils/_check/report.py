@@ -187,4 +187,4 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
 
 def _same(earlier: dict[str, t.Any], claim: dict[str, t.Any], source: str) -> bool:
     """Whether an earlier row is about the same source and request; a pod's name may be a new one."""
-    return earlier.get("to") == claim["to"] and earlier.get("source", source) == source
+    return bool(earlier.get("to") == claim["to"] and earlier.get("source", source) == source)

@@ -1,4 +1,4 @@
-# What a claim expects of a JSON answer: a JMESPath expression (https://jmespath.org/specification.html).
+# What a claim expects of a JSON answer: a JMESPath expression (JMESPath Specification).
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -12,14 +12,16 @@ try:
     import jmespath
     import jmespath.exceptions
 except ImportError:
-    jmespath = None
+    JMESPATH = False
+else:
+    JMESPATH = True
 
 _SHOWN = 120
 
 
 def problem_of(expression: str) -> str:
     """What is wrong with an expression; "" where nothing is."""
-    if jmespath is None:
+    if not JMESPATH:
         return "it needs the Python package jmespath, where the module runs: pip install jmespath"
     try:
         jmespath.compile(expression)

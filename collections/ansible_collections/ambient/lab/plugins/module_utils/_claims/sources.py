@@ -9,7 +9,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.workloads import workload_name
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import is_ready
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _ENDED = ("Succeeded", "Failed")
@@ -51,7 +52,7 @@ def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
     alive = [pod for pod in fitting if pod.get("status", {}).get("phase") not in _ENDED]
     if not alive:
         return Unusable(f"{_state(fitting[0])} and won't come back", missing=True)
-    ready = [pod for pod in alive if pod_ready(pod)]
+    ready = [pod for pod in alive if is_ready(pod)]
     if not ready:
         return Unusable(_state(alive[0]))
     return _target(source, ready[0])
@@ -64,13 +65,6 @@ def _fits(source: Source, pod: Pod) -> bool:
         return bool(pod.get("spec", {}).get("serviceAccountName", "default") == source.service_account)
     labels = pod["metadata"].get("labels") or {}
     return all(labels.get(key) == value for key, value in source.labels)
-
-
-def pod_ready(pod: Pod) -> bool:
-    """Running, ready and not about to go."""
-    conditions = pod.get("status", {}).get("conditions") or []
-    ready = any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
 
 
 def _state(pod: Pod) -> str:

@@ -11,10 +11,10 @@ import os
 import pathlib
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 
 
 def folder_of(results_file: str | None) -> str:

@@ -16,9 +16,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     PolicyRef,
     parse_claims,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import Limits
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ref
 
 MAX_REPEATS = 100

@@ -16,7 +16,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import S
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.policies import Object
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
     Moments,
@@ -36,6 +35,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.options i
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 

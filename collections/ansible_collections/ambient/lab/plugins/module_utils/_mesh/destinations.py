@@ -1,4 +1,4 @@
-"""What the host of a URL means to a pod: a Service, a ServiceEntry, pods, a node, or something outside."""
+# What the host of a URL means to a pod: a Service, a ServiceEntry, pods, a node, or something outside.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -124,7 +124,7 @@ def names_of(host: str, namespace: str, domain: str) -> list[Name]:
     return found
 
 
-def resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int = 0) -> Destination:
+def resolve(mesh: Mesh, host: str, port: int, namespace: str) -> Destination:
     """What a request from a pod goes to.
 
     Args:
@@ -132,8 +132,15 @@ def resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int = 0) ->
         host: of the URL, lower case, without brackets.
         port: of the URL.
         namespace: of the pod that sends it.
-        depth: of ExternalName Services that were followed already.
     """
+    asked = ("destination", host, port, namespace)
+    if asked not in mesh.known:
+        mesh.known[asked] = _resolve(mesh, host, port, namespace, 0)
+    return t.cast(Destination, mesh.known[asked])
+
+
+def _resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int) -> Destination:
+    """depth: of ExternalName Services that were followed already."""
     if is_ip(host):
         return _at_address(mesh, host, port)
     names = names_of(host, namespace, mesh.config.domain)
@@ -179,7 +186,7 @@ def _to_service(mesh: Mesh, service: Object, host: str, port: int, depth: int) -
         if depth >= _MAX_ALIASES:
             return Destination(host, port, "unknown", service, why=f"{host} is an alias of aliases without an end")
         target = str(spec.get("externalName", "")).lower().rstrip(".")
-        found = resolve(mesh, target if is_ip(target) else f"{target}.", port, namespace_of(service), depth + 1)
+        found = _resolve(mesh, target if is_ip(target) else f"{target}.", port, namespace_of(service), depth + 1)
         return dataclasses.replace(found, host=host)
     if _is_headless(service):
         # The name stands for the pods' own addresses, and any port of theirs can be asked for.

@@ -1,8 +1,7 @@
-"""AuthorizationPolicies as a waypoint's Envoy enforces them.
-
-Source: istio/istio pilot/pkg/security/authz/model (generator.go, permission.go, principal.go, matcher) and
-pilot/pkg/security/trustdomain/bundle.go.
-"""
+# AuthorizationPolicies as a waypoint's Envoy enforces them.
+#
+# Source: istio/istio pilot/pkg/security/authz/model (generator.go, permission.go, principal.go, matcher) and
+# pilot/pkg/security/trustdomain/bundle.go.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -149,18 +148,6 @@ def _actual(attribute: str, context: Context) -> str:
     known = {"method": request.method, "path": request.path, "host": request.authority}
     header = _HEADER.fullmatch(attribute)
     return known.get(attribute) or (request.headers.get(header[1].lower(), "missing") if header else "not there")
-
-
-def http_attributes(policy: Object) -> bool:
-    """Whether any rule has an attribute that only a request has."""
-    for rule in rules(policy):
-        found = [_condition(item) for item in rule.get("when") or []]
-        for key, inner, names in (("to", "operation", _OPERATION), ("from", "source", _SOURCE)):
-            for item in rule.get(key) or []:
-                found += _conditions((item or {}).get(inner) or {}, names)
-        if any(item and item.is_http for item in found):
-            return True
-    return False
 
 
 def _conditions(given: Object, names: t.Mapping[str, str]) -> list[Condition]:

@@ -1,4 +1,4 @@
-"""Reads the objects on the ways of some requests from a cluster, following what they name until nothing new appears."""
+# Reads the objects on the ways of some requests from a cluster, following what they name until nothing new appears.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -54,12 +54,29 @@ class Reader(t.Protocol):
         """GET a path and take any answer."""
 
 
+class Request(t.Protocol):
+    """What is called."""
+
+    @property
+    def host(self) -> str:
+        """Host of the URL."""
+
+    @property
+    def port(self) -> int:
+        """Port of the URL."""
+
+
 class Asked(t.NamedTuple):
     """A host that a pod of a namespace calls, with its port."""
 
     host: str
     port: int
     namespace: str
+
+    @classmethod
+    def of(cls, request: Request, namespace: str) -> Asked:
+        """What a request from a namespace asks for."""
+        return cls(request.host, request.port, namespace)
 
 
 # A list of the API: kind, namespace ("" for all), and its query.

@@ -1,7 +1,6 @@
-"""The objects of a mesh at one moment, indexed by kind, namespace and name.
-
-Pure: nobody is asked here. `load.py` reads the objects of a cluster, or of a folder.
-"""
+# The objects of a mesh at one moment, indexed by kind, namespace and name.
+#
+# Pure: nobody is asked here. `load.py` reads the objects of a cluster, or of a folder.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -146,6 +145,8 @@ class Mesh:
     ) -> None:
         self.config = config or MeshConfig()
         self.unread = dict(unread or {})
+        # What was worked out of these objects already, by what was asked.
+        self.known: dict[t.Hashable, t.Any] = {}
         self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
         for item in objects:
             names = self._by_kind.setdefault(str(item["kind"]), {}).setdefault(namespace_of(item), {})

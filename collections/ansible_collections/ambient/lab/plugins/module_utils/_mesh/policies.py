@@ -1,4 +1,4 @@
-"""What an AuthorizationPolicy says of itself: its action, its rules, what it is bound to."""
+# What an AuthorizationPolicy says of itself: its action, its rules, what it is bound to.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.

@@ -1,8 +1,7 @@
-"""Which waypoint serves a Service, a ServiceEntry or a pod, and which policies it enforces for it.
-
-Sources: istio/istio pilot/pkg/serviceregistry/ambient/waypoints.go (selection),
-pilot/pkg/model/policyattachment.go (binding).
-"""
+# Which waypoint serves a Service, a ServiceEntry or a pod, and which policies it enforces for it.
+#
+# Sources: istio/istio pilot/pkg/serviceregistry/ambient/waypoints.go (selection),
+# pilot/pkg/model/policyattachment.go (binding).
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -10,7 +9,6 @@ pilot/pkg/model/policyattachment.go (binding).
 from __future__ import annotations
 
 import dataclasses
-import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     ENDED,
@@ -177,23 +175,3 @@ def policies_naming(mesh: Mesh, target: Object) -> list[Object]:
     wanted = (target["kind"], target["metadata"]["name"])
     policies = mesh.items("AuthorizationPolicy", namespace_of(target))
     return [item for item in policies if any((ref.get("kind"), ref.get("name")) == wanted for ref in target_refs(item))]
-
-
-def served_by(mesh: Mesh, namespace: str, name: str) -> list[Object]:
-    """The Services, ServiceEntries and pods that a waypoint serves."""
-    found = []
-    for kind in ("Service", "ServiceEntry", "Pod"):
-        for item in mesh.items(kind):
-            if named_waypoint(mesh, item) == (namespace, name):
-                waypoint = waypoint_of(mesh, item)
-                found += [item] if waypoint and waypoint.serves else []
-    return found
-
-
-def spaces_of(mesh: Mesh) -> t.Iterator[str]:
-    """Namespaces of all waypoints that the labels of objects name."""
-    for kind in ("Service", "ServiceEntry", "Pod"):
-        for item in mesh.items(kind):
-            named = named_waypoint(mesh, item)
-            if named:
-                yield named[0]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Reader, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.snapshot import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import GATEWAY_NAME
 from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import problem_of
 
 MAX_PODS = 2

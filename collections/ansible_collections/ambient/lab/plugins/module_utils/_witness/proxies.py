@@ -9,10 +9,9 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import pod_ready
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Object
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Object, is_ready
 
 # The label that Istio's ztunnel chart gives its pods, in whatever namespace it is installed.
 ZTUNNEL_SELECTOR = "app=ztunnel"
@@ -119,5 +118,5 @@ def proxy_of(kind: str, pod: Object) -> Proxy:
         str(pod.get("spec", {}).get("nodeName", "")),
         str(pod.get("status", {}).get("podIP", "")),
         str(containers[index].get("image", "")),
-        pod_ready(pod),
+        is_ready(pod),
     )

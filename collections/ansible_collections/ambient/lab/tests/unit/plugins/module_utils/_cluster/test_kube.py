@@ -10,12 +10,9 @@ import pathlib
 import socket
 import subprocess
 import time
-import typing as t
 
 import pytest
 import urllib3
-from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import channel as channel_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster import kube as kube_module
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
@@ -27,7 +24,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     shell_input,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import destination
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 
 
@@ -240,36 +236,3 @@ def test_runs_side_by_side(tmp_path: pathlib.Path) -> None:
 
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             assert all(pool.map(once, range(48)))
-
-
-SERVICE = {"spec": {"ports": [{"port": 8080}]}}
-READY = {"items": [{"endpoints": [{"conditions": {"ready": True}}]}]}
-UNREADY = {"items": [{"endpoints": [{"conditions": {"ready": False}}]}]}
-POD = {
-    "metadata": {"name": "app"},
-    "spec": {"containers": [{"ports": [{"containerPort": 8080}]}]},
-    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-}
-SERVICE_PATH = "/api/v1/namespaces/default/services/app"
-SLICES_PATH = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-
-
-@pytest.mark.parametrize(
-    ("url", "objects", "ready"),
-    [
-        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, True),
-        ("http://app.default.svc.cluster.local:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, True),
-        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: UNREADY}, False),
-        ("http://app:8080/", {SERVICE_PATH: SERVICE, SLICES_PATH: {"items": [{"endpoints": None}]}}, False),
-        ("http://app:81/", {SERVICE_PATH: SERVICE, SLICES_PATH: READY}, False),
-        ("http://app:8080/", {SLICES_PATH: READY}, False),
-        ("http://10.0.0.1:8080/", {"/api/v1/pods": {"items": [POD]}}, True),
-        ("http://10.0.0.1:81/", {"/api/v1/pods": {"items": [POD]}}, False),
-        ("http://10.0.0.1:8080/", {"/api/v1/pods": {"items": []}}, False),
-        ("http://www.example.com/", {}, False),
-    ],
-)
-def test_endpoint_ready(tmp_path: pathlib.Path, url: str, objects: dict[str, t.Any], ready: bool) -> None:
-    with FakeApi(objects) as api:
-        edge = KubeEdge(Kube(api.kubeconfig(tmp_path), None))
-        assert edge.endpoint_ready(destination(Request(url), "default")) is ready

@@ -24,6 +24,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     graph_claims,
     lab,
 )
+from ansible_collections.ambient.lab.tests.unit.fakes.mesh import FROM_UPSTREAM
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     APP_403,
@@ -239,7 +240,8 @@ def test_a_waypoint_that_is_starting_is_waited_for() -> None:
     absent = graph_claim("absent", "curl-deny", to="waypoint", expect={"outcome": "no_edge", "protocol": "tcp"})
     control = graph_claim("control", to="waypoint", expect={"outcome": "edge", "protocol": "tcp"})
     edge, kiali = lab(enforced)
-    sleep = edge.sleep
+    answers, sleep = edge.answers, edge.sleep
+    edge.answers = lambda *asked: FROM_UPSTREAM if answers(*asked) == OK else answers(*asked)
     started = gateway("waypoint", "default")[0]
     edge.gateways = [{**started, "status": {}}]
     edge.services = [{**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"istio.io/use-waypoint": "waypoint"}}}]

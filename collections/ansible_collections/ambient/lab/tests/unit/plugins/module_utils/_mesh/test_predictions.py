@@ -268,7 +268,7 @@ def test_a_service_entry_behind_an_egress_waypoint() -> None:
 
 
 def test_a_route_to_another_service_leads_to_its_pods_and_not_to_its_policies() -> None:
-    route = {
+    route: Object = {
         "kind": "HTTPRoute",
         "metadata": {"name": "front", "namespace": "layer7"},
         "spec": {
@@ -297,7 +297,8 @@ def test_a_route_to_another_service_leads_to_its_pods_and_not_to_its_policies() 
 )
 def test_where_a_waypoint_sees_bytes_alone(url: str, port: Object, outcome: str) -> None:
     mesh = behind(at_app(action="DENY", rules=[GET]))
-    mesh.get("Service", "layer7", "app")["spec"]["ports"][0].update(port)
+    (item,) = mesh.items("Service")
+    item["spec"]["ports"][0].update(port)
     assert ask(mesh, url, namespace="layer7").outcome == outcome
 
 
@@ -341,7 +342,8 @@ def test_what_could_not_be_read_makes_it_unknown(kind: str) -> None:
     outside = pod("client", "layer7", captured=False, labels={"istio.io/dataplane-mode": "none"})
     # Of plain text the peer authentication decides, of everything else the rest.
     extra = [outside] if kind == "PeerAuthentication" else []
-    found = ask(behind(*extra, **{kind: "forbidden"}), URL, namespace="layer7")
+    lost: dict[str, t.Any] = {kind: "forbidden"}
+    found = ask(behind(*extra, **lost), URL, namespace="layer7")
     assert (found.outcome, "forbidden" in found.why) == ("unknown", True)
 
 
