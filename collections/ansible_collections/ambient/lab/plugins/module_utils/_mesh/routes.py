@@ -1,9 +1,9 @@
 # Where a waypoint sends a request that it lets pass: the Service's own pods, or what HTTPRoutes and GRPCRoutes say.
-#
-# Source: Gateway API, GAMMA (a route whose parentRef is a Service); istio/istio pilot/pkg/networking/core/waypoint.go.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
+#
+# Source: Gateway API, GAMMA (a route whose parentRef is a Service); istio/istio pilot/pkg/networking/core/waypoint.go.
 
 from __future__ import annotations
 
