@@ -60,20 +60,20 @@ def causes(checked: Checked) -> str:
         (MISSING, "AuthorizationPolicy faults/deny-bad (the claim's `by`) does not exist"),
         (
             policy(rules=[{**BAD, "from": [{"source": {"principals": ["cluster.local/ns/faults/sa/worse"]}}]}]),
-            "no rule of the policies in force for server.faults:8080, faults/deny-bad (DENY), denies the source, "
-            "ns/faults/sa/bad",
+            "faults/deny-bad: it says principals is cluster.local/ns/faults/sa/worse; "
+            "here it is cluster.local/ns/faults/sa/bad",
         ),
         (
             policy(rules=[{**BAD, "to": [{"operation": {"ports": ["80"]}}]}]),
-            "AuthorizationPolicy faults/deny-bad names port 80; ztunnel sees the workload's port, 8080",
+            "faults/deny-bad: it says destinationPorts is 80; here it is the pod's port 8080",
         ),
         (
             policy(rules=[{"to": [{"operation": {"methods": ["GET"]}}]}]),
-            "faults/deny-bad has methods, which ztunnel can't match: its DENY rule is not enforced as written",
+            "faults/deny-bad has methods, which ztunnel can't match: its DENY rule denies nothing",
         ),
         (
             policy(action="ALLOW", rules=[{"to": [{"operation": {"methods": ["GET"]}}]}]),
-            "faults/deny-bad has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all is denied",
+            "faults/deny-bad has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all else is denied",
         ),
     ],
     ids=["policy deleted", "wrong principal", "wrong port", "L7 attribute, DENY", "L7 attribute, ALLOW"],
@@ -128,7 +128,7 @@ def test_a_request_to_the_pods_address_goes_around_the_waypoint(lab: Lab) -> Non
     around = {**POST, "to": {"url": f"http://{pod['status']['podIP']}:8080/", "method": "POST"}}
     seen = check(lab, [GET, around], namespace="layer7")
     assert seen.verdict == "fail"
-    assert "traffic to a pod's IP goes around the Service's waypoint" in causes(seen)
+    assert "is a pod's address: such traffic goes around the Service's waypoint" in causes(seen)
 
 
 def test_the_namespace_leaves_the_mesh(lab: Lab) -> None:
@@ -141,7 +141,7 @@ def test_the_namespace_leaves_the_mesh(lab: Lab) -> None:
         lab.kubectl("label", "namespace", NAMESPACE, "istio.io/dataplane-mode=ambient")
         world.until(lambda: world.redirected(lab) == members)
     assert seen.verdict == "fail"
-    assert "namespace faults of the source is not in the mesh: it lacks istio.io/dataplane-mode=ambient" in causes(seen)
+    assert "namespace faults is not in the mesh: it lacks istio.io/dataplane-mode=ambient" in causes(seen)
 
 
 def ztunnel_restarts(lab: Lab) -> tuple[dict[str, Any], int]:
@@ -225,7 +225,9 @@ def test_the_application_is_slow(lab: Lab) -> None:
     seen = check(lab, [CLAIMS[0], claim("good waits", "allowed", SLOW)], timeout=0.0)
     waits = seen.claims["good waits"]
     assert (seen.verdict, waits["seen"]["outcome"], waits["decided_by"]) == ("fail", "timeout", "network")
-    assert "server.faults:8083 took the connection and did not answer within probe_timeout" in causes(seen)
+    assert "Service faults/server, port 8083 took the connection and did not answer within probe_timeout" in causes(
+        seen
+    )
 
 
 def test_dns_is_broken(lab: Lab) -> None:
@@ -244,7 +246,7 @@ def test_dns_is_broken(lab: Lab) -> None:
     assert seen.verdict == "fail"
     # Without an endpoint a question is refused, but not every one: the kernel sends only some refusals a second.
     assert seen.claims["outside passes"]["seen"]["outcome"] in ("dns", "timeout")
-    assert "the source can't resolve server.faults, which is a Service" in causes(seen)
+    assert "the source can't resolve server, which is Service faults/server" in causes(seen)
 
 
 def test_ztunnels_log_is_rotated_all_the_time(lab: Lab) -> None:

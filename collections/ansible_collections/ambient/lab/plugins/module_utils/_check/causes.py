@@ -10,6 +10,8 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import lost_in
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import convert
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Mesh,
     Object,
@@ -47,8 +49,13 @@ def likely_cause(run: ClaimRun, mesh: Mesh) -> Cause:
 
 
 def _policies(run: ClaimRun, mesh: Mesh) -> Cause | None:
-    """What istiod itself says of the policies on the way, and of the one that must have decided."""
+    """A policy that does not exist, that ztunnel can't match, or of which istiod says that it is not enforced."""
     state = state_of(mesh, run.path, run.by)
+    there = not run.by or mesh.get("AuthorizationPolicy", *run.by.split("/", 1)) is not None
+    converted = [(name_of(item), convert(item)) for item in run.path.ztunnel_policies if there]
+    notes = [note for name, policy in converted if policy for note in lost_in(name, policy)]
+    if notes:
+        return Cause("; ".join(notes), permanent=True)
     return Cause(state.problem, state.hopeless) if state.problem else None
 
 

@@ -64,18 +64,22 @@ def action_of(policies: t.Sequence[Object], decision: Decision) -> str:
 
 
 def _noting_lost(decision: Decision, converted: t.Mapping[str, l4.L4Policy]) -> Decision:
-    """The decision, with the HTTP attributes that ztunnel has left out of the policies, where there are any."""
-    notes = []
-    for name, policy in converted.items():
-        for lost in policy.lost.values():
-            head = f"AuthorizationPolicy {name} has {', '.join(lost)}, which ztunnel can't match"
-            what = (
-                "its ALLOW rule matches nothing"
-                if policy.action == "ALLOW"
-                else "only the rest of its DENY rule counts"
-            )
-            notes.append(f"{head}: {what}; bind it to a waypoint with targetRefs")
+    """The decision, with what ztunnel has left out of the policies, where there is anything."""
+    notes = [note for name, policy in converted.items() for note in lost_in(name, policy)]
     return dataclasses.replace(decision, reason="; ".join([decision.reason, *notes])) if notes else decision
+
+
+def lost_in(name: str, policy: l4.L4Policy) -> list[str]:
+    """What ztunnel makes of the rules of a policy that have HTTP attributes (istio#61126)."""
+    notes = []
+    for number, lost in policy.lost.items():
+        what = "its ALLOW rule matches nothing, so all else is denied"
+        if policy.action == "DENY":
+            never = any(not any(clause) for clause in policy.rules[number])
+            what = "its DENY rule denies nothing" if never else "only the rest of its DENY rule is enforced"
+        head = f"AuthorizationPolicy {name} has {', '.join(lost)}, which ztunnel can't match"
+        notes.append(f"{head}: {what}; bind it to a waypoint with targetRefs")
+    return notes
 
 
 def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) -> Decision:

@@ -68,7 +68,7 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         ),
         (
             "denied_l4", "allowed", world(denying(rules=GET_ONLY)),
-            "default/p has methods, which ztunnel can't match: only the rest of its DENY rule counts; "
+            "default/p has methods, which ztunnel can't match: its DENY rule denies nothing; "
             "bind it to a waypoint with targetRefs", True,
         ),
         (

@@ -107,7 +107,6 @@ def test_denied_by_a_policy_that_has_a_name(line: t.Callable[..., str], error: s
 @pytest.mark.parametrize(
     ("error", "wording", "unmatched"),
     [
-        # Istio 1.22 and 1.23 name no policy.
         (REJECTED, "plain", False),
         (f"{REJECTED}: allow policies exist, but none allowed", "named", True),
         # The same words in all versions, and any kind of policy may have changed.
