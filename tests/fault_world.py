@@ -148,6 +148,8 @@ def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
         "probe_timeout": 2.0,
         "concurrency": 8,
         "witnesses": "required",
+        "surprises": "report",
+        "predict_only": False,
         "results_file": None,
         "section": None,
     }

@@ -67,7 +67,8 @@ class Trial:
         self._kube = Kube(lab.facts["kubeconfig"], None)
         self._edge = KubeEdge(self._kube)
         self._there: dict[str, Object] = {}
-        self._addresses: dict[str, str] = {}
+        # By "service/<app>" and "pod/<app>".
+        self.addresses: dict[str, str] = {}
 
     def set_up(self) -> None:
         """Make the trial's namespaces, and wait until everything is ready."""
@@ -82,19 +83,24 @@ class Trial:
         for app in APPS:
             service = self._lab.get("-n", SPACE, "service", app)
             pod = self._lab.get("-n", SPACE, "pod", app)
-            self._addresses |= {f"service/{app}": service["spec"]["clusterIP"], f"pod/{app}": pod["status"]["podIP"]}
+            self.addresses |= {f"service/{app}": service["spec"]["clusterIP"], f"pod/{app}": pod["status"]["podIP"]}
 
-    def clean_up(self) -> None:
-        """Remove everything again."""
+    def forget(self) -> None:
+        """Remove the policies of the last set."""
         self._replace([])
-        for space in sorted({SPACE, *(space for _name, space in CLIENTS)}):
-            self._lab.kubectl("delete", "namespace", space, "--ignore-not-found", "--wait=false")
+
+    def clean_up(self, *, wait: bool = False) -> None:
+        """Remove everything again."""
+        self.forget()
+        spaces = sorted({SPACE, *(space for _name, space in CLIENTS)})
+        waiting = f"--wait={str(wait).lower()}"
+        self._lab.kubectl("delete", "namespace", *spaces, "--ignore-not-found", "--timeout=55s", waiting)
 
     def run(self, number: int, tally: Tally) -> None:
         """One set: apply its policies, ask, compare."""
         draws = Draws(self._seed, number)
         policies = draws.policies()
-        asked = draws.requests(self._addresses, self._requests)
+        asked = draws.requests(self.addresses, self._requests)
         tally.refused += self._replace(policies)
         self._await_status()
         left = list(range(len(asked)))

@@ -52,7 +52,7 @@ def objects(images: dict[str, str]) -> list[Object]:
     found.append(_service("head", {}, clusterIP="None", selector={"app": "plain"}))
     found += [_gateway("gate", SPACE), _gateway("shared", POINT), _gateway("both", SPACE, {FOR: "all"})]
     for name, space in CLIENTS:
-        found += [_account(name, space), _pod(name, space, images["curl"], ["sleep", "86400"], {"app": name})]
+        found += [_account(name, space), pod(name, space, images["curl"], ["sleep", "86400"], {"app": name})]
     return found
 
 
@@ -65,19 +65,20 @@ def _account(name: str, space: str) -> Object:
 
 
 def _app(name: str, image: str, labels: dict[str, str]) -> list[Object]:
-    item = _pod(name, SPACE, image, ["python3", "-c", SERVER], {"app": name, "tier": "back", **labels})
+    item = pod(name, SPACE, image, ["python3", "-c", SERVER], {"app": name, "tier": "back", **labels})
     item["spec"] |= {"hostname": f"{name}-0", "subdomain": "head"} if name == "plain" else {}
     item["spec"]["containers"][0]["ports"] = [{"containerPort": port} for port in PORTS.values()]
     return [_account(name, SPACE), item]
 
 
-def _pod(name: str, space: str, image: str, command: list[str], labels: dict[str, str]) -> Object:
+def pod(name: str, space: str, image: str, command: list[str], labels: dict[str, str], account: str = "") -> Object:
+    """A pod with one container, of the ServiceAccount of its own name unless another is given."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": space, "labels": labels},
         "spec": {
-            "serviceAccountName": name,
+            "serviceAccountName": account or name,
             "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "main", "image": image, "imagePullPolicy": "IfNotPresent", "command": command}],
         },

@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """One stream to pilot-agent for each stream of Envoy, ended together: both sides see each other's reconnects.
 
-It fails closed. A Listener that cannot be run as it is meant (refused here, or rejected by Envoy) would leave
-Envoy with the older one, and a new policy would silently not be in force. So the relay gives up: the launcher
-ends Envoy, the waypoint is not ready and says why, and kubelet starts it again until the configuration fits.
+It fails closed. A Listener that cannot be run as it is meant (refused here, or rejected by Envoy) would leave Envoy
+with the older one, and a new policy would silently not be in force. A Cluster that Envoy rejects would leave a route
+without its backend. So the relay gives up: the launcher ends Envoy, the waypoint is not ready and says why, and
+kubelet starts it again until the configuration fits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from ambient_waypoint.rewrite import LISTENER_TYPE, Place, Refused, rewrite_resp
 
 LOG = logging.getLogger("waypoint-relay")
 SERVICE: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+CLUSTER_TYPE: Final = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+# What may not be rejected, and how it is called.
+VITAL: Final = {LISTENER_TYPE: "Listener", CLUSTER_TYPE: "Cluster"}
 # A mesh's configuration is larger than gRPC's 4 MiB; pilot-agent has no limit either.
 OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
@@ -138,9 +142,9 @@ class _Stream:
                 sizes = (len(self.known.http), len(self.known.network))
                 LOG.info("Envoy knows %d types of HTTP filters and %d of network filters", *sizes)
             await self.agent.write(raw)
-            if request.type_url == LISTENER_TYPE and request.HasField("error_detail"):
+            if request.type_url in VITAL and request.HasField("error_detail"):
                 words = " ".join(request.error_detail.message.split())
-                await self.give_up(f"Envoy rejected a Listener: {words}")
+                await self.give_up(f"Envoy rejected a {VITAL[request.type_url]}: {words}")
 
     async def to_envoy(self) -> None:
         """pilot-agent's responses go on with their Listeners rewritten, or not at all."""

@@ -88,6 +88,16 @@ def test_a_listener_that_cannot_be_enforced_closes_the_waypoint(waypoint: Waypoi
     assert refused_now(waypoint)
 
 
+def test_a_cluster_that_envoy_rejects_closes_the_waypoint(waypoint: Waypoint) -> None:
+    """A route to it would find nothing, and nobody would say why."""
+    bad = waypoint.app()
+    bad.filters.add(name="future", typed_config=wr.raw_any("io.istio.Future"))
+    waypoint.agent.resources[CLUSTER] = [("main_internal", waypoint.internal()), ("app", bad)]
+    waypoint.agent.push(CLUSTER, "bad")
+    assert waypoint.process.wait(TIMEOUT) == 1
+    assert "rejected a Cluster" in waypoint.log()
+
+
 def test_signals_reach_envoy_and_its_status_comes_back(waypoint: Waypoint) -> None:
     envoy = waypoint.envoy_pid()
     waypoint.process.send_signal(signal.SIGTERM)

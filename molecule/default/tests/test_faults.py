@@ -73,7 +73,7 @@ def causes(checked: Checked) -> str:
         ),
         (
             policy(action="ALLOW", rules=[{"to": [{"operation": {"methods": ["GET"]}}]}]),
-            "faults/deny-bad has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all else is denied",
+            "has methods, which ztunnel can't match: its ALLOW rule matches nothing, so all else is denied",
         ),
     ],
     ids=["policy deleted", "wrong principal", "wrong port", "L7 attribute, DENY", "L7 attribute, ALLOW"],

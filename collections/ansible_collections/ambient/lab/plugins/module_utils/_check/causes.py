@@ -45,14 +45,23 @@ def likely_cause(run: ClaimRun, mesh: Mesh) -> Cause:
     if run.holds or run.target is None or run.seen.outcome == "probe_error":
         # A probe that failed says why; what it was to reach is not to blame.
         return Cause("")
-    return next((cause for rule in _RULES for cause in [rule(run, mesh)] if cause), Cause(""))
+    # Where the client saw what it was to see, the verdict itself says what is missing.
+    rules = _RULES if run.seen.outcome != run.expect.outcome else _AS_EXPECTED
+    return next((cause for rule in rules for cause in [rule(run, mesh)] if cause), Cause(""))
+
+
+def _missing(run: ClaimRun, mesh: Mesh) -> Cause | None:
+    """The policy that must have decided does not exist."""
+    if not run.by or mesh.get("AuthorizationPolicy", *run.by.split("/", 1)):
+        return None
+    state = state_of(mesh, run.path, run.by)
+    return Cause(state.problem, state.hopeless)
 
 
 def _policies(run: ClaimRun, mesh: Mesh) -> Cause | None:
-    """A policy that does not exist, that ztunnel can't match, or of which istiod says that it is not enforced."""
+    """A policy that ztunnel can't match, or of which istiod says that it is not enforced."""
     state = state_of(mesh, run.path, run.by)
-    there = not run.by or mesh.get("AuthorizationPolicy", *run.by.split("/", 1)) is not None
-    converted = [(name_of(item), convert(item)) for item in run.path.ztunnel_policies if there]
+    converted = [(name_of(item), convert(item)) for item in run.path.ztunnel_policies]
     notes = [note for name, policy in converted if policy for note in lost_in(name, policy)]
     if notes:
         return Cause("; ".join(notes), permanent=True)
@@ -175,4 +184,5 @@ def _unknown(run: ClaimRun, _mesh: Mesh) -> Cause | None:
     return Cause(f"{run.prediction.why}{force}")
 
 
-_RULES = (_policies, _unresolved, _refused, _around, _own_refusal, _predicted, _slow, _unknown)
+_AS_EXPECTED = (_missing, _policies, _own_refusal)
+_RULES = (_missing, _around, _policies, _unresolved, _refused, _own_refusal, _predicted, _slow, _unknown)
