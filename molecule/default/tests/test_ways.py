@@ -57,7 +57,7 @@ ON_SHARED = bound("Gateway", "shared", "gateway.networking.k8s.io")
 def asked(url: str, source: str, expect: object, method: str = "GET", **fields: Any) -> Object:
     to = {"url": url, "method": method}
     return {
-        "name": f"{source} {method}",
+        "name": f"{source} {method} {url}",
         "from": {"pod": source, "namespace": SPACE},
         "to": to,
         "expect": expect,
