@@ -82,7 +82,7 @@ def _unresolved(run: ClaimRun, _mesh: Mesh) -> Cause | None:
 def _refused(run: ClaimRun, _mesh: Mesh) -> Cause | None:
     """Somebody refused it, and a proxy says by which policy."""
     testimony = run.testimony
-    if run.seen.outcome not in DENIALS or run.expect.outcome == run.seen.outcome or testimony is None:
+    if run.seen.outcome not in DENIALS or testimony is None or run.prediction.outcome == "broken":
         return None
     if testimony.policy and not run.prediction.cause:
         why = f": {run.prediction.why}" if testimony.policy in run.prediction.among else ""
@@ -185,4 +185,4 @@ def _unknown(run: ClaimRun, _mesh: Mesh) -> Cause | None:
 
 
 _AS_EXPECTED = (_missing, _policies, _own_refusal)
-_RULES = (_missing, _around, _policies, _unresolved, _refused, _own_refusal, _predicted, _slow, _unknown)
+_RULES = (_missing, _own_refusal, _around, _policies, _unresolved, _refused, _predicted, _slow, _unknown)
