@@ -48,13 +48,14 @@ class Switched(ScriptedServer):
 class World:
     """A cluster with one policy, which ztunnel has as soon as the API, and the server `late` seconds after it.
 
-    However slow the machine is, a few requests get the old answer in that time.
+    However slow the machine is, a few requests get the old answer after somebody has seen that ztunnel has it.
     """
 
     def __init__(self, server: Switched, late: float = 0.0, spec: Object | None = None) -> None:
         self._server = server
         self._late = late
         self._generation = 0
+        self._dumps = 0
         self.policy: Object | None = None
         self.sent: list[str] = []
         self.accepted = True
@@ -76,6 +77,7 @@ class World:
 
     def dump(self, _query: object) -> Object:
         """What ztunnel has."""
+        self._dumps += 1
         if self.policy is None:
             return {"policies": []}
         found = {"name": "p", "namespace": "default", "scope": "Namespace", "action": "Deny"}
@@ -115,12 +117,19 @@ class World:
         self._switch("ok")
         return 404 if found is None else {"status": "Success"}
 
+    @staticmethod
+    def _wait(done: t.Callable[[], bool], end: float) -> None:
+        while not done() and time.monotonic() < end:
+            time.sleep(0.01)
+
     def _switch(self, answer: str) -> None:
-        enough = self._server.answered + (LEAKED if self._late else 0)
+        self._dumps = 0
 
         def switch() -> None:
-            while self._server.answered < enough and time.monotonic() < end:
-                time.sleep(0.01)
+            wanted = LEAKED if self._late else 0
+            self._wait(lambda: self._dumps >= min(wanted, 1), end)
+            begin = self._server.answered
+            self._wait(lambda: self._server.answered >= begin + wanted, end)
             self._server.answer = answer
 
         end = time.monotonic() + self._late + PATIENCE
