@@ -253,6 +253,8 @@ def selects(policy: Object, pod: Object) -> bool:
 
 def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination) -> list[str]:
     found = [destination.why] if destination.kind == "unknown" else []
+    if source is None:
+        found.append("there is no pod yet that could send it")
     if member and member.sidecar:
         found.append(f"{member.why_not}: its own Envoy decides how it calls")
     spaces = {

@@ -39,12 +39,14 @@ class Prediction:
         reasons: from the source to the destination.
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
+        doubtful: those among them of which nobody can know whether they match.
     """
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()
     among: tuple[str, ...] = ()
     cause: str = ""
+    doubtful: tuple[str, ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -88,7 +90,7 @@ def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
         if decision.verdict == "unknown":
             return Prediction("unknown", tuple(reasons))
         if decision.verdict == "deny":
-            return Prediction("denied_l7", tuple(reasons), decision.among)
+            return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=decision.doubtful)
     if not path.ready:
         broken = Reason(f"no ready pod is behind {path.destination}", permanent=False)
         return Prediction("broken", (*reasons, broken))
@@ -181,4 +183,5 @@ def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
         return Prediction("allowed", tuple(reasons))
     among = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.among))
     cause = next((decision.cause for _hop, decision in decisions if decision.cause), "")
-    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause)
+    doubtful = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.doubtful))
+    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause, doubtful)
