@@ -187,6 +187,7 @@ def judge_all(
             run.testimony,
             run.by,
             run.path,
+            run.prediction,
             required=settings.witnesses == REQUIRED,
         )
         if settings.surprises == "fail" and run.holds and run.surprise:
