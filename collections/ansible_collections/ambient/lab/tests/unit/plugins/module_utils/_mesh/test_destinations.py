@@ -87,8 +87,8 @@ DB = "pods 10.0.0.4:8080, 10.0.0.5:8080"
         ("api.example", 80, "default", "entry", "ServiceEntry egress/partner:80"),
         ("240.1.2.3", 80, "default", "entry", "ServiceEntry egress/partner:80"),
         ("a.wild.example", 80, "default", "entry", "ServiceEntry default/wild:80"),
-        # Not exported to this namespace.
-        ("a.wild.example", 80, "layer7", "outside", "host a.wild.example:80"),
+        # ztunnel is not told of exportTo.
+        ("a.wild.example", 80, "layer7", "entry", "ServiceEntry default/wild:80"),
         ("outside", 80, "default", "outside", "host outside:80"),
         ("example.com", 80, "default", "outside", "host example.com:80"),
         ("203.0.113.1", 80, "default", "outside", "host 203.0.113.1:80"),
