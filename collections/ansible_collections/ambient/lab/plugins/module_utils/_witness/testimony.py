@@ -310,7 +310,8 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         nobody = Statement("waypoint log", "", "there is no waypoint on the path", False)
         return _conclude("waypoint", "network", (client, nobody), (), evidence)
     logs: list[Statement] = []
-    among, other = (), ""
+    among: tuple[str, ...] = ()
+    other = ""
     for said in proxies:
         request = next((said.requests[item] for item in ids if item in said.requests), None)
         if request is None or request.rejected is None:

@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
 URL = "http://app:8080/"
 CLIENT, APP = pod("client", ip="10.0.0.9"), pod("app", ip="10.0.0.2")
 USE = {"istio.io/use-waypoint": "waypoint"}
-ENROLLED = [CLIENT, APP, service("app", labels=USE), gateway("waypoint", "default")]
+ENROLLED: list[Object | list[Object]] = [CLIENT, APP, service("app", labels=USE), gateway("waypoint", "default")]
 DENY = policy("deny", action="DENY", rules=[{}])
 STRICT = {
     "kind": "PeerAuthentication",
@@ -104,7 +104,7 @@ def test_what_is_left_open(objects: list[Object], url: str, words: str) -> None:
 
 @pytest.mark.parametrize("kind", ["NetworkPolicy", "EnvoyFilter", "WasmPlugin", "GRPCRoute"])
 def test_what_could_not_be_read_is_not_nothing(kind: str) -> None:
-    found = ask(mesh_of(*ENROLLED, **{kind: "forbidden"}), URL)
+    found = ask(mesh_of(*ENROLLED, config=None, **{kind: "forbidden"}), URL)
     assert (found.outcome, found.why.count("forbidden")) == ("unknown", 1)
 
 
