@@ -114,7 +114,9 @@ def _not_by(by: str, where: str, path: Path | None, prediction: Prediction | Non
     possible = [name_of(item) for item in policies if decides(item, where)]
     if by not in possible:
         if path and path.doubts:
-            return Verdict("error", f"nobody can know whether {by} is in force on this way: {'; '.join(path.doubts)}")
+            return Verdict(
+                "error", f"{by} is not known to be in force at the {where} on this way: {'; '.join(path.doubts)}"
+            )
         others = f"; in force there: {', '.join(possible)}" if possible else ""
         return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
     if prediction and prediction.outcome == outcome and by not in prediction.among:

@@ -275,7 +275,7 @@ def _named_port(pod: Object, name: str) -> int | None:
 
 
 def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
-    """A pod at a port of its own. It is taken for ready unless it declares ports, and this is none of them.
+    """A pod at a port of its own. Where it declares ports, and this is none of them, nobody knows whether it is ready.
 
     What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
     """
@@ -285,7 +285,7 @@ def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
         for item in container.get("ports") or []
     }
     offered = not declared or port in declared or port in _targets(pod, mesh)
-    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and offered)
+    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and (offered or None))
 
 
 def _targets(pod: Object, mesh: Mesh) -> set[int]:

@@ -129,7 +129,7 @@ def test_a_pods_address_is_ready_at_a_port_that_it_declares_or_a_service_leads_t
     silent = pod("silent", ip="10.0.0.7", ports=[])
     mesh = mesh_of(silent, pod("metrics", ip="10.0.0.8", ports=[9100]), service("metrics", target=9200))
     assert to("10.0.0.7", 1234, mesh=mesh).endpoints[0].ready
-    assert [to("10.0.0.8", port, mesh=mesh).endpoints[0].ready for port in (9100, 9200, 1)] == [True, True, False]
+    assert [to("10.0.0.8", port, mesh=mesh).endpoints[0].ready for port in (9100, 9200, 1)] == [True, True, None]
 
 
 def test_a_service_without_that_port_says_which_it_has() -> None:

@@ -90,6 +90,8 @@ V4 = {"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}
         ([CLIENT, entry(), gateway("waypoint", "default")], "http://api.example/", "has no address of its own"),
         ([CLIENT, entry(addresses=["240.0.0.1"]), gateway("waypoint", "default")],
          "http://api.example/", "nobody can know from here whether ServiceEntry default/x, port 80 answers"),
+        # What a container declares is informational.
+        ([CLIENT, APP], "http://10.0.0.2:9999/", "nobody can know from here whether 10.0.0.2:9999 answers"),
         # Of two families of addresses nobody knows which one is taken.
         ([pod("client", ips=["10.0.0.9", "fd00::9"]), pod("app", ips=BOTH), service("app"), policy("p", rules=[V4])],
          URL, "nobody can know from here whether AuthorizationPolicy default/p matches"),

@@ -10,6 +10,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import NAMESPACE_PATH, PATHS, Object
@@ -169,3 +170,9 @@ def test_lists_of_all_namespaces_that_are_refused_leave_what_was_read_alone() ->
     assert (mesh.why_unread("Service", "default"), mesh.why_unread("Pod", "default")) == ("", "")
     assert "forbidden" in mesh.why_unread("Service", "")
     assert resolve(mesh, "app", 8080, "default").kind == "service"
+
+
+@pytest.mark.parametrize("text", ["foo", "[1]", "a: : b"])
+def test_a_configuration_that_is_no_mapping_is_said(text: str) -> None:
+    config = config_of({"data": {"mesh": text}}, {})
+    assert (config.root, len(config.assumed)) == ("istio-system", 1)

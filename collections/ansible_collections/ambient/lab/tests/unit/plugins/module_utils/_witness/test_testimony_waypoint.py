@@ -237,7 +237,10 @@ def test_where_gateways_can_not_be_read_nobody_knows_which_policy_is_in_force() 
     objects = [item for item in GUARDED.objects() if item["kind"] != "Namespace"]
     path, prediction = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
     judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", PolicyState(), None, "default/get", path, prediction)
-    assert (judged.verdict, "nobody can know whether default/get is in force" in judged.reason) == ("error", True)
+    assert (judged.verdict, "default/get is not known to be in force at the waypoint" in judged.reason) == (
+        "error",
+        True,
+    )
 
 
 def test_a_service_entry_is_counted_by_each_of_its_hosts() -> None:
