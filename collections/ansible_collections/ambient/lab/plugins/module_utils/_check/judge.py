@@ -15,6 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 
@@ -46,6 +47,7 @@ def judge(
     testimony: Testimony | None = None,
     by: str = "",
     path: Path | None = None,
+    prediction: Prediction | None = None,
     *,
     required: bool = True,
 ) -> Verdict:
@@ -59,6 +61,7 @@ def judge(
         testimony: what the proxies say; None where nobody was asked.
         by: namespace/name of the policy that must have decided a denial, "" for any.
         path: of the request; with `by` needed, to tell which policies can have decided.
+        prediction: of the request; with `by`, policies that surely do not match can't have decided either.
         required: a denial counts only where some proxy confirms it.
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
@@ -72,49 +75,55 @@ def judge(
     if expect.outcome in DENIALS:
         if control is None:
             return Verdict("error", _NO_CONTROL)
-        return _confirmed(testimony, by, path, required) if testimony else _possible(expect.outcome, by, path)
+        where = "waypoint" if expect.outcome == "denied_l7" else "ztunnel"
+        doubt = _not_by(by, where, path, prediction, expect.outcome) if by else None
+        return _confirmed(testimony, by, doubt, required) if testimony else doubt or Verdict("pass")
     return traffic
 
 
-def _confirmed(testimony: Testimony, by: str, path: Path | None, required: bool) -> Verdict:
-    """A denial as expected: do the proxies confirm it, and name the right policy?"""
+def _confirmed(testimony: Testimony, by: str, doubt: Verdict | None, required: bool) -> Verdict:
+    """A denial as expected: do the proxies confirm it, and name the right policy?
+
+    Args:
+        testimony: what the proxies say.
+        by: the policy that must have decided; "" for any.
+        doubt: why it can't have; None where it can. What a proxy says of this request counts more.
+        required: no proxy's word is not enough.
+    """
     if testimony.problem and (required or not testimony.silent):
         hint = SILENT_HINT if testimony.silent else ""
         return Verdict("error", testimony.problem + hint)
     if not by:
         return Verdict("pass")
-    if testimony.among:
-        if by in testimony.among:
-            return Verdict("pass")
-        return Verdict("fail", f"denied by {' or '.join(testimony.among)}, not by {by}")
-    where = testimony.decided_by if testimony.decided_by == "waypoint" else "ztunnel"
-    possible = _in_force(path, where)
-    if by not in possible:
-        return _not_in_force(by, where, possible)
+    named = testimony.among or ((testimony.other,) if testimony.other else ())
+    if named:
+        return Verdict("pass") if by in named else Verdict("fail", f"denied by {' or '.join(named)}, not by {by}")
+    if doubt:
+        return doubt
     if required and not testimony.unnamed:
+        where = testimony.decided_by
         return Verdict(
             "error", f"the {where} refused it, but no proxy names the policy: {testimony.nameless}{SILENT_HINT}"
         )
     return Verdict("pass")
 
 
-def _possible(outcome: str, by: str, path: Path | None) -> Verdict:
-    """Without any proxy's word: could the named policy have decided at all?"""
-    where = "waypoint" if outcome == "denied_l7" else "ztunnel"
-    possible = _in_force(path, where)
-    return _not_in_force(by, where, possible) if by and by not in possible else Verdict("pass")
-
-
-def _in_force(path: Path | None, where: str) -> list[str]:
-    if path is None:
-        return []
-    found = path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
-    return [name_of(item) for item in found if decides(item, where)]
-
-
-def _not_in_force(by: str, where: str, possible: t.Sequence[str]) -> Verdict:
-    others = f"; in force there: {', '.join(possible)}" if possible else ""
-    return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
+def _not_by(by: str, where: str, path: Path | None, prediction: Prediction | None, outcome: str) -> Verdict | None:
+    """Why a policy that no proxy names can't have decided at a kind of proxy; None where it can."""
+    policies = [] if path is None else path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
+    possible = [name_of(item) for item in policies if decides(item, where)]
+    if by not in possible:
+        if path and path.doubts:
+            return Verdict(
+                "error", f"{by} is not known to be in force at the {where} on this way: {'; '.join(path.doubts)}"
+            )
+        others = f"; in force there: {', '.join(possible)}" if possible else ""
+        return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
+    if prediction and prediction.outcome == outcome and by not in prediction.among:
+        return Verdict(
+            "fail", f"{by} does not match it; by the objects it is denied by {' or '.join(prediction.among)}"
+        )
+    return None
 
 
 def _traffic(expect: Expectation, seen: Seen) -> Verdict:

@@ -187,6 +187,7 @@ def judge_all(
             run.testimony,
             run.by,
             run.path,
+            run.prediction,
             required=settings.witnesses == REQUIRED,
         )
         if settings.surprises == "fail" and run.holds and run.surprise:
@@ -224,6 +225,10 @@ def predicted_verdict(run: ClaimRun) -> Verdict:
         return Verdict("fail", f"predicted {prediction.outcome}: {prediction.why}", hopeless=True)
     if run.by and run.by not in prediction.among:
         return Verdict("fail", f"predicted {wanted} by {' or '.join(prediction.among)}, not by {run.by}", hopeless=True)
+    if run.by in prediction.doubtful:
+        others = " or ".join(name for name in prediction.among if name != run.by)
+        why = f"can't be predicted: nobody can know whether {run.by} or {others} refuses it"
+        return Verdict("error", why, hopeless=True)
     return Verdict("pass")
 
 

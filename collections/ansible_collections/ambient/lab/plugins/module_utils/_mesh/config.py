@@ -51,7 +51,12 @@ def config_of(config_map: Object, deployment: Object, assumed: tuple[str, ...] =
     try:
         said = yaml.safe_load((config_map.get("data") or {}).get("mesh") or "") or {}
     except yaml.YAMLError:
-        said, assumed = {}, (*assumed, f"ConfigMap {ROOT_NAMESPACE}/istio is no YAML: Istio's defaults are taken")
+        said = None
+    if not isinstance(said, dict):
+        said, assumed = (
+            {},
+            (*assumed, f"ConfigMap {ROOT_NAMESPACE}/istio is no YAML mapping: Istio's defaults are taken"),
+        )
     containers = deployment.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or []
     flags = {
         str(item["name"]): str(item.get("value") or "")

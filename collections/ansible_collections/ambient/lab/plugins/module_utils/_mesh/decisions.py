@@ -34,12 +34,14 @@ class Decision:
         among: the policies of which the proxy names one when it refuses; of a refusal because no ALLOW policy
             matches, all of these.
         cause: namespace/name of the PeerAuthentication that refuses plain text; "" otherwise.
+        doubtful: those among them of which nobody can know whether they match.
     """
 
     verdict: Verdict
     reason: str
     among: tuple[str, ...] = ()
     cause: str = ""
+    doubtful: tuple[str, ...] = ()
 
 
 def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
@@ -111,13 +113,14 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
     if certain:
         rule = denying[certain[0]].rule
         reason = f"rule {rule} of AuthorizationPolicy {certain[0]} (DENY) matches"
-        return Decision("deny", reason, (*certain, *doubtful))
+        return Decision("deny", reason, (*certain, *doubtful), doubtful=tuple(doubtful))
     opened = next((name for name, match in allowing.items() if match.truth), "")
     unsure = [name for name, match in allowing.items() if match.truth is None]
     if allowing and not opened and not unsure:
         names = ", ".join(allowing)
         reason = f"no rule of the ALLOW {'policies' if len(allowing) > 1 else 'policy'} {names} matches"
-        return Decision("deny", f"{reason}: {_said(allowing)}", (*allowing, *doubtful))
+        why = f"{reason}: {_said(allowing)}"
+        return Decision("deny", why, (*allowing, *doubtful), doubtful=tuple(doubtful))
     doubtful += [] if opened else unsure
     if doubtful:
         return Decision(

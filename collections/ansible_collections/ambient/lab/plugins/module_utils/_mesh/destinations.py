@@ -30,12 +30,21 @@ _MAX_ALIASES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """Where a connection may end. port: None where nobody knows its number; pod: None outside of the cluster."""
+    """Where a connection may end.
+
+    Attributes:
+        address: of a pod, or of a host outside.
+        port: None where nobody knows its number.
+        pod: None outside of the cluster.
+        ready: None where nobody can know.
+        plain: proxies are told of the address alone, and call it in plain text.
+    """
 
     address: str
     port: int | None
     pod: Object | None = None
-    ready: bool = True
+    ready: bool | None = True
+    plain: bool = False
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
@@ -68,6 +77,11 @@ class Destination:
         """The pods among the endpoints, each once."""
         found = {name_of(item.pod): item.pod for item in self.endpoints if item.pod}
         return list(found.values())
+
+    @property
+    def named_by_address(self) -> bool:
+        """Whether the request goes to one address of a pod, and to no other one of it."""
+        return self.kind == "pods" and is_ip(self.host)
 
     @property
     def gateway(self) -> str:
@@ -227,7 +241,9 @@ def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
             for address in end.get("addresses") or []:
                 pods = mesh.pods_at(str(address))
                 pod = pods[0] if len(pods) == 1 else None
-                ends.append(Endpoint(ip(str(address)), numbers[0] if numbers else None, pod, ready))
+                # Without a reference to the pod istiod takes it for a workload of its own, outside of the mesh.
+                plain = (end.get("targetRef") or {}).get("kind") != "Pod"
+                ends.append(Endpoint(ip(str(address)), numbers[0] if numbers else None, pod, ready, plain))
     return ends
 
 
@@ -259,7 +275,7 @@ def _named_port(pod: Object, name: str) -> int | None:
 
 
 def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
-    """A pod at a port of its own. It is taken for ready unless it declares ports, and this is none of them.
+    """A pod at a port of its own. Where it declares ports, and this is none of them, nobody knows whether it is ready.
 
     What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
     """
@@ -269,7 +285,7 @@ def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
         for item in container.get("ports") or []
     }
     offered = not declared or port in declared or port in _targets(pod, mesh)
-    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and offered)
+    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and (offered or None))
 
 
 def _targets(pod: Object, mesh: Mesh) -> set[int]:
@@ -316,21 +332,23 @@ def _at_node(mesh: Mesh, host: str, port: int, hosted: t.Sequence[Object]) -> De
 
 
 def _entry(mesh: Mesh, host: str, namespace: str) -> Object | None:
-    """The ServiceEntry that has a host: by its exact name, or else by the longest wildcard."""
-    visible = [entry for entry in mesh.items("ServiceEntry") if _is_exported(entry, namespace)]
+    """The ServiceEntry that has a host: by its exact name, or else by the longest wildcard; the client's own first.
+
+    ztunnel is not told of exportTo (istiod, pilot/pkg/serviceregistry/ambient).
+    """
     fitting = [
-        (len(name), entry)
-        for entry in visible
+        (len(name), namespace_of(entry) == namespace, entry)
+        for entry in mesh.items("ServiceEntry")
         for name in (str(item).lower() for item in entry.get("spec", {}).get("hosts") or [])
         if name == host or (name.startswith("*.") and host.endswith(name[1:]))
     ]
-    return max(fitting, key=lambda item: item[0])[1] if fitting else None
+    return max(fitting, key=lambda item: item[:2])[2] if fitting else None
 
 
-def _is_exported(entry: Object, namespace: str) -> bool:
-    spaces = entry.get("spec", {}).get("exportTo") or ["*"]
-    own = namespace_of(entry)
-    return any(item in ("*", namespace) or (item == "." and own == namespace) for item in spaces)
+def entry_addresses(entry: Object) -> list[str]:
+    """Virtual addresses of a ServiceEntry: its own, or those that istiod gave it."""
+    assigned = [item.get("value") for item in entry.get("status", {}).get("addresses") or []]
+    return [str(item) for item in entry.get("spec", {}).get("addresses") or assigned]
 
 
 def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
@@ -346,15 +364,20 @@ def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
     labels = (spec.get("workloadSelector") or {}).get("labels")
     if labels:
         space = namespace_of(entry)
-        ends += [Endpoint(addresses_of(pod)[0], target, pod, is_ready(pod)) for pod in mesh.selected(space, labels)]
+        for pod in mesh.selected(space, labels):
+            ends.append(Endpoint(next(iter(addresses_of(pod)), ""), target, pod, is_ready(pod)))
         for item in mesh.items("WorkloadEntry", space):
             if labels.items() <= {**labels_of(item), **(item.get("spec", {}).get("labels") or {})}.items():
                 number = int((item["spec"].get("ports") or {}).get(name, target))
                 ends.append(_entry_end(mesh, item["spec"], number))
+    if not ends and not labels:
+        # The host itself (resolution DNS), or whatever address was asked for (NONE).
+        ends.append(Endpoint(str((spec.get("hosts") or [""])[0]), target, ready=None))
     return ends
 
 
 def _entry_end(mesh: Mesh, item: Object, port: int) -> Endpoint:
     address = str(item.get("address", ""))
     pods = mesh.pods_at(address)
-    return Endpoint(ip(address), port, pods[0] if len(pods) == 1 else None)
+    pod = pods[0] if len(pods) == 1 else None
+    return Endpoint(ip(address), port, pod, is_ready(pod) if pod else None, plain=True)

@@ -247,7 +247,8 @@ def _request_fits(attribute: str, value: str, request: HttpRequest) -> Truth:
             return value == "*" or glob(value, request.headers[name])
         if name == "accept":
             return glob(value, "*/*")
-        return None if _UNSAID.fullmatch(name) else False
+        # Envoy keeps `host` as :authority.
+        return None if name == "host" or _UNSAID.fullmatch(name) else False
     # Attributes of a JWT: without one, nothing of it matches.
     return None if request.may_have_token else False
 

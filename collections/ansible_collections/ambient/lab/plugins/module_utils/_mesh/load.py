@@ -234,7 +234,8 @@ class Loader:
     def _mesh(self, fresh: t.Mapping[_List, list[Object]]) -> Mesh:
         objects = [item for found in (*self._kept.values(), *fresh.values()) for item in found]
         spaces = [item for item in self._spaces.values() if item]
-        return Mesh([*spaces, *objects], self._config, self._unread)
+        read = {(kind, space) for kind, space, _query in (*self._kept, *fresh)} - self._unread.keys()
+        return Mesh([*spaces, *objects], self._config, self._unread, read)
 
 
 def _routed(mesh: Mesh, service: Object) -> t.Iterator[str]:

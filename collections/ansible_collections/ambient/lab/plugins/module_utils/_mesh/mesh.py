@@ -135,6 +135,7 @@ class Mesh:
         config: of the mesh.
         unread: kind and namespace ("" for all of them) that could not be read, and why. What rests on them is
             unknown, never "nothing there".
+        read: kind and namespace of lists that were read, whatever became of the list of all namespaces.
     """
 
     def __init__(
@@ -142,9 +143,10 @@ class Mesh:
         objects: t.Iterable[Object],
         config: MeshConfig | None = None,
         unread: t.Mapping[tuple[str, str], str] | None = None,
+        read: t.Collection[tuple[str, str]] = (),
     ) -> None:
         self.config = config or MeshConfig()
-        self.unread = dict(unread or {})
+        self.unread, self._read = dict(unread or {}), frozenset(read)
         # What was worked out of these objects already, by what was asked.
         self.known: dict[t.Hashable, t.Any] = {}
         self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
@@ -174,7 +176,7 @@ class Mesh:
         """Why a kind could not be read in one of these namespaces; "" where it could."""
         for namespace in namespaces:
             for key in ((kind, namespace), (kind, "")):
-                if key in self.unread:
+                if key in self.unread and (kind, namespace) not in self._read:
                     return f"{kind} objects of namespace {namespace} can't be read: {self.unread[key]}"
         return ""
 

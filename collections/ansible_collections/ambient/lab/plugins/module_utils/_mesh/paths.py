@@ -11,7 +11,12 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Endpoint, resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import (
+    Destination,
+    Endpoint,
+    entry_addresses,
+    resolve,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Membership,
@@ -27,6 +32,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import changes_answers, routed
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+    USE_CANARY,
+    USE_WAYPOINT,
     Waypoint,
     bound_policies,
     policies_naming,
@@ -165,7 +172,8 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     passes = bool(waypoint and waypoint.serves and member and member.captured)
     if not passes or waypoint is None or target is None:
         hops = _ztunnels(mesh, plain, source, None)
-        return dataclasses.replace(plain, waypoint=waypoint, at_ztunnel=hops, doubts=tuple(doubts))
+        doubts += _end_doubts(mesh, source, plain.endpoints, direct=True)
+        return dataclasses.replace(plain, waypoint=waypoint, at_ztunnel=hops, doubts=tuple(dict.fromkeys(doubts)))
     hop = WaypointHop(
         waypoint,
         target,
@@ -173,18 +181,21 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
         tuple(bound_policies(mesh, waypoint, target, "AuthorizationPolicy")),
         tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
     )
-    route = routed(mesh, destination, request)
+    route = routed(mesh, destination, request, waypoint.namespace)
     doubts += [*_waypoint_doubts(mesh, waypoint, target), *([route.doubt] if route.doubt else [])]
+    doubts += _end_doubts(mesh, source, route.endpoints, direct=False)
     path = dataclasses.replace(
-        plain, waypoint=waypoint, at_waypoint=hop, endpoints=route.endpoints, doubts=tuple(doubts)
+        plain, waypoint=waypoint, at_waypoint=hop, endpoints=route.endpoints, doubts=tuple(dict.fromkeys(doubts))
     )
     return dataclasses.replace(path, at_ztunnel=_ztunnels(mesh, path, None, waypoint))
 
 
 def may_hide(mesh: Mesh, path: Path) -> bool:
     """Whether Envoy's headers may be missing from what it answers on a way: told so, or nobody could read it."""
-    config = mesh.config
-    return bool(config.proxy_headers or config.assumed or path.doubts or changes_answers(mesh, path.destination))
+    config, hop = mesh.config, path.at_waypoint
+    unread = path.destination.gateway or (path.waypoint and path.waypoint.doubt)
+    changed = changes_answers(mesh, path.destination) or (hop and _waypoint_doubts(mesh, hop.waypoint, hop.target))
+    return bool(config.proxy_headers or config.assumed or unread or changed)
 
 
 def _target(destination: Destination) -> Object | None:
@@ -221,8 +232,10 @@ def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint 
         else:
             callers = (source,) if source else ()
             identity = None if path.destination.kind == "node" else _identity(mesh, source)
-        address = _caller_address(callers, end.address) if path.destination.kind != "node" else None
-        connection = Connection(identity, address, end.address, end.port)
+        # Of a pod with addresses of both families nobody knows which one a Service leads to.
+        one = len(addresses_of(end.pod)) == 1 or path.destination.named_by_address
+        address = _caller_address(callers, end.address) if one and path.destination.kind != "node" else None
+        connection = Connection(None if end.plain else identity, address, end.address if one else None, end.port)
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)
 
@@ -238,8 +251,12 @@ def pod_policies(mesh: Mesh, pod: Object) -> list[Object]:
 
     A selector without labels gets no workload at all (istiod, buildWorkloadPolicies).
     """
+    return [policy for policy in _policies_near(mesh, pod) if selects(policy, pod)]
+
+
+def _policies_near(mesh: Mesh, pod: Object) -> list[Object]:
     spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
-    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space) if selects(policy, pod)]
+    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space)]
 
 
 def selects(policy: Object, pod: Object) -> bool:
@@ -253,23 +270,74 @@ def selects(policy: Object, pod: Object) -> bool:
 
 def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination) -> list[str]:
     found = [destination.why] if destination.kind == "unknown" else []
+    if source is None:
+        found.append("there is no pod yet that could send it")
     if member and member.sidecar:
         found.append(f"{member.why_not}: its own Envoy decides how it calls")
-    spaces = {
-        namespace_of(item) for item in [*destination.pods, *([destination.service] if destination.service else [])]
-    }
-    for kind in ("Pod", "AuthorizationPolicy"):
-        why = mesh.why_unread(kind, *spaces, *([mesh.config.root] if spaces and kind == "AuthorizationPolicy" else []))
-        found += [why] if why else []
+    service = destination.service
+    if service is not None:
+        found += _unread(mesh, "Pod", namespace_of(service))
+        found += _unread(mesh, "AuthorizationPolicy", namespace_of(service), mesh.config.root)
+        if service["kind"] == "Service" and not service.get("spec", {}).get("selector"):
+            found += _unread(mesh, "EndpointSlice", namespace_of(service))
+    if destination.kind == "entry" and service is not None and not entry_addresses(service):
+        found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
+    target = _target(destination)
+    if target is not None and USE_WAYPOINT not in labels_of(target):
+        found += _unread(mesh, "Namespace", namespace_of(target))
+    if target is not None and any(
+        USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
+    ):
+        found.append(f"some of the traffic goes through another waypoint (label {USE_CANARY}), which is not evaluated")
     if destination.gateway:
         found.append(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
-    for pod, direction in [(source, "Egress"), *((pod, "Ingress") for pod in destination.pods)]:
-        found += [
-            f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
-            for item in (mesh.items("NetworkPolicy", namespace_of(pod)) if pod else [])
-            if pod and _isolates(item, pod, direction)
-        ]
+    if source is not None:
+        found += _isolated(mesh, source, "Egress")
     return found
+
+
+def _unread(mesh: Mesh, kind: str, *spaces: str) -> list[str]:
+    why = mesh.why_unread(kind, *spaces)
+    return [why] if why else []
+
+
+def _end_doubts(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint], *, direct: bool) -> list[str]:
+    """What keeps the model from knowing what happens at the pods. direct: no waypoint is on the way."""
+    found: list[str] = []
+    pods = list({name_of(end.pod): end.pod for end in ends if end.pod}.values())
+    for space in dict.fromkeys(map(namespace_of, pods)):
+        found += [*_unread(mesh, "Pod", space), *_unread(mesh, "AuthorizationPolicy", space, mesh.config.root)]
+    for pod in pods:
+        name = f"pod {name_of(pod)}"
+        found += _isolated(mesh, pod, "Ingress")
+        if mesh.membership(pod).sidecar:
+            found.append(f"{name} has a sidecar, whose Envoy decides what it lets in")
+        if not labels_of(pod) and any(selector(item) for item in _policies_near(mesh, pod)):
+            found.append(f"{name} has no label: istiod may give it policies whatever their selectors are")
+        if direct and source is not None:
+            if name_of(source) == name_of(pod):
+                found.append(f"{name} calls itself, and need not pass ztunnel")
+            elif _same_host(source, pod):
+                found.append(f"{name_of(source)} calls {name} from its own node's network, which may go around ztunnel")
+    if pods and mesh.config.flag("PILOT_AUTO_ALLOW_WAYPOINT_POLICY"):
+        found.append("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated")
+    return found
+
+
+def _same_host(source: Object, pod: Object) -> bool:
+    """Whether the source uses the network of the pod's node (istio-cni lets kubelet's probes pass that way)."""
+    here, there = source.get("spec", {}), pod.get("spec", {})
+    return bool(here.get("hostNetwork") and here.get("nodeName") == there.get("nodeName"))
+
+
+def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:
+    """NetworkPolicies that may cut a pod off."""
+    found = [
+        f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
+        for item in mesh.items("NetworkPolicy", namespace_of(pod))
+        if _isolates(item, pod, direction)
+    ]
+    return [*_unread(mesh, "NetworkPolicy", namespace_of(pod)), *found]
 
 
 def _isolates(item: Object, pod: Object, direction: str) -> bool:
@@ -286,13 +354,22 @@ def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str
         for kind in ("EnvoyFilter", "WasmPlugin")
         for space in spaces
         for item in mesh.items(kind, space)
-        if not item.get("spec", {}).get("workloadSelector") and not item.get("spec", {}).get("selector")
+        if _may_select(item, waypoint)
     ]
-    for kind in ("AuthorizationPolicy", "RequestAuthentication", "HTTPRoute"):
-        why = mesh.why_unread(kind, *spaces)
-        found += [why] if why else []
+    for kind in ("AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "EnvoyFilter", "WasmPlugin"):
+        found += _unread(mesh, kind, *spaces)
+    found += _unread(mesh, "Pod", waypoint.namespace)
+    for pod in waypoint.pods:
+        found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
     if len(waypoint.accounts) > 1:
         found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
     if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
         found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
     return found
+
+
+def _may_select(item: Object, waypoint: Waypoint) -> bool:
+    """Whether an EnvoyFilter or a WasmPlugin may be for a waypoint's pods."""
+    spec = item.get("spec", {})
+    wanted = (spec.get("workloadSelector") or {}).get("labels") or (spec.get("selector") or {}).get("matchLabels")
+    return not wanted or any(has_labels(pod, wanted) for pod in waypoint.pods)

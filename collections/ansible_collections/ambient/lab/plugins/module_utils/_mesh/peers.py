@@ -53,7 +53,7 @@ def strictness(mesh: Mesh, pod: Object, port: int | None) -> Strictness:
     levels = (
         _oldest(item for item in mesh.items("PeerAuthentication", root) if not _labels(item)),
         _oldest(item for item in own if not _labels(item) and space != root),
-        _oldest(item for item in own if _labels(item)),
+        _oldest(item for item in own if _labels(item) and space != root),
     )
     above, cause = "UNSET", None
     for item in levels[:2]:

@@ -39,12 +39,14 @@ class Prediction:
         reasons: from the source to the destination.
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
+        doubtful: those among them of which nobody can know whether they match.
     """
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()
     among: tuple[str, ...] = ()
     cause: str = ""
+    doubtful: tuple[str, ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -72,7 +74,7 @@ def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str)
 
 def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
     """What a request meets on a way that is known already."""
-    missing = _missing(path)
+    missing = _missing(mesh, path)
     if missing:
         return Prediction("broken", (missing,))
     if path.destination.kind == "outside":
@@ -88,20 +90,23 @@ def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
         if decision.verdict == "unknown":
             return Prediction("unknown", tuple(reasons))
         if decision.verdict == "deny":
-            return Prediction("denied_l7", tuple(reasons), decision.among)
+            return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=decision.doubtful)
+    if not path.ready and any(end.ready is None for end in path.endpoints):
+        outside = Reason(f"nobody can know from here whether {path.destination} answers")
+        return Prediction("unknown", (*reasons, outside))
     if not path.ready:
         broken = Reason(f"no ready pod is behind {path.destination}", permanent=False)
         return Prediction("broken", (*reasons, broken))
     return _arriving(mesh, path, reasons)
 
 
-def _missing(path: Path) -> Reason | None:
+def _missing(mesh: Mesh, path: Path) -> Reason | None:
     """What keeps the request from being decided about at all."""
     destination = path.destination
     if destination.kind == "missing" or (destination.kind == "service" and destination.why):
         return Reason(destination.why)
     waypoint = path.at_waypoint.waypoint if path.at_waypoint else None
-    if waypoint and not waypoint.ready:
+    if waypoint and not waypoint.ready and not mesh.why_unread("Pod", waypoint.namespace):
         # ztunnel has nobody to hand the request to, and cuts it off.
         return Reason(f"no pod of the waypoint {waypoint} is ready", permanent=False)
     return None
@@ -112,7 +117,7 @@ def _entering(path: Path) -> list[Reason]:
     found = []
     if path.member and not path.member.captured:
         found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.permanent))
-    if path.waypoint and not path.at_waypoint:
+    if path.waypoint and not path.at_waypoint and not path.waypoint.doubt:
         found.append(Reason(_why_around(path, str(path.waypoint)), path.waypoint.programmed))
     return found
 
@@ -181,4 +186,5 @@ def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
         return Prediction("allowed", tuple(reasons))
     among = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.among))
     cause = next((decision.cause for _hop, decision in decisions if decision.cause), "")
-    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause)
+    doubtful = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.doubtful))
+    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause, doubtful)

@@ -42,16 +42,22 @@ class Route:
     doubt: str = ""
 
 
-def routed(mesh: Mesh, destination: Destination, request: Request) -> Route:
-    """Where a waypoint sends a request to a destination."""
+def routed(mesh: Mesh, destination: Destination, request: Request, space: str) -> Route:
+    """Where a waypoint of a namespace sends a request to a destination.
+
+    istiod takes routes of the Service's and of the waypoint's namespace alone (getVirtualServiceForWaypoint).
+    """
     service = destination.service
     own = Route(destination.endpoints)
     if service is None or destination.kind != "service":
         return own
-    grpc = [item for item in mesh.items("GRPCRoute") if _is_for(item, service, destination.port)]
+    spaces = dict.fromkeys([namespace_of(service), space])
+    grpc, routes = (
+        [item for name in spaces for item in mesh.items(kind, name) if _is_for(item, service, destination.port)]
+        for kind in ("GRPCRoute", "HTTPRoute")
+    )
     if grpc:
         return dataclasses.replace(own, doubt=f"GRPCRoute {name_of(grpc[0])} routes it, and is not evaluated")
-    routes = [item for item in mesh.items("HTTPRoute") if _is_for(item, service, destination.port)]
     if not routes:
         return own
     matching = [
@@ -60,6 +66,10 @@ def routed(mesh: Mesh, destination: Destination, request: Request) -> Route:
     if not matching:
         return Route((), f"no rule of HTTPRoute {name_of(routes[0])} matches the request, so the waypoint answers 404")
     ends: list[Endpoint] = []
+    # A rule that only may match, and a backend that is not there, leave open who answers.
+    doubt = next(
+        (f"HTTPRoute {name_of(item)} {why}" for item, rule in matching if (why := _open(mesh, item, rule))), ""
+    )
     for item, rule in matching:
         answers = [entry.get("type") for entry in rule.get("filters") or [] if entry.get("type") not in _HARMLESS]
         if answers:
@@ -67,7 +77,29 @@ def routed(mesh: Mesh, destination: Destination, request: Request) -> Route:
         ends += _backends(mesh, item, rule)
     if not ends:
         return Route((), f"HTTPRoute {name_of(matching[0][0])} has no backend for it, so the waypoint answers itself")
-    return Route(tuple(ends))
+    return Route(tuple(ends), doubt)
+
+
+def _open(mesh: Mesh, route: Object, rule: Object) -> str:
+    """What of a rule that may take the request is not known; "" where all is."""
+    for match in rule.get("matches") or []:
+        kinds = [(match.get("path") or {}).get("type"), *(item.get("type") for item in match.get("headers") or [])]
+        if match.get("queryParams") or "RegularExpression" in kinds:
+            return "matches a regular expression or a query, which is not evaluated"
+    for ref in rule.get("backendRefs") or []:
+        if ref.get("weight") != 0 and not _backend(mesh, route, ref):
+            return f"has a backend {ref.get('name')} that is no Service with this port"
+    return ""
+
+
+def _backend(mesh: Mesh, route: Object, ref: Object) -> tuple[Object, Object] | None:
+    """Service and port that a rule sends requests to."""
+    if ref.get("kind", "Service") != "Service":
+        return None
+    service = mesh.get("Service", ref.get("namespace") or namespace_of(route), str(ref.get("name")))
+    ports = (service or {}).get("spec", {}).get("ports") or []
+    port = next((item for item in ports if item["port"] == ref.get("port")), None)
+    return (service, port) if service and port else None
 
 
 def changes_answers(mesh: Mesh, destination: Destination) -> bool:
@@ -124,9 +156,6 @@ def _backends(mesh: Mesh, route: Object, rule: Object) -> list[Endpoint]:
     for ref in rule.get("backendRefs") or []:
         if ref.get("weight") == 0:
             continue
-        service = mesh.get("Service", ref.get("namespace") or namespace_of(route), str(ref.get("name")))
-        ports = (service or {}).get("spec", {}).get("ports") or []
-        port = next((item for item in ports if item["port"] == ref.get("port")), None)
-        if service and port:
-            ends += endpoints(mesh, service, port)
+        if found := _backend(mesh, route, ref):
+            ends += endpoints(mesh, *found)
     return ends

@@ -26,6 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import 
 
 USE_WAYPOINT = "istio.io/use-waypoint"
 USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
+USE_CANARY = "istio.io/use-waypoint-canary"
 WAYPOINT_FOR = "istio.io/waypoint-for"
 MANAGED = "gateway.istio.io/managed"
 _MESH_CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
@@ -103,7 +104,20 @@ def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
     if gateway is None:
         return Waypoint(namespace, name, problem=f"the waypoint {namespace}/{name} does not exist")
     pods = pods_of(mesh, namespace, name)
+    if doubt := _doubt(mesh, gateway, item):
+        return Waypoint(namespace, name, gateway, pods, doubt=doubt)
     return Waypoint(namespace, name, gateway, pods, _problem(mesh, gateway, item))
+
+
+def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
+    """Why nobody can say whether a Gateway that is there serves an object."""
+    space = namespace_of(item)
+    allowed = _allowed(gateway)
+    if allowed.get("from") != "Selector":
+        return ""
+    if (allowed.get("selector") or {}).get("matchExpressions"):
+        return f"allowedRoutes of the waypoint {name_of(gateway)} have matchExpressions, which are not evaluated"
+    return mesh.why_unread("Namespace", space)
 
 
 def pods_of(mesh: Mesh, namespace: str, name: str) -> tuple[Object, ...]:
@@ -129,13 +143,17 @@ def _problem(mesh: Mesh, gateway: Object, item: Object) -> str:
     return ""
 
 
-def _allows(mesh: Mesh, gateway: Object, namespace: str) -> bool:
-    own = namespace_of(gateway)
+def _allowed(gateway: Object) -> Object:
+    """`allowedRoutes.namespaces` of a waypoint's listener for HBONE."""
     listeners = gateway.get("spec", {}).get("listeners") or []
     listener: Object = next(
         (item for item in listeners if item.get("protocol") == "HBONE" and item.get("port") == HBONE_PORT), {}
     )
-    allowed = (listener.get("allowedRoutes") or {}).get("namespaces") or {}
+    return dict((listener.get("allowedRoutes") or {}).get("namespaces") or {})
+
+
+def _allows(mesh: Mesh, gateway: Object, namespace: str) -> bool:
+    allowed, own = _allowed(gateway), namespace_of(gateway)
     how = allowed.get("from", "Same")
     if how == "Selector":
         wanted = (allowed.get("selector") or {}).get("matchLabels") or {}

@@ -87,7 +87,7 @@ def _log_paths(node: object) -> t.Iterator[str]:
 def with_configuration(
     testimony: Testimony,
     query: Query,
-    named: str | None,
+    named: str,
     proxies: t.Sequence[Proxy],
     mesh: Mesh,
     configurations: Configurations,
@@ -97,7 +97,7 @@ def with_configuration(
     Args:
         testimony: of the other witnesses.
         query: for the probe's evidence.
-        named: the policy that the claim names, where it names one.
+        named: the policy that the claim names in this phase; "" where it names none.
         proxies: all that were asked.
         mesh: with the policies.
         configurations: of the proxies; read already.

@@ -40,7 +40,7 @@ class Testimony:
 
     policy: namespace/name, None where no witness names one. among: the policies of which one decided, where only
     that is known. problem: why what was seen is no proof, "" where it is. unnamed: this version of the proxy names no
-    policy.
+    policy. other: what refused it where that is no AuthorizationPolicy.
     """
 
     decided_by: str = "-"
@@ -50,11 +50,14 @@ class Testimony:
     problem: str = ""
     silent: bool = False
     unnamed: bool = False
+    other: str = ""
 
     @property
     def late(self) -> bool:
         """Whether a proxy refused, and its log may still say by which policy."""
-        return self.decided_by in ("ztunnel", "waypoint") and not (self.problem or self.among or self.unnamed)
+        return self.decided_by in ("ztunnel", "waypoint") and not (
+            self.problem or self.among or self.unnamed or self.other
+        )
 
     @property
     def nameless(self) -> str:
@@ -73,11 +76,12 @@ class Query:
         nodes: of the pods that the request may have ended at.
         addresses: what proxies may log as the destination, `ip:port`, or "ip:" for any port.
         workloads: namespace and name of what the pods belong to, as counters have it.
-        service: name of the Service (host of the ServiceEntry) that was called.
+        services: names of the Service (hosts of the ServiceEntry) that was called.
         waypoint: namespace and name of the waypoint's workload.
         waypoint_addresses: of its pods.
         allowing: names of the ALLOW policies in force at the destination's ztunnel.
         waypoint_allowing: of those at the waypoint.
+        waypoint_custom: of the CUSTOM policies there.
     """
 
     source: Target | None
@@ -85,11 +89,12 @@ class Query:
     nodes: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     workloads: frozenset[tuple[str, str]] = frozenset()
-    service: str = ""
+    services: tuple[str, ...] = ()
     waypoint: tuple[str, str] | None = None
     waypoint_addresses: tuple[str, ...] = ()
     allowing: tuple[str, ...] = ()
     waypoint_allowing: tuple[str, ...] = ()
+    waypoint_custom: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: Path, target: Target | Unusable) -> Query:
@@ -107,11 +112,12 @@ class Query:
             nodes=tuple(sorted({str(pod.get("spec", {}).get("nodeName", "")) for pod in pods})),
             addresses=tuple(_logged(address, end.port) for end, pod in ends for address in addresses_of(pod)),
             workloads=frozenset((namespace_of(pod), workload_name(pod)) for pod in pods),
-            service=str(hosts[0]) if path.destination.kind != "pods" else "",
+            services=tuple(map(str, hosts)) if path.destination.kind != "pods" else (),
             waypoint=(point.namespace, point.name) if point else None,
             waypoint_addresses=tuple(address for pod in point.pods for address in addresses_of(pod)) if point else (),
-            allowing=_allowing(path.ztunnel_policies, "ztunnel"),
-            waypoint_allowing=_allowing(path.waypoint_policies, "waypoint"),
+            allowing=_deciding(path.ztunnel_policies, "ztunnel", "ALLOW"),
+            waypoint_allowing=_deciding(path.waypoint_policies, "waypoint", "ALLOW"),
+            waypoint_custom=_deciding(path.waypoint_policies, "waypoint", "CUSTOM"),
         )
 
 
@@ -120,8 +126,8 @@ def _logged(address: str, port: int | None) -> str:
     return f"{f'[{address}]' if ':' in address else address}:{port or ''}"
 
 
-def _allowing(policies: t.Iterable[Object], proxy: str) -> tuple[str, ...]:
-    return tuple(sorted({name_of(item) for item in policies if action(item) == "ALLOW" and decides(item, proxy)}))
+def _deciding(policies: t.Iterable[Object], proxy: str, kind: str) -> tuple[str, ...]:
+    return tuple(sorted({name_of(item) for item in policies if action(item) == kind and decides(item, proxy)}))
 
 
 def attributed(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]) -> Seen:
@@ -305,6 +311,7 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         return _conclude("waypoint", "network", (client, nobody), (), evidence)
     logs: list[Statement] = []
     among: tuple[str, ...] = ()
+    other = ""
     for said in proxies:
         request = next((said.requests[item] for item in ids if item in said.requests), None)
         if request is None or request.rejected is None:
@@ -313,7 +320,7 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         text = f"HTTP {request.code}, {request.details}{named}"
         logs.append(Statement("waypoint log", str(said.proxy), text, request.rejected))
         if request.rejected:
-            among = (request.policy,) if request.policy else query.waypoint_allowing if request.unmatched else ()
+            among, other = _refusers(request, query)
     if not logs:
         nothing = "no line about it (access log off, late, or in a format of its own)"
         why = {str(said.proxy): said.log_problem or nothing for said in proxies}
@@ -324,15 +331,27 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         "source_workload_namespace": source.namespace,
     }
     series = (
-        [{**labels, "destination_service_name": query.service}]
-        if query.service
+        [{**labels, "destination_service_name": name} for name in query.services]
+        if query.services
         else [
             {**labels, "destination_workload": name, "destination_workload_namespace": space}
             for space, name in sorted(query.workloads)
         ]
     )
     counts = _counts("waypoint counter", proxies, series, f"HTTP {seen.http_code}")
-    return _conclude("waypoint", "network", (client, *logs, *counts), among, evidence)
+    found = _conclude("waypoint", "network", (client, *logs, *counts), among, evidence)
+    return found if found.problem else dataclasses.replace(found, other=other)
+
+
+def _refusers(request: Request, query: Query) -> tuple[tuple[str, ...], str]:
+    """Policies of which one refused, by a waypoint's log, and what else did (Envoy, response_code_details)."""
+    if request.policy:
+        return (request.policy,), ""
+    if request.unmatched:
+        return query.waypoint_allowing, ""
+    if request.details.startswith("ext_authz"):
+        return query.waypoint_custom, "" if query.waypoint_custom else "an external authorizer"
+    return (), "a RequestAuthentication" if request.details.startswith("jwt_authn") else ""
 
 
 def _upstream(client: Statement, query: Query, evidence: Evidence) -> Testimony:

@@ -68,6 +68,10 @@ class Run(t.Protocol):
     seen: Seen
     testimony: Testimony | None
 
+    @property
+    def by(self) -> str:
+        """The policy that must have decided in this phase; "" for any."""
+
 
 @dataclasses.dataclass
 class _Asked:
@@ -167,7 +171,7 @@ class Witnesses:
         proxies = [said.proxy for said in self.evidence.said]
         configurations.read(proxies)
         for run in decided:
-            query, named = self._queries[run.claim.name], str(run.claim.by) if run.claim.by else None
+            query, named = self._queries[run.claim.name], run.by
             run.testimony = with_configuration(
                 t.cast(Testimony, run.testimony), query, named, proxies, mesh, configurations
             )

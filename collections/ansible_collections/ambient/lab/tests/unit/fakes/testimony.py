@@ -16,7 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony imp
 
 SOURCE = Target("default", "curl", "main", "10.0.0.9", "n1", "curl-workload")
 SENDER = "10.0.0.9:20001"
-QUERY = Query(SOURCE, ("10.0.0.9",), ("n2",), ("10.0.1.5:8080",), frozenset({("default", "app")}), "sample-app")
+QUERY = Query(SOURCE, ("10.0.0.9",), ("n2",), ("10.0.1.5:8080",), frozenset({("default", "app")}), ("sample-app",))
 BEHIND = dataclasses.replace(QUERY, waypoint=("default", "wp"), waypoint_addresses=("10.0.1.7",))
 REJECTED = "connection closed due to policy rejection"
 BY_DENY = f"{REJECTED}: explicitly denied by: default/layer4-authz"

@@ -67,3 +67,21 @@ def test_an_answer_that_nobody_predicted_is_a_finding_of_its_own() -> None:
     failed = check(raw, Settings(surprises="fail", timeout=1), edge_of(bad=RESET))
     assert failed.verdict == "fail"
     assert "warnings" not in as_result(check(raw, Settings(), edge_of(DENY, bad=RESET)))
+
+
+def test_a_policy_that_perhaps_matches_is_not_the_one_that_surely_refuses() -> None:
+    perhaps = policy("p", action="DENY", rules=[{"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}])
+    edge = edge_of(policy("sure", action="DENY", rules=BAD), perhaps)
+    # Two addresses of one family: nobody knows which of them is the source.
+    edge.objects[1] = pod("bad")
+    edge.objects[1]["status"]["podIPs"] = [{"ip": "10.0.0.9"}, {"ip": "10.0.0.8"}]
+    result = foresee(claims(BAD_IS_DENIED), Settings(), edge)
+    assert result.claims[0].verdict.verdict == "error"
+    assert "nobody can know whether default/p or default/sure refuses it" in result.claims[0].verdict.reason
+
+
+def test_a_source_that_is_not_running_yet_is_not_one_in_plain_text() -> None:
+    edge = edge_of(policy("p", rules=[{"from": [{"source": {"principals": ["*"]}}]}]))
+    edge.objects[1] = pod("bad", ready=False)
+    result = foresee(claims(BAD_IS_DENIED), Settings(), edge)
+    assert "can't be predicted: there is no pod yet that could send it" in result.claims[0].verdict.reason

@@ -87,8 +87,8 @@ DB = "pods 10.0.0.4:8080, 10.0.0.5:8080"
         ("api.example", 80, "default", "entry", "ServiceEntry egress/partner:80"),
         ("240.1.2.3", 80, "default", "entry", "ServiceEntry egress/partner:80"),
         ("a.wild.example", 80, "default", "entry", "ServiceEntry default/wild:80"),
-        # Not exported to this namespace.
-        ("a.wild.example", 80, "layer7", "outside", "host a.wild.example:80"),
+        # ztunnel is not told of exportTo.
+        ("a.wild.example", 80, "layer7", "entry", "ServiceEntry default/wild:80"),
         ("outside", 80, "default", "outside", "host outside:80"),
         ("example.com", 80, "default", "outside", "host example.com:80"),
         ("203.0.113.1", 80, "default", "outside", "host 203.0.113.1:80"),
@@ -129,7 +129,7 @@ def test_a_pods_address_is_ready_at_a_port_that_it_declares_or_a_service_leads_t
     silent = pod("silent", ip="10.0.0.7", ports=[])
     mesh = mesh_of(silent, pod("metrics", ip="10.0.0.8", ports=[9100]), service("metrics", target=9200))
     assert to("10.0.0.7", 1234, mesh=mesh).endpoints[0].ready
-    assert [to("10.0.0.8", port, mesh=mesh).endpoints[0].ready for port in (9100, 9200, 1)] == [True, True, False]
+    assert [to("10.0.0.8", port, mesh=mesh).endpoints[0].ready for port in (9100, 9200, 1)] == [True, True, None]
 
 
 def test_a_service_without_that_port_says_which_it_has() -> None:

@@ -10,6 +10,8 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import NAMESPACE_PATH, PATHS, Object
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, pod, policy, service
@@ -158,3 +160,19 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
 
 
 FLAG = {"name": "ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES", "value": "true"}
+
+
+def test_lists_of_all_namespaces_that_are_refused_leave_what_was_read_alone() -> None:
+    refused = [PATHS[kind].format("") for kind in ("Pod", "Service", "ServiceEntry")]
+    api = Api(pod("client"), pod("app"), service("app"), refused=refused)
+    # An address that no namespace at hand has is looked for in all of them.
+    mesh = Loader(api, [Asked("app", 8080, "default"), Asked("10.9.9.9", 80, "default")], {"default"}).load()
+    assert (mesh.why_unread("Service", "default"), mesh.why_unread("Pod", "default")) == ("", "")
+    assert "forbidden" in mesh.why_unread("Service", "")
+    assert resolve(mesh, "app", 8080, "default").kind == "service"
+
+
+@pytest.mark.parametrize("text", ["foo", "[1]", "a: : b"])
+def test_a_configuration_that_is_no_mapping_is_said(text: str) -> None:
+    config = config_of({"data": {"mesh": text}}, {})
+    assert (config.root, len(config.assumed)) == ("istio-system", 1)

@@ -29,7 +29,7 @@ def test_evidence_is_found_by_all_addresses_and_the_pods_own_port() -> None:
     found = query(meshes.mesh_of(CLIENT, *BACKENDS, meshes.service("app", target=80)))
     assert found.addresses == ("10.0.1.5:80", "[fd00:1::5]:80", "10.0.1.6:80")
     assert (found.source_addresses, found.nodes) == (("10.0.0.9", "fd00::9"), ("n2", "n3"))
-    assert (found.service, sorted(found.workloads)) == ("app", [("default", "a"), ("default", "b")])
+    assert (found.services, sorted(found.workloads)) == (("app",), [("default", "a"), ("default", "b")])
     named = query(meshes.mesh_of(CLIENT, *BACKENDS, meshes.service("app", target="nobody-knows")))
     assert "10.0.1.6:" in named.addresses
 
@@ -52,7 +52,7 @@ def test_the_waypoint_is_asked_where_the_way_leads_through_it() -> None:
     # What is bound to a Service of that name elsewhere, only logs, or is only tried, can't have refused.
     assert (found.waypoint_allowing, found.allowing) == (("layer7/gate",), ())
     around = query(mesh, "http://10.0.1.6:8080/")
-    assert (around.waypoint, around.waypoint_addresses, around.service) == (None, (), "")
+    assert (around.waypoint, around.waypoint_addresses, around.services) == (None, (), ())
 
 
 class Reader:

@@ -7,10 +7,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.judge import judge
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Request
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import NOT_MET, Query, take_testimony
+from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
     BEHIND,
     BY_NOBODY,
@@ -21,6 +25,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
     L7,
     OLD,
     QUERY,
+    SOURCE,
     UNMATCHED,
     WP,
     WP2,
@@ -175,3 +180,74 @@ def test_late() -> None:
     assert take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(WP)])).late
     assert not take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(answered(WP, L7))])).late
     assert not take_testimony(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))])).late
+
+
+# A waypoint on which a DENY policy and an authorizer's are in force; the first one is not for GET.
+GUARDED = meshes.mesh_of(
+    meshes.pod("client"),
+    meshes.pod("app"),
+    meshes.service("app", labels={"istio.io/use-waypoint": "waypoint"}),
+    meshes.gateway("waypoint", "default"),
+    meshes.policy(
+        "post", action="DENY", rules=[{"to": [{"operation": {"methods": ["POST"]}}]}], targetRefs=meshes.target()
+    ),
+    meshes.policy("get", action="DENY", rules=[{}], targetRefs=meshes.target()),
+    meshes.policy(
+        "login", action="CUSTOM", rules=[{"to": [{"operation": {"methods": ["PUT"]}}]}], targetRefs=meshes.target()
+    ),
+)
+JWT = Request(ID, 401, "jwt_authn_access_denied{Jwt_is_missing}", None, True)
+AUTHORIZER = Request(ID, 403, "ext_authz_denied", None, True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "by", "required", "verdict", "reason"),
+    [
+        # The log names a filter that is no AuthorizationPolicy, or that only CUSTOM policies have.
+        (JWT, "default/get", False, "fail", "denied by a RequestAuthentication, not by default/get"),
+        (AUTHORIZER, "default/get", False, "fail", "denied by default/login, not by default/get"),
+        (AUTHORIZER, "default/login", True, "pass", ""),
+        # No log at all: the objects say which policy can have decided.
+        (None, "default/get", False, "pass", ""),
+        (
+            None,
+            "default/post",
+            False,
+            "fail",
+            "default/post does not match it; by the objects it is denied by default/get",
+        ),
+        (None, "default/other", False, "fail", "it is not in force at the waypoint"),
+    ],
+)
+def test_the_policy_in_by_at_a_waypoint(
+    request_: Request | None, by: str, required: bool, verdict: str, reason: str
+) -> None:
+    path, prediction = meshes.way(GUARDED, "http://app:8080/")
+    query = dataclasses.replace(Query.of(path, SOURCE), services=("sample-app",), waypoint_addresses=("10.0.1.7",))
+    code = request_.code if request_ else 403
+    seen = dataclasses.replace(DENIED_L7, http_code=code)
+    said = [counted_l7(answered(WP, request_), code)] if request_ else []
+    found = take_testimony(seen, query, Evidence(said, "" if said else "no right to read logs"), (ID,))
+    expect = Expectation("denied_l7", http_codes=frozenset({code}))
+    judged = judge(expect, seen, "alive", PolicyState(), found, by, path, prediction, required=required)
+    assert (judged.verdict, reason in judged.reason) == (verdict, True), judged
+
+
+def test_where_gateways_can_not_be_read_nobody_knows_which_policy_is_in_force() -> None:
+    objects = [item for item in GUARDED.objects() if item["kind"] != "Namespace"]
+    path, prediction = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
+    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", PolicyState(), None, "default/get", path, prediction)
+    assert (judged.verdict, "default/get is not known to be in force at the waypoint" in judged.reason) == (
+        "error",
+        True,
+    )
+
+
+def test_a_service_entry_is_counted_by_each_of_its_hosts() -> None:
+    entry = {
+        "kind": "ServiceEntry",
+        "metadata": {"name": "partners", "namespace": "default"},
+        "spec": {"hosts": ["a.example", "b.example"], "addresses": ["240.0.0.1"], "ports": [{"number": 80}]},
+    }
+    path, _prediction = meshes.way(meshes.mesh_of(meshes.pod("client"), entry), "http://b.example/")
+    assert Query.of(path, SOURCE).services == ("a.example", "b.example")

@@ -21,7 +21,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.mesh import (
     refused,
     unmatched,
 )
-from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims, policy
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, claim, claims, condition, policy
 
 ALLOW = claim("allow", source={"pod": "curl-allow"})
 DENY = claim("deny", source={"pod": "curl-deny"}, expect="denied_l4")
@@ -341,3 +341,18 @@ def test_nobody_is_asked_without_need() -> None:
     result = checked(edge, witnesses="none")
     assert (result.verdict, edge.asked, edge.listed, result.proxies) == ("pass", [], [], [])
     assert result.claims[1].testimony is None
+
+
+def test_before_the_policy_no_proxy_need_have_it() -> None:
+    edge = MeshEdge(["good", "bad"], lambda name, *_: unmatched() if name == "bad" else SERVED)
+    two = [policy(name, conditions=[condition()]) for name in ("one", "two")]
+    # Of this one istiod has not taken the newest version yet.
+    elsewhere = {"matchLabels": {"app": "elsewhere"}}
+    edge.authorization = [
+        *two,
+        policy("later", action="DENY", selector=elsewhere, conditions=[condition("No", status="False")]),
+    ]
+    bad = claim("bad", source={"pod": "bad"}, before="denied_l4", expect="denied_l4", by="default/later")
+    settings = Settings(witnesses="required", phase="before", timeout=2)
+    result = check(claims(claim("good", source={"pod": "good"}), bad), settings, edge)
+    assert result.verdict == "pass", result.claims[1].verdict

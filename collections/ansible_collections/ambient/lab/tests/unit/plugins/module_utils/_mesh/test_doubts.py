@@ -1,0 +1,159 @@
+# What the objects leave open is unknown, and never a prediction: what was not read, is not evaluated, or goes around.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
+    ask,
+    gateway,
+    mesh_of,
+    pod,
+    policy,
+    service,
+    target,
+    way,
+)
+
+URL = "http://app:8080/"
+CLIENT, APP = pod("client", ip="10.0.0.9"), pod("app", ip="10.0.0.2")
+USE = {"istio.io/use-waypoint": "waypoint"}
+ENROLLED: list[Object | list[Object]] = [CLIENT, APP, service("app", labels=USE), gateway("waypoint", "default")]
+DENY = policy("deny", action="DENY", rules=[{}])
+STRICT = {
+    "kind": "PeerAuthentication",
+    "metadata": {"name": "strict", "namespace": "default"},
+    "spec": {"mtls": {"mode": "STRICT"}},
+}
+BACKEND = {"name": "app", "port": 8080}
+
+
+def of_kind(kind: str, namespace: str = "default", **spec: t.Any) -> Object:
+    return {"kind": kind, "metadata": {"name": "x", "namespace": namespace}, "spec": spec}
+
+
+def route(namespace: str = "default", **rule: t.Any) -> Object:
+    parent = {"kind": "Service", "name": "app", "namespace": "default"}
+    return of_kind("HTTPRoute", namespace, parentRefs=[parent], rules=[{"backendRefs": [BACKEND], **rule}])
+
+
+def entry(**spec: t.Any) -> Object:
+    ports = [{"number": 80, "name": "http", "protocol": "HTTP"}]
+    found = of_kind("ServiceEntry", hosts=["api.example"], ports=ports, resolution="DNS", **spec)
+    found["metadata"]["labels"] = USE
+    return found
+
+
+def slices(**end: t.Any) -> Object:
+    found = of_kind("EndpointSlice")
+    found["metadata"]["labels"] = {"kubernetes.io/service-name": "app"}
+    return {**found, "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": ["10.0.0.2"], **end}]}
+
+
+ENVOYS = {"gateway.networking.k8s.io/gateway-name": "waypoint"}
+SELECTED = gateway("waypoint", "layer7")
+SELECTED[0]["spec"]["listeners"][0]["allowedRoutes"] = {
+    "namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]}}
+}
+FOREIGN = {**USE, "istio.io/use-waypoint-namespace": "layer7"}
+BOTH = ["10.0.0.2", "fd00::2"]
+HOST = {"when": [{"key": "request.headers[Host]", "values": ["app:8080"]}]}
+V4 = {"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}
+
+
+@pytest.mark.parametrize(
+    ("objects", "url", "words"),
+    [
+        # A sidecar enforces the same policies, by rules of its own.
+        ([CLIENT, pod("app", captured=False, annotations={"sidecar.istio.io/status": "{}"}), service("app"), DENY],
+         URL, "pod default/app has a sidecar"),
+        # istio-cni lets what comes from the node itself around ztunnel.
+        ([pod("client", captured=False, spec={"hostNetwork": True}), APP, service("app"), STRICT],
+         URL, "from its own node's network"),
+        ([CLIENT, DENY], "http://10.0.0.9:8080/", "pod default/client calls itself"),
+        # istiod gives such a pod every policy with a selector (krt, FilterSelects).
+        ([CLIENT, pod("app", ip="10.0.0.2", labels={}), policy("p", selector={"matchLabels": {"a": "b"}})],
+         "http://10.0.0.2:8080/", "pod default/app has no label"),
+        ([CLIENT, APP, service("app", labels={**USE, "istio.io/use-waypoint-canary": "w2"}),
+          gateway("waypoint", "default")], URL, "goes through another waypoint"),
+        ([CLIENT, APP, service("app", labels=FOREIGN), SELECTED], URL, "have matchExpressions"),
+        ([*ENROLLED, of_kind("EnvoyFilter", workloadSelector={"labels": ENVOYS})], URL, "EnvoyFilter default/x may"),
+        ([*ENROLLED, of_kind("NetworkPolicy", podSelector={"matchLabels": ENVOYS})], URL, "selects pod default/waypoi"),
+        ([*ENROLLED, route(matches=[{"path": {"type": "RegularExpression", "value": "/v2"}}])], URL, "not evaluated"),
+        ([*ENROLLED, route(matches=[{"queryParams": [{"name": "a", "value": "b"}]}])], URL, "or a query"),
+        ([*ENROLLED, route(backendRefs=[BACKEND, {"name": "gone", "port": 1}])], URL, "a backend gone that is no Serv"),
+        # Its name leads to its real address, around ztunnel and waypoint.
+        ([CLIENT, entry(), gateway("waypoint", "default")], "http://api.example/", "has no address of its own"),
+        ([CLIENT, entry(addresses=["240.0.0.1"]), gateway("waypoint", "default")],
+         "http://api.example/", "nobody can know from here whether ServiceEntry default/x, port 80 answers"),
+        # What a container declares is informational.
+        ([CLIENT, APP], "http://10.0.0.2:9999/", "nobody can know from here whether 10.0.0.2:9999 answers"),
+        # Of two families of addresses nobody knows which one is taken.
+        ([pod("client", ips=["10.0.0.9", "fd00::9"]), pod("app", ips=BOTH), service("app"), policy("p", rules=[V4])],
+         URL, "nobody can know from here whether AuthorizationPolicy default/p matches"),
+        ([*ENROLLED, policy("p", targetRefs=target(), rules=[HOST])],
+         URL, "whether AuthorizationPolicy default/p matches"),
+    ],
+)  # fmt: skip
+def test_what_is_left_open(objects: list[Object], url: str, words: str) -> None:
+    found = ask(mesh_of(*objects), url)
+    assert (found.outcome, words in found.why) == ("unknown", True), found
+
+
+@pytest.mark.parametrize("kind", ["NetworkPolicy", "EnvoyFilter", "WasmPlugin", "GRPCRoute"])
+def test_what_could_not_be_read_is_not_nothing(kind: str) -> None:
+    found = ask(mesh_of(*ENROLLED, config=None, **{kind: "forbidden"}), URL)
+    assert (found.outcome, found.why.count("forbidden")) == ("unknown", 1)
+
+
+def test_a_namespace_that_could_not_be_read_may_have_a_waypoint() -> None:
+    assert ask(mesh_of(CLIENT, APP, service("app"), Namespace="forbidden"), URL).outcome == "unknown"
+
+
+def test_the_namespace_behind_a_route_counts_too() -> None:
+    backend = {"name": "b", "namespace": "layer7", "port": 8080}
+    mesh = mesh_of(*ENROLLED, route(backendRefs=[backend]), pod("b", "layer7"), service("b", "layer7"))
+    assert ask(mesh, URL).outcome == "allowed"
+    mesh.unread["AuthorizationPolicy", "layer7"] = "forbidden"
+    assert ask(mesh, URL).outcome == "unknown"
+
+
+def test_a_policy_of_istiods_own_is_not_evaluated() -> None:
+    config = MeshConfig(flags={"PILOT_AUTO_ALLOW_WAYPOINT_POLICY": "true"})
+    assert ask(mesh_of(*ENROLLED, config=config), "http://10.0.0.2:8080/").outcome == "unknown"
+
+
+def test_a_route_of_another_namespace_is_not_the_waypoints() -> None:
+    assert ask(mesh_of(*ENROLLED, route("layer7", backendRefs=[{"name": "gone", "port": 1}])), URL).outcome == "allowed"
+
+
+def test_an_endpoint_without_a_pod_is_called_in_plain_text() -> None:
+    objects = [CLIENT, APP, service("app", selector=None), STRICT]
+    assert ask(mesh_of(*objects, slices()), URL).outcome == "denied_l4"
+    known = {"kind": "Pod", "name": "app", "namespace": "default"}
+    assert ask(mesh_of(*objects, slices(targetRef=known)), URL).outcome == "allowed"
+
+
+def test_a_host_outside_is_never_taken_for_ready() -> None:
+    for spec in ({}, {"endpoints": [{"address": "192.0.2.1"}]}):
+        path, _prediction = way(mesh_of(CLIENT, entry(addresses=["240.0.0.1"], **spec)), "http://api.example/")
+        assert (len(path.endpoints), path.ready) == (1, False)
+
+
+def test_a_pod_behind_a_service_entry_may_have_no_address_yet() -> None:
+    pending = pod("app", phase="Pending")
+    pending["status"] = {"phase": "Pending"}
+    chosen = entry(addresses=["240.0.0.1"], workloadSelector={"labels": {"app": "app"}})
+    assert ask(mesh_of(CLIENT, pending, chosen), "http://api.example/").outcome == "broken"
+
+
+def test_peer_authentication_with_a_selector_in_the_root_namespace_counts_nowhere() -> None:
+    strict = of_kind(
+        "PeerAuthentication", "istio-system", selector={"matchLabels": {"app": "app"}}, mtls={"mode": "STRICT"}
+    )
+    objects = [pod("client", captured=False), pod("app", "istio-system"), service("app", "istio-system"), strict]
+    assert ask(mesh_of(*objects), "http://app.istio-system:8080/").outcome == "allowed"
