@@ -99,6 +99,8 @@ def failed_row(run: ClaimRun, kubectl: str) -> Row:
 
 def _seen(run: ClaimRun) -> str:
     seen = run.seen
+    if not run.history.changes and run.target:
+        return f"predicted {run.prediction.outcome}"
     if seen.outcome == "probe_error" and seen.exit_code is None:
         text = "probe_error"
     elif seen.outcome == "probe_error":

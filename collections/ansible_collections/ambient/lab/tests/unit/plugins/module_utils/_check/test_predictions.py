@@ -55,6 +55,7 @@ def test_what_can_not_be_predicted_is_no_pass() -> None:
     result = foresee(claims(outside), Settings(), edge_of())
     assert result.verdict == "error"
     assert "can't be predicted: example.com is outside of the mesh" in result.claims[0].verdict.reason
+    assert "predicted unknown" in failure(result, Settings(), "", "kubectl")
 
 
 def test_an_answer_that_nobody_predicted_is_a_finding_of_its_own() -> None:
