@@ -37,6 +37,7 @@ SETTLED = (
     "GRPCRoute",
     "PeerAuthentication",
     "RequestAuthentication",
+    "VirtualService",
     "EnvoyFilter",
     "WasmPlugin",
     "NetworkPolicy",

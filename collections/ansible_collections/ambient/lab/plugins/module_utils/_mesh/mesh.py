@@ -27,6 +27,7 @@ PATHS = {
     "GRPCRoute": "/apis/gateway.networking.k8s.io/v1{}/grpcroutes",
     "ServiceEntry": "/apis/networking.istio.io/v1{}/serviceentries",
     "WorkloadEntry": "/apis/networking.istio.io/v1{}/workloadentries",
+    "VirtualService": "/apis/networking.istio.io/v1{}/virtualservices",
     "EnvoyFilter": "/apis/networking.istio.io/v1alpha3{}/envoyfilters",
     "WasmPlugin": "/apis/extensions.istio.io/v1alpha1{}/wasmplugins",
     "AuthorizationPolicy": "/apis/security.istio.io/v1{}/authorizationpolicies",

@@ -40,6 +40,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import
     waypoint_of,
 )
 
+# What of them could not be read may change what a waypoint does.
+_READ_FOR_WAYPOINT = (
+    "AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "VirtualService", "EnvoyFilter", "WasmPlugin"
+)  # fmt: skip
+
 
 class Request(t.Protocol):
     """An HTTP request as curl sends it."""
@@ -356,8 +361,12 @@ def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str
         for item in mesh.items(kind, space)
         if _may_select(item, waypoint)
     ]
-    for kind in ("AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "EnvoyFilter", "WasmPlugin"):
+    for kind in _READ_FOR_WAYPOINT:
         found += _unread(mesh, kind, *spaces)
+    # Routes count in the namespaces of the target and of the waypoint (istiod, getVirtualServiceForWaypoint).
+    for item in (item for space in spaces for item in mesh.items("VirtualService", space)):
+        if _routes(item, target):
+            found.append(f"VirtualService {name_of(item)} routes it, and is not evaluated")
     found += _unread(mesh, "Pod", waypoint.namespace)
     for pod in waypoint.pods:
         found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
@@ -366,6 +375,16 @@ def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str
     if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
         found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
     return found
+
+
+def _routes(item: Object, target: Object) -> bool:
+    """Whether a VirtualService is for traffic in the mesh to a Service or a ServiceEntry."""
+    spec = item.get("spec", {})
+    if "mesh" not in (spec.get("gateways") or ["mesh"]):
+        return False
+    own = [str(host) for host in target.get("spec", {}).get("hosts") or [target["metadata"]["name"]]]
+    hosts = [str(host) for host in spec.get("hosts") or []]
+    return any(host == name or host.startswith(("*", f"{name}.")) for host in hosts for name in own)
 
 
 def _may_select(item: Object, waypoint: Waypoint) -> bool:

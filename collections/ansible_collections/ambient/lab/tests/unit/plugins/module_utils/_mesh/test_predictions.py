@@ -315,11 +315,17 @@ def test_a_token_is_not_looked_into() -> None:
 
 # --- what keeps the model from knowing, and what is missing
 
+ROUTING = {"name": "v", "namespace": "layer7"}
+
 
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
         ({"kind": "EnvoyFilter", "metadata": {"name": "f", "namespace": "layer7"}, "spec": {}}, "EnvoyFilter layer7/f"),
+        (
+            {"kind": "VirtualService", "metadata": ROUTING, "spec": {"hosts": ["app"]}},
+            "VirtualService layer7/v routes it",
+        ),
         ({"kind": "WasmPlugin", "metadata": {"name": "w", "namespace": "istio-system"}, "spec": {}}, "WasmPlugin"),
         (
             {"kind": "NetworkPolicy", "metadata": {"name": "n", "namespace": "layer7"}, "spec": {"podSelector": {}}},
@@ -364,3 +370,9 @@ def test_what_is_missing_on_the_way(url: str, why: str) -> None:
     mesh = mesh_of(CLIENT, APP, service("app"), service("empty", ip="10.96.0.2"))
     found = ask(mesh, url)
     assert (found.outcome, found.why) == ("broken", why)
+
+
+@pytest.mark.parametrize("spec", [{"hosts": ["other"]}, {"hosts": ["app"], "gateways": ["ingress"]}])
+def test_a_virtual_service_for_something_else_is_no_doubt(spec: Object) -> None:
+    other = {"kind": "VirtualService", "metadata": ROUTING, "spec": spec}
+    assert ask(behind(other), URL, namespace="layer7").outcome == "allowed"
