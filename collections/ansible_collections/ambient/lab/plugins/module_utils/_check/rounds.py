@@ -159,21 +159,21 @@ def probe_round(
     """Send the claims' requests and the controls, and keep what each claim's client saw.
 
     Returns:
-        All probes with what they saw.
+        The controls with what they saw.
     """
     probes = [*(run.probe for run in runs), *controls]
     targets: dict[t.Any, Target | Unusable] = {run.claim.source: run.found for run in runs}
     answers = list(zip(probes, probe_all(probes, targets, settings, edge, pool), strict=True))
     for run, (_probe, seen) in zip(runs, answers, strict=False):
         run.seen = on_the_way(seen, run.path.envoys, may_hide(mesh, run.path))
-    return answers
+    return answers[len(runs) :]
 
 
 def judge_all(
     runs: t.Sequence[ClaimRun], mesh: Mesh, answers: t.Sequence[tuple[Probe, Seen]], settings: Settings
 ) -> None:
     """Judge what the round has shown, claim by claim."""
-    controls = Controls(answers, mesh)
+    controls = Controls([*((run.probe, run.seen) for run in runs), *answers], mesh)
     for run in runs:
         outcome = run.expect.outcome
         stopped = outcome == run.seen.outcome and outcome != "allowed"

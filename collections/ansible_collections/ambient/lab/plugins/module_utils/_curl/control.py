@@ -78,7 +78,8 @@ class Controls:
         self._by_destination: dict[str, tuple[Probe, Seen]] = {}
         self._by_source: dict[Source, tuple[Probe, Seen]] = {}
         for probe, answer in answers:
-            if answer.outcome == "allowed":
+            # Who wrote an unclear answer may as well be a proxy.
+            if answer.outcome == "allowed" and not answer.unclear:
                 self._by_destination.setdefault(probe.key(mesh), (probe, answer))
                 self._by_source.setdefault(probe.source, (probe, answer))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
@@ -68,7 +69,17 @@ def config_of(config_map: Object, deployment: Object, assumed: tuple[str, ...] =
     root = str(said.get("rootNamespace") or ROOT_NAMESPACE)
     words = [str(word) for container in containers for word in container.get("args") or []]
     domain = words[words.index("--domain") + 1] if "--domain" in words[:-1] else "cluster.local"
-    return MeshConfig(root, domain, domains, headers, flags, assumed)
+    return MeshConfig(root, domain, domains, headers, flags, _version(deployment, containers), assumed)
+
+
+def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, int] | None:
+    """istiod's version: of the chart that made it, or its image's tag."""
+    labels = deployment.get("metadata", {}).get("labels") or {}
+    tags = [str(container.get("image", "")).rpartition(":")[2] for container in containers]
+    for text in [str(labels.get("app.kubernetes.io/version", "")), *tags]:
+        if match := re.match(r"v?(\d{1,3})\.(\d{1,3})\b", text):
+            return int(match[1]), int(match[2])
+    return None
 
 
 def _object(answer: Answer) -> Object:

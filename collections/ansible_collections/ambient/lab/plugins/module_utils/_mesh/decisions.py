@@ -20,6 +20,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Mat
 
 Verdict = t.Literal["allow", "deny", "unknown"]
 Evaluate = t.Callable[[Object], Match]
+# Since then ztunnel does not enforce a policy that is only to be tried (istio/ztunnel, src/rbac.rs, dry_run).
+_DRY_RUNS = (1, 29)
 # Of the policies that do not match, so many are said.
 _MAX_SAID = 3
 
@@ -46,7 +48,14 @@ class Decision:
 
 def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     """What the ztunnel of a pod decides of a connection."""
-    converted = {name_of(item): found for item in hop.policies if (found := l4.convert(item)) and not is_dry_run(item)}
+    version = mesh.config.version
+    tried = [name_of(item) for item in hop.policies if is_dry_run(item) and l4.convert(item)]
+    if tried and version is None:
+        why = "which ztunnel enforces before Istio 1.29, and istiod's version is not known"
+        return Decision("unknown", f"AuthorizationPolicy {tried[0]} is a dry run, {why}")
+    left_out = set(tried) if version and version >= _DRY_RUNS else set()
+    found = {name_of(item): l4.convert(item) for item in hop.policies if name_of(item) not in left_out}
+    converted = {name: policy for name, policy in found.items() if policy}
     policies = [item for item in hop.policies if name_of(item) in converted]
     decided = decide(policies, lambda item: l4.policy_matches(converted[name_of(item)], hop.connection))
     if decided.verdict == "deny" and action_of(policies, decided) == "DENY":

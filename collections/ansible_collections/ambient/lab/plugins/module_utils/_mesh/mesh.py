@@ -113,6 +113,7 @@ class MeshConfig:
         trust_domains: the mesh's own first, then its aliases.
         proxy_headers: `defaultConfig.proxyHeaders` as written.
         flags: environment of istiod that changes how policies are enforced.
+        version: of istiod, major and minor; None where nobody says.
         assumed: what could not be read, so that Istio's default was taken; one sentence each.
     """
 
@@ -121,6 +122,7 @@ class MeshConfig:
     trust_domains: tuple[str, ...] = ("cluster.local",)
     proxy_headers: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     flags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    version: tuple[int, int] | None = None
     assumed: tuple[str, ...] = ()
 
     def flag(self, name: str, default: bool = False) -> bool:

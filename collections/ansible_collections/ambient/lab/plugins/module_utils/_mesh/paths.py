@@ -42,7 +42,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import
 
 # What of them could not be read may change what a waypoint does.
 _READ_FOR_WAYPOINT = (
-    "AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "VirtualService", "EnvoyFilter", "WasmPlugin"
+    "AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "VirtualService", "EnvoyFilter",
+    "WasmPlugin",
 )  # fmt: skip
 
 

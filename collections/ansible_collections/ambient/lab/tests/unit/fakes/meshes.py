@@ -90,7 +90,7 @@ def mesh_of(*objects: Object | list[Object], config: MeshConfig | None = None, *
     """The lab's namespaces with these objects; unread: a kind, and why nobody could read it."""
     flat = [item for entry in objects for item in (entry if isinstance(entry, list) else [entry])]
     lost = {(kind, ""): why for kind, why in unread.items()}
-    return Mesh([*yaml.safe_load(LAB), *flat], config, lost)
+    return Mesh([*yaml.safe_load(LAB), *flat], config or MeshConfig(version=(1, 31)), lost)
 
 
 def ask(mesh: Mesh, url: str, source: str = "client", namespace: str = "default", **fields: t.Any) -> Prediction:

@@ -9,6 +9,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.tests.unit.fakes.mesh import SERVED, MeshEdge
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     APP_403,
     FORBIDDEN,
@@ -322,3 +323,11 @@ def test_a_block_that_no_proxy_makes_needs_somebody_who_gets_through(outcome: st
     alone = check(claims(blocked), Settings(timeout=0), FakeEdge([PODS[1]], both))
     assert verdicts(alone) == ["error"]
     assert "nothing shows who blocks it" in alone.claims[0].verdict.reason
+
+
+def test_an_answer_that_a_proxy_may_have_written_is_no_control() -> None:
+    """Behind a waypoint whose headers are hidden nobody can tell, so it does not show the application alive."""
+    edge = MeshEdge(["curl-allow", "curl-deny"], lambda *_: SERVED, waypoint=True)
+    edge.answers = steady({"curl-allow": (200, 0, {}, "?"), "curl-deny": RESET})
+    edge.objects[-1]["status"]["conditions"] = []
+    assert verdicts(check(claims(ALLOW, DENY), Settings(timeout=0), edge)) == ["error", "error"]

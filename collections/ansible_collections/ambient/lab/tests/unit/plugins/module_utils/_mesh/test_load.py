@@ -144,7 +144,10 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     answers = {
         "/api/v1/namespaces/istio-system/configmaps/istio": {"data": {"mesh": said}},
         "/apis/apps/v1/namespaces/istio-system/deployments/istiod": {
-            "spec": {"template": {"spec": {"containers": [{"args": ["discovery", "--domain", "corp"], "env": [FLAG]}]}}}
+            "metadata": {"labels": {"app.kubernetes.io/version": "1.31.0"}},
+            "spec": {
+                "template": {"spec": {"containers": [{"args": ["discovery", "--domain", "corp"], "env": [FLAG]}]}}
+            },
         },
     }
     ask = api.ask
@@ -156,6 +159,7 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     api.ask = answer  # type: ignore[method-assign]
     config = load(api, "app").config
     assert (config.root, config.domain, config.trust_domains, config.assumed) == ("mesh", "corp", ("td", "old"), ())
+    assert config.version == (1, 31)
     assert config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES")
 
 

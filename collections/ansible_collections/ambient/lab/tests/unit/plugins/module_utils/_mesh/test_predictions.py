@@ -67,6 +67,13 @@ def test_what_ztunnel_decides(policies: list[Object], outcome: str, among: tuple
     assert (found.outcome, found.among) == (outcome, among)
 
 
+@pytest.mark.parametrize(("version", "outcome"), [((1, 29), "allowed"), ((1, 28), "denied_l4"), (None, "unknown")])
+def test_a_dry_run_is_enforced_by_older_ztunnels(version: tuple[int, int] | None, outcome: str) -> None:
+    tried = denying(annotations={"istio.io/dry-run": "true"})
+    mesh = mesh_of(CLIENT, APP, service("app"), tried, config=MeshConfig(version=version))
+    assert ask(mesh, URL).outcome == outcome
+
+
 def test_ztunnel_matches_the_port_of_the_pod_and_not_of_the_service() -> None:
     mesh = mesh_of(CLIENT, APP, service("app", port=80), denying(rules=[{"to": [{"operation": {"ports": ["80"]}}]}]))
     assert ask(mesh, "http://app/").outcome == "allowed"
