@@ -66,6 +66,8 @@ TABLE: list[tuple[dict[str, t.Any], bool, bool, bool]] = [
     (when("source.namespace", "default"), False, True, False),
     (when("source.principal", "cluster.local/ns/default/sa/good"), False, True, False),
     (when("destination.ip", "10.0.0.2"), True, True, False),
+    (when("destination.ip", notValues=["10.0.0.2"]), False, False, True),
+    (source(ipBlocks=["0.0.0.0/0"]), True, True, True),
     (when("destination.port", "8080"), True, True, False),
     (when("destination.port", notValues=["8080"]), False, False, True),
     # Positive and negative values of one attribute are AND, entries are OR, from, to and when are AND.
