@@ -96,10 +96,12 @@ def _refused(run: ClaimRun, _mesh: Mesh) -> Cause | None:
 
 def _around(run: ClaimRun, _mesh: Mesh) -> Cause | None:
     """A waypoint was to decide, and the request does not lead through it."""
-    bound = run.expect.outcome in ("denied_l7", "denied_upstream")
+    bound = run.expect.outcome in ("denied_l7", "denied_upstream") or run.path.declared
     if not bound or run.seen.outcome != "allowed" or run.path.at_waypoint:
         return None
-    destination = run.path.destination
+    destination, waypoint = run.path.destination, run.path.waypoint
+    if waypoint and waypoint.problem:
+        return Cause(f"{waypoint.problem}, so the request goes around it", waypoint.programmed)
     if destination.kind == "pods":
         how = "the name of a headless Service" if destination.service else "a pod's address"
         return Cause(f"{destination.host} is {how}: such traffic goes around the Service's waypoint", permanent=True)
@@ -184,5 +186,5 @@ def _unknown(run: ClaimRun, _mesh: Mesh) -> Cause | None:
     return Cause(f"{run.prediction.why}{force}")
 
 
-_AS_EXPECTED = (_missing, _policies, _own_refusal)
+_AS_EXPECTED = (_missing, _around, _policies, _own_refusal)
 _RULES = (_missing, _own_refusal, _around, _policies, _unresolved, _refused, _predicted, _slow, _unknown)

@@ -48,6 +48,13 @@ def enrolled(*objects: t.Any, **fields: t.Any) -> Mesh:
     return world(point, *objects, front=service("sample-app", labels=ENROLLED))
 
 
+UNBOUND = policy(
+    targetRefs=target("sample-app"),
+    rules=GET_ONLY,
+    conditions=[condition("AncestorNotBound", kind="WaypointAccepted", status="False")],
+)
+
+
 def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Cause:
     """Likely cause of a claim that expects one thing and sees another."""
     testimony, message = fields.pop("testimony", None), fields.pop("message", "")
@@ -105,6 +112,12 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
             "denied_l7", "allowed", world(front=service("sample-app", labels=ENROLLED)),
             "the waypoint default/waypoint does not exist, so the request goes around it", False,
         ),
+        # As expected, and yet not by the waypoint that its policy is bound to.
+        (
+            "allowed", "allowed", world(UNBOUND, front=service("sample-app", labels=ENROLLED)),
+            "the waypoint default/waypoint does not exist, so the request goes around it", False,
+        ),
+        ("allowed", "allowed", world(UNBOUND), "Service default/sample-app is not enrolled with a waypoint", True),
         (
             "denied_l7", "allowed", enrolled(address=False),
             "the waypoint default/waypoint is not programmed", False,
