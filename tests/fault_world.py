@@ -150,6 +150,7 @@ def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
         "witnesses": "required",
         "surprises": "report",
         "predict_only": False,
+        "manifests": None,
         "results_file": None,
         "section": None,
     }

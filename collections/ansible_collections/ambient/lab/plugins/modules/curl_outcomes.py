@@ -115,6 +115,13 @@ options:
     type: bool
     default: false
     version_added: 0.3.0
+  manifests:
+    description:
+      - With O(predict_only), a folder of YAML or JSON files that is taken for the cluster. No cluster is asked.
+      - A workload stands for one ready pod without an address. A Gateway is taken for programmed. Pods are in the mesh
+        where their own label or their namespace's says so.
+    type: path
+    version_added: 0.3.0
 seealso:
   - module: ambient.lab.results_table
 """
@@ -307,6 +314,7 @@ SPEC = {
     "witnesses": {"type": "str", "choices": ["required", "available", "none"], "default": "required"},
     "surprises": {"type": "str", "choices": ["report", "fail"], "default": "report"},
     "predict_only": {"type": "bool", "default": False},
+    "manifests": {"type": "path"},
 }
 WORK = Work(SPEC, lambda call: prove(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 

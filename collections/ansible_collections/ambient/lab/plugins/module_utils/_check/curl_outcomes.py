@@ -21,6 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 MAX_CONCURRENCY = 64
@@ -51,11 +52,16 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         require_section(section)
         # A wrong path is found before any traffic.
         read_results(path)
-    kube = Kube(params["kubeconfig"], params["context"])
-    edge = KubeEdge(kube)
-    if params["predict_only"]:
-        result = foresee(claims, settings, edge)
+    if params["manifests"] and not params["predict_only"]:
+        raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
+    if params["manifests"]:
+        mesh = read_folder(params["manifests"])
+        result = foresee(claims, settings, lambda: mesh)
+    elif params["predict_only"]:
+        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
+        result = foresee(claims, settings, lambda: read(claims, edge))
     else:
+        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
         result = check(claims, settings, edge, doomed)
         explain(result.claims, edge)
     if path and not check_mode and not params["predict_only"]:

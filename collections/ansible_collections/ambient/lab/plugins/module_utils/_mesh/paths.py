@@ -241,7 +241,9 @@ def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint 
         # Of a pod with addresses of both families nobody knows which one a Service leads to.
         one = len(addresses_of(end.pod)) == 1 or path.destination.named_by_address
         address = _caller_address(callers, end.address) if one and path.destination.kind != "node" else None
-        connection = Connection(None if end.plain else identity, address, end.address if one else None, end.port)
+        connection = Connection(
+            None if end.plain else identity, address, (end.address or None) if one else None, end.port
+        )
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)
 

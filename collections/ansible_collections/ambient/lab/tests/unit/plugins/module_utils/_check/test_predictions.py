@@ -8,7 +8,13 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, foresee
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
+    CheckResult,
+    Settings,
+    check,
+    foresee,
+    read,
+)
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     OK,
     RESET,
@@ -33,6 +39,11 @@ def edge_of(*policies: Object, **answers: t.Any) -> FakeEdge:
     return edge
 
 
+def predicted(edge: FakeEdge, *raw: Object) -> CheckResult:
+    parsed = claims(*raw)
+    return foresee(parsed, Settings(), lambda: read(parsed, edge))
+
+
 @pytest.mark.parametrize(
     ("policies", "verdict", "words"),
     [
@@ -44,7 +55,7 @@ def edge_of(*policies: Object, **answers: t.Any) -> FakeEdge:
 )
 def test_without_traffic(policies: list[Object], verdict: str, words: str) -> None:
     edge = edge_of(*policies)
-    result = foresee(claims(GOOD_PASSES, BAD_IS_DENIED), Settings(), edge)
+    result = predicted(edge, GOOD_PASSES, BAD_IS_DENIED)
     assert (result.verdict, edge.execs) == (verdict, 0)
     said = failure(result, Settings(), "", "kubectl")
     assert words in " ".join(said.split())
@@ -52,7 +63,7 @@ def test_without_traffic(policies: list[Object], verdict: str, words: str) -> No
 
 def test_what_can_not_be_predicted_is_no_pass() -> None:
     outside = claim("outside", source={"pod": "good"}, to="http://example.com/")
-    result = foresee(claims(outside), Settings(), edge_of())
+    result = predicted(edge_of(), outside)
     assert result.verdict == "error"
     assert "can't be predicted: example.com is outside of the mesh" in result.claims[0].verdict.reason
     assert "predicted unknown" in failure(result, Settings(), "", "kubectl")
@@ -76,7 +87,7 @@ def test_a_policy_that_perhaps_matches_is_not_the_one_that_surely_refuses() -> N
     # Two addresses of one family: nobody knows which of them is the source.
     edge.objects[1] = pod("bad")
     edge.objects[1]["status"]["podIPs"] = [{"ip": "10.0.0.9"}, {"ip": "10.0.0.8"}]
-    result = foresee(claims(BAD_IS_DENIED), Settings(), edge)
+    result = predicted(edge, BAD_IS_DENIED)
     assert result.claims[0].verdict.verdict == "error"
     assert "nobody can know whether default/p or default/sure refuses it" in result.claims[0].verdict.reason
 
@@ -84,5 +95,5 @@ def test_a_policy_that_perhaps_matches_is_not_the_one_that_surely_refuses() -> N
 def test_a_source_that_is_not_running_yet_is_not_one_in_plain_text() -> None:
     edge = edge_of(policy("p", rules=[{"from": [{"source": {"principals": ["*"]}}]}]))
     edge.objects[1] = pod("bad", ready=False)
-    result = foresee(claims(BAD_IS_DENIED), Settings(), edge)
+    result = predicted(edge, BAD_IS_DENIED)
     assert "can't be predicted: there is no pod yet that could send it" in result.claims[0].verdict.reason

@@ -1,0 +1,130 @@
+# Reads a mesh from a folder of YAML files, as it would be if a cluster had all of them.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    DATAPLANE_MODE,
+    GATEWAY_NAME,
+    PATHS,
+    REDIRECTION,
+    Mesh,
+    Object,
+    labels_of,
+)
+
+# Without PyYAML the Kubernetes client is not there either, and the module says so.
+with contextlib.suppress(ImportError):
+    import yaml
+
+_SUFFIXES = (".yml", ".yaml", ".json")
+_WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
+_MESH_CONFIG = ("istio-system", "istio")
+_ASSUMED = "the mesh's configuration is not in the folder: Istio's defaults are taken"
+
+
+def read_folder(path: str) -> Mesh:
+    """The mesh of a folder's objects.
+
+    Workloads become one ready pod each, without an address; pods are in the mesh where their labels, or their
+    namespace's, say so; a Gateway is programmed and has a ready pod.
+
+    Args:
+        path: of the folder; its subfolders are read, too.
+
+    Raises:
+        LabError: when there is nothing in it, or a file is no YAML, or an object has not the form of one.
+    """
+    folder = pathlib.Path(path)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    objects = [item for file in files for item in _objects(file)]
+    if not objects:
+        raise LabError(f"{path} holds no Kubernetes objects in files that end with {', '.join(_SUFFIXES)}")
+    known = {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in objects}
+    spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
+    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
+    pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
+    gateways = [_programmed(item) for item in objects if item["kind"] == "Gateway"]
+    rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
+    members = [_member(pod, spaces) for pod in pods]
+    said = known.get(("ConfigMap", *_MESH_CONFIG))
+    config = config_of(said or {}, known.get(("Deployment", "istio-system", "istiod"), {}), () if said else (_ASSUMED,))
+    waypoints = [_waypoint_pod(item) for item in gateways]
+    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
+
+
+def _objects(file: pathlib.Path) -> t.Iterator[Object]:
+    try:
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    for document in documents:
+        is_list = isinstance(document, dict) and str(document.get("kind", "")).endswith("List")
+        for item in document.get("items") or [] if is_list else [document]:
+            # Files of values, and of other tools, may lie beside the manifests.
+            if isinstance(item, dict) and "kind" in item and "apiVersion" in item:
+                yield _checked(item, file)
+
+
+def _checked(item: Object, file: pathlib.Path) -> Object:
+    """An object with what every object has.
+
+    Raises:
+        LabError: naming the file, the object and the field.
+    """
+    meta, kind = item.get("metadata"), str(item["kind"])
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
+        raise LabError(f"{file}: a {kind} has no metadata.name")
+    for field in ("labels", "annotations"):
+        if not isinstance(meta.get(field) or {}, dict):
+            raise LabError(f"{file}: {kind} {meta['name']}: metadata.{field} must be a mapping")
+    if not isinstance(item.get("spec", {}), dict):
+        raise LabError(f"{file}: {kind} {meta['name']}: spec must be a mapping")
+    spaced = kind in PATHS or kind in _WORKLOADS
+    return {**item, "metadata": {**meta, **({"namespace": meta.get("namespace") or "default"} if spaced else {})}}
+
+
+def _pod(workload: Object) -> Object:
+    template = workload.get("spec", {}).get("template") or {}
+    meta, name = workload["metadata"], workload["metadata"]["name"]
+    given = template.get("metadata") or {}
+    owner = {"kind": workload["kind"], "name": name, "controller": True}
+    metadata = {**given, "name": f"{name}-0", "namespace": meta["namespace"], "ownerReferences": [owner]}
+    spec = dict(template.get("spec") or {})
+    if workload["kind"] == "StatefulSet":
+        spec |= {"hostname": f"{name}-0", "subdomain": workload["spec"].get("serviceName", "")}
+    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def _ready(pod: Object) -> Object:
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    return {**pod, "status": {**status, **(pod.get("status") or {})}}
+
+
+def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
+    """The pod, with istio-cni's annotation where it would capture it."""
+    mode = labels_of(pod).get(DATAPLANE_MODE) or labels_of(spaces.get(pod["metadata"]["namespace"])).get(DATAPLANE_MODE)
+    if mode != "ambient" or pod.get("spec", {}).get("hostNetwork"):
+        return pod
+    annotations = {**(pod["metadata"].get("annotations") or {}), REDIRECTION: "enabled"}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
+
+
+def _programmed(gateway: Object) -> Object:
+    status = {"addresses": [{"type": "Hostname", "value": gateway["metadata"]["name"]}]}
+    return {**gateway, "status": {**status, **(gateway.get("status") or {})}}
+
+
+def _waypoint_pod(gateway: Object) -> Object:
+    meta = gateway["metadata"]
+    labels = {GATEWAY_NAME: meta["name"]}
+    metadata = {"name": f"{meta['name']}-0", "namespace": meta["namespace"], "labels": labels}
+    return _ready({"kind": "Pod", "metadata": metadata, "spec": {"serviceAccountName": meta["name"], "containers": []}})
