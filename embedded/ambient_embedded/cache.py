@@ -134,7 +134,8 @@ def build(cache: Path, parts: Sequence[Part], progress: Progress) -> list[Part]:
                     waiting.remove(part)
                     running[lanes[part.lane].submit(run, part)] = part
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                # Of several that have failed meanwhile the first one is named.
+                for future in [future for future in running if future in done]:
                     built.append(running.pop(future))
                     future.result()
         except BaseException:
