@@ -55,11 +55,10 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     if params["manifests"] and not params["predict_only"]:
         raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
     if params["manifests"]:
-        mesh = read_folder(params["manifests"])
-        result = foresee(claims, settings, lambda: mesh)
+        result = foresee(claims, settings, read_folder(params["manifests"]))
     elif params["predict_only"]:
         edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = foresee(claims, settings, lambda: read(claims, edge))
+        result = foresee(claims, settings, read(claims, edge))
     else:
         edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
         result = check(claims, settings, edge, doomed)

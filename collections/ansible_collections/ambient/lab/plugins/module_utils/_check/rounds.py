@@ -165,7 +165,8 @@ def probe_round(
     targets: dict[t.Any, Target | Unusable] = {run.claim.source: run.found for run in runs}
     answers = list(zip(probes, probe_all(probes, targets, settings, edge, pool), strict=True))
     for run, (_probe, seen) in zip(runs, answers, strict=False):
-        run.seen = on_the_way(seen, run.path.envoys, may_hide(mesh, run.path))
+        envoys = run.path.envoys
+        run.seen = on_the_way(seen, envoys, envoys and may_hide(mesh, run.path))
     return answers[len(runs) :]
 
 
@@ -194,15 +195,14 @@ def judge_all(
             run.verdict = Verdict("fail", run.surprise)
 
 
-def foresee(claims: t.Sequence[Claim], settings: Settings, load: t.Callable[[], Mesh]) -> CheckResult:
+def foresee(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
     """Judge claims by what objects say, without any request. What can't be known is an error.
 
     Args:
         claims: to judge.
         settings: the phase counts.
-        load: reads the objects, and raises LabError.
+        mesh: of a cluster, or of a folder.
     """
-    mesh = load()
     runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
     if missing(runs):
         return _missing_sources(runs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._mesh import routes
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import (
     Destination,
     Endpoint,
@@ -47,20 +48,8 @@ _READ_FOR_WAYPOINT = (
 )  # fmt: skip
 
 
-class Request(t.Protocol):
+class Request(routes.Request, t.Protocol):
     """An HTTP request as curl sends it."""
-
-    @property
-    def url(self) -> str:
-        """Of the request."""
-
-    @property
-    def method(self) -> str:
-        """Of the request."""
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """Of the request, as the claim names them."""
 
     @property
     def host(self) -> str:

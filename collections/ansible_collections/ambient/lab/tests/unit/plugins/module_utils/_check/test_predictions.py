@@ -41,7 +41,7 @@ def edge_of(*policies: Object, **answers: t.Any) -> FakeEdge:
 
 def predicted(edge: FakeEdge, *raw: Object) -> CheckResult:
     parsed = claims(*raw)
-    return foresee(parsed, Settings(), lambda: read(parsed, edge))
+    return foresee(parsed, Settings(), read(parsed, edge))
 
 
 @pytest.mark.parametrize(
