@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,12 +50,16 @@ Lanes = dict[str, list[Step]]
 
 @dataclass
 class Outcome:
-    """How a step ended. code: its exit code, None where it was not run because another step had failed."""
+    """How a step ended. code: its exit code, None where it was not run because another step had failed.
+
+    processor: seconds of processor time of the step and of what it waited for; a lab's daemons are not in it.
+    """
 
     name: str
     lane: str
     code: int | None
     seconds: float = 0.0
+    processor: float = 0.0
 
     @property
     def words(self) -> str:
@@ -187,9 +191,10 @@ class Run:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             self._running[step.name] = began, process
-            code = process.wait()
+            _pid, status, usage = os.wait4(process.pid, 0)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
         del self._running[step.name]
-        return Outcome(step.name, lane, code, time.monotonic() - began)
+        return Outcome(step.name, lane, code, time.monotonic() - began, usage.ru_utime + usage.ru_stime)
 
     def _tick(self, done: threading.Event) -> None:
         while not done.wait(TICK_SECONDS):
@@ -226,9 +231,14 @@ def say(*words: str) -> None:
 def report(outcomes: list[Outcome], seconds: float) -> int:
     """The table, the file for machines, and the closing line; returns the exit code."""
     width = max(len(outcome.name) for outcome in outcomes)
-    rows = [f"{item.name:{width}}  {item.lane:6}  {item.words:12}  {duration(item.seconds):>12}" for item in outcomes]
-    say("", *rows, f"{'all':{width}}  {'':6}  {'':12}  {duration(seconds):>12}")
-    found = [{"step": item.name, "lane": item.lane, "code": item.code, "seconds": item.seconds} for item in outcomes]
+    rows = [
+        f"{item.name:{width}}  {item.lane:6}  {item.words:12}  {duration(item.seconds):>12}"
+        f"  {duration(item.processor):>12}"
+        for item in outcomes
+    ]
+    heading = f"{'step':{width}}  {'lane':6}  {'':12}  {'took':>12}  {'processor':>12}"
+    say("", heading, *rows, f"{'all':{width}}  {'':6}  {'':12}  {duration(seconds):>12}")
+    found = [asdict(item) for item in outcomes]
     (LOGS / "results.json").write_text(json.dumps({"seconds": seconds, "steps": found}, indent=1))
     failed = sum(item.code != 0 for item in outcomes)
     say(f"{len(outcomes) - failed} passed, {failed} failed")

@@ -30,7 +30,7 @@ def test_one_step_that_fails(
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == closing
     assert ("    its last words" in printed) is bool(code)
-    steps = {item["step"]: item["code"] for item in json.loads((tmp_path / "results.json").read_text())["steps"]}
+    steps = {item["name"]: item["code"] for item in json.loads((tmp_path / "results.json").read_text())["steps"]}
     assert steps == {"failing": 3 if code else 0, "needs it": None if code else 0, "beside": 0, "afterwards": 0}
 
 
