@@ -121,7 +121,8 @@ def stages(chosen: Sequence[str]) -> list[Lanes]:
         build = Step("build", [*AMBIENT_KIND, "build"], environment=PATHS)
     sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
     second = {"AMBIENT_MOLECULE_LAB": "molecule-second", "MOLECULE_EPHEMERAL_DIRECTORY": f"{ROOT}/.cache/molecule-run"}
-    lab = Step("molecule", ["molecule", "test", "-s", "default", "-s", "existing"], environment=beside)
+    one_lab = ["molecule", "test", "-s", "default", "-s", "running_lab", "-s", "existing"]
+    lab = Step("molecule", one_lab, environment=beside)
     parts = Step("molecule-parts", ["molecule", "test", "-s", "l7", "-s", "l4"], environment={**beside, **second})
     everything: list[Lanes] = [
         {"lab": [build, machine("write")]},
