@@ -27,22 +27,8 @@ POST = {
 BAD = {"from": [{"source": {"principals": [f"cluster.local/ns/{NAMESPACE}/sa/bad"]}}]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def faults(lab: Lab) -> Iterator[None]:
-    """The namespace, and the policy in it; all of it goes afterwards."""
-    lab.apply(world.objects(lab))
-    try:
-        lab.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "pod", "--all", "--timeout=60s")
-        lab.apply([policy()])
-        holds = check(lab, CLAIMS, timeout=30.0)
-        assert holds.verdict == "pass", holds.message
-        yield
-    finally:
-        lab.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
-
-
 @pytest.fixture(autouse=True)
-def whole_again(lab: Lab) -> Iterator[None]:
+def whole_again(lab: Lab, faults: None) -> Iterator[None]:
     """What was red was red for what was broken: without it all claims hold."""
     yield
     after = check(lab, CLAIMS, timeout=30.0)
