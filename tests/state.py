@@ -27,6 +27,10 @@ FLEETING = ("componentstatuses", "endpoints", "endpointslices", "events", "ipadd
 BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid", "ownerReferences")
 # The time of the last look is in it.
 CHURNING = {"kube-apiserver-legacy-service-account-token-tracking"}
+# Clean-up leaves CRDs and what guards them, as Helm does. For each version of theirs the API makes an APIService.
+KEPT = ("CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+KEPT_LABELS = {"app.kubernetes.io/part-of": "istio", "app.kubernetes.io/managed-by": "ambient-lab"}
+FOLLOWS = {"kube-aggregator.kubernetes.io/automanaged": "true"}
 LEADER = "control-plane.alpha.kubernetes.io/leader"
 # What belongs to the run that compares (Ansible, pytest), to this shell's tools and to the machine's own services.
 HOME = str(Path.home())
@@ -82,8 +86,14 @@ def _object(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     group = item["apiVersion"].rpartition("/")[0]
     kind = f"{item['kind']}.{group}" if group else item["kind"]
     name = f"{kind} {meta.get('namespace', '')}/{meta['name']}"
+    labels = (meta.get("labels") or {}).items()
     # A pod that somebody owns follows its owner.
-    is_fleeting = meta["name"] in CHURNING or (item["kind"] == "Pod" and "ownerReferences" in meta)
+    is_fleeting = (
+        meta["name"] in CHURNING
+        or (item["kind"] == "Pod" and "ownerReferences" in meta)
+        or (item["kind"] in KEPT and bool(labels & KEPT_LABELS.items()))
+        or (item["kind"] == "APIService" and bool(labels & FOLLOWS.items()))
+    )
     return ("" if is_fleeting else name), content
 
 

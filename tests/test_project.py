@@ -74,6 +74,15 @@ def test_verifying_changes_nothing(role: str) -> None:
             assert READ_ONLY & set(inner), inner["name"]
 
 
+@pytest.mark.parametrize("role", ["kiali", "sample_app"])
+def test_an_address_of_this_machine_is_asked_past_a_proxy(role: str) -> None:
+    """With HTTP_PROXY set, the proxy would look for the lab on its own machine."""
+    tasks = load(ROOT / "roles" / role / "tasks" / "verify.yml")
+    inner = [one for task in tasks for one in task.get("block", [task])]
+    asked = [task["ansible.builtin.uri"] for task in inner if "ansible.builtin.uri" in task]
+    assert [item.get("use_proxy") for item in asked] == [False]
+
+
 def test_site_is_a_play_of_six_roles_with_a_tag_each() -> None:
     """The order of the story, and the tags it can be entered by."""
     play = load(ROOT / "site.yml")[-1]

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# Documentation of the action plugin that writes the report.
+# Documentation of the action plugin that prints and writes the report.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: claims_report
-short_description: Writes what was proven as a page, as JUnit XML and as JSON
+short_description: Prints what was proven, and writes it as a page, as JUnit XML and as JSON
 version_added: 0.1.0
 description:
-  - Makes one report of what the modules of this collection have kept of one cluster, or of a fleet with a column
-    per cluster, and prints its table.
+  - Prints a table of what the modules of this collection have kept of one cluster, or of a fleet with a column per
+    cluster. Of one cluster it shows what was seen before the policy and after it, which proxy decided by which policy,
+    and how long it took until all claims of the section held.
+  - Writes the same as a page, as JUnit XML and as JSON, as far as files are named.
   - The page is one HTML file that loads nothing. It shows who called whom before and after each policy as a grid,
     every witness of every claim, how fast a policy took hold, the generated matrix, and Kiali's graphs. It is complete
     without JavaScript and without colours.
@@ -48,7 +50,7 @@ options:
     type: str
     default: Who may call whom
   html:
-    description: HTML file to write. Its folder must exist. At least one of this, O(junit) and O(json) is needed.
+    description: HTML file to write. Its folder must exist.
     type: path
   junit:
     description:
@@ -68,11 +70,16 @@ options:
     default: never
 seealso:
   - module: ambient.lab.curl_outcomes
-  - module: ambient.lab.results_table
+  - module: ambient.lab.kiali_graph
   - module: ambient.lab.graph_picture
 """
 
 EXAMPLES = r"""
+- name: Show what was proven
+  ambient.lab.claims_report:
+    results:
+      - {cluster: my-lab, path: "{{ lab_dir }}/results.json"}
+
 - name: Write the report of one lab
   ambient.lab.claims_report:
     results:

@@ -123,7 +123,7 @@ options:
     type: path
     version_added: 0.3.0
 seealso:
-  - module: ambient.lab.results_table
+  - module: ambient.lab.claims_report
 """
 
 EXAMPLES = r"""

@@ -161,7 +161,7 @@ options:
 seealso:
   - module: ambient.lab.curl_outcomes
   - module: ambient.lab.graph_picture
-  - module: ambient.lab.results_table
+  - module: ambient.lab.claims_report
 """
 
 EXAMPLES = r"""

@@ -12,7 +12,8 @@ version_added: 0.2.0
 description:
   - Applies all objects of a definition on the server's side. Those that the cluster itself says would stay as they are
     are not written.
-  - With C(--diff) every object that changes is shown with what changes of it.
+  - With C(--diff) every object that changes is shown with what changes of it. Of a Secret the keys are shown, as by
+    C(kubectl diff), not the values.
   - In check mode the cluster itself is asked (server-side dry run). An object whose namespace or ServiceAccount is made
     by the same task counts as one that would be made; the dry run alone would fail.
   - With O(state=absent) a kind that the cluster does not know (any more) is an object that is not there. So is one that

@@ -27,6 +27,8 @@ Object = dict[str, t.Any]
 _BOOKKEEPING = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 # Who made an object: https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 MANAGED_BY = "app.kubernetes.io/managed-by"
+# Where kubectl keeps the whole object once more.
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # The API server's own words: admission of pods, namespace lifecycle.
 _NO_ACCOUNT = re.compile(r'error looking up service account \S+: serviceaccount "(?P<name>[^"]+)" not found')
 _NO_NAMESPACE = re.compile(r'namespaces "(?P<name>[^"]+)" not found')
@@ -44,13 +46,16 @@ def documents(definition: t.Any) -> list[Object]:
         try:
             definition = list(yaml.safe_load_all(definition))
         except yaml.YAMLError as error:
-            raise LabError(f"definition is no YAML: {' '.join(str(error).split())}") from error
+            # The parser's words quote the text, in which a Secret may stand.
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise LabError(f"definition is no YAML{where}: correct it") from None
     found = [item for item in (definition if isinstance(definition, list) else [definition]) if item]
-    for item in found:
+    for number, item in enumerate(found, 1):
         meta = item.get("metadata") if isinstance(item, dict) else None
         if not (isinstance(meta, dict) and meta.get("name") and item.get("kind") and item.get("apiVersion")):
-            shown = json.dumps(item, default=str)[:100]
-            raise LabError(f"definition holds something without apiVersion, kind or metadata.name: {shown}")
+            has = ", ".join(map(str, item))[:100] if isinstance(item, dict) else "no keys"
+            raise LabError(f"definition: object {number} needs apiVersion, kind and metadata.name; it has {has}")
     return found
 
 
@@ -190,7 +195,7 @@ class Changer:
             raise Refused(f"the API knows no kind {item['kind']} in {item['apiVersion']}: install its CRD first")
         answer = self._kube.send(method, path, body, content, **query)
         if answer.status >= 300 and (method, answer.status) != ("DELETE", 404):
-            said = status_message(answer.body) or f"HTTP {answer.status}"
+            said = _without_content_of(item, status_message(answer.body)) or f"HTTP {answer.status}"
             raise Refused(missing_right(said) if answer.status == 403 and " cannot " in said else said)
         return answer
 
@@ -236,7 +241,36 @@ def _comes_with(message: str, item: Object, wanted: t.Sequence[Object]) -> bool:
 
 def _difference(item: Object, before: Object, after: Object) -> Object:
     """Before and after of one object, as Ansible shows them."""
-    return {"before": _yaml(before), "after": _yaml(after), "before_header": title(item), "after_header": title(item)}
+    texts = {"before": _yaml(_masked(before, after, "before")), "after": _yaml(_masked(after, before, "after"))}
+    return {**texts, "before_header": title(item), "after_header": title(item)}
+
+
+def _masked(item: Object, other: Object, side: str) -> Object:
+    """An object without a Secret's content, as `kubectl diff` shows it (k8s.io/kubectl, pkg/cmd/diff, Masker)."""
+    if item.get("kind") != "Secret":
+        return item
+    shown = {**item, "metadata": {**item["metadata"]}}
+    if LAST_APPLIED in (shown["metadata"].get("annotations") or {}):
+        shown["metadata"]["annotations"] = {**shown["metadata"]["annotations"], LAST_APPLIED: "***"}
+    for field, content in _content(item).items():
+        there = _content(other).get(field, {})
+        shown[field] = {
+            key: "***" if there.get(key, value) == value else f"*** ({side})" for key, value in content.items()
+        }
+    return shown
+
+
+def _content(item: Object) -> dict[str, Object]:
+    """What a Secret keeps."""
+    return {field: item[field] for field in ("data", "stringData") if isinstance(item.get(field), dict)}
+
+
+def _without_content_of(item: Object, text: str) -> str:
+    """The API's words without what a Secret keeps: of a number in the place of a text they tell the number."""
+    for content in _content(item).values() if item["kind"] == "Secret" else ():
+        for value in content.values():
+            text = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", "***", text) if value else text
+    return text
 
 
 def _plain(item: Object) -> Object:

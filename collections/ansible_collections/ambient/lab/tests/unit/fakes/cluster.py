@@ -16,6 +16,7 @@ KINDS = {
     ("v1", "ServiceAccount"): "serviceaccounts",
     ("v1", "Pod"): "pods",
     ("v1", "ConfigMap"): "configmaps",
+    ("v1", "Secret"): "secrets",
 }
 VERBS = ["create", "delete", "get", "list", "patch"]
 

@@ -14,7 +14,6 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
 from ansible_collections.ambient.lab.plugins.modules import (
     claims_matrix,
-    crds_info,
     curl_outcomes,
     kiali_graph,
     lab_info,
@@ -56,7 +55,6 @@ def _kubeconfig(folder: pathlib.Path, port: int) -> str:
     [
         (ready, {"objects": [{"kind": "Node"}]}),
         (policy_ready, {"policies": ["default/p"]}),
-        (crds_info, {"label_selectors": ["a=b"]}),
         (lab_info, {}),
         (curl_outcomes, {"claims": [claim()]}),
         (

@@ -1,4 +1,4 @@
-# Modules that hand over facts, from their options to what they return: lab_info (in check mode, too) and crds_info.
+# lab_info from its options to what it returns, in check mode, too.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -12,14 +12,13 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
-from ansible_collections.ambient.lab.plugins.modules import crds_info, lab_info
+from ansible_collections.ambient.lab.plugins.modules import lab_info
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
 
 NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "made_by": "istio_ambient"}
 PODS = {"kind": "Pod", "api_version": "v1", "namespace": "default"}
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "curl"}}
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 def _run(module: types.ModuleType, check: bool = False, **options: object) -> tuple[bool, dict[str, t.Any]]:
@@ -69,21 +68,3 @@ def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.
     assert (ok, told["foreseen"], told["found"], told["changed"]) == (True, False, [], False)
     assert "ansible_facts" not in told
     assert f"Left out in check mode: {words}" in json.dumps(told["warnings"])
-
-
-def test_crds_info(tmp_path: pathlib.Path) -> None:
-    spec = {"group": "example.org", "names": {"plural": "things"}, "versions": [{"name": "v1", "served": True}]}
-    items = [{"metadata": {"name": "things.example.org"}, "spec": spec}]
-    objects: dict[str, t.Any] = {CRDS: {"items": items}, "/apis/example.org/v1/things": {"items": [{}]}}
-    with FakeApi(objects) as api:
-        options: dict[str, t.Any] = {"kubeconfig": api.kubeconfig(tmp_path), "label_selectors": ["a=b"], "owner": "lab"}
-        ok, told = _run(crds_info, **options)
-        assert (ok, told["changed"]) == (True, False)
-        assert (told["used"], told["unused"]) == (["things.example.org"], [])
-        assert set(yaml.safe_load(crds_info.RETURN)) == set(told) - {"changed", "invocation"}
-        assert [path for path, _headers in api.asked][-1].endswith(
-            "labelSelector=app.kubernetes.io%2Fmanaged-by%21%3Dlab"
-        )
-    ok, told = _run(crds_info, **options)
-    assert not ok
-    assert told["msg"].startswith(f"The cluster does not answer at {api.url}")

@@ -100,6 +100,27 @@ def test_what_the_cluster_keeps_for_itself_is_no_change(shop: Shop) -> None:
     assert shop.cluster.written == []
 
 
+def test_a_secret_is_shown_without_its_content(shop: Shop) -> None:
+    """As `kubectl diff` does it; not in the API's refusal, either."""
+    last = {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "planted"}}
+    secret = thing("Secret", data={"same": "planted", "token": "planted1"})
+    secret["metadata"] |= last
+    shop.cluster.has(NAMESPACE)
+    path = shop.cluster.knows(secret)
+    new = shop.run(secret)
+    changed = shop.run({**secret, "data": {"same": "planted", "token": "planted2", "new": "planted3"}})
+    (diff,) = changed["diff"]
+    assert (changed["changed"], "*** (before)" in diff["before"], "*** (after)" in diff["after"]) == (True, True, True)
+    assert "same: '***'" in diff["after"]
+    said = "failed to create typed patch object (/v1, Kind=Secret): .data.pin: expected string, got 6161"
+    shop.cluster.api.objects[f"PATCH {path}"] = (500, {"kind": "Status", "message": said})
+    refused = shop.run(thing("Secret", data={"pin": 6161}))
+    assert refused["msg"].endswith(".data.pin: expected string, got ***")
+    gone = shop.run(secret, state="absent")
+    assert gone["objects"] == ["Secret shop/app"]
+    assert [item for item in (new, changed, refused, gone) if "planted" in json.dumps(item)] == []
+
+
 def test_a_date_without_quotes_is_shown(shop: Shop) -> None:
     shop.cluster.has(NAMESPACE)
     shop.cluster.knows(CONFIG)

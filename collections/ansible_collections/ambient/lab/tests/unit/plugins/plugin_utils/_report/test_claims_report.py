@@ -64,6 +64,20 @@ def test_everything_is_written_once(tmp_path: pathlib.Path) -> None:
     assert {item.name for item in tmp_path.iterdir()} == left
 
 
+def test_without_files_the_table_is_all(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = write_report(params(tmp_path, {"lab": fakes.lab(True)}, **dict.fromkeys(FILES)), False, diff=True)
+    assert (told["changed"], told["diff"], told["table"][0].split()[0]) == (False, [], "CLAIM")
+    assert [item.name for item in tmp_path.iterdir()] == ["lab.results.json"]
+    relative = [{"cluster": "lab", "path": "lab.results.json"}]
+    assert (
+        write_report(params(tmp_path, {}, results=relative, **dict.fromkeys(FILES)), False, False) | {"diff": []}
+        == told
+    )
+    with pytest.raises(LabError, match=r"do not hold .*: see the table$"):
+        write_report(params(tmp_path, {"lab": fakes.lab(True)}, fail_on="fail", **dict.fromkeys(FILES)), False, False)
+
+
 @pytest.mark.parametrize("key", FILES)
 def test_each_format_alone(tmp_path: pathlib.Path, key: str) -> None:
     changed = dict.fromkeys(FILES) | {key: str(tmp_path / "out")}
@@ -104,6 +118,7 @@ def test_a_section_that_was_not_stable_is_named(tmp_path: pathlib.Path) -> None:
         ("{}", r"^Nothing was checked in .*lab\.json \(cluster lab\): check claims with"),
         ('{"s": {"claims": []}}', "^Nothing was checked in"),
         ('{"s": 1}', "is no results file; remove it and run again"),
+        ('{"s": {"claims": [{"name": "c"}]}}', r"is no results file: KeyError: 'before'; remove it"),
         ('{"s": {"claims": [1]}}', r"lab\.json \(cluster lab\) is no results file: TypeError.*; remove it"),
     ],
 )
@@ -121,7 +136,6 @@ def test_results_that_are_missing_or_damaged(tmp_path: pathlib.Path, content: st
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (dict.fromkeys(FILES), "nothing to write: name at least one of html, junit, json"),
         ({"html": "/nowhere/same", "json": "/nowhere/same"}, "html, junit and json must be different files"),
         ({"results": []}, "results is empty"),
         ({"html": "/nowhere/a.html"}, "html: the folder of /nowhere/a.html does not exist"),
