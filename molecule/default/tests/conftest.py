@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running_lab import Lab
+from trial import Trial
 
 
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     return Lab.at(Path(os.environ["AMBIENT_LAB_DIR"]))
+
+
+@pytest.fixture(scope="session")
+def trial(lab: Lab) -> Iterator[Trial]:
+    """The trial's namespaces, for the files that share them; all of them go afterwards."""
+    made = Trial(lab, seed=20261126, requests=24)
+    try:
+        made.set_up()
+        yield made
+    finally:
+        made.clean_up(wait=True)
