@@ -72,7 +72,7 @@ def apiserver(node: Node) -> list[str]:
 
 
 def audit_policy() -> dict[str, Any]:
-    """What users did (audit.k8s.io/v1; the first rule that fits decides). Reads and the components' own are left out."""
+    """What users did (audit.k8s.io/v1; the first rule that fits decides), without reads and the components' own."""
     users = [f"system:{name}" for name in ("apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")]
     groups = ["system:nodes", *(f"system:serviceaccounts:{name}" for name in ("kube-system", "istio-system"))]
     # A way into a pod is a GET too; of it and of a pod all is kept, of the rest (Secrets) no content.
