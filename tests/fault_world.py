@@ -134,8 +134,8 @@ class Checked:
         return str(self.result["verdict"])
 
 
-def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
-    """Run ambient.lab.curl_outcomes' own code with these claims."""
+def parameters(lab: Lab, claims: list[Object], **changes: Any) -> Object:
+    """Of ambient.lab.curl_outcomes, for quick answers."""
     params = {
         "kubeconfig": lab.facts["kubeconfig"],
         "context": None,
@@ -154,8 +154,13 @@ def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
         "results_file": None,
         "section": None,
     }
+    return {**params, **changes}
+
+
+def check(lab: Lab, claims: list[Object], **changes: Any) -> Checked:
+    """Run ambient.lab.curl_outcomes' own code with these claims."""
     try:
-        result, message = prove({**params, **changes}, check_mode=False), ""
+        result, message = prove(parameters(lab, claims, **changes), check_mode=False), ""
     except LabError as error:
         result, message = error.result, error.message
         assert "claims" in result, message

@@ -18,6 +18,8 @@ API_PORT = 6443
 SERVICE_CIDR, SERVICE_IP, DNS_IP = "10.96.0.0/16", "10.96.0.1", "10.96.0.10"
 CLUSTER_CIDR, POD_CIDR = "10.244.0.0/16", "10.244.0.0/24"
 NODE_PORTS = "30000-32767"
+# Not *.log: those are the components' own words.
+AUDIT_LOG = "/var/log/ambient-lab/audit.jsonl"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
@@ -64,7 +66,26 @@ def apiserver(node: Node) -> list[str]:
         f"--service-account-key-file={PKI}/service-account.pub",
         f"--service-account-signing-key-file={PKI}/service-account.key",
         f"--service-cluster-ip-range={SERVICE_CIDR}", f"--service-node-port-range={NODE_PORTS}",
+        f"--audit-policy-file={KUBERNETES}/audit-policy.yaml", f"--audit-log-path={AUDIT_LOG}",
+        "--audit-log-maxsize=20", "--audit-log-maxbackup=1",
     ]  # fmt: skip
+
+
+def audit_policy() -> dict[str, Any]:
+    """What users did (audit.k8s.io/v1; the first rule that fits decides), without reads and the components' own."""
+    users = [f"system:{name}" for name in ("apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")]
+    groups = ["system:nodes", *(f"system:serviceaccounts:{name}" for name in ("kube-system", "istio-system"))]
+    # A way into a pod is a GET too; of it and of a pod all is kept, of the rest (Secrets) no content.
+    inside = [f"pods/{name}" for name in ("exec", "attach", "portforward", "proxy", "log")]
+    rules: list[dict[str, Any]] = [
+        {"level": "None", "users": users},
+        {"level": "None", "userGroups": groups},
+        {"level": "RequestResponse", "resources": [{"group": "", "resources": inside}]},
+        {"level": "None", "verbs": ["get", "list", "watch"]},
+        {"level": "Request", "resources": [{"group": "", "resources": ["pods", "pods/ephemeralcontainers"]}]},
+        {"level": "Metadata"},
+    ]
+    return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules}
 
 
 def controller_manager() -> list[str]:
@@ -261,6 +282,7 @@ def kubernetes_files(node: Node) -> dict[str, str]:
     """Configuration below ``/etc/kubernetes``, by name (JSON is YAML)."""
     return {
         "kubelet.yaml": json.dumps(kubelet_configuration(node), indent=1),
+        "audit-policy.yaml": json.dumps(audit_policy(), indent=1),
         "kube-proxy.yaml": json.dumps(kube_proxy_configuration(node), indent=1),
         "resolv.conf": "# The lab has no name server outside the cluster.\n",
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import fault_world as world
 import pytest
 from running_lab import Lab
+from trial import Trial
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,14 @@ def faults(lab: Lab) -> Iterator[None]:
         yield
     finally:
         lab.kubectl("delete", "namespace", world.NAMESPACE, "--timeout=60s")
+
+
+@pytest.fixture(scope="session")
+def trial(lab: Lab) -> Iterator[Trial]:
+    """The trial's namespaces, for the files that share them; all of them go afterwards."""
+    made = Trial(lab, seed=20261126, requests=24)
+    try:
+        made.set_up()
+        yield made
+    finally:
+        made.clean_up(wait=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import pytest
-from fault_world import Checked, check, until
+from fault_world import check
 from running_lab import Lab
 from trial import Tally, Trial
+from trial_claims import asked, bound, on, policy, settled, there, words
 from trial_world import OUTSIDE, POINT, SERVER, SPACE, pod
 
 Object = dict[str, Any]
@@ -21,75 +19,7 @@ GET = {"to": [{"operation": {"methods": ["GET"]}}]}
 POST = {"to": [{"operation": {"methods": ["POST"]}}]}
 STABLE_NAME = f"http://plain-0.head.{SPACE}.svc.cluster.local:8080/"
 HTTPROUTE = "gateway.networking.k8s.io/v1"
-
-
-@pytest.fixture(scope="module")
-def trial(lab: Lab) -> Iterator[Trial]:
-    """The trial's namespaces; all of them go afterwards."""
-    made = Trial(lab, seed=20261126, requests=24)
-    try:
-        made.set_up()
-        yield made
-    finally:
-        made.clean_up(wait=True)
-
-
-def policy(name: str, rule: Object | None, space: str = SPACE, **spec: Any) -> Object:
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": name, "namespace": space},
-        "spec": {"action": "DENY", "rules": [] if rule is None else [rule], **spec},
-    }
-
-
-def on(app: str) -> Object:
-    return {"selector": {"matchLabels": {"app": app}}}
-
-
-def bound(kind: str, name: str, group: str = "") -> Object:
-    return {"targetRefs": [{"group": group, "kind": kind, "name": name}]}
-
-
 ON_SHARED = bound("Gateway", "shared", "gateway.networking.k8s.io")
-
-
-def asked(url: str, source: str, expect: object, method: str = "GET", **fields: Any) -> Object:
-    to = {"url": url, "method": method}
-    return {
-        "name": f"{source} {method} {url}",
-        "from": {"pod": source, "namespace": SPACE},
-        "to": to,
-        "expect": expect,
-        **fields,
-    }
-
-
-@contextmanager
-def there(lab: Lab, *objects: Object) -> Iterator[None]:
-    """Objects that go again."""
-    with ExitStack() as stack:
-        for item in objects:
-            stack.callback(lab.delete, item)
-        lab.apply(list(objects))
-        yield
-
-
-def settled(lab: Lab, claims: list[Object], wanted: Callable[[Checked], bool], **changes: Any) -> Checked:
-    """What the check says once the policies have taken hold; the last word where that never comes."""
-    said: list[Checked] = []
-
-    def is_so() -> bool:
-        said[:] = [check(lab, claims, namespace=SPACE, **changes)]
-        return wanted(said[0])
-
-    with suppress(TimeoutError):
-        until(is_so, 20)
-    return said[0]
-
-
-def words(checked: Checked) -> str:
-    return " ".join(checked.message.split())
 
 
 def test_random_policies_do_what_the_model_says(trial: Trial) -> None:

@@ -25,7 +25,7 @@ _NO_CONTROL = (
 )
 _NOBODY_BLOCKS = (
     "nothing shows who blocks it: a destination that is down or slow looks the same; "
-    "add a claim in which it answers somebody else"
+    "it must answer another source (for a timeout at the same path), and this one at no other path"
 )
 SILENT_HINT = " (witnesses: available takes the client's word alone where no proxy can be asked)"
 

@@ -178,8 +178,7 @@ def judge_all(
     for run in runs:
         outcome = run.expect.outcome
         stopped = outcome == run.seen.outcome and outcome != "allowed"
-        ready = run.path.ready and outcome not in BLOCKED
-        run.control = controls.evidence(run.probe, ready) if stopped else None
+        run.control = controls.evidence(run.probe, outcome, run.path.ready) if stopped else None
         run.verdict = judge(
             run.expect,
             run.seen,

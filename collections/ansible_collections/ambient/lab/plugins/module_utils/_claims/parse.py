@@ -105,6 +105,12 @@ class Request:
         parts = urllib.parse.urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
+    @property
+    def path(self) -> str:
+        """Path and query of the URL."""
+        parts = urllib.parse.urlsplit(self.url)
+        return f"{parts.path or '/'}?{parts.query}"
+
     def __str__(self) -> str:
         return f"{self.method} {self.url}"
 

@@ -19,6 +19,8 @@ CONTROL_REQUEST = Request("https://kubernetes.default.svc/version", insecure=Tru
 MAX_OTHER_SOURCES = 3
 # No proxy says of these who caused them: only that the destination answers somebody else shows that it is a block.
 BLOCKED = ("refused", "timeout", "unroutable")
+# Of these the network does not let the source through to the port at all, whatever it asks for.
+_NOT_CONNECTED = ("refused", "timeout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +45,14 @@ def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
     """
     probes = {claim.name: Probe(claim.source, claim.request) for claim in claims}
     answering = [probes[claim.name] for claim in claims if claim.expected(phase).outcome == "allowed"]
-    destinations = {probe.key(mesh) for probe in answering}
     sources_heard = {probe.source for probe in answering}
     sources = list(dict.fromkeys(claim.source for claim in claims))
     controls: dict[Probe, None] = {}
     for claim in claims:
         probe = probes[claim.name]
         outcome = claim.expected(phase).outcome
-        if outcome not in (*DENIALS, *BLOCKED) or probe.key(mesh) in destinations:
+        known = any(other.key(mesh) == probe.key(mesh) and _shows(other, probe, outcome) for other in answering)
+        if outcome not in (*DENIALS, *BLOCKED) or known:
             continue
         if outcome in DENIALS:
             if probe.source in sources_heard:
@@ -75,15 +77,15 @@ class Controls:
 
     def __init__(self, answers: t.Iterable[tuple[Probe, Seen]], mesh: Mesh) -> None:
         self._mesh = mesh
-        self._by_destination: dict[str, tuple[Probe, Seen]] = {}
+        self._by_destination: dict[str, list[tuple[Probe, Seen]]] = {}
         self._by_source: dict[Source, tuple[Probe, Seen]] = {}
         for probe, answer in answers:
             # Who wrote an unclear answer may as well be a proxy.
             if answer.outcome == "allowed" and not answer.unclear:
-                self._by_destination.setdefault(probe.key(mesh), (probe, answer))
+                self._by_destination.setdefault(probe.key(mesh), []).append((probe, answer))
                 self._by_source.setdefault(probe.source, (probe, answer))
 
-    def evidence(self, probe: Probe, ready: bool) -> str | None:
+    def evidence(self, probe: Probe, outcome: str, ready: bool) -> str | None:
         """How the round shows the path of a denied probe alive; None where it does not.
 
         Either the destination answers another request, or the source reaches something else while a ready endpoint
@@ -91,14 +93,29 @@ class Controls:
 
         Args:
             probe: that was denied.
+            outcome: of it. For one of BLOCKED the destination must answer another source, and this one nowhere.
             ready: whether the destination has a ready endpoint.
         """
-        if found := self._by_destination.get(probe.key(self._mesh)):
-            return f"{_host(found[0])} answered {found[0].source} with HTTP {found[1].http_code}"
+        answers = self._by_destination.get(probe.key(self._mesh), [])
+        if outcome in _NOT_CONNECTED and any(other.source == probe.source for other, _seen in answers):
+            return None
+        for other, seen in answers:
+            if _shows(other, probe, outcome):
+                return f"{_host(other)} answered {other.source} with HTTP {seen.http_code}"
         found = self._by_source.get(probe.source)
-        if found and ready:
+        if found and ready and outcome not in BLOCKED:
             return f"{found[0].source} got HTTP {found[1].http_code} from {_host(found[0])}, the endpoint is ready"
         return None
+
+
+def _shows(other: Probe, probe: Probe, outcome: str) -> bool:
+    """Whether an answer of the same destination to another probe shows its path alive.
+
+    A page that is slow for everybody looks like a block, however quick another page is.
+    """
+    if outcome not in BLOCKED:
+        return True
+    return other.source != probe.source and (outcome != "timeout" or other.request.path == probe.request.path)
 
 
 def _host(probe: Probe) -> str:

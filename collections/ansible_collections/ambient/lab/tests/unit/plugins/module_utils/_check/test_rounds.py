@@ -325,6 +325,35 @@ def test_a_block_that_no_proxy_makes_needs_somebody_who_gets_through(outcome: st
     assert "nothing shows who blocks it" in alone.claims[0].verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("outcome", "source", "url", "verdict"),
+    [
+        ("timeout", "curl-allow", "http://sample-app:8080/quick", "error"),
+        ("timeout", "curl-allow", "http://sample-app:8080/slow", "pass"),
+        ("timeout", "curl-deny", "http://sample-app:8080/quick", "error"),
+        ("refused", "curl-allow", "http://sample-app:8080/quick", "pass"),
+        ("refused", "curl-deny", "http://sample-app:8080/quick", "error"),
+        # Of paths without a backend the next one says nothing.
+        ("unroutable", "curl-allow", "http://sample-app:8080/quick", "pass"),
+    ],
+)
+def test_a_slow_page_is_no_block_though_the_destination_answers(
+    outcome: str, source: str, url: str, verdict: str
+) -> None:
+    """Neither where another page answers, nor where the very source gets through to the same port."""
+    ends: dict[str, Answer] = {"timeout": (0, 28, {}, ""), "refused": (0, 7, {}, "")}
+    stopped = ends.get(outcome, (404, 0, {"server": "envoy"}, ""))
+    slow = "http://sample-app:8080/slow"
+
+    def answers(name: str, _round: int, _method: str, asked: str) -> Answer:
+        return OK if (name, asked) == (source, url) else stopped
+
+    blocked = claim("blocked", source={"pod": "curl-deny"}, to=slow, expect=outcome)
+    passes = claim("passes", source={"pod": source}, to=url)
+    found = verdicts(check(claims(passes, blocked), Settings(timeout=0), FakeEdge(PODS, answers)))
+    assert found == ["pass", verdict]
+
+
 def test_an_answer_that_a_proxy_may_have_written_is_no_control() -> None:
     """Behind a waypoint whose headers are hidden nobody can tell, so it does not show the application alive."""
     edge = MeshEdge(["curl-allow", "curl-deny"], lambda *_: SERVED, waypoint=True)
