@@ -35,6 +35,7 @@ _CHAIN = re.compile(r"^inbound-[a-z]+\|(\d+)\|")
 # (pilot/pkg/security/authz/builder/builder.go).
 _RULES = ("rules", "shadow_rules")
 _ACTIONS = {"AUDIT": "LOG", "CUSTOM": "DENY"}
+_BAD = "-deny-due-to-bad-CUSTOM-action"
 # Versions of a listener that Envoy does not use, or not yet.
 _NOT_ACTIVE = ("warming_state", "draining_state", "error_state")
 
@@ -48,6 +49,7 @@ class Filter:
         shadow: it only notes what matches, for an authorizer to ask (CUSTOM), or for a dry run.
         port: of its chain.
         tcp: it sees no HTTP.
+        bad: of a CUSTOM policy whose provider istiod can't use, so that it denies.
     """
 
     action: str
@@ -55,6 +57,7 @@ class Filter:
     rules: dict[int, Object]
     port: str
     tcp: bool
+    bad: bool = False
 
 
 def filters(dump: Object, namespace: str, name: str) -> list[Filter]:
@@ -62,7 +65,7 @@ def filters(dump: Object, namespace: str, name: str) -> list[Filter]:
 
     The names of the rules are istiod's (pilot/pkg/security/authz/builder/builder.go).
     """
-    wanted = re.compile(rf"ns\[{re.escape(namespace)}\]-policy\[{re.escape(name)}\]-rule\[(\d+)\]$")
+    wanted = re.compile(rf"ns\[{re.escape(namespace)}\]-policy\[{re.escape(name)}\]-rule\[(\d+)\]({_BAD})?$")
     return list(_find(dump, wanted, ""))
 
 
@@ -78,10 +81,11 @@ def _find(node: t.Any, wanted: re.Pattern[str], port: str) -> t.Iterator[Filter]
     if any(isinstance(item, dict) and isinstance(item.get("policies"), dict) for item in known):
         for key, item in zip(_RULES, known, strict=True):
             policies = item.get("policies") or {} if isinstance(item, dict) else {}
-            found = {int(match[1]): rule for name, rule in policies.items() if (match := wanted.search(name))}
-            if found and isinstance(item, dict):
-                tcp = "filters.network.rbac" in str(node.get("@type"))
-                yield Filter(str(item.get("action", "ALLOW")), key == "shadow_rules", found, port, tcp)
+            matches = [(match, rule) for name, rule in policies.items() if (match := wanted.search(name))]
+            if matches and isinstance(item, dict):
+                tcp, bad = "filters.network.rbac" in str(node.get("@type")), any(match[2] for match, _rule in matches)
+                found = {int(match[1]): rule for match, rule in matches}
+                yield Filter(str(item.get("action", "ALLOW")), key == "shadow_rules", found, port, tcp, bad)
         return
     for key, item in node.items():
         if key not in _NOT_ACTIVE:
@@ -91,6 +95,8 @@ def _find(node: t.Any, wanted: re.Pattern[str], port: str) -> t.Iterator[Filter]
 def difference(policy: Object, found: Filter) -> str:
     """How a filter differs from what istiod would write of the policy now; "" where it does not."""
     kind = action(policy)
+    if kind == "CUSTOM" and found.bad:
+        return "it denies all that it matches, because istiod does not have its provider, or can't use it"
     if found.action != _ACTIONS.get(kind, kind):
         return f"its action is {found.action}"
     if found.shadow != (kind == "CUSTOM" or is_dry_run(policy)):

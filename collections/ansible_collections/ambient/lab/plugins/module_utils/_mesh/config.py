@@ -11,15 +11,23 @@ import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    REVISION,
+    MeshConfig,
+    Object,
+    labels_of,
+    name_of,
+)
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
     import yaml
 
 ROOT_NAMESPACE = "istio-system"
-_CONFIG = f"/api/v1/namespaces/{ROOT_NAMESPACE}/configmaps/istio"
 _ISTIOD = f"/apis/apps/v1/namespaces/{ROOT_NAMESPACE}/deployments/istiod"
+_ISTIODS = "/apis/apps/v1/deployments"
+_DEFAULTS = "Istio's defaults are taken"
+_PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
 class Reader(t.Protocol):
@@ -35,41 +43,74 @@ def read_config(reader: Reader) -> MeshConfig:
     Raises:
         LabError: when the API does not answer at all.
     """
-    answers = {path: reader.ask(path) for path in (_CONFIG, _ISTIOD)}
-    unread = [path.rpartition("/")[2] for path, answer in answers.items() if answer.status != 200]
-    assumed = tuple(f"{name} of {ROOT_NAMESPACE} can't be read: Istio's defaults are taken" for name in unread)
-    return config_of(_object(answers[_CONFIG]), _object(answers[_ISTIOD]), assumed)
+    istiod, assumed = _istiod(reader)
+    meta = istiod.get("metadata") or {}
+    space, revision = str(meta.get("namespace") or ROOT_NAMESPACE), labels_of(istiod).get(REVISION, "default")
+    name = "istio" if revision == "default" else f"istio-{revision}"
+    answer = reader.ask(f"/api/v1/namespaces/{space}/configmaps/{name}")
+    if answer.status != 200:
+        assumed = (*assumed, f"ConfigMap {space}/{name} can't be read (HTTP {answer.status}): {_DEFAULTS}")
+    return config_of(_object(answer), istiod, assumed, space)
 
 
-def config_of(config_map: Object, deployment: Object, assumed: tuple[str, ...] = ()) -> MeshConfig:
+def _istiod(reader: Reader) -> tuple[Object, tuple[str, ...]]:
+    """istiod's Deployment, under the chart's name or by the chart's label; empty, and why, where it is not known."""
+    answer = reader.ask(_ISTIOD)
+    if answer.status == 200:
+        return _object(answer), ()
+    listed = reader.ask(_ISTIODS, labelSelector="app=istiod") if answer.status == 404 else answer
+    found = _object(listed).get("items") or []
+    if len(found) == 1:
+        return dict(found[0]), ()
+    why = f"several istiods may be in charge ({', '.join(map(name_of, found))})"
+    if not found:
+        why = f"istiod's Deployment is not found: GET {_ISTIODS} answers HTTP {listed.status}"
+        if answer.status != 404:
+            why = f"istiod's Deployment can't be read: GET {_ISTIOD} answers HTTP {answer.status}"
+    return {}, (f"{why}: {_DEFAULTS} for its flags, and its version is not known",)
+
+
+def config_of(
+    config_map: Object, deployment: Object, assumed: tuple[str, ...] = (), space: str = ROOT_NAMESPACE
+) -> MeshConfig:
     """The mesh's configuration.
 
     Args:
         config_map: ConfigMap `istio`; empty where it is not known.
         deployment: of istiod; empty where it is not known.
         assumed: what was not known.
+        space: istiod's namespace.
     """
     try:
         said = yaml.safe_load((config_map.get("data") or {}).get("mesh") or "") or {}
     except yaml.YAMLError:
         said = None
     if not isinstance(said, dict):
-        said, assumed = (
-            {},
-            (*assumed, f"ConfigMap {ROOT_NAMESPACE}/istio is no YAML mapping: Istio's defaults are taken"),
-        )
+        config_map = {}
+        said, assumed = {}, (*assumed, f"the mesh's configuration in {space} is no YAML mapping: {_DEFAULTS}")
     containers = deployment.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or []
     flags = {
         str(item["name"]): str(item.get("value") or "")
         for container in containers
         for item in container.get("env") or []
     }
-    domains = (str(said.get("trustDomain") or "cluster.local"), *map(str, said.get("trustDomainAliases") or ()))
-    headers = (said.get("defaultConfig") or {}).get("proxyHeaders") or {}
-    root = str(said.get("rootNamespace") or ROOT_NAMESPACE)
+    if flags.get("SHARED_MESH_CONFIG"):
+        assumed = (*assumed, f"istiod's SHARED_MESH_CONFIG is not read: {_DEFAULTS} for what only stands there")
+    domains = (str(said.get("trustDomain") or "cluster.local"), *map(str, _list(said.get("trustDomainAliases"))))
+    defaults = said.get("defaultConfig")
+    headers = (defaults.get("proxyHeaders") if isinstance(defaults, dict) else None) or {}
+    root = str(said.get("rootNamespace") or space)
+    listed = [item for item in _list(said.get("extensionProviders")) if isinstance(item, dict)]
+    providers = {str(item.get("name")): kind for item in listed for key, kind in _PROVIDERS.items() if key in item}
     words = [str(word) for container in containers for word in container.get("args") or []]
     domain = words[words.index("--domain") + 1] if "--domain" in words[:-1] else "cluster.local"
-    return MeshConfig(root, domain, domains, headers, flags, _version(deployment, containers), assumed)
+    version = _version(deployment, containers)
+    known, hidden = providers if config_map else None, "serviceEntryVisibility" in said
+    return MeshConfig(root, domain, domains, headers, flags, version, known, hidden, assumed)
+
+
+def _list(value: t.Any) -> list[t.Any]:
+    return value if isinstance(value, list) else []
 
 
 def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, int] | None:

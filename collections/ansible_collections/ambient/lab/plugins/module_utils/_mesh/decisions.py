@@ -14,8 +14,8 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._mesh import l4, l7
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import strictness
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import Strictness, strictness
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run, provider
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match
 
 Verdict = t.Literal["allow", "deny", "unknown"]
@@ -58,20 +58,33 @@ def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     converted = {name: policy for name, policy in found.items() if policy}
     policies = [item for item in hop.policies if name_of(item) in converted]
     decided = decide(policies, lambda item: l4.policy_matches(converted[name_of(item)], hop.connection))
-    if decided.verdict == "deny" and action_of(policies, decided) == "DENY":
-        return decided
     strict = strictness(mesh, hop.pod, hop.connection.port)
     if hop.connection.identity is None and (strict.strict or strict.doubt):
-        if strict.doubt:
-            return Decision("unknown", strict.doubt)
-        reason = f"PeerAuthentication {strict.cause} is STRICT, and the connection is plain text"
-        return Decision("deny", reason, (strict.policy,), strict.cause)
-    return _noting_lost(decided, converted)
+        return _strictly(decided, strict, [item for item in policies if action(item) == "DENY"])
+    return decided if _by_deny(policies, decided) else _noting_lost(decided, converted)
 
 
-def action_of(policies: t.Sequence[Object], decision: Decision) -> str:
-    """Action of the policies that decided."""
-    return next((action(item) for item in policies if name_of(item) in decision.among), "")
+def _strictly(decided: Decision, strict: Strictness, denying: t.Sequence[Object]) -> Decision:
+    """A decision on plain text, where a PeerAuthentication refuses it or may: to ztunnel it is a DENY policy more."""
+    refused, own = _by_deny(denying, decided), (strict.policy,) if strict.policy else ()
+    if strict.doubt and not refused:
+        return Decision("unknown", strict.doubt)
+    if strict.doubt:
+        return dataclasses.replace(decided, among=(*decided.among, *own), doubtful=(*decided.doubtful, *own))
+    if refused:
+        # Which of several that match ztunnel names is not defined.
+        return dataclasses.replace(decided, among=(*decided.among, *own))
+    reason = f"PeerAuthentication {strict.cause} is STRICT, and the connection is plain text"
+    names = {name_of(item) for item in denying}
+    doubtful = tuple(name for name in decided.doubtful if name in names)
+    return Decision("deny", reason, (*own, *doubtful), strict.cause, doubtful)
+
+
+def _by_deny(policies: t.Sequence[Object], decision: Decision) -> bool:
+    """Whether a DENY policy surely refuses."""
+    certain = {*decision.among} - {*decision.doubtful}
+    found = (action(item) for item in policies if name_of(item) in certain)
+    return decision.verdict == "deny" and "DENY" in found
 
 
 def _noting_lost(decision: Decision, converted: t.Mapping[str, l4.L4Policy]) -> Decision:
@@ -103,13 +116,42 @@ def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) ->
     """
     context = l7.Context(hop.connection, request, mesh.config.trust_domains)
     enforced = [item for item in hop.policies if not is_dry_run(item)]
-    for item in enforced:
-        if action(item) == "CUSTOM" and l7.policy_matches(item, context).truth is not False:
-            return Decision("unknown", f"the authorizer of AuthorizationPolicy {name_of(item)} (CUSTOM) decides")
+    custom = _by_authorizers(mesh, hop, context)
+    if custom.verdict != "allow":
+        return custom
     if request and request.may_have_token:
         names = ", ".join(name_of(item) for item in hop.authentications)
         return Decision("unknown", f"RequestAuthentication {names} decides by the request's token")
     return decide(enforced, lambda item: l7.policy_matches(item, context))
+
+
+def _by_authorizers(mesh: Mesh, hop: WaypointHop, context: l7.Context) -> Decision:
+    """What the CUSTOM policies decide, which come first.
+
+    istiod makes DENY rules of those whose provider it does not have, or that have several, unless its flag allows
+    that (pilot/pkg/security/authz/builder, getBadCustomDenyRules). Whether one for a dry run is asked depends on the
+    version.
+    """
+    known, bad, names = mesh.config.providers, [], {}
+    policies = [item for item in hop.policies if action(item) == "CUSTOM"]
+    wanted = {provider(item) for item in policies}
+    several = len(wanted) > 1 and not mesh.config.flag("PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS")
+    for item in policies:
+        name, own = name_of(item), provider(item)
+        if known is not None and (several or own not in known) and not is_dry_run(item):
+            bad.append({**item, "spec": {**item["spec"], "action": "DENY"}})
+            names[name] = f"provider {own or 'of no name'}, which the mesh's extensionProviders lack"
+        elif context.request is None and known is not None and known.get(own) == "http":
+            # An authorizer of HTTP is not asked about bytes.
+            continue
+        elif l7.policy_matches(item, context).truth is not False:
+            return Decision("unknown", f"the authorizer of AuthorizationPolicy {name} (CUSTOM) decides")
+    decided = decide(bad, lambda item: l7.policy_matches(item, context))
+    if decided.verdict != "deny":
+        return decided
+    why = f"several providers ({', '.join(sorted(wanted))})" if several else names[decided.among[0]]
+    text = f"AuthorizationPolicy {' or '.join(decided.among)} (CUSTOM) has {why}: what it matches is denied"
+    return dataclasses.replace(decided, reason=text)
 
 
 def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
@@ -120,8 +162,8 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
     doubtful = [name for name, match in denying.items() if match.truth is None]
     certain = [name for name, match in denying.items() if match.truth]
     if certain:
-        rule = denying[certain[0]].rule
-        reason = f"rule {rule} of AuthorizationPolicy {certain[0]} (DENY) matches"
+        rules = [f"rule {denying[name].rule} of AuthorizationPolicy {name} (DENY)" for name in certain]
+        reason = f"{' and '.join(rules)} match{'es' if len(rules) == 1 else ''}"
         return Decision("deny", reason, (*certain, *doubtful), doubtful=tuple(doubtful))
     opened = next((name for name, match in allowing.items() if match.truth), "")
     unsure = [name for name, match in allowing.items() if match.truth is None]
@@ -132,9 +174,8 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
         return Decision("deny", why, (*allowing, *doubtful), doubtful=tuple(doubtful))
     doubtful += [] if opened else unsure
     if doubtful:
-        return Decision(
-            "unknown", f"nobody can know from here whether AuthorizationPolicy {', '.join(doubtful)} matches"
-        )
+        why = f"nobody can know from here whether AuthorizationPolicy {', '.join(doubtful)} matches"
+        return Decision("unknown", why, doubtful=tuple(doubtful))
     if opened:
         return Decision("allow", f"rule {allowing[opened].rule} of AuthorizationPolicy {opened} (ALLOW) matches")
     if denying:

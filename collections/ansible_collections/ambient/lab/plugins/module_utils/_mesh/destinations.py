@@ -225,6 +225,12 @@ def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
         number = target if isinstance(target, int) else _named_port(pod, str(target))
         address = next(iter(addresses_of(pod)), "")
         ends.append(Endpoint(address, number, pod, is_ready(pod)))
+    # istiod lets a Service's selector choose WorkloadEntries, too (PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES).
+    for item in mesh.items("WorkloadEntry", namespace_of(service)):
+        labels = {**labels_of(item), **(item.get("spec", {}).get("labels") or {})}
+        if service["spec"]["selector"].items() <= labels.items():
+            number = (item["spec"].get("ports") or {}).get(port.get("name") or "", target)
+            ends.append(_entry_end(mesh, item["spec"], number if isinstance(number, int) else None))
     return ends
 
 
@@ -345,6 +351,20 @@ def _entry(mesh: Mesh, host: str, namespace: str) -> Object | None:
     return max(fitting, key=lambda item: item[:2])[2] if fitting else None
 
 
+def rivals(mesh: Mesh, destination: Destination) -> list[Object]:
+    """ServiceEntries with the very host of a destination: which one a client gets depends on its namespace."""
+    service = destination.service
+    if service is None or destination.kind not in ("service", "entry"):
+        return []
+    own = f"{service['metadata']['name']}.{namespace_of(service)}.svc.{mesh.config.domain}"
+    hosts = {str(item).lower() for item in service.get("spec", {}).get("hosts") or [own]}
+    return [
+        item
+        for item in mesh.items("ServiceEntry")
+        if item is not service and hosts & {str(host).lower() for host in item.get("spec", {}).get("hosts") or []}
+    ]
+
+
 def entry_addresses(entry: Object) -> list[str]:
     """Virtual addresses of a ServiceEntry: its own, or those that istiod gave it."""
     assigned = [item.get("value") for item in entry.get("status", {}).get("addresses") or []]
@@ -376,7 +396,7 @@ def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
     return ends
 
 
-def _entry_end(mesh: Mesh, item: Object, port: int) -> Endpoint:
+def _entry_end(mesh: Mesh, item: Object, port: int | None) -> Endpoint:
     address = str(item.get("address", ""))
     pods = mesh.pods_at(address)
     pod = pods[0] if len(pods) == 1 else None

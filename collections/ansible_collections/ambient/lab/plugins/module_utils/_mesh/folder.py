@@ -20,6 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Object,
     labels_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.shapes import Misfit, shaped
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
@@ -27,8 +28,11 @@ with contextlib.suppress(ImportError):
 
 _SUFFIXES = (".yml", ".yaml", ".json")
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
-_MESH_CONFIG = ("istio-system", "istio")
-_ASSUMED = "the mesh's configuration is not in the folder: Istio's defaults are taken"
+_MESH_CONFIG, _ISTIOD = ("istio-system", "istio"), ("istio-system", "istiod")
+_ASSUMED = {
+    "ConfigMap": "the mesh's configuration is not in the folder: Istio's defaults are taken",
+    "Deployment": "istiod is not in the folder: the defaults of its flags are taken, and its version is not known",
+}
 
 
 def read_folder(path: str) -> Mesh:
@@ -48,6 +52,11 @@ def read_folder(path: str) -> Mesh:
     objects = [item for file in files for item in _objects(file)]
     if not objects:
         raise LabError(f"{path} holds no Kubernetes objects in files that end with {', '.join(_SUFFIXES)}")
+    return assembled(objects)
+
+
+def assembled(objects: t.Sequence[Object]) -> Mesh:
+    """The mesh that a cluster would make of objects; each as `checked` gives it."""
     known = {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in objects}
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
     pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
@@ -55,8 +64,9 @@ def read_folder(path: str) -> Mesh:
     gateways = [_programmed(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
     members = [_member(pod, spaces) for pod in pods]
-    said = known.get(("ConfigMap", *_MESH_CONFIG))
-    config = config_of(said or {}, known.get(("Deployment", "istio-system", "istiod"), {}), () if said else (_ASSUMED,))
+    said = {"ConfigMap": known.get(("ConfigMap", *_MESH_CONFIG)), "Deployment": known.get(("Deployment", *_ISTIOD))}
+    assumed = tuple(text for kind, text in _ASSUMED.items() if not said[kind])
+    config = config_of(said["ConfigMap"] or {}, said["Deployment"] or {}, assumed)
     waypoints = [_waypoint_pod(item) for item in gateways]
     return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
 
@@ -67,29 +77,31 @@ def _objects(file: pathlib.Path) -> t.Iterator[Object]:
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
     for document in documents:
-        is_list = isinstance(document, dict) and str(document.get("kind", "")).endswith("List")
-        for item in document.get("items") or [] if is_list else [document]:
-            # Files of values, and of other tools, may lie beside the manifests.
-            if isinstance(item, dict) and "kind" in item and "apiVersion" in item:
-                yield _checked(item, file)
+        # Files of values, and of other tools, may lie beside the manifests.
+        if not isinstance(document, dict) or not document.get("kind") or "apiVersion" not in document:
+            continue
+        listed = document.get("items") if str(document["kind"]).endswith("List") else [document]
+        for item in listed if isinstance(listed, list) else []:
+            if not isinstance(item, dict) or not item.get("kind"):
+                raise LabError(f"{file}: {document['kind']}: one of its items is no object with a kind")
+            yield checked(item, file)
 
 
-def _checked(item: Object, file: pathlib.Path) -> Object:
-    """An object with what every object has.
+def checked(item: Object, file: pathlib.Path) -> Object:
+    """An object as a cluster would keep it: of the form of its kind, with a namespace.
 
     Raises:
         LabError: naming the file, the object and the field.
     """
-    meta, kind = item.get("metadata"), str(item["kind"])
-    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
-        raise LabError(f"{file}: a {kind} has no metadata.name")
-    for field in ("labels", "annotations"):
-        if not isinstance(meta.get(field) or {}, dict):
-            raise LabError(f"{file}: {kind} {meta['name']}: metadata.{field} must be a mapping")
-    if not isinstance(item.get("spec", {}), dict):
-        raise LabError(f"{file}: {kind} {meta['name']}: spec must be a mapping")
-    spaced = kind in PATHS or kind in _WORKLOADS
-    return {**item, "metadata": {**meta, **({"namespace": meta.get("namespace") or "default"} if spaced else {})}}
+    try:
+        found = shaped(item)
+    except Misfit as error:
+        meta = item.get("metadata")
+        name = meta.get("name") if isinstance(meta, dict) else None
+        raise LabError(f"{file}: {item['kind']} {name or 'without a name'}: {error}") from error
+    spaced = (found["kind"] in PATHS and found["kind"] != "GatewayClass") or found["kind"] in _WORKLOADS
+    meta = {key: value for key, value in found["metadata"].items() if spaced or key != "namespace"}
+    return {**found, "metadata": {"namespace": "default", **meta} if spaced else meta}
 
 
 def _pod(workload: Object) -> Object:

@@ -16,6 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import re
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     NAMESPACE_PATH,
+    OLDER,
     PATHS,
     Mesh,
     MeshConfig,
@@ -24,6 +25,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     is_ip,
     namespace_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import EXTENSIONS, ROUTES, TRAFFIC
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
 
 PARALLEL = 8
@@ -33,18 +35,17 @@ MOVING = ("Pod", "Service", "AuthorizationPolicy", "Gateway")
 SETTLED = (
     "ServiceEntry",
     "WorkloadEntry",
-    "HTTPRoute",
-    "GRPCRoute",
+    "GatewayClass",
     "PeerAuthentication",
     "RequestAuthentication",
-    "VirtualService",
-    "EnvoyFilter",
-    "WasmPlugin",
     "NetworkPolicy",
+    *ROUTES,
+    *TRAFFIC,
+    *EXTENSIONS,
 )
 # What of the root namespace holds everywhere.
 _ROOT_MOVING = ("AuthorizationPolicy",)
-_ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "EnvoyFilter", "WasmPlugin")
+_ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "DestinationRule", *EXTENSIONS)
 _MAX_TURNS = 8
 
 
@@ -149,7 +150,7 @@ class Loader:
         found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)}
         for space in spaces:
             if self._spaces.get(space) is not None or space in self._own:
-                found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED)}
+                found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED) if kind != "GatewayClass"}
         return {item for item in found if item[0] in self._kinds}
 
     def _followed(self, mesh: Mesh) -> tuple[set[str], set[_List]]:
@@ -175,9 +176,11 @@ class Loader:
             if target["kind"] == "Service" and not spec.get("selector"):
                 lists.add(("EndpointSlice", namespace_of(target), ()))
             for item in [target, *found.pods]:
-                named = named_waypoint(mesh, item)
-                spaces |= {named[0]} if named else set()
-            spaces |= set(_routed(mesh, target))
+                if named := named_waypoint(mesh, item):
+                    spaces.add(named[0])
+                    lists |= {("GatewayClass", "", ())} if "GatewayClass" in self._kinds else set()
+                    spaces |= set(_routed(mesh, named[0]))
+            spaces |= set(_routed(mesh, namespace_of(target)))
         return spaces, lists
 
     def _elsewhere(self, asked: Asked) -> set[_List]:
@@ -212,12 +215,17 @@ class Loader:
     def _list(self, wanted: _List) -> list[Object]:
         kind, space, query = wanted
         path = PATHS[kind].format(f"/namespaces/{space}" if space else "")
+        older = list(OLDER.get(kind, ()))
         found: list[Object] = []
         more: dict[str, str] = {}
         while True:
             answer = self._reader.ask(path, limit=PAGE, **dict(query), **more)
-            if answer.status == 404:
+            if answer.status == 404 and not older:
                 return []
+            if answer.status == 404:
+                group, _slash, rest = path.removeprefix("/apis/").partition("/")
+                path = f"/apis/{group}/{older.pop(0)}/{rest.partition('/')[2]}"
+                continue
             if answer.status != 200:
                 why = refusal(answer, f"The cluster answered GET {path} with HTTP {answer.status}")
                 if answer.status != 403 or (kind in MOVING and space in self._own):
@@ -239,9 +247,9 @@ class Loader:
         return Mesh([*spaces, *objects], self._config, self._unread, read)
 
 
-def _routed(mesh: Mesh, service: Object) -> t.Iterator[str]:
-    """Namespaces of the backends of routes in a Service's namespace."""
-    for route in mesh.items("HTTPRoute", namespace_of(service)):
+def _routed(mesh: Mesh, space: str) -> t.Iterator[str]:
+    """Namespaces of the backends of a namespace's routes."""
+    for route in mesh.items("HTTPRoute", space):
         for rule in route.get("spec", {}).get("rules") or []:
             for ref in rule.get("backendRefs") or []:
                 if ref.get("namespace"):

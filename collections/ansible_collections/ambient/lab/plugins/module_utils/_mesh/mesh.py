@@ -25,15 +25,26 @@ PATHS = {
     "Gateway": "/apis/gateway.networking.k8s.io/v1{}/gateways",
     "HTTPRoute": "/apis/gateway.networking.k8s.io/v1{}/httproutes",
     "GRPCRoute": "/apis/gateway.networking.k8s.io/v1{}/grpcroutes",
+    "TCPRoute": "/apis/gateway.networking.k8s.io/v1{}/tcproutes",
+    "TLSRoute": "/apis/gateway.networking.k8s.io/v1{}/tlsroutes",
+    "GatewayClass": "/apis/gateway.networking.k8s.io/v1{}/gatewayclasses",
+    "BackendTLSPolicy": "/apis/gateway.networking.k8s.io/v1{}/backendtlspolicies",
     "ServiceEntry": "/apis/networking.istio.io/v1{}/serviceentries",
     "WorkloadEntry": "/apis/networking.istio.io/v1{}/workloadentries",
     "VirtualService": "/apis/networking.istio.io/v1{}/virtualservices",
+    "DestinationRule": "/apis/networking.istio.io/v1{}/destinationrules",
     "EnvoyFilter": "/apis/networking.istio.io/v1alpha3{}/envoyfilters",
     "WasmPlugin": "/apis/extensions.istio.io/v1alpha1{}/wasmplugins",
+    "TrafficExtension": "/apis/extensions.istio.io/v1alpha1{}/trafficextensions",
     "AuthorizationPolicy": "/apis/security.istio.io/v1{}/authorizationpolicies",
     "PeerAuthentication": "/apis/security.istio.io/v1{}/peerauthentications",
     "RequestAuthentication": "/apis/security.istio.io/v1{}/requestauthentications",
 }
+# Versions to ask for where a cluster does not serve the first one (Gateway API, experimental channel of 1.4 and older).
+OLDER = {"TCPRoute": ("v1alpha2",), "TLSRoute": ("v1alpha3", "v1alpha2"), "BackendTLSPolicy": ("v1alpha3",)}
+# What istiod reads whatever its revision is (istio/istio pilot/pkg/serviceregistry/ambient/ambientindex.go).
+_ANY_REVISION = ("Pod", "Service", "Namespace", "Gateway", "GatewayClass", "EndpointSlice", "NetworkPolicy")
+REVISION = "istio.io/rev"
 NAMESPACE_PATH = "/api/v1/namespaces"
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
@@ -114,6 +125,8 @@ class MeshConfig:
         proxy_headers: `defaultConfig.proxyHeaders` as written.
         flags: environment of istiod that changes how policies are enforced.
         version: of istiod, major and minor; None where nobody says.
+        providers: external authorizers by name, "http" or "grpc"; None where nobody knows.
+        hides_entries: ServiceEntries are not for every namespace (serviceEntryVisibility).
         assumed: what could not be read, so that Istio's default was taken; one sentence each.
     """
 
@@ -123,7 +136,14 @@ class MeshConfig:
     proxy_headers: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     flags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     version: tuple[int, int] | None = None
+    providers: t.Mapping[str, str] | None = None
+    hides_entries: bool = False
     assumed: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> str | None:
+        """Of istiod: it leaves out objects that are labelled for another; "" takes all, None where nobody knows."""
+        return self.flags.get("REVISION", "") if self.flags else None
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean flag of istiod."""
@@ -153,31 +173,43 @@ class Mesh:
         # What was worked out of these objects already, by what was asked.
         self.known: dict[t.Hashable, t.Any] = {}
         self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
+        self._ignored: dict[tuple[str, str, str], Object] = {}
+        self._undecided: dict[tuple[str, str], str] = {}
         for item in objects:
-            names = self._by_kind.setdefault(str(item["kind"]), {}).setdefault(namespace_of(item), {})
-            names[str(item["metadata"]["name"])] = item
+            key = kind, namespace, name = str(item["kind"]), namespace_of(item), str(item["metadata"]["name"])
+            wanted, own = labels_of(item).get(REVISION), self.config.revision
+            if wanted and kind not in _ANY_REVISION and own not in ("", wanted):
+                self._ignored[key] = item
+                if own is None:
+                    why = f"{kind} {name_of(item)} is for istiod's revision {wanted} (label {REVISION})"
+                    self._undecided[kind, namespace] = f"{why}, and istiod's own is not known"
+                continue
+            self._by_kind.setdefault(kind, {}).setdefault(namespace, {})[name] = item
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """One object by name."""
-        return self._by_kind.get(kind, {}).get(namespace, {}).get(name)
+        """One object by name, whether istiod takes it or not."""
+        found = self._by_kind.get(kind, {}).get(namespace, {}).get(name)
+        return found or self._ignored.get((kind, namespace, name))
 
     def items(self, kind: str, namespace: str | None = None) -> list[Object]:
-        """All objects of a kind, in one namespace or in all."""
+        """All objects of a kind that istiod takes, in one namespace or in all."""
         spaces = self._by_kind.get(kind, {})
         chosen = spaces.values() if namespace is None else [spaces.get(namespace, {})]
         return [item for names in chosen for item in names.values()]
 
     def objects(self) -> list[Object]:
-        """All objects of all kinds."""
-        return [item for kind in self._by_kind for item in self.items(kind)]
+        """All objects of all kinds, those that istiod leaves out too."""
+        return [*(item for kind in self._by_kind for item in self.items(kind)), *self._ignored.values()]
 
     def namespace(self, name: str) -> Object | None:
         """A Namespace by name."""
         return self.get("Namespace", "", name)
 
     def why_unread(self, kind: str, *namespaces: str) -> str:
-        """Why a kind could not be read in one of these namespaces; "" where it could."""
+        """Why a kind is not known in one of these namespaces; "" where it is."""
         for namespace in namespaces:
+            if why := self._undecided.get((kind, namespace)):
+                return why
             for key in ((kind, namespace), (kind, "")):
                 if key in self.unread and (kind, namespace) not in self._read:
                     return f"{kind} objects of namespace {namespace} can't be read: {self.unread[key]}"

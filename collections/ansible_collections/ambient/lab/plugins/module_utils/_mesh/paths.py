@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations imp
     Endpoint,
     entry_addresses,
     resolve,
+    rivals,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
@@ -42,10 +43,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import
 )
 
 # What of them could not be read may change what a waypoint does.
-_READ_FOR_WAYPOINT = (
-    "AuthorizationPolicy", "RequestAuthentication", "HTTPRoute", "GRPCRoute", "VirtualService", "EnvoyFilter",
-    "WasmPlugin",
-)  # fmt: skip
+_READ_FOR_WAYPOINT = ("AuthorizationPolicy", "RequestAuthentication", *routes.EXTENSIONS)
 
 
 class Request(routes.Request, t.Protocol):
@@ -107,6 +105,7 @@ class Path:
         at_ztunnel: the destination's ztunnel for each endpoint that has one.
         declared: AuthorizationPolicies that name the Service or ServiceEntry, whether a waypoint enforces them or not.
         doubts: what keeps the model from knowing; one sentence each.
+        behind: the same of what happens once the waypoint on the way lets the request pass.
     """
 
     source: Object | None
@@ -118,6 +117,7 @@ class Path:
     at_ztunnel: tuple[ZtunnelHop, ...] = ()
     declared: tuple[Object, ...] = ()
     doubts: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
     @property
     def ztunnel_policies(self) -> list[Object]:
@@ -157,13 +157,16 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     """
     destination = resolve(mesh, request.host, request.port, namespace)
     member = mesh.membership(source) if source else None
-    target = _target(destination)
+    targets = _targets(destination)
+    target = targets[0] if targets else None
     declared = tuple(policies_naming(mesh, target)) if target else ()
     plain = Path(source, member, destination, endpoints=destination.endpoints, declared=declared)
-    waypoint = waypoint_of(mesh, target) if target else None
-    doubts = _doubts(mesh, source, member, destination)
-    if waypoint and waypoint.doubt:
-        doubts.append(waypoint.doubt)
+    waypoints = [waypoint_of(mesh, item) for item in targets]
+    waypoint = waypoints[0] if waypoints else None
+    doubts = [why for item in targets or [None] for why in _doubts(mesh, source, member, destination, item)]
+    doubts += [item.doubt for item in waypoints if item and item.doubt]
+    if not _alike(waypoints, destination):
+        doubts.append(f"the pods of {destination} have not all the same waypoint: it depends on which one answers")
     passes = bool(waypoint and waypoint.serves and member and member.captured)
     if not passes or waypoint is None or target is None:
         hops = _ztunnels(mesh, plain, source, None)
@@ -177,10 +180,15 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
         tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
     )
     route = routed(mesh, destination, request, waypoint.namespace)
-    doubts += [*_waypoint_doubts(mesh, waypoint, target), *([route.doubt] if route.doubt else [])]
-    doubts += _end_doubts(mesh, source, route.endpoints, direct=False)
+    doubts += _waypoint_doubts(mesh, waypoint, target)
+    behind = [*route.doubts, *_end_doubts(mesh, source, route.endpoints, direct=False)]
     path = dataclasses.replace(
-        plain, waypoint=waypoint, at_waypoint=hop, endpoints=route.endpoints, doubts=tuple(dict.fromkeys(doubts))
+        plain,
+        waypoint=waypoint,
+        at_waypoint=hop,
+        endpoints=route.endpoints,
+        doubts=tuple(dict.fromkeys(doubts)),
+        behind=tuple(dict.fromkeys(behind)),
     )
     return dataclasses.replace(path, at_ztunnel=_ztunnels(mesh, path, None, waypoint))
 
@@ -189,23 +197,33 @@ def may_hide(mesh: Mesh, path: Path) -> bool:
     """Whether Envoy's headers may be missing from what it answers on a way: told so, or nobody could read it."""
     config, hop = mesh.config, path.at_waypoint
     unread = path.destination.gateway or (path.waypoint and path.waypoint.doubt)
-    changed = changes_answers(mesh, path.destination) or (hop and _waypoint_doubts(mesh, hop.waypoint, hop.target))
+    changed = hop and (
+        changes_answers(mesh, path.destination, hop.waypoint.namespace)
+        or _waypoint_doubts(mesh, hop.waypoint, hop.target)
+    )
     return bool(config.proxy_headers or config.assumed or unread or changed)
 
 
-def _target(destination: Destination) -> Object | None:
-    """What a waypoint is looked for at: what has the virtual address, or the pod that is called by its own."""
+def _targets(destination: Destination) -> list[Object]:
+    """What a waypoint is looked for at: what has the virtual address, or every pod that is called by its own."""
     if destination.kind in ("service", "entry"):
-        return destination.service
-    pods = destination.pods
-    return pods[0] if destination.kind == "pods" and pods else None
+        return [destination.service] if destination.service else []
+    return destination.pods if destination.kind == "pods" else []
+
+
+def _alike(waypoints: t.Sequence[Waypoint | None], destination: Destination) -> bool:
+    """Whether the same waypoint, or none, is on the way to every endpoint."""
+    # An address that is no pod's has none.
+    strange = destination.kind == "pods" and any(end.pod is None for end in destination.endpoints)
+    found = {(str(item), item.problem) if item else ("", "") for item in waypoints}
+    return len(found | ({("", "")} if strange else set())) <= 1
 
 
 def _virtual_address(destination: Destination) -> str | None:
     spec = (destination.service or {}).get("spec", {}) if destination.kind != "pods" else {}
     if spec.get("clusterIP") and len(spec.get("clusterIPs") or [""]) == 1:
         return str(spec["clusterIP"])
-    return destination.endpoints[0].address if destination.kind == "pods" and destination.endpoints else None
+    return destination.endpoints[0].address if destination.kind == "pods" and len(destination.endpoints) == 1 else None
 
 
 def _identity(mesh: Mesh, pod: Object | None) -> Identity | None:
@@ -265,7 +283,9 @@ def selects(policy: Object, pod: Object) -> bool:
     return bool(selector(policy)) and has_labels(pod, selector(policy))
 
 
-def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination) -> list[str]:
+def _doubts(
+    mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination, target: Object | None
+) -> list[str]:
     found = [destination.why] if destination.kind == "unknown" else []
     if source is None:
         found.append("there is no pod yet that could send it")
@@ -275,11 +295,15 @@ def _doubts(mesh: Mesh, source: Object | None, member: Membership | None, destin
     if service is not None:
         found += _unread(mesh, "Pod", namespace_of(service))
         found += _unread(mesh, "AuthorizationPolicy", namespace_of(service), mesh.config.root)
-        if service["kind"] == "Service" and not service.get("spec", {}).get("selector"):
-            found += _unread(mesh, "EndpointSlice", namespace_of(service))
-    if destination.kind == "entry" and service is not None and not entry_addresses(service):
-        found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
-    target = _target(destination)
+        slices = service["kind"] == "Service" and not service.get("spec", {}).get("selector")
+        found += _unread(mesh, "EndpointSlice" if slices else "WorkloadEntry", namespace_of(service))
+        found += _unread(mesh, "ServiceEntry", namespace_of(source) if source else namespace_of(service))
+    if destination.kind == "entry" and service is not None:
+        if not entry_addresses(service):
+            found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
+        if mesh.config.hides_entries:
+            found.append("the mesh's serviceEntryVisibility is set, and is not evaluated")
+    found += [f"{item['kind']} {name_of(item)} has the host, too" for item in rivals(mesh, destination)]
     if target is not None and USE_WAYPOINT not in labels_of(target):
         found += _unread(mesh, "Namespace", namespace_of(target))
     if target is not None and any(
@@ -348,17 +372,13 @@ def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str
     spaces = dict.fromkeys([waypoint.namespace, namespace_of(target), mesh.config.root])
     found = [
         f"{kind} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
-        for kind in ("EnvoyFilter", "WasmPlugin")
+        for kind in routes.EXTENSIONS
         for space in spaces
         for item in mesh.items(kind, space)
         if _may_select(item, waypoint)
     ]
     for kind in _READ_FOR_WAYPOINT:
         found += _unread(mesh, kind, *spaces)
-    # Routes count in the namespaces of the target and of the waypoint (istiod, getVirtualServiceForWaypoint).
-    for item in (item for space in spaces for item in mesh.items("VirtualService", space)):
-        if _routes(item, target):
-            found.append(f"VirtualService {name_of(item)} routes it, and is not evaluated")
     found += _unread(mesh, "Pod", waypoint.namespace)
     for pod in waypoint.pods:
         found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
@@ -369,18 +389,8 @@ def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str
     return found
 
 
-def _routes(item: Object, target: Object) -> bool:
-    """Whether a VirtualService is for traffic in the mesh to a Service or a ServiceEntry."""
-    spec = item.get("spec", {})
-    if "mesh" not in (spec.get("gateways") or ["mesh"]):
-        return False
-    own = [str(host) for host in target.get("spec", {}).get("hosts") or [target["metadata"]["name"]]]
-    hosts = [str(host) for host in spec.get("hosts") or []]
-    return any(host == name or host.startswith(("*", f"{name}.")) for host in hosts for name in own)
-
-
 def _may_select(item: Object, waypoint: Waypoint) -> bool:
-    """Whether an EnvoyFilter or a WasmPlugin may be for a waypoint's pods."""
+    """Whether an EnvoyFilter, a WasmPlugin or a TrafficExtension may be for a waypoint's pods."""
     spec = item.get("spec", {})
     wanted = (spec.get("workloadSelector") or {}).get("labels") or (spec.get("selector") or {}).get("matchLabels")
     return not wanted or any(has_labels(pod, wanted) for pod in waypoint.pods)

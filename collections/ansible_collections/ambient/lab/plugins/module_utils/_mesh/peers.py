@@ -50,11 +50,15 @@ def strictness(mesh: Mesh, pod: Object, port: int | None) -> Strictness:
     if why := mesh.why_unread("PeerAuthentication", space, root):
         return Strictness(doubt=why)
     own = [item for item in mesh.items("PeerAuthentication", space) if _matches(item, pod)]
-    levels = (
+    found = (
         _oldest(item for item in mesh.items("PeerAuthentication", root) if not _labels(item)),
         _oldest(item for item in own if not _labels(item) and space != root),
         _oldest(item for item in own if _labels(item) and space != root),
     )
+    for items in found:
+        if len({(_mode(item), str(_ports(item))) for item in items}) > 1 or (len(items) > 1 and _ports(items[0])):
+            return Strictness(doubt=f"PeerAuthentications {', '.join(map(name_of, items))} are of the same age")
+    levels = [items[0] if items else None for items in found]
     above, cause = "UNSET", None
     for item in levels[:2]:
         if item is not None and _mode(item) != "UNSET":
@@ -114,5 +118,9 @@ def _ports(item: Object) -> dict[str, Object]:
     return dict(item.get("spec", {}).get("portLevelMtls") or {})
 
 
-def _oldest(items: t.Iterable[Object]) -> Object | None:
-    return min(items, key=lambda item: str(item["metadata"].get("creationTimestamp") or ""), default=None)
+def _oldest(items: t.Iterable[Object]) -> list[Object]:
+    """The oldest one; several where they are of the same age, of which istiod takes any (getOldestPeerAuthn)."""
+    ages: dict[str, list[Object]] = {}
+    for item in items:
+        ages.setdefault(str(item["metadata"].get("creationTimestamp") or ""), []).append(item)
+    return ages[min(ages)] if ages else []

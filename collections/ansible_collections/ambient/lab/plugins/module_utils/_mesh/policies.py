@@ -34,6 +34,11 @@ def rules(policy: Object) -> list[Object]:
     return [rule or {} for rule in policy.get("spec", {}).get("rules") or []]
 
 
+def provider(policy: Object) -> str:
+    """Name of the external authorizer of a CUSTOM policy; "" where it names none."""
+    return str((policy.get("spec", {}).get("provider") or {}).get("name") or "")
+
+
 def is_dry_run(policy: Object) -> bool:
     """Whether the policy is only to be tried, so that it decides nothing (istiod, ParseBool of the annotation)."""
     return annotations_of(policy).get(DRY_RUN) in _TRUE

@@ -13,11 +13,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, Request, WaypointHop, path_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import HTTP, protocol_of, reads_bytes
 
 Outcome = t.Literal["allowed", "denied_l4", "denied_l7", "denied_upstream", "broken", "unknown"]
-# Protocols of a Service's port that a waypoint reads as HTTP; of a port without one it looks at the bytes.
-_HTTP = ("http", "http2", "grpc", "grpc-web")
-_BYTES = ("tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
 _DEFAULT_PORT = {"http": 80, "https": 443}
 
 
@@ -40,6 +38,7 @@ class Prediction:
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
         doubtful: those among them of which nobody can know whether they match.
+        assumed: defaults on which it rests, because the mesh's configuration could not be read.
     """
 
     outcome: Outcome
@@ -47,6 +46,7 @@ class Prediction:
     among: tuple[str, ...] = ()
     cause: str = ""
     doubtful: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -55,8 +55,9 @@ class Prediction:
 
     @property
     def why(self) -> str:
-        """All reasons in one line."""
-        return "; ".join(reason.text for reason in self.reasons)
+        """All reasons in one line, and what was assumed."""
+        assumed = (f"assumed: {text}" for text in self.assumed)
+        return "; ".join([*(reason.text for reason in self.reasons), *assumed])
 
 
 def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> tuple[Path, Prediction]:
@@ -74,6 +75,11 @@ def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str)
 
 def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
     """What a request meets on a way that is known already."""
+    found = _predict(mesh, path, request)
+    return found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
+
+
+def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
     missing = _missing(mesh, path)
     if missing:
         return Prediction("broken", (missing,))
@@ -83,7 +89,8 @@ def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
         )
     reasons = _entering(path)
     if path.doubts:
-        return Prediction("unknown", (*reasons, *(Reason(text) for text in path.doubts)))
+        doubts = dict.fromkeys((*path.doubts, *path.behind))
+        return Prediction("unknown", (*reasons, *(Reason(text) for text in doubts)))
     if path.at_waypoint:
         decision = _at_waypoint(mesh, path.at_waypoint, request)
         reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}"))
@@ -91,6 +98,8 @@ def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
             return Prediction("unknown", tuple(reasons))
         if decision.verdict == "deny":
             return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=decision.doubtful)
+    if path.behind:
+        return Prediction("unknown", (*reasons, *(Reason(text) for text in path.behind)))
     if not path.ready and any(end.ready is None for end in path.endpoints):
         outside = Reason(f"nobody can know from here whether {path.destination} answers")
         return Prediction("unknown", (*reasons, outside))
@@ -129,27 +138,17 @@ def _why_around(path: Path, waypoint: str) -> str:
 
 
 def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
-    protocol = _protocol(hop)
-    scheme = urllib.parse.urlsplit(request.url).scheme
-    if protocol in _BYTES or scheme == "https":
-        decision = at_waypoint(mesh, hop, None)
-        if decision.verdict == "deny":
-            # Who closes the connection then is the waypoint, and it has no answer for it.
-            return Decision("unknown", f"it reads bytes alone there ({protocol or scheme}): {decision.reason}")
-        return decision
-    return at_waypoint(mesh, hop, _http_request(hop, request))
-
-
-def _protocol(hop: WaypointHop) -> str:
-    """Protocol of the port as istiod reads it: appProtocol, else the beginning of its name; "" where neither says."""
-    for item in hop.target.get("spec", {}).get("ports") or []:
-        # A ServiceEntry has `number` and the protocol of the application; of a Service, `protocol` is TCP or UDP.
-        if hop.connection.port not in (item.get("port"), item.get("number")):
-            continue
-        own = item.get("protocol") if "number" in item else item.get("appProtocol")
-        said = str(own or str(item.get("name", "")).partition("-")[0]).lower().removeprefix("kubernetes.io/")
-        return said if said in (*_HTTP, *_BYTES) else ""
-    return ""
+    port = hop.connection.port or 0
+    if not reads_bytes(hop.target, port, request.url):
+        return at_waypoint(mesh, hop, _http_request(hop, request))
+    protocol = protocol_of(hop.target, port)
+    if protocol in HTTP:
+        return Decision("unknown", f"it reads HTTP at this port ({protocol}), and the request is TLS")
+    decision = at_waypoint(mesh, hop, None)
+    if decision.verdict == "deny":
+        # Who closes the connection then is the waypoint, and it has no answer for it.
+        return Decision("unknown", f"it reads bytes alone there ({protocol or 'TLS'}): {decision.reason}")
+    return decision
 
 
 def _http_request(hop: WaypointHop, request: Request) -> HttpRequest:

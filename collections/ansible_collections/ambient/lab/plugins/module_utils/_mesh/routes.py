@@ -1,9 +1,11 @@
-# Where a waypoint sends a request that it lets pass: the Service's own pods, or what HTTPRoutes and GRPCRoutes say.
+# Where a waypoint sends what it lets pass: to the Service's own pods, or where routes and traffic policies say.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 #
-# Source: Gateway API, GAMMA (a route whose parentRef is a Service); istio/istio pilot/pkg/networking/core/waypoint.go.
+# Sources: Gateway API, GAMMA (a route whose parentRef is a Service); istio/istio
+# pilot/pkg/networking/core/listener_waypoint.go (getVirtualServiceForWaypoint, getWaypointTCPRoutes) and
+# pilot/pkg/config/kube/gateway (conversion.go; for a Service's routes no ReferenceGrant is asked for).
 
 from __future__ import annotations
 
@@ -12,10 +14,21 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Endpoint, endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import UNSAID
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
 
+ROUTES = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
+# What else decides where and how a waypoint calls a backend.
+TRAFFIC = ("VirtualService", "DestinationRule", "BackendTLSPolicy")
+# What may change all that a waypoint does.
+EXTENSIONS = ("EnvoyFilter", "WasmPlugin", "TrafficExtension")
 # Filters of a rule that leave it to the backend to answer.
 _HARMLESS = ("RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "URLRewrite")
+# API group of what a route's parentRef may name in the mesh (toInternalParentReference).
+_GROUPS = {"Service": "", "ServiceEntry": "networking.istio.io"}
+# Protocols of a port that a waypoint reads as HTTP; of a port without one it looks at the bytes.
+HTTP = ("http", "http2", "grpc", "grpc-web")
+_BYTES = ("tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
 
 
 class Request(t.Protocol):
@@ -36,10 +49,27 @@ class Request(t.Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Where a request goes behind a waypoint. doubt: why nobody can say who answers it; "" where it is known."""
+    """Where a request goes behind a waypoint. doubts: why nobody can say who answers it."""
 
     endpoints: tuple[Endpoint, ...]
-    doubt: str = ""
+    doubts: tuple[str, ...] = ()
+
+
+def protocol_of(target: Object, port: int) -> str:
+    """Protocol of a port as istiod reads it: appProtocol, else the beginning of its name; "" where neither says."""
+    for item in target.get("spec", {}).get("ports") or []:
+        # A ServiceEntry has `number` and the protocol of the application; of a Service, `protocol` is TCP or UDP.
+        if port not in (item.get("port"), item.get("number")):
+            continue
+        own = item.get("protocol") if "number" in item else item.get("appProtocol")
+        said = str(own or str(item.get("name", "")).partition("-")[0]).lower().removeprefix("kubernetes.io/")
+        return said if said in (*HTTP, *_BYTES) else ""
+    return ""
+
+
+def reads_bytes(target: Object, port: int, url: str) -> bool:
+    """Whether a waypoint sees no HTTP in a request to a port."""
+    return protocol_of(target, port) in _BYTES or url.startswith("https:")
 
 
 def routed(mesh: Mesh, destination: Destination, request: Request, space: str) -> Route:
@@ -48,44 +78,91 @@ def routed(mesh: Mesh, destination: Destination, request: Request, space: str) -
     istiod takes routes of the Service's and of the waypoint's namespace alone (getVirtualServiceForWaypoint).
     """
     service = destination.service
-    own = Route(destination.endpoints)
-    if service is None or destination.kind != "service":
-        return own
-    spaces = dict.fromkeys([namespace_of(service), space])
-    grpc, routes = (
-        [item for name in spaces for item in mesh.items(kind, name) if _is_for(item, service, destination.port)]
-        for kind in ("GRPCRoute", "HTTPRoute")
-    )
-    if grpc:
-        return dataclasses.replace(own, doubt=f"GRPCRoute {name_of(grpc[0])} routes it, and is not evaluated")
-    if not routes:
-        return own
+    if service is None or destination.kind not in ("service", "entry"):
+        return Route(destination.endpoints)
+    spaces = tuple(dict.fromkeys([namespace_of(service), space]))
+    unread = [why for kind in (*ROUTES, *TRAFFIC) if (why := mesh.why_unread(kind, *spaces, mesh.config.root))]
+    http = not reads_bytes(service, destination.port, request.url)
+    doubts = [*dict.fromkeys(unread), *_traffic(mesh, service, space)]
+    for kind in ("GRPCRoute",) if http else ("TLSRoute", "TCPRoute"):
+        doubts += [
+            f"{kind} {name_of(item)} routes it, and is not evaluated"
+            for item in _bound(mesh, kind, spaces, destination)
+        ]
+    routes = _bound(mesh, "HTTPRoute", spaces, destination) if http else []
+    found = _by_rules(mesh, routes, request, space) if routes else Route(destination.endpoints)
+    return dataclasses.replace(found, doubts=(*doubts, *found.doubts))
+
+
+def _by_rules(mesh: Mesh, routes: t.Sequence[Object], request: Request, space: str) -> Route:
     matching = [
         (item, rule) for item in routes for rule in item.get("spec", {}).get("rules") or [{}] if _matches(rule, request)
     ]
     if not matching:
-        return Route((), f"no rule of HTTPRoute {name_of(routes[0])} matches the request, so the waypoint answers 404")
+        return Route((), (f"no rule of HTTPRoute {name_of(routes[0])} matches, so the waypoint answers 404",))
     ends: list[Endpoint] = []
     # A rule that only may match, and a backend that is not there, leave open who answers.
-    doubt = next(
-        (f"HTTPRoute {name_of(item)} {why}" for item, rule in matching if (why := _open(mesh, item, rule))), ""
-    )
+    doubts = [f"HTTPRoute {name_of(item)} {why}" for item, rule in matching if (why := _open(mesh, item, rule))]
     for item, rule in matching:
         answers = [entry.get("type") for entry in rule.get("filters") or [] if entry.get("type") not in _HARMLESS]
         if answers:
-            return Route((), f"the waypoint may answer itself, by {answers[0]} of HTTPRoute {name_of(item)}")
-        ends += _backends(mesh, item, rule)
+            return Route((), (f"the waypoint may answer itself, by {answers[0]} of HTTPRoute {name_of(item)}",))
+        for ref in rule.get("backendRefs") or []:
+            if ref.get("weight") != 0 and (found := _backend(mesh, item, ref)):
+                ends += endpoints(mesh, *found)
+                doubts += _traffic(mesh, found[0], space, routed=True)
     if not ends:
-        return Route((), f"HTTPRoute {name_of(matching[0][0])} has no backend for it, so the waypoint answers itself")
-    return Route(tuple(ends), doubt)
+        return Route((), (f"HTTPRoute {name_of(matching[0][0])} has no backend, so the waypoint answers itself",))
+    return Route(tuple(ends), tuple(doubts))
+
+
+def _traffic(mesh: Mesh, service: Object, space: str, *, routed: bool = False) -> list[str]:
+    """Traffic policies for a Service that are not evaluated. routed: it is a backend, whose own routes do not count."""
+    own, root = namespace_of(service), mesh.config.root
+    found = [] if routed else [(item, "routes it") for item in _virtual_services(mesh, service, (own, space))]
+    found += [
+        (item, "changes how the waypoint calls it")
+        for name in dict.fromkeys((own, space, root))
+        for item in mesh.items("DestinationRule", name)
+        if _means(mesh, str(item.get("spec", {}).get("host")), service)
+    ]
+    found += [
+        (item, "changes how the waypoint calls it")
+        for item in mesh.items("BackendTLSPolicy", own)
+        for ref in item.get("spec", {}).get("targetRefs") or []
+        if (ref.get("kind"), ref.get("name")) == (service["kind"], service["metadata"]["name"])
+    ]
+    return [f"{item['kind']} {name_of(item)} {what}, and is not evaluated" for item, what in found]
+
+
+def _virtual_services(mesh: Mesh, service: Object, spaces: t.Iterable[str]) -> list[Object]:
+    """VirtualServices for traffic in the mesh to a Service or a ServiceEntry."""
+    items = [item for name in dict.fromkeys(spaces) for item in mesh.items("VirtualService", name)]
+    return [
+        item
+        for item in items
+        if "mesh" in (item.get("spec", {}).get("gateways") or ["mesh"])
+        and any(_means(mesh, str(host), service) for host in item.get("spec", {}).get("hosts") or [])
+    ]
+
+
+def _means(mesh: Mesh, host: str, service: Object) -> bool:
+    """Whether a host of a traffic policy may mean a Service or a ServiceEntry."""
+    own = f"{service['metadata']['name']}.{namespace_of(service)}.svc.{mesh.config.domain}"
+    names = [str(item) for item in service.get("spec", {}).get("hosts") or [own]]
+    if host.startswith("*"):
+        return any(name.endswith(host[1:]) for name in names)
+    return any(name == host or name.startswith(f"{host}.") for name in names)
 
 
 def _open(mesh: Mesh, route: Object, rule: Object) -> str:
     """What of a rule that may take the request is not known; "" where all is."""
     for match in rule.get("matches") or []:
-        kinds = [(match.get("path") or {}).get("type"), *(item.get("type") for item in match.get("headers") or [])]
-        if match.get("queryParams") or "RegularExpression" in kinds:
-            return "matches a regular expression or a query, which is not evaluated"
+        headers = match.get("headers") or []
+        kinds = [(match.get("path") or {}).get("type"), *(item.get("type") for item in headers)]
+        unsaid = any(_is_unsaid(item) for item in headers)
+        if match.get("queryParams") or "RegularExpression" in kinds or unsaid:
+            return "matches a regular expression, a query or a header of curl's own, which is not evaluated"
     for ref in rule.get("backendRefs") or []:
         if ref.get("weight") != 0 and not _backend(mesh, route, ref):
             return f"has a backend {ref.get('name')} that is no Service with this port"
@@ -102,29 +179,34 @@ def _backend(mesh: Mesh, route: Object, ref: Object) -> tuple[Object, Object] | 
     return (service, port) if service and port else None
 
 
-def changes_answers(mesh: Mesh, destination: Destination) -> bool:
-    """Whether a route of a Service may take headers out of the answers."""
-    if destination.service is None or destination.kind != "service":
+def changes_answers(mesh: Mesh, destination: Destination, space: str) -> bool:
+    """Whether a route may take headers out of the answers of a waypoint of a namespace."""
+    service = destination.service
+    if service is None or destination.kind not in ("service", "entry"):
         return False
-    routes = [item for kind in ("HTTPRoute", "GRPCRoute") for item in mesh.items(kind)]
-    rules = [
-        rule
-        for item in routes
-        if _is_for(item, destination.service, destination.port)
-        for rule in item.get("spec", {}).get("rules") or []
+    spaces = tuple(dict.fromkeys([namespace_of(service), space]))
+    if any(mesh.why_unread(kind, *spaces) for kind in (*ROUTES, "VirtualService")):
+        return True
+    routes = [item for kind in ("HTTPRoute", "GRPCRoute") for item in _bound(mesh, kind, spaces, destination)]
+    rules = [rule for item in routes for rule in item.get("spec", {}).get("rules") or []]
+    filters = [entry.get("type") for rule in rules for entry in rule.get("filters") or []]
+    return bool({"ResponseHeaderModifier", "ExtensionRef"} & {*filters} or _virtual_services(mesh, service, spaces))
+
+
+def _bound(mesh: Mesh, kind: str, spaces: t.Iterable[str], destination: Destination) -> list[Object]:
+    """Routes of a kind for a destination's port; a parentRef without `group` names nothing in the mesh."""
+    target = t.cast(Object, destination.service)
+    wanted = (_GROUPS.get(target["kind"]), target["kind"], namespace_of(target), target["metadata"]["name"])
+    return [
+        item
+        for name in spaces
+        for item in mesh.items(kind, name)
+        if any(
+            (ref.get("group"), ref.get("kind"), ref.get("namespace") or name, ref.get("name")) == wanted
+            and ref.get("port") in (None, destination.port)
+            for ref in item.get("spec", {}).get("parentRefs") or []
+        )
     ]
-    filters = [entry for rule in rules for entry in rule.get("filters") or []]
-    return any(entry.get("type") in ("ResponseHeaderModifier", "ExtensionRef") for entry in filters)
-
-
-def _is_for(route: Object, service: Object, port: int) -> bool:
-    for ref in route.get("spec", {}).get("parentRefs") or []:
-        space = ref.get("namespace") or namespace_of(route)
-        named = (ref.get("kind"), space, ref.get("name"))
-        wanted = ("Service", namespace_of(service), service["metadata"]["name"])
-        if named == wanted and ref.get("port") in (None, port):
-            return True
-    return False
 
 
 def _matches(rule: Object, request: Request) -> bool:
@@ -145,17 +227,14 @@ def _match(match: Object, request: Request) -> bool:
         return False
     given = {name.lower(): text for name, text in request.headers}
     for header in match.get("headers") or []:
-        if header.get("type", "Exact") == "Exact" and given.get(str(header["name"]).lower()) != header.get("value"):
+        exact = header.get("type", "Exact") == "Exact" and not _is_unsaid(header)
+        if exact and given.get(str(header.get("name")).lower()) != header.get("value"):
             return False
-    # Regular expressions and query parameters are not evaluated: such a rule may match.
+    # Regular expressions, query parameters and headers of curl's own are not evaluated: such a rule may match.
     return True
 
 
-def _backends(mesh: Mesh, route: Object, rule: Object) -> list[Endpoint]:
-    ends: list[Endpoint] = []
-    for ref in rule.get("backendRefs") or []:
-        if ref.get("weight") == 0:
-            continue
-        if found := _backend(mesh, route, ref):
-            ends += endpoints(mesh, *found)
-    return ends
+def _is_unsaid(header: Object) -> bool:
+    """Whether curl or a proxy sends a header without the claim's saying so."""
+    name = str(header.get("name")).lower()
+    return name in ("accept", "host") or UNSAID.fullmatch(name) is not None

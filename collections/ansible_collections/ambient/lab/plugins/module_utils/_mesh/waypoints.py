@@ -32,6 +32,7 @@ MANAGED = "gateway.istio.io/managed"
 _MESH_CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
 HBONE_PORT = 15008
 WAYPOINT_CLASS = "istio-waypoint"
+_CONTROLLER = "istio.io/mesh-controller"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +111,20 @@ def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
 
 
 def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
-    """Why nobody can say whether a Gateway that is there serves an object."""
-    space = namespace_of(item)
-    allowed = _allowed(gateway)
+    """Why nobody can say whether a Gateway that is there serves an object, and does what istiod's waypoints do."""
+    allowed, chosen = _allowed(gateway), str(gateway.get("spec", {}).get("gatewayClassName", WAYPOINT_CLASS))
+    found = mesh.get("GatewayClass", "", chosen)
+    controller = found.get("spec", {}).get("controllerName") if found else None
+    if found is None and WAYPOINT_FOR not in labels_of(gateway) and (why := mesh.why_unread("GatewayClass", "")):
+        return f"what the waypoint {name_of(gateway)} is for may stand at its GatewayClass: {why}"
+    if controller not in (None, _CONTROLLER) or (found is None and chosen != WAYPOINT_CLASS):
+        who = controller or "a controller that is not known"
+        return f"the waypoint {name_of(gateway)} is of GatewayClass {chosen}, which {who} implements"
     if allowed.get("from") != "Selector":
         return ""
     if (allowed.get("selector") or {}).get("matchExpressions"):
         return f"allowedRoutes of the waypoint {name_of(gateway)} have matchExpressions, which are not evaluated"
-    return mesh.why_unread("Namespace", space)
+    return mesh.why_unread("Namespace", namespace_of(item))
 
 
 def pods_of(mesh: Mesh, namespace: str, name: str) -> tuple[Object, ...]:
@@ -136,10 +143,13 @@ def _problem(mesh: Mesh, gateway: Object, item: Object) -> str:
             f"the waypoint {name} does not take objects of namespace {namespace_of(item)} "
             "(allowedRoutes of its listener for HBONE)"
         )
-    serves = labels_of(gateway).get(WAYPOINT_FOR, "service")
+    chosen = mesh.get("GatewayClass", "", str(gateway.get("spec", {}).get("gatewayClassName", WAYPOINT_CLASS)))
+    holder = gateway if WAYPOINT_FOR in labels_of(gateway) else chosen
+    serves = labels_of(holder).get(WAYPOINT_FOR, "service")
     kind = "workload" if item["kind"] == "Pod" else "service"
     if serves not in (kind, "all"):
-        return f"the waypoint {name} is not for {kind}s: its label {WAYPOINT_FOR} is {serves}"
+        whose = "its" if holder is gateway else "its GatewayClass's"
+        return f"the waypoint {name} is not for {kind}s: {whose} label {WAYPOINT_FOR} is {serves}"
     return ""
 
 

@@ -30,8 +30,11 @@ _ACCESS = re.compile(r"\baccess:?\s+connection (?:complete|failed)\s+(.*)")
 _FIELD = re.compile(r'(?<!\S)([\w.]+)=("(?:[^"\\]|\\.)*"|\S+)')
 # Python refuses to read a number with thousands of digits; no byte count needs more than these.
 _MAX_DIGITS = 18
-# Envoy, RBAC::responseDetail: the policy's name is the one that istiod gave it (pilot/pkg/security/authz/model).
-_MATCHED = re.compile(r"rbac_access_denied_matched_policy\[(none|ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[\d+\])\]")
+# Envoy, RBAC::responseDetail: the policy's name is the one that istiod gave it (pilot/pkg/security/authz/builder,
+# policyName). Of a CUSTOM policy whose provider it can't use istiod makes a DENY rule (getBadCustomDenyRules).
+BAD_CUSTOM = "-deny-due-to-bad-CUSTOM-action"
+_NAME = rf"(?:istio-ext-authz-.*?)?ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[\d+\](?:{BAD_CUSTOM})?"
+_MATCHED = re.compile(rf"rbac_access_denied_matched_policy\[(none|{_NAME})\]")
 # Envoy's refusals by a policy: AuthorizationPolicy, RequestAuthentication, an external authorizer.
 _REFUSED = ("rbac_access_denied", "jwt_authn_access_denied", "ext_authz_denied")
 # The x-request-id of our own probes (_curl/probing.py), as a field of its own: a path or a name may hold one as well.

@@ -15,7 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Pat
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Refusal, Said
-from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
+from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import BAD_CUSTOM, Connection, Request
 
 NOT_MET = "no proxy says that it refused this"
 
@@ -317,6 +317,10 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         if request is None or request.rejected is None:
             continue
         named = f", by {request.policy}" if request.policy else ""
+        if BAD_CUSTOM in request.details:
+            named += (
+                ", a CUSTOM policy whose provider istiod does not have, or can't use: all that it matches is denied"
+            )
         text = f"HTTP {request.code}, {request.details}{named}"
         logs.append(Statement("waypoint log", str(said.proxy), text, request.rejected))
         if request.rejected:

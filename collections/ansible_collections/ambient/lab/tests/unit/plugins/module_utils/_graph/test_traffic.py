@@ -76,7 +76,7 @@ GREEN = [
         "kind": "HTTPRoute",
         "metadata": {"name": "to-green", "namespace": "default"},
         "spec": {
-            "parentRefs": [{"kind": "Service", "name": "sample-app"}],
+            "parentRefs": [{"group": "", "kind": "Service", "name": "sample-app"}],
             "rules": [{"backendRefs": [{"name": "green", "port": 8080}]}],
         },
     },

@@ -180,3 +180,14 @@ def test_spellings_of_other_versions(source: Object, principal: Object) -> None:
     loaded = {"loaded": [{**item, "rules": {"0": rule}}]}
     assert has("waypoint", {"rules": [{"from": [{"source": source}]}]}, loaded).state == "current"
     assert has("waypoint", {"rules": [{"from": [{"source": {"namespaces": ["c"]}}]}]}, loaded).state == "old"
+
+
+def test_a_custom_policy_without_its_provider_is_there_and_denies() -> None:
+    sample = next(item for item in SAMPLES["waypoint"] if item["loaded"][0]["action"] == "DENY")
+    dump = json.loads(
+        json.dumps(waypoint_dump(sample))
+        .replace('"ns[', '"istio-ext-authz-p-ns[')
+        .replace(']": {', ']-deny-due-to-bad-CUSTOM-action": {')
+    )
+    found = waypoint_has(dump, policy("waypoint", {**sample["spec"], "action": "CUSTOM"}))
+    assert (found.state, "does not have its provider" in found.why) == ("old", True), found

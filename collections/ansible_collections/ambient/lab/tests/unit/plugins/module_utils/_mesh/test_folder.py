@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
+import random
+import re
+import typing as t
 
 import pytest
+import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, checked, read_folder
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import ask
 
 SHOP = """
@@ -84,7 +89,7 @@ def test_what_a_folder_says(tmp_path: pathlib.Path, files: dict[str, str], metho
     ("text", "words"),
     [
         ("a: [", "bad.yaml can't be read as YAML"),
-        ("apiVersion: v1\nkind: Pod\n", "bad.yaml: a Pod has no metadata.name"),
+        ("apiVersion: v1\nkind: Pod\n", "bad.yaml: Pod without a name: metadata is missing"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: 1\n", "Pod p: spec must be a mapping"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: [a]}\n", "metadata.labels must be a mapping"),
     ],
@@ -97,3 +102,157 @@ def test_a_file_that_is_wrong_is_named(tmp_path: pathlib.Path, text: str, words:
 def test_a_folder_without_objects_proves_nothing(tmp_path: pathlib.Path) -> None:
     with pytest.raises(LabError, match="holds no Kubernetes objects"):
         read_folder(folder(tmp_path))
+
+
+# One object of each kind, with every field that is read.
+EVERYTHING = """
+- {kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp}}}
+- {kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: "trustDomain: td"}}
+- kind: Deployment
+  metadata: {name: istiod, namespace: istio-system, labels: {app.kubernetes.io/version: 1.31.0}}
+  spec: {template: {spec: {containers: [{image: "pilot:1.31", args: [--domain, c], env: [{name: A, value: b}]}]}}}
+- kind: StatefulSet
+  metadata: {name: app, namespace: shop}
+  spec:
+    serviceName: headless
+    template:
+      metadata: {labels: {app: app}, annotations: {a: b}}
+      spec: {serviceAccountName: app, containers: [{ports: [{name: web, containerPort: 8080}]}]}
+- kind: Pod
+  metadata: {name: client, namespace: shop, labels: {app: client}}
+  spec: {serviceAccountName: client, nodeName: n, containers: [{ports: [{containerPort: 80}]}]}
+  status: {phase: Running, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}], hostIP: 192.0.2.1}
+- kind: Service
+  metadata: {name: app, namespace: shop, labels: {a: b}}
+  spec: {clusterIP: 10.96.0.1, selector: {app: app}, ports: [{name: http, port: 80, targetPort: web, nodePort: 30080}]}
+- kind: Service
+  metadata: {name: headless, namespace: shop}
+  spec: {clusterIP: None, selector: {app: app}, ports: [{port: 8080}]}
+- {kind: Service, metadata: {name: alias, namespace: shop}, spec: {type: ExternalName, externalName: app.shop.svc.c}}
+- {kind: Service, metadata: {name: bare, namespace: shop}, spec: {ports: [{port: 80}]}}
+- kind: EndpointSlice
+  metadata: {name: bare, namespace: shop, labels: {kubernetes.io/service-name: bare}}
+  ports: [{port: 8080}]
+  endpoints: [{addresses: [10.0.0.9], conditions: {ready: true}, targetRef: {kind: Pod}}]
+- kind: Gateway
+  metadata: {name: wp, namespace: shop, labels: {istio.io/waypoint-for: all}}
+  spec:
+    gatewayClassName: istio-waypoint
+    listeners:
+      - port: 15008
+        protocol: HBONE
+        allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}
+- {kind: GatewayClass, metadata: {name: istio-waypoint}, spec: {controllerName: istio.io/mesh-controller}}
+- kind: HTTPRoute
+  metadata: {name: r, namespace: shop}
+  spec:
+    parentRefs: [{group: "", kind: Service, name: app, port: 80}]
+    rules:
+      - matches: [{path: {type: PathPrefix, value: /}, method: GET, headers: [{name: x, value: y}]}]
+        filters: [{type: URLRewrite}]
+        backendRefs: [{name: app, port: 80, weight: 1}]
+- kind: ServiceEntry
+  metadata: {name: out, namespace: shop}
+  spec:
+    hosts: [api.example]
+    addresses: [240.0.0.1]
+    ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+    endpoints: [{address: 192.0.2.9, ports: {http: 8081}}]
+    workloadSelector: {labels: {app: app}}
+- kind: WorkloadEntry
+  metadata: {name: vm, namespace: shop}
+  spec: {address: 192.0.2.8, labels: {app: app}, ports: {http: 1}}
+- kind: AuthorizationPolicy
+  metadata: {name: l4, namespace: shop, annotations: {a: b}, creationTimestamp: 2026-01-01T00:00:00Z}
+  spec:
+    selector: {matchLabels: {app: app}}
+    action: DENY
+    rules:
+      - from: [{source: {namespaces: [a], notIpBlocks: [10.9.0.0/16]}}]
+        to: [{operation: {ports: ["80"]}}]
+        when: [{key: source.ip, values: [10.0.0.1]}]
+- kind: AuthorizationPolicy
+  metadata: {name: l7, namespace: shop}
+  spec:
+    targetRefs: [{group: "", kind: Service, name: app}]
+    action: CUSTOM
+    provider: {name: p}
+    rules: [{to: [{operation: {methods: [PUT], paths: [/a], hosts: [b]}}]}]
+- kind: PeerAuthentication
+  metadata: {name: p, namespace: shop}
+  spec: {selector: {matchLabels: {app: app}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}}}
+- {kind: RequestAuthentication, metadata: {name: j, namespace: shop}, spec: {targetRefs: [{kind: Service, name: app}]}}
+- kind: NetworkPolicy
+  metadata: {name: n, namespace: shop}
+  spec: {podSelector: {matchLabels: {app: x}}, policyTypes: [Ingress]}
+- {kind: VirtualService, metadata: {name: v, namespace: shop}, spec: {hosts: [x], gateways: [mesh]}}
+- {kind: DestinationRule, metadata: {name: d, namespace: shop}, spec: {host: x}}
+- {kind: EnvoyFilter, metadata: {name: e, namespace: shop}, spec: {workloadSelector: {labels: {a: b}}}}
+- {kind: WasmPlugin, metadata: {name: w, namespace: shop}, spec: {selector: {matchLabels: {a: b}}}}
+- {kind: BackendTLSPolicy, metadata: {name: b, namespace: shop}, spec: {targetRefs: [{kind: Service, name: x}]}}
+"""
+ODD = (None, True, -1, 1.5, "", "text", [], [None], ["a"], [[]], {}, {"a": None}, {"a": {"b": 1}})
+URLS = ("http://app/", "http://headless:8080/", "http://alias/", "http://bare/", "http://api.example/",
+        "http://10.96.0.1/", "http://10.0.0.9/", "http://192.0.2.1:30080/", "http://app-0.headless:8080/")  # fmt: skip
+
+
+def places(node: t.Any) -> t.Iterator[tuple[t.Any, t.Any]]:
+    """Every mapping and list of a document, with each of its keys."""
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        yield node, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)
+
+
+def spoiled(chance: random.Random, items: list[t.Any]) -> list[t.Any]:
+    """The objects with up to two places changed to something odd, or removed."""
+    items = copy.deepcopy(items)
+    for _time in range(chance.randint(1, 2)):
+        node, key = chance.choice([place for item in items for place in places(item)])
+        if chance.random() < 0.2 and isinstance(node, dict):
+            node.pop(key, None)
+        elif node and (isinstance(node, dict) or key < len(node)):
+            node[key] = copy.deepcopy(chance.choice(ODD))
+    return [item for item in items if item.get("kind")]
+
+
+def outcome_of(items: list[t.Any]) -> str:
+    """Why the objects are refused; "" where all requests can be answered."""
+    try:
+        mesh = assembled([checked(item, pathlib.Path("all.yaml")) for item in items])
+    except LabError as error:
+        return str(error)
+    for url in URLS:
+        ask(mesh, url, "client", "shop")
+    return ""
+
+
+def test_no_odd_object_gets_past_the_door() -> None:
+    chance, items = random.Random(7), yaml.safe_load(EVERYTHING)
+    assert outcome_of(items) == ""
+    found = [outcome_of(spoiled(chance, items)) for _turn in range(300)]
+    refused = [why for why in found if why]
+    assert all(why.startswith("all.yaml: ") for why in refused)
+    assert 100 < len(refused) < 250
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("{rules: [null]}", "spec.rules[0] must be a mapping"),
+        ("{rules: [{to: [{}]}]}", "spec.rules[0].to[0].operation is missing"),
+        ("{rules: [{to: [{operation: {ports: [80]}}]}]}", "spec.rules[0].to[0].operation.ports[0] must be a text"),
+        ("{selector: {matchLabels: {version: 1}}}", "spec.selector.matchLabels.version must be a text"),
+        ("{targetRefs: [{name: app}]}", "spec.targetRefs[0].kind is missing"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(tmp_path: pathlib.Path, spec: str, words: str) -> None:
+    head = "apiVersion: v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: "
+    with pytest.raises(LabError, match=f"bad.yaml: AuthorizationPolicy p: {re.escape(words)}"):
+        read_folder(folder(tmp_path, bad=head + spec))
+
+
+def test_null_is_nothing(tmp_path: pathlib.Path) -> None:
+    nulls = "\n---\napiVersion: v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop, labels: null}\n"
+    mesh = read_folder(folder(tmp_path, shop=SHOP, none=f"{nulls}spec: {{selector: null, action: null, rules: null}}"))
+    assert ask(mesh, "http://app/", "client", "shop").among == ("shop/p",)

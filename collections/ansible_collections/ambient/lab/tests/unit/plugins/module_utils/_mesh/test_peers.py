@@ -84,3 +84,18 @@ def test_where_istiod_may_lose_the_policy_nobody_says_that_it_is_strict(objects:
 def test_what_could_not_be_read_is_a_doubt() -> None:
     lost: dict[str, t.Any] = {"PeerAuthentication": "forbidden"}
     assert "forbidden" in strictness(mesh_of(**lost), POD, 8080).doubt
+
+
+def test_of_two_of_the_same_age_nobody_knows_which_one_counts() -> None:
+    one, two = peer("space", "STRICT"), peer("space", "PERMISSIVE")
+    two["metadata"]["name"] = "two"
+    assert (
+        strictness(mesh_of(one, two), POD, 8080).doubt
+        == "PeerAuthentications default/space, default/two are of the same age"
+    )
+    # Where both say the same it does not matter; of those with ports the name is told apart.
+    two["spec"] = one["spec"]
+    assert strictness(mesh_of(one, two), POD, 8080).policy == STATIC
+    first, other = peer("own", "STRICT", p9090="PERMISSIVE"), peer("own", "STRICT", p9090="PERMISSIVE")
+    other["metadata"]["name"] = "other"
+    assert strictness(mesh_of(first, other), POD, 8080).doubt

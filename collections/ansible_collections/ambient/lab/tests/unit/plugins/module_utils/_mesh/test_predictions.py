@@ -383,3 +383,57 @@ def test_what_is_missing_on_the_way(url: str, why: str) -> None:
 def test_a_virtual_service_for_something_else_is_no_doubt(spec: Object) -> None:
     other = {"kind": "VirtualService", "metadata": ROUTING, "spec": spec}
     assert ask(behind(other), URL, namespace="layer7").outcome == "allowed"
+
+
+def test_of_several_that_refuse_any_may_be_named() -> None:
+    two = [denying("a"), denying("b")]
+    found = ask(mesh_of(CLIENT, APP, service("app"), *two), URL)
+    assert (found.among, found.doubtful) == (("default/a", "default/b"), ())
+    assert found.why == (
+        "ztunnel of pod default/app: rule 0 of AuthorizationPolicy default/a (DENY) and "
+        "rule 0 of AuthorizationPolicy default/b (DENY) match"
+    )
+    # To ztunnel strict peer authentication is a DENY policy like any other.
+    strict = {"kind": "PeerAuthentication", "metadata": {"name": "s", "namespace": "default"},
+              "spec": {"mtls": {"mode": "STRICT"}}}  # fmt: skip
+    plain = pod("client", captured=False, labels={"istio.io/dataplane-mode": "none"})
+    found = ask(mesh_of(plain, APP, service("app"), denying("a"), strict), URL)
+    assert found.among == ("default/a", "istio-system/istio_converted_static_strict")
+    either = denying("a", rules=[{"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}])
+    hidden = pod("client", captured=False, ips=["fd00::1"], labels={"istio.io/dataplane-mode": "none"})
+    found = ask(mesh_of(hidden, APP, service("app"), either, strict), URL)
+    assert (found.among, found.doubtful) == (
+        ("istio-system/istio_converted_static_strict", "default/a"),
+        ("default/a",),
+    )
+
+
+def custom(name: str = "c", provider: str = "p", **spec: t.Any) -> Object:
+    return at_app(action="CUSTOM", provider={"name": provider}, **{"rules": [{}], **spec}) | {
+        "metadata": {"name": name, "namespace": "layer7", "annotations": spec.get("annotations", {})}
+    }
+
+
+HTTP_ONLY = [{"to": [{"operation": {"methods": ["PUT"]}}]}]
+
+
+@pytest.mark.parametrize(
+    ("policies", "providers", "outcome", "words"),
+    [
+        # istiod makes DENY rules of those whose provider it does not have (builder, getBadCustomDenyRules).
+        ([custom()], {"p": "http"}, "unknown", "the authorizer of AuthorizationPolicy layer7/c (CUSTOM) decides"),
+        ([custom()], None, "unknown", "the authorizer"),
+        ([custom()], {}, "denied_l7", "has provider p, which the mesh's extensionProviders lack"),
+        ([custom(rules=HTTP_ONLY)], {}, "allowed", ""),
+        ([custom(provider="q"), custom("d")], {"p": "http", "q": "grpc"}, "denied_l7", "has several providers (p, q)"),
+        ([custom(annotations={"istio.io/dry-run": "true"})], {"p": "http"}, "unknown", "the authorizer"),
+        # Where one that is there may refuse first, nobody knows who does.
+        ([custom(provider="q"), custom("d", "q")], {}, "denied_l7", "has provider q"),
+    ],
+)
+def test_a_custom_policy(policies: list[Object], providers: dict[str, str] | None, outcome: str, words: str) -> None:
+    config = MeshConfig(version=(1, 31), providers=providers)
+    found = ask(behind(*policies, config=config), URL, namespace="layer7")
+    assert (found.outcome, words in found.why) == (outcome, True), found
+    if outcome == "denied_l7":
+        assert found.among == tuple(f"layer7/{item['metadata']['name']}" for item in policies)

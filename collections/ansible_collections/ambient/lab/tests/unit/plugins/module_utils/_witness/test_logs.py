@@ -296,6 +296,7 @@ def matched(policy: str) -> str:
 
 BOTH = pytest.mark.parametrize("line", [waypoint, waypoint_json])
 L7 = matched("ns[default]-policy[layer7-authz]-rule[0]")
+BAD = "ns[default]-policy[custom]-rule[0]-deny-due-to-bad-CUSTOM-action"
 
 
 @BOTH
@@ -304,6 +305,9 @@ L7 = matched("ns[default]-policy[layer7-authz]-rule[0]")
     [
         (403, L7, "default/layer7-authz", True, False),
         (403, matched("ns[a-b]-policy[x.y]-rule[12]"), "a-b/x.y", True, False),
+        # A CUSTOM policy whose provider istiod does not have.
+        (403, matched(f"istio-ext-authz-a-b-{BAD}"), "default/custom", True, False),
+        (403, matched(f"istio-ext-authz-{BAD}"), "default/custom", True, False),
         # No ALLOW policy let it pass.
         (403, matched("none"), None, True, True),
         # A policy of an EnvoyFilter's own.

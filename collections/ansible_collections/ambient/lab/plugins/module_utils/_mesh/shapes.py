@@ -1,0 +1,174 @@
+# The form of the objects that the mesh reads: what has another one is refused, and what is null is left out.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+#
+# A cluster's API refuses such objects itself; a folder of manifests has nobody that does. Fields that nobody here
+# reads are not looked at. Sources: the schemas of Kubernetes, of the Gateway API and of Istio, and what Istio's webhook
+# refuses (istio/istio pkg/config/validation/validation.go).
+
+from __future__ import annotations
+
+import datetime
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+
+# A type or several, a list of one shape, or a mapping: "x!" must be there, "*" is any key, "#" any number.
+Shape = t.Any
+
+_TEXTS = {"*": str}
+_LABELS = {"matchLabels": _TEXTS, "matchExpressions": [dict]}
+_ANONYMOUS = {
+    "namespace": str,
+    "labels": _TEXTS,
+    "annotations": _TEXTS,
+    "generateName": str,
+    "creationTimestamp": (str, datetime.datetime),
+    "ownerReferences": [{"kind!": str, "name!": str, "controller": bool}],
+}
+_META = {**_ANONYMOUS, "name!": str}
+_CONTAINER = {
+    "image": str,
+    "args": [str],
+    "env": [{"name!": str, "value": str}],
+    "ports": [{"name": str, "containerPort!": int}],
+}
+_POD = {
+    "serviceAccountName": str,
+    "nodeName": str,
+    "hostname": str,
+    "subdomain": str,
+    "hostNetwork": bool,
+    "containers": [_CONTAINER],
+}
+_POD_STATUS = {
+    "phase": str,
+    "podIP": str,
+    "podIPs": [{"ip": str}],
+    "hostIP": str,
+    "conditions": [{"type!": str, "status!": str}],
+}
+_WORKLOAD = {"spec": {"serviceName": str, "template": {"metadata": _ANONYMOUS, "spec": _POD}}}
+_PORTS = [{"name": str, "port!": int, "targetPort": (int, str), "nodePort": int, "appProtocol": str}]
+_ENDPOINT = {"address": str, "ports": {"*": int}, "labels": _TEXTS}
+_BOUND = [{"group": str, "kind!": str, "name!": str, "namespace": str}]
+_TARGETED = {"selector": _LABELS, "targetRef": _BOUND[0], "targetRefs": _BOUND}
+_MATCH = {
+    "path": {"type": str, "value": str},
+    "headers": [{"type": str, "name!": str, "value": str}],
+    "queryParams": [dict],
+    "method": (str, dict),
+}
+_BACKENDS = [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int, "weight": int}]
+_ROUTE = {
+    "parentRefs": [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int}],
+    "rules": [{"matches": [_MATCH], "filters": [{"type!": str}], "backendRefs": _BACKENDS}],
+}
+
+
+def _both(*names: str) -> Object:
+    """Lists of texts, each with its negative twin."""
+    return {key: [str] for name in names for key in (name, f"not{name[0].upper()}{name[1:]}")}
+
+
+_SOURCE = _both(
+    "principals", "namespaces", "serviceAccounts", "trustDomains", "ipBlocks", "remoteIpBlocks", "requestPrincipals"
+)  # fmt: skip
+_RULE = {
+    "from": [{"source!": _SOURCE}],
+    "to": [{"operation!": _both("methods", "paths", "hosts", "ports")}],
+    "when": [{"key!": str, "values": [str], "notValues": [str]}],
+}
+_MODE = {"mode": str}
+_SPECS: dict[str, Shape] = {
+    "Pod": _POD,
+    "Service": {
+        "type": str,
+        "clusterIP": str,
+        "clusterIPs": [str],
+        "externalName": str,
+        "selector": _TEXTS,
+        "ports": _PORTS,
+    },
+    "NetworkPolicy": {"podSelector": _LABELS, "policyTypes": [str]},
+    "Gateway": {
+        "gatewayClassName": str,
+        "listeners": [
+            {"protocol": str, "port": int, "allowedRoutes": {"namespaces": {"from": str, "selector": _LABELS}}}
+        ],
+    },
+    "GatewayClass": {"controllerName": str},
+    **dict.fromkeys(("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"), _ROUTE),
+    "BackendTLSPolicy": {"targetRefs": _BOUND},
+    "ServiceEntry": {
+        "hosts!": [str],
+        "addresses": [str],
+        "ports": [{"number!": int, "name": str, "protocol": str, "targetPort": int}],
+        "endpoints": [_ENDPOINT],
+        "workloadSelector": {"labels": _TEXTS},
+    },
+    "WorkloadEntry": _ENDPOINT,
+    "VirtualService": {"hosts": [str], "gateways": [str]},
+    "DestinationRule": {"host!": str},
+    "EnvoyFilter": {"workloadSelector": {"labels": _TEXTS}},
+    "WasmPlugin": _TARGETED,
+    "TrafficExtension": _TARGETED,
+    "AuthorizationPolicy": {**_TARGETED, "action": str, "provider": {"name": str}, "rules": [_RULE]},
+    "PeerAuthentication": {"selector": _LABELS, "mtls": _MODE, "portLevelMtls": {"#": _MODE}},
+    "RequestAuthentication": _TARGETED,
+}
+_REST: dict[str, Shape] = {
+    "Pod": {"status": _POD_STATUS},
+    "Gateway": {"status": {"addresses": [{"value": str}]}},
+    "ServiceEntry": {"status": {"addresses": [{"value": str}]}},
+    "ConfigMap": {"data": _TEXTS},
+    "EndpointSlice": {
+        "ports": [{"name": str, "port": int}],
+        "endpoints": [{"addresses": [str], "conditions": {"*": bool}, "targetRef": {"kind": str}}],
+    },
+    **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"), _WORKLOAD),
+}
+_WORDS = {str: "a text", int: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
+
+
+class Misfit(ValueError):
+    """A field of an object has not the form that it must have."""
+
+
+def shaped(item: Object) -> Object:
+    """An object without what is null in it, as the API keeps it.
+
+    Args:
+        item: of any kind; of one that the mesh does not read only the metadata count.
+
+    Raises:
+        Misfit: naming the field, and what it must be.
+    """
+    kind = item.get("kind")
+    shape = {"kind!": str, "metadata!": _META, "spec": _SPECS.get(str(kind), dict), **_REST.get(str(kind), {})}
+    return t.cast(Object, _fitted(item, shape, ""))
+
+
+def _fitted(value: t.Any, shape: Shape, where: str) -> t.Any:
+    if isinstance(shape, (type, tuple)):
+        types = shape if isinstance(shape, tuple) else (shape,)
+        # In Python true is a number.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise Misfit(f"{where} must be {' or '.join(_WORDS[item] for item in types if item in _WORDS)}")
+        return value
+    if not isinstance(value, type(shape)):
+        raise Misfit(f"{where or 'the object'} must be {_WORDS[type(shape)]}")
+    if isinstance(shape, list):
+        return [_fitted(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value)]
+    found: Object = {}
+    for key, item in value.items():
+        inner = shape.get(key, shape.get(f"{key}!", shape.get("*", shape.get("#"))))
+        if "#" in shape and not str(key).isdecimal():
+            raise Misfit(f"{where}.{key}: {key} must be a number")
+        if item is not None:
+            found[str(key)] = item if inner is None else _fitted(item, inner, f"{where}.{key}".removeprefix("."))
+    for key in shape:
+        if key.endswith("!") and not found.get(key[:-1]):
+            raise Misfit(f"{where}.{key[:-1]} is missing".removeprefix("."))
+    return found
