@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ambient_embedded.parts import Bill
 from fleet import play
-from kind_program import built_programs
-from project import ROOT, defaults
+from project import CACHE, ROOT, defaults
 
 UPSTREAM = defaults("cluster")["cluster_upstream"]
 OWN_CHARTS = {name: f"/charts/{name}" for name in ("base", "istiod", "cni", "ztunnel")}
@@ -17,8 +17,11 @@ OWN_CHARTS = {name: f"/charts/{name}" for name in ("base", "istiod", "cni", "ztu
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder with helm."""
-    return built_programs()
+    """The folder with helm, as the embedded cluster's build has made it."""
+    folder = Bill(CACHE).programs.folder(CACHE)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not built: run `make build` first (helm is in it)")
+    return folder
 
 
 def handed_over(folder: Path, monkeypatch: pytest.MonkeyPatch, programs: Path, **variables: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, World, settle
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs, port_problem
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, settle
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs
 
 display = Display()
 
@@ -25,10 +25,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(argument_spec=SPEC)
-        world = World(Programs(lambda line: display.display(f"  {line}")), os.environ, port_problem)
+        run = Programs(lambda line: display.display(f"  {line}"))
         try:
             with ended_politely():
-                result.update(settle(options, world, self._task.check_mode))
+                result.update(settle(options, run, os.environ, self._task.check_mode))
         except LabError as error:
             result.update(failed=True, msg=error.message)
         return result

@@ -12,13 +12,15 @@ version_added: 0.2.0
 description:
   - Makes a cluster with C(kind) on Docker, Podman or nerdctl, and shows kind's progress line by line.
   - A cluster that is there is left as it is. Stopped nodes are started, and the kubeconfig is written again where it is
-    missing or does not lead to the cluster. kind can't change a cluster, so one that differs from what is asked for is
-    an error.
+    missing or does not lead to the cluster. kind can't change a cluster, so one that was made with another
+    configuration is an error.
+  - The configuration is kept in C(kind.yaml) beside O(kubeconfig). A cluster of this name without that file is somebody
+    else's. It is not used (an error), and not removed.
   - Runs on the controller. Of kind's engines the one that holds the cluster is used, else the first that answers;
     E(KIND_EXPERIMENTAL_PROVIDER) names one.
   - No kubeconfig but O(kubeconfig) is written.
   - With the cluster its network goes, which kind would leave behind, where it was not there before and nothing else is
-    in it. A file C(kind-network) beside O(kubeconfig) remembers it.
+    in it.
 author:
   - The ambient lab's authors (@ambient-lab)
 requirements:
@@ -45,9 +47,6 @@ options:
       - Without C(nodes) there is one control-plane node.
     type: dict
     default: {}
-  config_file:
-    description: File in which the configuration is kept. Left out, it is C(kind.yaml) beside O(kubeconfig).
-    type: path
   image:
     description: Node image, for every node. Left out, each node has its own in O(config), or kind's.
     type: str
@@ -57,10 +56,6 @@ options:
     type: list
     elements: path
     default: []
-  wait:
-    description: Seconds that kind waits for the control plane of a new cluster.
-    type: int
-    default: 0
   binary:
     description: The program kind.
     type: path
@@ -74,7 +69,7 @@ attributes:
     description: Asks the engine and kind what is there, says what would change, and changes nothing.
   diff_mode:
     support: full
-    description: Shows the state of the nodes, of the kubeconfig and of the archives' images.
+    description: Shows what is done.
 """
 
 EXAMPLES = r"""
@@ -94,18 +89,4 @@ EXAMPLES = r"""
     state: absent
     name: my-lab
     kubeconfig: "{{ playbook_dir }}/.lab/my-lab/kubeconfig"
-"""
-
-RETURN = r"""
-engine:
-  description: The container engine.
-  returned: success
-  type: str
-  sample: docker
-nodes:
-  description: Names of the nodes.
-  returned: success
-  type: list
-  elements: str
-  sample: [my-lab-control-plane, my-lab-worker]
 """

@@ -1,4 +1,4 @@
-# The machine under the code of kind: programs, and ports that are free.
+# Runs programs, and shows what kind is at.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -6,36 +6,33 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 import signal
-import socket
 import subprocess
 import threading
 import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CANNOT_RUN, NOT_FOUND, Answer
-from ansible_collections.ambient.lab.plugins.module_utils._kind.words import progress
 
 Show = t.Callable[[str], None]
 TIMED_OUT = 124
 GROUP_SECONDS = 10.0
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Programs:
     """Runs programs of this machine.
 
     Args:
-        show: gets the lines of progress of a command that is `shown`.
+        show: gets the steps that kind prints, as they begin or fail.
     """
 
     def __init__(self, show: Show) -> None:
         self._show = show
 
-    def __call__(
-        self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None, shown: bool = False
-    ) -> Answer:
+    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
         """See engine.Run."""
         try:
             process = subprocess.Popen(
@@ -47,7 +44,7 @@ class Programs:
             return Answer(NOT_FOUND if missing else CANNOT_RUN, "", f"{command[0]}: {error.strerror}")
         lines: list[str] = []
         timer = threading.Timer(timeout or threading.TIMEOUT_MAX, _end, (process,))
-        reader = threading.Thread(target=self._read, args=(process.stderr, lines, shown))
+        reader = threading.Thread(target=self._read, args=(process.stderr, lines))
         with process:
             try:
                 timer.start()
@@ -66,11 +63,21 @@ class Programs:
             return Answer(TIMED_OUT, out, f"{command[0]} did not answer in {timeout:.0f} s")
         return Answer(process.returncode, out, "".join(lines))
 
-    def _read(self, stream: t.Iterable[str] | None, lines: list[str], shown: bool) -> None:
+    def _read(self, stream: t.Iterable[str] | None, lines: list[str]) -> None:
         for line in stream or ():
             lines.append(line)
-            if shown and (text := progress(line)):
+            if text := progress(line):
                 self._show(text)
+
+
+def progress(line: str) -> str | None:
+    """What kind begins with, or has failed with; None for a line that says nothing more."""
+    found = re.match(r"([•✗]) (.+)", COLOUR.sub("", line).strip())
+    if not found:
+        return None
+    # kind decorates its steps with pictures.
+    text = found[2].encode("ascii", "ignore").decode().rstrip(" .")
+    return text if found[1] == "•" else f"failed: {text}"
 
 
 def _await_group(group: int) -> None:
@@ -85,19 +92,3 @@ def _await_group(group: int) -> None:
 def _end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-
-
-def port_problem(address: str, port: int) -> str | None:
-    """Why nobody can listen on a TCP port of an address of this machine; None where one can, or only the engine may."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-            listener.listen()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return "something listens there already"
-            if error.errno == errno.EADDRNOTAVAIL:
-                return f"{address} is no address of this machine, see cluster_listen_address"
-        return None

@@ -39,40 +39,22 @@ class Answer(t.NamedTuple):
 class Run(t.Protocol):
     """Runs a program to its end; the one way from here to the machine."""
 
-    def __call__(
-        self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None, shown: bool = False
-    ) -> Answer:
+    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
         """Run a command.
 
         Args:
             command: program and arguments.
             env: variables on top of this process's own.
             timeout: seconds; one that takes longer counts as failed.
-            shown: whether the lines that it writes to stderr are shown to the user as they come.
         """
 
 
-class Port(t.NamedTuple):
-    """One published port of a node."""
-
-    container: int
-    host: int
-    address: str
-    protocol: str
-
-    def __str__(self) -> str:
-        return f"{self.address}:{self.host}->{self.container}/{self.protocol.lower()}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A node of a cluster, as it is or as it is asked for; image None where nothing is known or asked."""
+class Node(t.NamedTuple):
+    """A node's container."""
 
     name: str
     role: str
-    image: str | None
-    ports: frozenset[Port]
-    status: str = "running"
+    status: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +72,21 @@ class Engine:
     def names(self, cluster: str) -> list[str]:
         """Names of a cluster's containers, stopped ones too."""
         label = f"label={CLUSTER_LABEL}={cluster}"
-        return self._ask("ps", "-a", "--filter", label, "--format", "{{.Names}}").split()
+        return self.ask("ps", "-a", "--filter", label, "--format", "{{.Names}}").split()
 
     def nodes(self, cluster: str) -> list[Node]:
-        """The nodes of a cluster, by name; none where there is no such cluster."""
+        """The nodes of a cluster; none where there is no such cluster.
+
+        Fields as in Docker's Engine API, ContainerInspect, which Podman and nerdctl follow.
+        """
         names = self.names(cluster)
-        found = json.loads(self._ask("container", "inspect", *names)) if names else []
-        return sorted((node_of(item) for item in found), key=lambda node: node.name)
+        found = json.loads(self.ask("container", "inspect", *names)) if names else []
+        return [
+            Node(
+                item["Name"].lstrip("/"), item["Config"]["Labels"].get(ROLE_LABEL, ""), item["State"]["Status"].lower()
+            )
+            for item in found
+        ]
 
     def network(self, environ: t.Mapping[str, str]) -> str:
         """The name of the network that kind puts a new cluster's nodes into."""
@@ -104,25 +94,18 @@ class Engine:
 
     def networks(self) -> list[str]:
         """Names of the networks that are there."""
-        return self._ask("network", "ls", "--format", "{{.Name}}").split()
+        return self.ask("network", "ls", "--format", "{{.Name}}").split()
 
     def members(self, network: str) -> list[str]:
         """Names of the containers of a network, stopped ones too: they could not be started without it."""
-        return self._ask("ps", "-a", "--filter", f"network={network}", "--format", "{{.Names}}").split()
+        return self.ask("ps", "-a", "--filter", f"network={network}", "--format", "{{.Names}}").split()
 
-    def remove_network(self, network: str) -> Answer:
-        """Remove a network."""
-        return self.run(self.name, "network", "rm", network)
+    def ask(self, *arguments: str) -> str:
+        """What the engine answers.
 
-    def start(self, nodes: t.Sequence[Node]) -> Answer:
-        """Start nodes that are stopped."""
-        return self.run(self.name, "start", *(node.name for node in nodes))
-
-    def execute(self, node: str, *command: str) -> str:
-        """What a program in a node writes."""
-        return self._ask("exec", node, *command)
-
-    def _ask(self, *arguments: str) -> str:
+        Raises:
+            LabError: with its last words, when it fails.
+        """
         answer = self.run(self.name, *arguments)
         if answer.code:
             raise LabError(f"{self.name} {arguments[0]} failed: {last_line(answer.err)}")
@@ -132,19 +115,6 @@ class Engine:
 def last_line(text: str) -> str:
     """The last line that says something."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-
-
-def node_of(item: t.Mapping[str, t.Any]) -> Node:
-    """A node from what `container inspect` says: Docker Engine API, ContainerInspect; Podman and nerdctl follow it."""
-    config, host = item.get("Config") or {}, item.get("HostConfig") or {}
-    labels = config.get("Labels") or {}
-    ports = frozenset(
-        Port(int(name.split("/")[0]), int(to.get("HostPort") or 0), to.get("HostIp") or "0.0.0.0", name.split("/")[1])
-        for name, bindings in (host.get("PortBindings") or {}).items()
-        for to in bindings or ()
-    )
-    status = str((item.get("State") or {}).get("Status", "")).lower()
-    return Node(str(item["Name"]).lstrip("/"), labels.get(ROLE_LABEL, ""), config.get("Image"), ports, status)
 
 
 def answering(run: Run, environ: t.Mapping[str, str]) -> tuple[list[Engine], list[str]]:

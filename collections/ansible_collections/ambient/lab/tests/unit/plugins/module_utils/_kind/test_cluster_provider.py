@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     choose,
     own_provider,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import TIMED_OUT, Programs, port_problem
+from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import TIMED_OUT, Programs, progress
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
     CANNOT_RUN,
     CHOICE,
@@ -50,9 +49,7 @@ class Scripted:
         self.programs = programs
         self.calls: list[tuple[str, ...]] = []
 
-    def __call__(
-        self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None, shown: bool = False
-    ) -> Answer:
+    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
         self.calls.append(command)
         return self.programs.get(command[0], Answer(NOT_FOUND, "", "no such file"))
 
@@ -197,9 +194,7 @@ def test_programs_are_run_shown_and_ended() -> None:
     shown: list[str] = []
     run = Programs(shown.append)
     script = "import sys, os; print(os.environ['X']); print(' • Step ...\\nwords', file=sys.stderr); sys.exit(3)"
-    assert run(sys.executable, "-c", script, env={"X": "1"}, shown=True) == Answer(3, "1\n", " • Step ...\nwords\n")
-    assert shown == ["Step"]
-    assert run(sys.executable, "-c", script, env={"X": "1"}).code == 3
+    assert run(sys.executable, "-c", script, env={"X": "1"}) == Answer(3, "1\n", " • Step ...\nwords\n")
     assert shown == ["Step"]
     assert run("no-such-program-here").code == NOT_FOUND
     hanging = run(sys.executable, "-c", "import signal; signal.pause()", timeout=0.5)
@@ -242,14 +237,17 @@ def test_what_a_failed_program_has_begun_is_waited_for(tmp_path: pathlib.Path) -
     assert (tmp_path / "late").exists()
 
 
-def test_a_port_is_free_or_the_reason_is_told() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        assert port_problem("127.0.0.1", port) == "something listens there already"
-    assert port_problem("127.0.0.1", port) is None
-    assert "no address of this machine" in str(port_problem("192.0.2.1", port))
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (" • Preparing nodes 📦 📦   ...\n", "Preparing nodes"),
+        (" ✓ Preparing nodes 📦 📦 \n", None),
+        (" ✗ Starting control-plane 🕹️\n", "failed: Starting control-plane"),
+        ("Have a nice day! 👋\n", None),
+    ],
+)
+def test_progress_is_the_steps_that_begin(line: str, shown: str | None) -> None:
+    assert progress(line) == shown
 
 
 @pytest.mark.parametrize(
