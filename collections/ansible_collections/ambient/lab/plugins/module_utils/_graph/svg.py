@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
 from ansible_collections.ambient.lab.plugins.module_utils._graph.layout import Grid, Layout, Point, arrange
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Graph, Node, amount
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Graph, Node
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
 
 INK, FAINT, PAPER = "#1f2328", "#59636e", "#ffffff"
@@ -35,21 +35,19 @@ MEANING = {
 }
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 SIZE, LETTER, MARGIN, HEAD, ROW = 13, 7.3, 28.0, 66.0, 17.0
-LOCK, CROSS = 12.0, 7.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
     """What is drawn between two nodes, one line for all protocols.
 
-    texts: of its label. locked: mTLS protects all of it.
+    texts: of its label.
     """
 
     source: str
     target: str
     kind: str
     texts: tuple[str, ...]
-    locked: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +80,12 @@ def draw(graph: Graph, absent: t.Sequence[tuple[End, End]], title: str) -> str:
     grid = Grid(
         width=max([120.0, *(len(name) * LETTER + 28 for name in names)]),
         height=48.0,
-        gap=max([90.0, *(len(word) * LETTER + LOCK + 110 for word in words)]),
+        gap=max([90.0, *(len(word) * LETTER + 110 for word in words)]),
         pitch=48.0 + 40.0,
     )
     layout = arrange(list(nodes), [(line.source, line.target) for line in lines], grid)
     used = [kind for kind in LINE if any(line.kind == kind for line in lines)]
-    legend = _legend_width(used, any(line.locked for line in lines))
-    width = 2 * MARGIN + max(layout.width, len(title) * 10.5, legend, 420.0)
+    width = 2 * MARGIN + max(layout.width, len(title) * 10.5, sum(map(_legend_width, used)), 420.0)
     height = HEAD + layout.height + 3 * MARGIN
     svg = _svg(width, height, title, graph, lines, nodes)
     moved = ET.SubElement(
@@ -97,7 +94,7 @@ def draw(graph: Graph, absent: t.Sequence[tuple[End, End]], title: str) -> str:
     _draw_lines(moved, lines, layout)
     for name, node in nodes.items():
         _draw_node(moved, node, layout.nodes[name], grid)
-    _draw_legend(svg, used, any(line.locked for line in lines), height - MARGIN)
+    _draw_legend(svg, used, height - MARGIN)
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
 
@@ -122,7 +119,7 @@ def _lines(graph: Graph, absent: t.Sequence[tuple[End, End]], nodes: t.Mapping[s
     for source, target in absent:
         ids = [next(key for key, node in nodes.items() if node.is_end(end)) for end in (source, target)]
         if tuple(ids) not in pairs:
-            lines.append(Line(ids[0], ids[1], "absent", ("no traffic",), False))
+            lines.append(Line(ids[0], ids[1], "absent", ("no traffic",)))
     order = {name: place for place, name in enumerate(nodes)}
     return sorted(dict.fromkeys(lines), key=lambda line: (order[line.source], order[line.target]))
 
@@ -131,14 +128,11 @@ def _line(pair: tuple[str, str], edges: t.Sequence[Edge]) -> Line:
     kind = "tcp" if all(edge.protocol == "tcp" for edge in edges) else "http"
     if any(edge.errors > 0 or (edge.protocol == "http" and max(edge.codes, default="") >= "4") for edge in edges):
         kind = "refused"
-    return Line(*pair, kind, tuple(_text(edge) for edge in edges), all(edge.mtls == 100 for edge in edges))
+    return Line(*pair, kind, tuple(_text(edge) for edge in edges))
 
 
 def _text(edge: Edge) -> str:
-    words = [edge.protocol or "?", amount(edge.rate, edge.protocol), *edge.codes]
-    if edge.errors:
-        words.append(f"({edge.errors:.0f}% errors)")
-    return printable(" ".join(words))
+    return printable(f"{edge} ({edge.errors:.0f}% errors)" if edge.errors else str(edge))
 
 
 def _kind(node: Node) -> str:
@@ -242,53 +236,31 @@ def _free_place(line: Line, points: t.Sequence[Point], placed: t.Sequence[Box]) 
     # Every second piece runs between columns, the others pass one.
     number = (len(points) // 4) * 2
     start, end = points[number], points[number + 1]
-    width = max(len(text) for text in line.texts) * LETTER + 10 + (LOCK + 4 if line.locked else 0)
+    width = max(len(text) for text in line.texts) * LETTER + 10
     height = len(line.texts) * ROW + 2
     boxes = []
     for share in (0.5, 0.4, 0.6, 0.3, 0.7):
         # A cubic curve whose inner points lie level with its ends.
         rise = 3 * share**2 - 2 * share**3
         x, y = start.x + (end.x - start.x) * share, start.y + (end.y - start.y) * rise
-        if line.kind == "absent":
-            # The cross is on the line, and the words below it.
-            boxes.append(Box(x - width / 2, y - CROSS, width, CROSS * 2 + height))
-        else:
-            boxes.append(Box(x - width / 2, y - height / 2, width, height))
+        boxes.append(Box(x - width / 2, y - height / 2, width, height))
     boxes += [dataclasses.replace(boxes[0], y=boxes[0].y + shift * height) for shift in (1, -1, 2, -2)]
     return next((box for box in boxes if not any(box.overlaps(other) for other in placed)), boxes[0])
 
 
 def _draw_label(parent: ET.Element, line: Line, box: Box, colour: str) -> None:
-    top, height = box.y, box.height
-    if line.kind == "absent":
-        _draw_cross(parent, Point(box.x + box.width / 2, box.y + CROSS), colour)
-        top, height = box.y + 2 * CROSS, box.height - 2 * CROSS
-    size = {"x": _n(box.x), "y": _n(top), "width": _n(box.width), "height": _n(height)}
+    size = {"x": _n(box.x), "y": _n(box.y), "width": _n(box.width), "height": _n(box.height)}
     ET.SubElement(parent, "rect", {**size, "rx": "4", "fill": PAPER})
-    x, anchor = (box.x + LOCK + 9, "start") if line.locked else (box.x + box.width / 2, "middle")
     for number, text in enumerate(line.texts):
-        _write(parent, text, x, top + 14 + number * ROW, {"text-anchor": anchor, "fill": colour})
-    if line.locked:
-        _draw_lock(parent, Point(box.x + 5, top + height / 2 - 7), colour)
+        style = {"text-anchor": "middle", "fill": colour}
+        _write(parent, text, box.x + box.width / 2, box.y + 14 + number * ROW, style)
 
 
-def _draw_cross(parent: ET.Element, at: Point, colour: str) -> None:
-    arms = " ".join(f"M{_n(at.x - 6)} {_n(at.y - side)} L{_n(at.x + 6)} {_n(at.y + side)}" for side in (6, -6))
-    ET.SubElement(parent, "path", {"d": arms, "stroke": colour, "stroke-width": "2.5", "fill": "none"})
+def _legend_width(kind: str) -> float:
+    return len(MEANING[kind]) * LETTER + 60
 
 
-def _draw_lock(parent: ET.Element, at: Point, colour: str) -> None:
-    bow = f"M{_n(at.x + 2.5)} {_n(at.y + 5)} v-2 a2.5 2.5 0 0 1 5 0 v2"
-    ET.SubElement(parent, "path", {"d": bow, "fill": "none", "stroke": colour, "stroke-width": "1.5"})
-    body = {"x": _n(at.x), "y": _n(at.y + 5), "width": "10", "height": "7", "rx": "1.5"}
-    ET.SubElement(parent, "rect", {**body, "fill": colour})
-
-
-def _legend_width(used: t.Sequence[str], locked: bool) -> float:
-    return sum(len(MEANING[kind]) * LETTER + 60 for kind in used) + (70 if locked else 0)
-
-
-def _draw_legend(parent: ET.Element, used: t.Sequence[str], locked: bool, y: float) -> None:
+def _draw_legend(parent: ET.Element, used: t.Sequence[str], y: float) -> None:
     x = MARGIN
     for kind in used:
         colour, dashes = LINE[kind]
@@ -296,13 +268,8 @@ def _draw_legend(parent: ET.Element, used: t.Sequence[str], locked: bool, y: flo
         if dashes:
             style["stroke-dasharray"] = dashes
         ET.SubElement(parent, "path", {"d": f"M{_n(x)} {_n(y)} h30", **style})
-        if kind == "absent":
-            _draw_cross(parent, Point(x + 15, y), colour)
         _write(parent, MEANING[kind], x + 38, y + 4, {"fill": FAINT})
-        x += len(MEANING[kind]) * LETTER + 60
-    if locked:
-        _draw_lock(parent, Point(x, y - 6), FAINT)
-        _write(parent, "mTLS", x + 16, y + 4, {"fill": FAINT})
+        x += _legend_width(kind)
 
 
 def _n(number: float) -> str:
