@@ -18,8 +18,8 @@ import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
-# Schemes, with the port of a proxy that names none (Go, net/http, transport.go: portMap).
-_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
+# Schemes, with the port of a proxy that names none (Go, net/http, transport.go: portMap; no SOCKS 4).
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Proxy:
     """One proxy.
 
     Attributes:
-        scheme: http, https, or one of SOCKS.
+        scheme: http, https, socks5 or socks5h.
         host: its name or address.
         port: its port.
         user: "" where it asks for none.
@@ -73,9 +73,6 @@ def parse_proxy(text: str, source: str) -> Proxy:
     if scheme not in _PORTS or not host:
         # The text itself is not shown: it may hold a password.
         raise LabError(f"There is no proxy that can be used in {source}: give it as http://HOST:PORT")
-    if scheme == "socks5":
-        # Go lets the proxy look the name up, PySocks only with this scheme.
-        scheme = "socks5h"
     user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
     proxy = Proxy(scheme, host, port or _PORTS[scheme], user, password, source)
     if proxy.is_socks:
@@ -125,10 +122,11 @@ def open_connection(proxy: Proxy | None, host: str, port: int, timeout: float) -
         connected: socket.socket = socks.create_connection(
             (host, port),
             timeout,
-            proxy_type=socks.SOCKS4 if proxy.scheme.startswith("socks4") else socks.SOCKS5,
+            proxy_type=socks.SOCKS5,
             proxy_addr=proxy.host,
             proxy_port=proxy.port,
-            proxy_rdns=proxy.scheme != "socks4",
+            # As in Go, the proxy looks the name up.
+            proxy_rdns=True,
             proxy_username=proxy.user or None,
             proxy_password=proxy.password or None,
         )

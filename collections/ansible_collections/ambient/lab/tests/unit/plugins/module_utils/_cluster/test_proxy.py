@@ -91,7 +91,9 @@ def test_which_variable_counts(
     assert str(environment_proxy(scheme, HOST, 6443)) == proxy
 
 
-@pytest.mark.parametrize("text", ["", "http://", "ftp://a:1", "http://a:no", "http://me:top/secret@a:1", "a:1"])
+@pytest.mark.parametrize(
+    "text", ["", "http://", "ftp://a:1", "socks4://a:1", "http://a:no", "http://me:top/secret@a:1", "a:1"]
+)
 def test_what_is_no_proxy_is_said_without_its_password(text: str) -> None:
     with pytest.raises(LabError, match=r"^There is no proxy that can be used in HTTPS_PROXY: give it") as caught:
         parse_proxy(text, "HTTPS_PROXY")
@@ -190,6 +192,6 @@ def test_a_socks_proxy_without_its_package(tmp_path: pathlib.Path, monkeypatch: 
     with FakeApi({}) as api, pytest.raises(LabError) as caught:
         Kube(api.kubeconfig(tmp_path, cluster={"proxy-url": "socks5://me:secret@127.0.0.1"}), None)
     assert caught.value.message == (
-        "The proxy socks5h://127.0.0.1:1080 of the kubeconfig's proxy-url needs the package PySocks: "
+        "The proxy socks5://127.0.0.1:1080 of the kubeconfig's proxy-url needs the package PySocks: "
         "install it (pip install PySocks), or give a proxy by http://"
     )
