@@ -147,7 +147,7 @@ class Loader:
 
     def _lists(self, spaces: t.Iterable[str]) -> set[_List]:
         root = (self._config or MeshConfig()).root
-        found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)}
+        found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)} | {("GatewayClass", "", ())}
         for space in spaces:
             if self._spaces.get(space) is not None or space in self._own:
                 found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED) if kind != "GatewayClass"}
@@ -178,7 +178,6 @@ class Loader:
             for item in [target, *found.pods]:
                 if named := named_waypoint(mesh, item):
                     spaces.add(named[0])
-                    lists |= {("GatewayClass", "", ())} if "GatewayClass" in self._kinds else set()
                     spaces |= set(_routed(mesh, named[0]))
             spaces |= set(_routed(mesh, namespace_of(target)))
         return spaces, lists

@@ -10,7 +10,14 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Mesh, Object, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    ENDED,
+    REVISION,
+    Mesh,
+    Object,
+    labels_of,
+    namespace_of,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
@@ -24,7 +31,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 
 # istiod labels a gateway's pods with its class (manifests/charts/istio-control/istio-discovery/files/waypoint.yaml).
 _GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
-_KINDS = ("Pod", "Service", "ServiceEntry", "Gateway")
+_KINDS = ("Pod", "Service", "ServiceEntry", "Gateway", "GatewayClass")
 
 
 class Reader(t.Protocol):
@@ -68,6 +75,9 @@ def plan_of(policy: Object, reader: Reader) -> Plan:
     """
     space = namespace_of(policy)
     mesh = Loader(reader, (), {space}, _KINDS).load()
+    if mesh.config.takes({"kind": "AuthorizationPolicy", **policy}) is False:
+        wanted = f"it is for revision {labels_of(policy)[REVISION]} (label {REVISION})"
+        return Plan((), (f"{wanted}, and istiod's is {mesh.config.revision}",), mesh.config.root)
     plan = _at_waypoints(policy, mesh, reader) if target_refs(policy) else _at_ztunnels(policy, mesh, reader)
     return dataclasses.replace(plan, root=mesh.config.root)
 
