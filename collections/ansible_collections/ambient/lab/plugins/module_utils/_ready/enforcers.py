@@ -22,15 +22,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import sel
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
     MANAGED,
+    MESH_CONTROLLERS,
     USE_WAYPOINT,
+    WAYPOINT_CLASS,
     named_waypoint,
     pods_of,
     waypoint_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
 
-# istiod labels a gateway's pods with its class (manifests/charts/istio-control/istio-discovery/files/waypoint.yaml).
-_GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
 _KINDS = ("Pod", "Service", "ServiceEntry", "Gateway", "GatewayClass")
 
 
@@ -133,9 +133,13 @@ def _at_waypoints(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
 
 def _pods_for(kind: str, name: str, space: str, mesh: Mesh, reader: Reader) -> tuple[t.Sequence[Object], str]:
     """The pods of the waypoints that a targetRef means, and why there are none."""
+    if kind == "GatewayClass" and space != mesh.config.root:
+        return (), f"a policy for GatewayClass {name} counts in the root namespace {mesh.config.root} alone"
     if kind == "GatewayClass":
-        pods = _alive(reader.items("/api/v1/pods", labelSelector=f"{_GATEWAY_CLASS}={name}"))
-        return pods, "" if pods else f"a Gateway of class {name} has no pod"
+        # Whatever class a waypoint has, it counts as one of istio-waypoint (policyattachment.go, ShouldAttachPolicy).
+        selector = f"{MANAGED}={MESH_CONTROLLERS[0]}"
+        pods = _alive(reader.items("/api/v1/pods", labelSelector=selector)) if name == WAYPOINT_CLASS else []
+        return pods, "" if pods else f"no waypoint takes a policy for GatewayClass {name}, or none has a pod"
     if kind not in ("Gateway", "Service", "ServiceEntry"):
         return (), f"no waypoint takes a policy whose targetRefs have kind {kind}"
     target = mesh.get(kind, space, name)
