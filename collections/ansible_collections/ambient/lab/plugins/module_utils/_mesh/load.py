@@ -12,7 +12,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import Reader, read_config
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     NAMESPACE_PATH,
@@ -47,13 +47,6 @@ SETTLED = (
 _ROOT_MOVING = ("AuthorizationPolicy",)
 _ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "DestinationRule", *EXTENSIONS)
 _MAX_TURNS = 8
-
-
-class Reader(t.Protocol):
-    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
 
 
 class Request(t.Protocol):
