@@ -221,7 +221,9 @@ claims:
       returned: always
       sample: denied_l4
     prediction:
-      description: Why, from the source to the destination.
+      description:
+        - Why, from the source to the destination.
+        - It ends with what was assumed, where the mesh's configuration could not be read.
       type: str
       returned: always
       sample: "ztunnel of pod default/app: rule 0 of AuthorizationPolicy default/layer4-authz (DENY) matches"

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import re
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import network_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run, rules
 
@@ -165,7 +165,7 @@ def _written(name: str, value: str, namespace: str) -> str:
     if name == "identity":
         return _identity(value)
     if name.endswith(".ip"):
-        return _network(value)
+        return network_of(value) or value
     if name == "path":
         return value.replace("{**}", "**").replace("{*}", "*")
     return value.lower() if name == "host" else value
@@ -247,14 +247,8 @@ def _identity(text: str) -> str:
 
 def _range(item: Object) -> str:
     # A length that is left out is 0 (google.protobuf.UInt32Value in envoy/config/core/v3/address.proto).
-    return _network(f"{item.get('address_prefix')}/{item.get('prefix_len', 0)}")
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError:
-        return text
+    text = f"{item.get('address_prefix')}/{item.get('prefix_len', 0)}"
+    return network_of(text) or text
 
 
 def _same(expected: t.Sequence[Attributes], loaded: t.Sequence[Attributes], found: Filter) -> bool:

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Match, convert, not_
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Match, convert, network_of, not_
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import is_dry_run
 
@@ -75,17 +74,9 @@ def _text(match: Object) -> str:
     fields = {}
     for key, values in match.items():
         if values:
-            texts = [_network(str(value)) if key.lower().endswith("ips") else value for value in values]
+            texts = [network_of(str(value)) if key.lower().endswith("ips") else value for value in values]
             fields[key] = sorted(json.dumps(text, sort_keys=True) for text in texts)
     return json.dumps(fields, sort_keys=True)
-
-
-def _network(text: str) -> str:
-    """An address or a block in one spelling; "" where it is neither."""
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError:
-        return ""
 
 
 def _unordered(items: t.Iterable[t.Any]) -> tuple[t.Any, ...]:

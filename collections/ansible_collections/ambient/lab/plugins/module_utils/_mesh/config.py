@@ -31,7 +31,7 @@ _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
 class Reader(t.Protocol):
-    """GET requests to the Kubernetes API."""
+    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
 
     def ask(self, path: str, **query: str) -> Answer:
         """GET a path and take any answer."""

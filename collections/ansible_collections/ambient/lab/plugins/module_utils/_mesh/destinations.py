@@ -226,12 +226,8 @@ def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
         address = next(iter(addresses_of(pod)), "")
         ends.append(Endpoint(address, number, pod, is_ready(pod)))
     # istiod lets a Service's selector choose WorkloadEntries, too (PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES).
-    for item in mesh.items("WorkloadEntry", namespace_of(service)):
-        labels = {**labels_of(item), **(item.get("spec", {}).get("labels") or {})}
-        if service["spec"]["selector"].items() <= labels.items():
-            number = (item["spec"].get("ports") or {}).get(port.get("name") or "", target)
-            ends.append(_entry_end(mesh, item["spec"], number if isinstance(number, int) else None))
-    return ends
+    number, chosen = target if isinstance(target, int) else None, service["spec"]["selector"]
+    return [*ends, *_machines(mesh, namespace_of(service), chosen, _name(port), number)]
 
 
 def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
@@ -239,7 +235,8 @@ def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
     for item in mesh.items("EndpointSlice", namespace_of(service)):
         if labels_of(item).get(_SERVICE_NAME) != service["metadata"]["name"]:
             continue
-        numbers = [entry.get("port") for entry in item.get("ports") or [] if _same_port(entry, port)]
+        listed = item.get("ports") or []
+        numbers = [entry.get("port") for entry in listed if not port or _name(entry) == _name(port)]
         for end in item.get("endpoints") or []:
             conditions = end.get("conditions") or {}
             # publishNotReadyAddresses makes `ready` always true (discovery/v1, EndpointConditions).
@@ -253,8 +250,8 @@ def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
     return ends
 
 
-def _same_port(entry: Object, port: Object | None) -> bool:
-    return port is None or (entry.get("name") or "") == (port.get("name") or "")
+def _name(port: Object) -> str:
+    return str(port.get("name") or "")
 
 
 def _behind(mesh: Mesh, service: Object) -> list[Object]:
@@ -312,20 +309,14 @@ def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
         return Destination(host, port, "entry", service, tuple(_entry_endpoints(mesh, service, port)))
     if service:
         return _to_service(mesh, service, host, port, 0)
-    why = mesh.why_unread("Service", "")
     pods = mesh.pods_at(host)
     hosted = [pod for pod in pods if pod.get("spec", {}).get("hostNetwork")]
     if pods and not hosted:
         return Destination(host, port, "pods", None, tuple(_of_pod(pod, port, mesh, ip(host)) for pod in pods))
-    if hosted or ip(host) in _node_addresses(mesh):
+    if hosted or any(ip(str(pod.get("status", {}).get("hostIP"))) == ip(host) for pod in mesh.items("Pod")):
         return _at_node(mesh, host, port, hosted)
-    if why or mesh.why_unread("Pod", ""):
-        return Destination(host, port, "unknown", why=why or mesh.why_unread("Pod", ""))
-    return Destination(host, port, "outside")
-
-
-def _node_addresses(mesh: Mesh) -> set[str]:
-    return {ip(str(pod["status"]["hostIP"])) for pod in mesh.items("Pod") if pod.get("status", {}).get("hostIP")}
+    why = mesh.why_unread("Service", "") or mesh.why_unread("Pod", "")
+    return Destination(host, port, "unknown" if why else "outside", why=why)
 
 
 def _at_node(mesh: Mesh, host: str, port: int, hosted: t.Sequence[Object]) -> Destination:
@@ -378,22 +369,28 @@ def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
         return []
     target = int(wanted.get("targetPort") or wanted["number"])
     name = str(wanted.get("name", ""))
-    ends = []
-    for item in spec.get("endpoints") or []:
-        ends.append(_entry_end(mesh, item, int((item.get("ports") or {}).get(name, target))))
+    listed = spec.get("endpoints") or []
+    ends = [_entry_end(mesh, item, (item.get("ports") or {}).get(name, target)) for item in listed]
     labels = (spec.get("workloadSelector") or {}).get("labels")
     if labels:
         space = namespace_of(entry)
         for pod in mesh.selected(space, labels):
             ends.append(Endpoint(next(iter(addresses_of(pod)), ""), target, pod, is_ready(pod)))
-        for item in mesh.items("WorkloadEntry", space):
-            if labels.items() <= {**labels_of(item), **(item.get("spec", {}).get("labels") or {})}.items():
-                number = int((item["spec"].get("ports") or {}).get(name, target))
-                ends.append(_entry_end(mesh, item["spec"], number))
+        ends += _machines(mesh, space, labels, name, target)
     if not ends and not labels:
         # The host itself (resolution DNS), or whatever address was asked for (NONE).
         ends.append(Endpoint(str((spec.get("hosts") or [""])[0]), target, ready=None))
     return ends
+
+
+def _machines(
+    mesh: Mesh, space: str, labels: t.Mapping[str, str], name: str, target: int | None
+) -> t.Iterator[Endpoint]:
+    """Where WorkloadEntries with these labels are, for a port's name and its number."""
+    for item in mesh.items("WorkloadEntry", space):
+        spec = item.get("spec", {})
+        if labels.items() <= {**labels_of(item), **(spec.get("labels") or {})}.items():
+            yield _entry_end(mesh, spec, (spec.get("ports") or {}).get(name, target))
 
 
 def _entry_end(mesh: Mesh, item: Object, port: int | None) -> Endpoint:

@@ -105,14 +105,15 @@ def checked(item: Object, file: pathlib.Path) -> Object:
 
 
 def _pod(workload: Object) -> Object:
-    template = workload.get("spec", {}).get("template") or {}
+    outer = workload.get("spec", {})
+    template = outer.get("template") or {}
     meta, name = workload["metadata"], workload["metadata"]["name"]
     given = template.get("metadata") or {}
     owner = {"kind": workload["kind"], "name": name, "controller": True}
     metadata = {**given, "name": f"{name}-0", "namespace": meta["namespace"], "ownerReferences": [owner]}
     spec = dict(template.get("spec") or {})
     if workload["kind"] == "StatefulSet":
-        spec |= {"hostname": f"{name}-0", "subdomain": workload["spec"].get("serviceName", "")}
+        spec |= {"hostname": f"{name}-0", "subdomain": outer.get("serviceName", "")}
     return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
 
 

@@ -12,7 +12,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import Reader, read_config
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     NAMESPACE_PATH,
@@ -47,13 +47,6 @@ SETTLED = (
 _ROOT_MOVING = ("AuthorizationPolicy",)
 _ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "DestinationRule", *EXTENSIONS)
 _MAX_TURNS = 8
-
-
-class Reader(t.Protocol):
-    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
 
 
 class Request(t.Protocol):
@@ -147,7 +140,7 @@ class Loader:
 
     def _lists(self, spaces: t.Iterable[str]) -> set[_List]:
         root = (self._config or MeshConfig()).root
-        found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)}
+        found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)} | {("GatewayClass", "", ())}
         for space in spaces:
             if self._spaces.get(space) is not None or space in self._own:
                 found |= {(kind, space, ()) for kind in (*MOVING, *SETTLED) if kind != "GatewayClass"}
@@ -178,7 +171,6 @@ class Loader:
             for item in [target, *found.pods]:
                 if named := named_waypoint(mesh, item):
                     spaces.add(named[0])
-                    lists |= {("GatewayClass", "", ())} if "GatewayClass" in self._kinds else set()
                     spaces |= set(_routed(mesh, named[0]))
             spaces |= set(_routed(mesh, namespace_of(target)))
         return spaces, lists

@@ -145,6 +145,13 @@ class MeshConfig:
         """Of istiod: it leaves out objects that are labelled for another; "" takes all, None where nobody knows."""
         return self.flags.get("REVISION", "") if self.flags else None
 
+    def takes(self, item: Object) -> bool | None:
+        """Whether istiod reads an object, by its label for a revision; None where nobody knows."""
+        wanted = labels_of(item).get(REVISION)
+        if not wanted or item.get("kind") in _ANY_REVISION or self.revision in ("", wanted):
+            return True
+        return None if self.revision is None else False
+
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean flag of istiod."""
         return str(self.flags.get(name, default)).lower() in ("true", "1", "t")
@@ -177,14 +184,14 @@ class Mesh:
         self._undecided: dict[tuple[str, str], str] = {}
         for item in objects:
             key = kind, namespace, name = str(item["kind"]), namespace_of(item), str(item["metadata"]["name"])
-            wanted, own = labels_of(item).get(REVISION), self.config.revision
-            if wanted and kind not in _ANY_REVISION and own not in ("", wanted):
-                self._ignored[key] = item
-                if own is None:
-                    why = f"{kind} {name_of(item)} is for istiod's revision {wanted} (label {REVISION})"
-                    self._undecided[kind, namespace] = f"{why}, and istiod's own is not known"
+            takes = self.config.takes(item)
+            if takes:
+                self._by_kind.setdefault(kind, {}).setdefault(namespace, {})[name] = item
                 continue
-            self._by_kind.setdefault(kind, {}).setdefault(namespace, {})[name] = item
+            self._ignored[key] = item
+            if takes is None:
+                why = f"{kind} {name_of(item)} is for one revision of istiod (label {REVISION})"
+                self._undecided[kind, namespace] = f"{why}, and istiod's own is not known"
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """One object by name, whether istiod takes it or not."""

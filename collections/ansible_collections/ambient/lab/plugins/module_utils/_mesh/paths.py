@@ -163,7 +163,8 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     plain = Path(source, member, destination, endpoints=destination.endpoints, declared=declared)
     waypoints = [waypoint_of(mesh, item) for item in targets]
     waypoint = waypoints[0] if waypoints else None
-    doubts = [why for item in targets or [None] for why in _doubts(mesh, source, member, destination, item)]
+    places: list[Object | None] = [*targets] or [None]
+    doubts = [why for item in places for why in _doubts(mesh, source, member, destination, item)]
     doubts += [item.doubt for item in waypoints if item and item.doubt]
     if not _alike(waypoints, destination):
         doubts.append(f"the pods of {destination} have not all the same waypoint: it depends on which one answers")

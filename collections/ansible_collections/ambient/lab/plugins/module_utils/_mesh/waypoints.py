@@ -29,7 +29,7 @@ USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
 USE_CANARY = "istio.io/use-waypoint-canary"
 WAYPOINT_FOR = "istio.io/waypoint-for"
 MANAGED = "gateway.istio.io/managed"
-_MESH_CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
+MESH_CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
 HBONE_PORT = 15008
 WAYPOINT_CLASS = "istio-waypoint"
 _CONTROLLER = "istio.io/mesh-controller"
@@ -94,7 +94,7 @@ def named_waypoint(mesh: Mesh, item: Object) -> tuple[str, str] | None:
 def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
     """The waypoint of a Service, a ServiceEntry or a pod; None where its labels name none."""
     named = named_waypoint(mesh, item)
-    if named is None or labels_of(item).get(MANAGED) in _MESH_CONTROLLERS:
+    if named is None or labels_of(item).get(MANAGED) in MESH_CONTROLLERS:
         return None
     if item["kind"] == "Pod" and GATEWAY_NAME in labels_of(item):
         return None

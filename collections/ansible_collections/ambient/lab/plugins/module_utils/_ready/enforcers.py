@@ -10,21 +10,28 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Mesh, Object, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    ENDED,
+    REVISION,
+    Mesh,
+    Object,
+    labels_of,
+    namespace_of,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
     MANAGED,
+    MESH_CONTROLLERS,
     USE_WAYPOINT,
+    WAYPOINT_CLASS,
     named_waypoint,
     pods_of,
     waypoint_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
 
-# istiod labels a gateway's pods with its class (manifests/charts/istio-control/istio-discovery/files/waypoint.yaml).
-_GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
-_KINDS = ("Pod", "Service", "ServiceEntry", "Gateway")
+_KINDS = ("Pod", "Service", "ServiceEntry", "Gateway", "GatewayClass")
 
 
 class Reader(t.Protocol):
@@ -68,6 +75,9 @@ def plan_of(policy: Object, reader: Reader) -> Plan:
     """
     space = namespace_of(policy)
     mesh = Loader(reader, (), {space}, _KINDS).load()
+    if mesh.config.takes({"kind": "AuthorizationPolicy", **policy}) is False:
+        wanted = f"it is for revision {labels_of(policy)[REVISION]} (label {REVISION})"
+        return Plan((), (f"{wanted}, and istiod's is {mesh.config.revision}",), mesh.config.root)
     plan = _at_waypoints(policy, mesh, reader) if target_refs(policy) else _at_ztunnels(policy, mesh, reader)
     return dataclasses.replace(plan, root=mesh.config.root)
 
@@ -123,9 +133,13 @@ def _at_waypoints(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
 
 def _pods_for(kind: str, name: str, space: str, mesh: Mesh, reader: Reader) -> tuple[t.Sequence[Object], str]:
     """The pods of the waypoints that a targetRef means, and why there are none."""
+    if kind == "GatewayClass" and space != mesh.config.root:
+        return (), f"a policy for GatewayClass {name} counts in the root namespace {mesh.config.root} alone"
     if kind == "GatewayClass":
-        pods = _alive(reader.items("/api/v1/pods", labelSelector=f"{_GATEWAY_CLASS}={name}"))
-        return pods, "" if pods else f"a Gateway of class {name} has no pod"
+        # Whatever class a waypoint has, it counts as one of istio-waypoint (policyattachment.go, ShouldAttachPolicy).
+        selector = f"{MANAGED}={MESH_CONTROLLERS[0]}"
+        pods = _alive(reader.items("/api/v1/pods", labelSelector=selector)) if name == WAYPOINT_CLASS else []
+        return pods, "" if pods else f"no waypoint takes a policy for GatewayClass {name}, or none has a pod"
     if kind not in ("Gateway", "Service", "ServiceEntry"):
         return (), f"no waypoint takes a policy whose targetRefs have kind {kind}"
     target = mesh.get(kind, space, name)

@@ -163,6 +163,90 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     assert config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES")
 
 
+class Istiods(Api):
+    """Also istiod's Deployments, by their label, and ConfigMaps."""
+
+    def __init__(self, *istiods: Object, maps: t.Mapping[str, str], refused: t.Collection[str] = ()) -> None:
+        super().__init__(pod("client"), refused=refused)
+        self.istiods, self.maps = istiods, maps
+
+    def ask(self, path: str, **query: str) -> Answer:
+        if path in self.refused:
+            return Answer(403, {}, b"{}")
+        if path == "/apis/apps/v1/deployments" and query == {"labelSelector": "app=istiod"}:
+            return Answer(200, {}, json.dumps({"items": self.istiods}).encode())
+        name = path.removeprefix("/api/v1/namespaces/").replace("/configmaps/", "/")
+        if name in self.maps:
+            return Answer(200, {}, json.dumps({"data": {"mesh": self.maps[name]}}).encode())
+        return super().ask(path, **query)
+
+
+def istiod(name: str, namespace: str, revision: str) -> Object:
+    env = [{"name": "REVISION", "value": revision}]
+    return {
+        "metadata": {"name": name, "namespace": namespace, "labels": {"istio.io/rev": revision}},
+        "spec": {"template": {"spec": {"containers": [{"image": "pilot:1.31.2", "env": env}]}}},
+    }
+
+
+CANARY, OTHER = istiod("istiod-canary", "mesh", "canary"), istiod("istiod-b", "mesh", "b")
+
+
+def test_an_istiod_of_a_revision_or_another_namespace_is_found() -> None:
+    said = "trustDomain: td\nextensionProviders: [{name: a, envoyExtAuthzHttp: {}}, {name: b, zipkin: {}}, 1]"
+    config = load(Istiods(CANARY, maps={"mesh/istio-canary": said}), "app").config
+    assert (config.root, config.trust_domains, config.version, config.revision) == ("mesh", ("td",), (1, 31), "canary")
+    assert (config.providers, config.assumed) == ({"a": "http"}, ())
+
+
+@pytest.mark.parametrize(
+    ("api", "words"),
+    [
+        (Istiods(CANARY, OTHER, maps={}), "several istiods may be in charge (mesh/istiod-canary, mesh/istiod-b)"),
+        (Istiods(maps={}), "istiod's Deployment is not found: GET /apis/apps/v1/deployments answers HTTP 200"),
+        (
+            Istiods(CANARY, maps={}, refused=["/apis/apps/v1/namespaces/istio-system/deployments/istiod"]),
+            "can't be read: GET /apis/apps/v1/namespaces/istio-system/deployments/istiod answers HTTP 403",
+        ),
+    ],
+)
+def test_an_istiod_that_is_not_known_is_said(api: Istiods, words: str) -> None:
+    config = load(api, "app").config
+    assert words in config.assumed[0]
+    assert config.assumed[1] == "ConfigMap istio-system/istio can't be read (HTTP 404): Istio's defaults are taken"
+    assert (config.providers, config.revision) == (None, None)
+
+
+def test_an_older_version_of_a_kind_is_read_where_the_first_is_not_served() -> None:
+    item = {"metadata": {"name": "r", "namespace": "default"}, "spec": {}}
+    older = "/apis/gateway.networking.k8s.io/v1alpha2/namespaces/default/tlsroutes"
+    api = Api(pod("client"))
+    ask = api.ask
+
+    def answer(path: str, **query: str) -> Answer:
+        return Answer(200, {}, json.dumps({"items": [item]}).encode()) if path == older else ask(path, **query)
+
+    api.ask = answer  # type: ignore[method-assign]
+    # The first one is not there, as of a cluster with an older Gateway API.
+    assert [found["kind"] for found in Loader(Versions(api), [], {"default"}).load().items("TLSRoute")] == ["TLSRoute"]
+
+
+class Versions:
+    """An API that serves no TLSRoutes of version v1."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def ask(self, path: str, **query: str) -> Answer:
+        return NOTHING if path.endswith("tlsroutes") and "/v1/" in path else self._api.ask(path, **query)
+
+
+def test_the_class_of_a_gateway_is_read() -> None:
+    cluster = {"kind": "GatewayClass", "metadata": {"name": "mine", "namespace": ""}, "spec": {"controllerName": "x"}}
+    mesh = load(Api(pod("client"), service("app"), cluster), "app")
+    assert mesh.get("GatewayClass", "", "mine")
+
+
 FLAG = {"name": "ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES", "value": "true"}
 
 

@@ -111,6 +111,15 @@ class World:
         return Answer(200 if dump else 404, {}, json.dumps(dump).encode())
 
 
+ISTIODS = "/apis/apps/v1/deployments"
+ISTIOD = {
+    "metadata": {"name": "istiod-x", "namespace": "istio-system"},
+    "spec": {"template": {"spec": {"containers": [{"env": [{"name": "REVISION", "value": "default"}]}]}}},
+}
+CANARY = {**L4, "metadata": {**L4["metadata"], "labels": {"istio.io/rev": "canary"}}}
+FOR_ALL = {**L7, "spec": {**L7["spec"], "targetRefs": [{"kind": "GatewayClass", "name": "istio-waypoint"}]}}
+
+
 def world(changed: Object | None = None, dumps: Object | None = None) -> World:
     objects: Object = {
         f"{POLICIES}/p": L4,
@@ -145,6 +154,13 @@ def test_a_policy_that_a_waypoint_has() -> None:
     passed = wait(cluster)
     assert [(item.kind, item.proxy) for item in passed.arrivals] == [("istiod", "istiod"), ("waypoint", "default/wp")]
     assert cluster.asked == ["default/wp/config_dump?resource=dynamic_listeners"]
+
+
+def test_a_waypoint_of_a_class_of_the_users_own() -> None:
+    own = {**GATEWAY, "spec": {**GATEWAY["spec"], "gatewayClassName": "mine"}}
+    mine = {"metadata": {"name": "mine"}, "spec": {"controllerName": "istio.io/mesh-controller"}}
+    classes = "/apis/gateway.networking.k8s.io/v1/gatewayclasses"
+    assert not wait(world({f"{POLICIES}/p": L7, GATEWAYS: [own], classes: [mine]})).gaps
 
 
 def test_waits_for_the_last_proxy_and_asks_the_others_no_more() -> None:
@@ -206,6 +222,16 @@ NOT_READY = [ztunnel("zt", "n1", ready=False)]
             "its path: waypoint default/wp has no pod",
         ),
         ({f"{POLICIES}/p": L7, GATEWAYS: []}, {}, "its path: the waypoint default/wp does not exist"),
+        (
+            {f"{POLICIES}/p": CANARY, ISTIODS: [ISTIOD]},
+            {},
+            "its path: it is for revision canary (label istio.io/rev), and istiod's is default",
+        ),
+        (
+            {f"{POLICIES}/p": FOR_ALL},
+            {},
+            "its path: a policy for GatewayClass istio-waypoint counts in the root namespace istio-system alone",
+        ),
         (
             {f"{POLICIES}/p": {**L7, "spec": {**L7["spec"], "targetRefs": [{"kind": "HTTPRoute", "name": "r"}]}}},
             {},
