@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import lost_in
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import convert
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
@@ -29,10 +30,10 @@ _MAX_NEAR = 3
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """What probably explains an outcome. permanent: it stands in what the user wrote, so waiting can't mend it."""
+    """What probably explains an outcome, and whether it may go away by itself."""
 
     text: str
-    permanent: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 def likely_cause(run: ClaimRun, mesh: Mesh) -> Cause:
@@ -55,7 +56,7 @@ def _missing(run: ClaimRun, mesh: Mesh) -> Cause | None:
     if not run.by or mesh.get("AuthorizationPolicy", *run.by.split("/", 1)):
         return None
     state = state_of(mesh, run.path, run.by)
-    return Cause(state.problem, state.hopeless)
+    return Cause(state.problem, state.retry)
 
 
 def _policies(run: ClaimRun, mesh: Mesh) -> Cause | None:
@@ -64,8 +65,8 @@ def _policies(run: ClaimRun, mesh: Mesh) -> Cause | None:
     converted = [(name_of(item), convert(item)) for item in run.path.ztunnel_policies]
     notes = [note for name, policy in converted if policy for note in lost_in(name, policy)]
     if notes:
-        return Cause("; ".join(notes), permanent=True)
-    return Cause(state.problem, state.hopeless) if state.problem else None
+        return Cause("; ".join(notes), Retry.POINTLESS)
+    return Cause(state.problem, state.retry) if state.problem else None
 
 
 def _unresolved(run: ClaimRun, _mesh: Mesh) -> Cause | None:
@@ -101,14 +102,14 @@ def _around(run: ClaimRun, _mesh: Mesh) -> Cause | None:
         return None
     destination, waypoint = run.path.destination, run.path.waypoint
     if waypoint and waypoint.problem:
-        return Cause(f"{waypoint.problem}, so the request goes around it", waypoint.programmed)
+        return Cause(f"{waypoint.problem}, so the request goes around it", Retry.unless(waypoint.programmed))
     if destination.kind == "pods":
         how = "the name of a headless Service" if destination.service else "a pod's address"
-        return Cause(f"{destination.host} is {how}: such traffic goes around the Service's waypoint", permanent=True)
+        return Cause(f"{destination.host} is {how}: such traffic goes around the Service's waypoint", Retry.POINTLESS)
     if destination.kind in ("service", "entry") and destination.service and run.path.waypoint is None:
         item = destination.service
         label = f"label {USE_WAYPOINT} is missing"
-        return Cause(f"{item['kind']} {name_of(item)} is not enrolled with a waypoint ({label})", permanent=True)
+        return Cause(f"{item['kind']} {name_of(item)} is not enrolled with a waypoint ({label})")
     return None
 
 
@@ -128,8 +129,8 @@ def _predicted(run: ClaimRun, mesh: Mesh) -> Cause | None:
         return None
     as_said = prediction.outcome == seen or (prediction.outcome == "broken" and seen not in ("allowed", "denied_l7"))
     if as_said:
-        permanent = all(reason.permanent for reason in prediction.reasons)
-        return Cause("; ".join(_told(run, prediction.reasons, mesh)), permanent)
+        pointless = all(reason.retry is Retry.POINTLESS for reason in prediction.reasons)
+        return Cause("; ".join(_told(run, prediction.reasons, mesh)), Retry.unless(pointless))
     if prediction.outcome in DENIALS and seen == "allowed":
         return Cause(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")
     if seen in DENIALS:

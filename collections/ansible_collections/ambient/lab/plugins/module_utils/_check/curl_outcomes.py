@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check, foresee, read
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, foresee, read
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -22,7 +20,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     write_results,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.
@@ -61,34 +58,13 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         result = foresee(claims, settings, read(claims, edge))
     else:
         edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = check(claims, settings, edge, doomed)
-        explain(result.claims, edge)
+        result = check(claims, settings, edge)
     if path and not check_mode and not params["predict_only"]:
         write_results(path, lambda results: merge(results, section, settings.phase, result))
     returned = as_result(result)
     if result.verdict != "pass":
         raise LabError(failure(result, settings, section or "", kubectl(params)), **returned)
     return returned
-
-
-def explain(runs: t.Sequence[ClaimRun], edge: Edge) -> None:
-    """Give each claim that does not hold its likely cause. Reads the cluster once more where one fails."""
-    failed = [run for run in runs if not run.holds and run.target]
-    if not failed:
-        return
-    try:
-        mesh = read([run.claim for run in failed], edge)
-    except LabError:
-        # The user may lack the right to read; the verdict stands without a cause.
-        return
-    for run in failed:
-        run.look(mesh)
-        run.cause = likely_cause(run, mesh).text
-
-
-def doomed(runs: t.Sequence[ClaimRun], mesh: Mesh) -> bool:
-    """Whether every claim that does not hold is kept from it by what the user wrote, so that nobody need wait."""
-    return all(run.holds or run.verdict.hopeless or likely_cause(run, mesh).permanent for run in runs)
 
 
 def settings_of(params: t.Mapping[str, t.Any]) -> Settings:

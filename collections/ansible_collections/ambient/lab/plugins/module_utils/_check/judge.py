@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
@@ -32,11 +33,16 @@ SILENT_HINT = " (witnesses: available takes the client's word alone where no pro
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """pass, fail or error, and why. hopeless: waiting longer can't change it."""
+    """pass, fail or error, why, and whether looking again is of use."""
 
     verdict: str
     reason: str = ""
-    hopeless: bool = False
+    retry: Retry = Retry.USEFUL
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is a pass."""
+        return self.verdict == "pass"
 
 
 def judge(
@@ -66,10 +72,10 @@ def judge(
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = Verdict("error", seen.unclear) if seen.unclear else _traffic(expect, seen)
-    if traffic.verdict != "pass":
-        return dataclasses.replace(traffic, hopeless=policy.hopeless)
+    if not traffic.passed:
+        return dataclasses.replace(traffic, retry=policy.retry)
     if policy.problem:
-        return Verdict("error", policy.problem, policy.hopeless)
+        return Verdict("error", policy.problem, policy.retry)
     if expect.outcome in BLOCKED and control is None:
         return Verdict("error", _NOBODY_BLOCKS)
     if expect.outcome in DENIALS:

@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen, shorten
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
 
@@ -29,10 +30,7 @@ def as_result(result: CheckResult) -> dict[str, t.Any]:
     surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in result.claims if _surprises(run)]
     return {
         "changed": False,
-        "verdict": result.verdict,
-        "rounds": result.rounds,
-        "elapsed": round(result.elapsed, 2),
-        "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
+        **result.summary(),
         "claims": [claim_values(run) for run in result.claims],
         "proxies": list(result.proxies),
         **({"warnings": surprises} if surprises else {}),
@@ -80,7 +78,7 @@ def failure(result: CheckResult, settings: Settings, section: str, kubectl: str)
     bad = [run for run in result.claims if not run.holds]
     if not result.rounds:
         # The claims that were not probed for another's sake would only hide the one that matters.
-        bad = [run for run in bad if run.verdict.hopeless]
+        bad = [run for run in bad if run.verdict.retry is Retry.POINTLESS]
     where = f" of {section}" if section else ""
     if not bad:
         bad = [run for run in result.claims if run.history.flapped] or result.claims
@@ -125,7 +123,7 @@ def _why(run: ClaimRun) -> str:
 
 def _look(run: ClaimRun, kubectl: str) -> str:
     claim, target = run.claim, run.target
-    if target is None and claim.source.pod and not run.verdict.hopeless:
+    if target is None and claim.source.pod and run.verdict.retry is Retry.USEFUL:
         return f"{kubectl} -n {claim.source.namespace} describe pod {claim.source.pod}"
     if target is None:
         return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
@@ -151,7 +149,6 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     """
     kept = results.get(section) or {}
     old = {claim["name"]: claim for claim in kept.get("claims") or []}
-    checked = as_result(result)
     rows = []
     for run in result.claims:
         claim = claim_values(run)
@@ -174,7 +171,6 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
                 "after": entry if phase == "after" else None,
             }
         )
-    summary = {key: checked[key] for key in ("verdict", "converged_after", "rounds", "elapsed")}
     graph = {key: kept[key] for key in GRAPH_KEYS if key in kept}
     if phase == "before" and graph:
         before = [{**claim, "after": None} for claim in graph["graph"]["claims"]]
@@ -183,8 +179,8 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
             "graphs": {**graph["graphs"], "after": None},
         }
     other = {key: kept[key] for key in OTHER_KEYS if key in kept}
-    proxies = {"proxies": checked["proxies"]}
-    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **proxies, **graph, **other}}
+    head = {"claims": rows, "phase": phase, **result.summary(), "at": now(), "proxies": list(result.proxies)}
+    return {**results, section: {**head, **graph, **other}}
 
 
 def _same(earlier: dict[str, t.Any], claim: dict[str, t.Any], source: str) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
@@ -87,7 +87,7 @@ class ClaimRun:
     @property
     def holds(self) -> bool:
         """Whether the last round's verdict is a pass."""
-        return self.verdict.verdict == "pass"
+        return self.verdict.passed
 
     @property
     def surprise(self) -> str:
@@ -101,7 +101,6 @@ class ClaimRun:
 
 
 def _placed(claim: Claim, mesh: Mesh) -> tuple[Target | Unusable, Path, Prediction]:
-    space = claim.source.namespace
-    found = find_target(claim.source, mesh.items("Pod", space))
-    pod = mesh.get("Pod", space, found.pod) if isinstance(found, Target) else None
-    return (found, *predict(mesh, pod, claim.request, space))
+    found = target_in(mesh, claim.source)
+    pod = found.item if isinstance(found, Target) else None
+    return (found, *predict(mesh, pod, claim.request, claim.source.namespace))

@@ -18,6 +18,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, folder_of
@@ -29,7 +30,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.run impor
     gaps_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import differs, wanted_at_end
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 MAX_SHOWN = 6
 _ORDER = ("pass", "fail", "error")

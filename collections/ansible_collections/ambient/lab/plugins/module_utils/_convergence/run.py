@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
     Moments,
     Run,
@@ -37,7 +38,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream im
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 FIELD_MANAGER = "ambient-lab"
 DIRECTIONS = ("apply", "remove")

@@ -13,6 +13,7 @@ import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 # Kiali v1.89.0, graph/options.go; ambientTraffic is what later versions choose the reporters by (1.89 ignores it).
 GRAPH_QUERY = {
@@ -41,14 +42,14 @@ class Reply:
     """What came back. body: JSON of a good answer. date: of the server, Unix time in seconds.
 
     problem: one line, "" for a good answer. reached: the one that was asked answered, not a proxy in its place.
-    final: waiting can't mend it.
+    retry: whether it may answer in a moment.
     """
 
     body: t.Any = None
     date: float | None = None
     problem: str = ""
     reached: bool = False
-    final: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 def proxy_path(kind: str, namespace: str, name: str, port: int) -> str:
@@ -118,11 +119,11 @@ def understand(answer: Answer, name: str) -> Reply:
     if answer.status != 200 and fields.get("kind") == "Status" and "apiVersion" in fields:
         text = f"the Kubernetes API could not reach {name}, HTTP {answer.status}: {_line(fields.get('message'))}"
         # Its own 403 means that the user may not use the proxy.
-        return Reply(problem=text, final=answer.status == 403)
+        return Reply(problem=text, retry=Retry.unless(answer.status == 403))
     date = _date(answer.headers.get("date"))
     if answer.status == 401:
         text = f"{name} asks for a login (HTTP 401); it must allow anonymous access (auth.strategy: anonymous)"
-        return Reply(date=date, problem=text, reached=True, final=True)
+        return Reply(date=date, problem=text, reached=True, retry=Retry.POINTLESS)
     if answer.status != 200:
         said = _line(fields.get("error") or body if isinstance(body, (dict, str)) else "no reason given")
         return Reply(date=date, problem=f"{name} answered HTTP {answer.status}: {said}", reached=True)

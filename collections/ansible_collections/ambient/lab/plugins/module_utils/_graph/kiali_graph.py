@@ -10,7 +10,7 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import explain, settings_of
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
@@ -96,11 +96,9 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
     kube = Kube(params["kubeconfig"], params["context"])
     kiali = Kiali(Web(url), "") if url else Kiali(kube, service_proxy(params["kiali"]))
-    edge = KubeEdge(kube)
-    result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
+    result = check_graph(claims, traffic, namespaces, settings, KubeEdge(kube), kiali)
     places = Places(kubectl(params), params["kiali"], params["prometheus"], url)
     explain_graph(result, namespaces, kube, places)
-    explain(result.traffic, edge)
     if path and not check_mode:
         write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
     returned = as_graph_result(result, verbose)

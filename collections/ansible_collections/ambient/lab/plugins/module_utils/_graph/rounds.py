@@ -10,19 +10,12 @@ import dataclasses
 import functools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
-    Edge,
-    Settings,
-    judge_all,
-    missing,
-    probe_round,
-    read,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings, unusable
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import plan
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import repeat
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
 from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent, waypoints
@@ -30,29 +23,20 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import Ki
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 
-@dataclasses.dataclass
-class GraphResult:
-    """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
-
-    mesh: of the last round. restarts: of the window.
-    """
+@dataclasses.dataclass(kw_only=True)
+class GraphResult(Checked):
+    """All claims after the last round. mesh: of that round. restarts: of the window."""
 
     claims: list[GraphRun]
     traffic: list[ClaimRun]
     look: Look
     mesh: Mesh
-    rounds: int
-    elapsed: float
-    converged_after: float | None
     restarts: int = 0
 
     @property
-    def verdict(self) -> str:
-        """The worst verdict of all."""
-        if self.converged_after is not None:
-            return "pass"
-        runs: list[ClaimRun | GraphRun] = [*self.claims, *self.traffic]
-        return "error" if any(run.verdict.verdict == "error" for run in runs) else "fail"
+    def judged(self) -> list[ClaimRun | GraphRun]:
+        """All claims after the last round."""
+        return [*self.claims, *self.traffic]
 
 
 def check_graph(
@@ -71,45 +55,35 @@ def check_graph(
         LabError: when the cluster's API does not answer, a source does not exist, or nothing is sent that would make
             an edge which a claim says is missing.
     """
-    start = edge.now()
-    mesh = read(traffic, edge)
-    sent = [ClaimRun.of(claim, settings.phase, mesh) for claim in traffic]
-    drawn = [GraphRun(claim, settings.phase) for claim in claims]
-    runs: list[ClaimRun | GraphRun] = [*sent, *drawn]
-    _require(drawn, sent, mesh)
-    watch = Watch(drawn, namespaces, kiali, edge.now)
-    watch.begin()
-    convergence = Convergence(settings.stable, settings.timeout)
-    controls = plan(traffic, settings.phase, mesh)
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
-        while True:
+        # No proxy is asked: the graph itself is the evidence here.
+        sending = ClaimRounds(traffic, settings, edge, pool)
+        drawn = [GraphRun(claim, settings.phase) for claim in claims]
+        _require(drawn, sending.runs, sending.mesh)
+        watch = Watch(drawn, namespaces, kiali, edge.now)
+        watch.begin()
+        rule = Stable(settings.stable, settings.timeout)
+
+        def look() -> list[ClaimRun | GraphRun]:
             begin = edge.now()
-            # The graph itself is the witness here.
-            answers = probe_round(sent, mesh, controls, settings, edge, pool)
-            judge_all(sent, mesh, answers, settings)
+            sent = sending.look()
             watch.note(begin, edge.now(), _routes(run for run in sent if run.holds))
-            look = watch.look(functools.partial(waypoints, mesh=mesh))
+            watch.look(functools.partial(waypoints, mesh=sending.mesh))
             # Where the graph does not come at all, a longer window would not bring it.
-            waits = watch.window.needed if watch.window and not look.reply.problem else 0
-            convergence.timeout = settings.timeout + waits
-            at = edge.now() - start
-            for run in runs:
-                run.remember(at)
-            if convergence.add(at, [run.verdict for run in runs]):
-                break
-            edge.sleep(settings.interval)
-            mesh = read(traffic, edge)
-            for claim_run in sent:
-                claim_run.look(mesh)
+            waits = watch.window.needed if watch.window and not watch.last.reply.problem else 0
+            rule.timeout = settings.timeout + waits
+            return [*sent, *drawn]
+
+        ended = repeat(look, rule, edge, settings.interval)
     return GraphResult(
-        drawn,
-        sent,
-        watch.shown(look),
-        mesh,
-        convergence.rounds,
-        edge.now() - start,
-        convergence.converged_after,
-        watch.restarts,
+        claims=drawn,
+        traffic=sending.runs,
+        look=watch.shown(),
+        mesh=sending.mesh,
+        rounds=ended.rounds,
+        elapsed=ended.elapsed,
+        converged_after=rule.converged_after,
+        restarts=watch.restarts,
     )
 
 
@@ -124,7 +98,7 @@ def _require(drawn: t.Sequence[GraphRun], sent: t.Sequence[ClaimRun], mesh: Mesh
         raise LabError(
             "\n".join(["Behind a waypoint a missing edge needs another control:", *(f"  {line}" for line in problems)])
         )
-    gone = missing(sent)
+    gone = unusable(sent)
     if gone:
         lines = [f"  {item.reason}" for item in dict.fromkeys(gone)]
         raise LabError("\n".join(["The traffic can't be sent, nothing was asked:", *lines]))

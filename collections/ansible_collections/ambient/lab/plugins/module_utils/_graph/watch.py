@@ -65,6 +65,7 @@ class Watch:
         now: t.Callable[[], float],
     ) -> None:
         self.window: Window | None = None
+        self.last = Look(Reply())
         self.restarts = 0
         self._runs, self._namespaces = runs, namespaces
         self._kiali, self._now = kiali, now
@@ -91,7 +92,7 @@ class Watch:
             for route in sent:
                 self._sent.setdefault(route, []).append(sending)
 
-    def look(self, waypoints: WaypointsOf) -> Look:
+    def look(self, waypoints: WaypointsOf) -> None:
         """Ask Kiali, judge all claims, and open a new window where the present one is spoilt for good.
 
         Args:
@@ -99,23 +100,25 @@ class Watch:
         """
         reply = Reply() if self.window else self.begin()
         if self.window is None:
-            return self._nothing(reply)
+            self.last = self._nothing(reply)
+            return
         window, end = self.window, int(self._clock.time(self._now()))
         if window.seconds(end) < 1:
             for run in self._runs:
                 run.wait(EdgesSeen())
-            return Look(reply)
-        look = self._ask(window, end, waypoints)
+            self.last = Look(reply)
+            return
+        self.last = self._ask(window, end, waypoints)
         if any(run.judged.sticky for run in self._runs):
-            self._keep(look)
+            self._keep()
             self.window = Window.after(self._clock.time(self._now()), window.scrape)
             self.restarts += 1
-        elif look.answer and window.proves(end):
-            self._keep(look)
-        return look
+        elif self.last.answer and window.proves(end):
+            self._keep()
 
-    def shown(self, last: Look) -> Look:
+    def shown(self) -> Look:
         """The last answer that means something, Services included, with what Kiali said last."""
+        last = self.last
         best = self._kept or last
         if best.window is None or best.answer is None:
             return last
@@ -125,8 +128,8 @@ class Watch:
             answer = answer if reply.problem else reply.body
         return dataclasses.replace(best, reply=last.reply, answer=answer)
 
-    def _keep(self, look: Look) -> None:
-        self._kept = look
+    def _keep(self) -> None:
+        self._kept = self.last
         for run in self._runs:
             run.proven = run.judged
 
@@ -163,7 +166,7 @@ class Watch:
 
     def _nothing(self, reply: Reply) -> Look:
         for run in self._runs:
-            run.judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.final))
+            run.judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.retry))
         return Look(reply)
 
     def _heard(self, reply: Reply) -> Reply:

@@ -21,13 +21,15 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.results import
     require_section,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, own_pod
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
     Found,
+    comments_of,
     failure,
     returned,
     section_values,
@@ -142,8 +144,9 @@ class Run:
         asked = [pair for pair in pairs if pair.origin not in unprobed]
         watched = Watched([], 0, 0.0)
         if asked:
-            engine = Engine([pair.claim for pair in asked], places, self.settings, self.edge)
-            watched = watch([pair.claim for pair in asked], [pair.http for pair in asked], self.settings, engine)
+            claims = [pair.claim for pair in asked]
+            engine = Engine(claims, places, self.settings, self.edge)
+            watched = watch(claims, [pair.http for pair in asked], self.settings, engine, self.edge)
         standing = [source for source, lack in lacking.items() if source in places or lack.waits]
         asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
         return Found(asked, watched, unprobed, (), captured, asked_from)
@@ -251,8 +254,7 @@ def _text(path: str, wanted: Wanted, found: Found, cells: t.Sequence[tuple[Pair,
     notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
     written = {pair.origin for pair, _state in cells}
-    unprobed = {name: lack.lasting for name, lack in found.unprobed.items() if name not in written}
-    return file_text(path, wanted.namespaces, cells, notes, unprobed)
+    return file_text(path, wanted.namespaces, cells, notes, comments_of(found, written))
 
 
 def _keep(path: str, section: str, values: dict[str, t.Any]) -> None:

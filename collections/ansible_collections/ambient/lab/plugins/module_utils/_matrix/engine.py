@@ -13,8 +13,9 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Probe
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
@@ -83,28 +84,20 @@ class Engine:
 
     def _targets(self) -> dict[Source, Target | Unusable]:
         sources = {claim.source for claim in self._claims}
-        return find_targets(sources, self._edge.mesh([], {source.namespace for source in sources}))
-
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return self._edge.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait between two rounds."""
-        self._edge.sleep(seconds)
+        mesh = self._edge.mesh([], {source.namespace for source in sources})
+        return {source: target_in(mesh, source) for source in sources}
 
 
 def _lost(target: Target | Unusable) -> Proof | None:
-    if isinstance(target, Unusable) and target.missing:
+    if isinstance(target, Unusable) and target.retry is Retry.POINTLESS:
         return Proof(problem=target.reason, seen=probe_error(target.reason))
     return None
 
 
 def _proof(run: ClaimRun) -> Proof:
     testimony = run.testimony or Testimony()
-    # Another answer than the one before is no error: it is one more round. A block counts whoever causes it.
-    failed = run.verdict.verdict == "error" and run.seen.outcome not in BLOCKED
-    problem = run.verdict.reason if failed else ""
+    # Another answer than the one before is no error: it is one more round.
+    problem = run.verdict.reason if run.verdict.verdict == "error" else ""
     return Proof(testimony.decided_by, testimony.policy, problem, run.seen)
 
 
@@ -130,14 +123,9 @@ class Lack:
         return self.reason.partition(": ")[0] if self.mendable else "none of its pods is ready"
 
 
-def find_targets(sources: t.Iterable[Source], mesh: Mesh) -> dict[Source, Target | Unusable]:
-    """The pod of each source, or why it can't probe."""
-    return {source: find_target(source, mesh.items("Pod", source.namespace)) for source in sources}
-
-
 def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Lack]:
     """The sources whose pod can't probe, and why; one exec each."""
-    targets = find_targets(sources, mesh)
+    targets = {source: target_in(mesh, source) for source in sources}
     found = {source: Lack(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
     ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import command
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack
@@ -150,6 +151,22 @@ def _short(state: State | None) -> str:
     if state is None:
         return "-"
     return state.outcome if state.unclear else str(dataclasses.replace(state, policy=None))
+
+
+def comments_of(found: Found, written: t.Collection[str]) -> list[str]:
+    """What the file says of pairs that are no claims, as far as it stays the same while the cluster does.
+
+    Args:
+        found: by the run.
+        written: sources that the file has claims of.
+    """
+    lines = [f"Not probed: {name} ({lack.lasting})" for name, lack in found.unprobed.items() if name not in written]
+    # Who blocks these nobody can tell, so a check of such a claim would be an error.
+    return lines + [
+        f"Not claimed: {pair.claim.name} is {cell.state}"
+        for pair, cell in found.cells
+        if cell.seen.outcome in BLOCKED and cell.state.unclear and not cell.flapped
+    ]
 
 
 def warnings_of(found: Found) -> list[str]:

@@ -51,7 +51,7 @@ def file_text(
     namespaces: t.Sequence[str],
     cells: t.Sequence[tuple[Pair, State]],
     notes: t.Mapping[str, str],
-    unprobed: t.Mapping[str, str],
+    comments: t.Iterable[str],
 ) -> str:
     """The file's text. The same matrix gives the same text: there is no time and no pod's name in it.
 
@@ -60,12 +60,12 @@ def file_text(
         namespaces: that the matrix spans, for the head.
         cells: what was seen, in the order of the matrix.
         notes: what to say of a source, by its name.
-        unprobed: why a source was not asked, by its name; the same for every pod of it.
+        comments: on what is no claim.
     """
     lines = [_HEAD.format(name=os.path.basename(path), namespaces=", ".join(namespaces))]
     if any(pair.pod for pair, _seen in cells):
         lines.append(_PODS)
-    lines += [f"# Not probed: {name} ({printable(reason)})\n" for name, reason in unprobed.items()]
+    lines += [f"# {printable(comment)}\n" for comment in comments]
     lines.append("claims:\n")
     last = ""
     for pair, state in cells:

@@ -9,14 +9,15 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Why an object is not ready. final: waiting longer can't change it."""
+    """Why an object is not ready, and whether it may get so."""
 
     text: str
-    final: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 def problem_of(wanted: Wanted, item: Object) -> Problem | None:
@@ -68,14 +69,14 @@ def _sentence(head: str, found: Object) -> str:
 def _pod(item: Object) -> Problem | None:
     phase = item.get("status", {}).get("phase")
     if phase in ("Succeeded", "Failed"):
-        return Problem(f"has ended ({phase}) and won't come back", final=True)
+        return Problem(f"has ended ({phase}) and won't come back", Retry.POINTLESS)
     return _holds("Ready")(item) and Problem(f"is {phase or 'Unknown'}, not ready")
 
 
 def _job(item: Object) -> Problem | None:
     failed = condition(item, "Failed")
     if failed and failed.get("status") == "True":
-        return Problem(_sentence("has failed", failed), final=True)
+        return Problem(_sentence("has failed", failed), Retry.POINTLESS)
     done = condition(item, "Complete")
     return None if done and done.get("status") == "True" else Problem("is not complete")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action
@@ -17,10 +18,10 @@ _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
 
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
-    """What is wrong with the policies on a claim's path, "" where nothing is. hopeless: waiting won't mend it."""
+    """What is wrong with the policies on a claim's path, "" where nothing is, and whether that may go away."""
 
     problem: str = ""
-    hopeless: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 def state_of(mesh: Mesh, path: Path, by: str) -> PolicyState:
@@ -49,7 +50,7 @@ def policy_state(name: str, policy: Object | None) -> PolicyState:
     enforced.
     """
     if policy is None:
-        return PolicyState(f"AuthorizationPolicy {name} (the claim's `by`) does not exist", hopeless=True)
+        return PolicyState(f"AuthorizationPolicy {name} (the claim's `by`) does not exist")
     for condition in (policy.get("status") or {}).get("conditions") or []:
         if condition.get("type") not in _CONDITIONS:
             continue
@@ -58,7 +59,7 @@ def policy_state(name: str, policy: Object | None) -> PolicyState:
         said = f"{condition['type']}={condition.get('status')}, {condition.get('reason')}"
         return PolicyState(
             f"AuthorizationPolicy {name} is not fully enforced ({said}): {condition.get('message')}",
-            _is_current(condition, policy) and condition.get("reason") == "UnsupportedValue",
+            Retry.unless(_is_current(condition, policy) and condition.get("reason") == "UnsupportedValue"),
         )
     return PolicyState()
 

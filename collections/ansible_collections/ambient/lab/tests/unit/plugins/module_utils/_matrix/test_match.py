@@ -132,12 +132,16 @@ def test_a_source_that_goes_away_takes_no_other_with_it() -> None:
     assert [seen.outcome for seen in engine.ask()] == ["probe_error", "allowed"]
 
 
-def test_a_block_is_seen_whoever_causes_it() -> None:
+def test_a_block_is_a_claim_only_where_a_check_can_prove_it() -> None:
     """Without another source nothing shows who blocks it, which the check of claims calls an error."""
     edge = FakeEdge([pod("curl")], lambda name, number, method, url: (0, 28, {}, ""))
     (cell,) = claims(claim(source=CURL, to="http://sample-app:8080/", expect="timeout"))
     (proof,) = Engine([cell], {}, Settings(witnesses="none"), edge).prove([cell])
-    assert (proof.seen and proof.seen.outcome, proof.problem) == ("timeout", "")
+    assert proof.seen
+    assert (proof.seen.outcome, proof.problem.partition(":")[0]) == ("timeout", "nothing shows who blocks it")
+    other = FakeEdge([pod("curl"), pod("other")], lambda name, *_: (0, 28, {}, "") if name == "curl" else OK)
+    cells = claims(claim("cut", source=CURL, expect="timeout"), claim("open", source={"pod": "other"}))
+    assert [item.problem for item in Engine(cells, {}, Settings(witnesses="none"), other).prove(cells)] == ["", ""]
 
 
 def test_a_stand_in_is_asked_in_the_sources_place() -> None:
