@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, foresee, read
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
     read_results,
@@ -53,12 +53,10 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
     if params["manifests"]:
         result = foresee(claims, settings, read_folder(params["manifests"]))
-    elif params["predict_only"]:
-        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = foresee(claims, settings, read(claims, edge))
     else:
-        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = check(claims, settings, edge)
+        edge = KubeEdge(params["kubeconfig"], params["context"])
+        predict = params["predict_only"]
+        result = foresee(claims, settings, read(claims, edge)) if predict else check(claims, settings, edge)
     if path and not check_mode and not params["predict_only"]:
         write_results(path, lambda results: merge(results, section, settings.phase, result))
     returned = as_result(result)

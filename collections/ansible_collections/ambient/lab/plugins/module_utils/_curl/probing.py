@@ -37,7 +37,7 @@ class Timing(t.Protocol):
 class Runner(t.Protocol):
     """Runs scripts in containers."""
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Run a shell script in a container: its output, and what went wrong. Raises nothing."""
 
 
@@ -114,7 +114,8 @@ def _run(
 ) -> dict[int, Record | str]:
     nonce = f"probe-{secrets.token_hex(8)}"
     script = build_script(nonce, requests, settings.probe_timeout, alone=alone)
-    stdout, problem = edge.run(target, script, row_seconds(len(requests), settings.probe_timeout))
+    timeout = row_seconds(len(requests), settings.probe_timeout)
+    stdout, problem = edge.run(target.namespace, target.pod, target.container, script, timeout)
     records = parse_output(nonce, stdout, requests)
     for number, record in records.items():
         if isinstance(record, str) and problem:

@@ -11,6 +11,7 @@ import json
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
@@ -26,15 +27,6 @@ GRAPH_QUERY = {
     "rateHttp": "requests",
     "rateTcp": "sent",
 }
-
-
-class Asker(t.Protocol):
-    """Something that can be asked over HTTP: the Kubernetes API, or a plain address."""
-
-    host: str
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET one path; raises LabError when nobody answers."""
 
 
 @dataclasses.dataclass(frozen=True)

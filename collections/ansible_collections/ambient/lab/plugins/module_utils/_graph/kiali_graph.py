@@ -14,7 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Web, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
     read_results,
@@ -94,11 +94,11 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
         read_results(path)
     if url and not _URL.fullmatch(url):
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
-    kube = Kube(params["kubeconfig"], params["context"])
-    kiali = Kiali(Web(url), "") if url else Kiali(kube, service_proxy(params["kiali"]))
-    result = check_graph(claims, traffic, namespaces, settings, KubeEdge(kube), kiali)
+    edge = KubeEdge(params["kubeconfig"], params["context"])
+    kiali = Kiali(Web(url), "") if url else Kiali(edge, service_proxy(params["kiali"]))
+    result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
     places = Places(kubectl(params), params["kiali"], params["prometheus"], url)
-    explain_graph(result, namespaces, kube, places)
+    explain_graph(result, namespaces, edge, places)
     if path and not check_mode:
         write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
     returned = as_graph_result(result, verbose)

@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
@@ -50,12 +50,12 @@ class StandingEdge(KubeEdge):
     """The check's edge on a cluster in which some pods only stand in for sources.
 
     Args:
-        kube: the cluster.
+        params: of the module, with kubeconfig and context.
         namespaces: that the matrix spans; a user who may list them alone finds a pod's own address there.
     """
 
-    def __init__(self, kube: Kube, namespaces: t.Iterable[str]) -> None:
-        super().__init__(kube)
+    def __init__(self, params: t.Mapping[str, t.Any], namespaces: t.Iterable[str]) -> None:
+        super().__init__(params["kubeconfig"], params["context"])
         self._namespaces = frozenset(namespaces)
         # namespace/name of those that are of this run.
         self.chosen: set[str] = set()
@@ -85,12 +85,11 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         read_results(params["results_file"])
     if not compare and not check_mode:
         read_text(params["file"])
-    kube, clock = Kube(params["kubeconfig"], params["context"]), Clock()
+    edge = StandingEdge(params, wanted.namespaces)
     life = int(settings.timeout) + LIFE_SECONDS
     kind, image = params["probe_with"], params["probe_image"] or ""
     resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
-    with Probers(kube, kind, image, life, clock, resources=resources, check_mode=check_mode) as probers:
-        edge = StandingEdge(kube, wanted.namespaces)
+    with Probers(edge, kind, image, life, Clock(), resources=resources, check_mode=check_mode) as probers:
         mesh = read_mesh(edge, claims)
         plan = lay_out(widened(wanted, claims), mesh)
         matched = match(claims, plan.pairs, mesh)

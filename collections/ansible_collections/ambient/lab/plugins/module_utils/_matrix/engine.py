@@ -130,7 +130,8 @@ def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge
     ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 
     def look(target: Target) -> str:
-        return lacking(target.container, *edge.run(target, "curl --version", LOOK_SECONDS))
+        said = edge.run(target.namespace, target.pod, target.container, "curl --version", LOOK_SECONDS)
+        return lacking(target.container, *said)
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         reasons = zip(ready, pool.map(look, ready.values()), strict=True)

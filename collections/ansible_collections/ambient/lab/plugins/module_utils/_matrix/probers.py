@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
     find_target,
     target_in,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, Lister
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
@@ -46,14 +47,8 @@ RESOURCES_HELP = "probe_resources sets what it requests, and its limits"
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
 
-class Api(t.Protocol):
-    """What is needed of the cluster; all of it raises LabError when nobody answers."""
-
-    def get(self, path: str, **query: str) -> Object | None:
-        """One object, None where there is none."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
+class Api(Getter, Lister, t.Protocol):
+    """What is needed of the cluster."""
 
     def send(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json", **query: str

@@ -10,6 +10,7 @@ import json
 import re
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     REVISION,
@@ -30,14 +31,7 @@ _DEFAULTS = "Istio's defaults are taken"
 _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
-class Reader(t.Protocol):
-    """GET requests to the Kubernetes API."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
-
-
-def read_config(reader: Reader) -> MeshConfig:
+def read_config(reader: Asker) -> MeshConfig:
     """The mesh's configuration; Istio's defaults where it can't be read, which is said.
 
     Raises:

@@ -9,13 +9,14 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import policy_state
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Forwarder, Proxy, config_dump
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, config_dump
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, Statement, Testimony
 
 

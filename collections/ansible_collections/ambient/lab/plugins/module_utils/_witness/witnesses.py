@@ -11,7 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
@@ -29,7 +29,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
     too_old,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
-from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Asker, Tail
+from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Tail
 from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import (
     Query,
     Testimony,
@@ -46,14 +46,8 @@ GRACE_SECONDS = 0.1
 LATE_TRIES = 15
 
 
-class World(Asker, t.Protocol):
-    """What asking the proxies needs. Reads raise LabError when the API does not answer."""
-
-    def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
-        """The objects of a list."""
-
-    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
-        """GET a path from what listens on a pod's own localhost."""
+class World(ProxyReader, t.Protocol):
+    """What asking the proxies needs."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for what is about to be written."""

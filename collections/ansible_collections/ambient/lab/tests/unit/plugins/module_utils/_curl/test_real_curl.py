@@ -47,7 +47,7 @@ class Here:
         self._command = [shutil.which(shell.split()[0]) or shell, *shell.split()[1:], "-s"]
         self._environment = {**os.environ, **({"PATH": path} if path else {}), **environment}
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Standard output, and what stands on standard error."""
         self.scripts.append(script)
         given = shell_input(script)
