@@ -14,11 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import S
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
 
 MAX_CONCURRENCY = 64
@@ -45,10 +41,7 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     settings = settings_of(params)
     claims = parse_claims(params["claims"], params["namespace"])
     path, section = params["results_file"], params["section"]
-    if path:
-        require_section(section)
-        # A wrong path is found before any traffic.
-        read_results(path)
+    require_writable(path, section)
     if params["manifests"] and not params["predict_only"]:
         raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
     if params["manifests"]:

@@ -118,10 +118,11 @@ class ClaimRounds:
     def _send(self) -> None:
         probes = [*(run.probe for run in self.runs), *self._controls]
         targets = {run.claim.source: run.found for run in self.runs}
-        answers = list(zip(probes, probe_all(probes, targets, self._settings, self._edge, self._pool), strict=True))
-        for run, (_probe, seen) in zip(self.runs, answers, strict=False):
+        seen = probe_all(probes, targets, self._settings.probe_timeout, self._edge, self._pool)
+        answers = list(zip(probes, seen, strict=True))
+        for run, answer in zip(self.runs, seen, strict=False):
             envoys = run.path.envoys
-            run.seen = on_the_way(seen, envoys, envoys and may_hide(self.mesh, run.path))
+            run.seen = on_the_way(answer, envoys, envoys and may_hide(self.mesh, run.path))
         self._answers = answers[len(self.runs) :]
 
     def _judge(self) -> None:

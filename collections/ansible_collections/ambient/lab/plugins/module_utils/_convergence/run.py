@@ -26,14 +26,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures i
     clock_offset,
     spacing,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new, differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import (
     BASELINE_TICKS,
     END_TICKS,
     START_SECONDS,
     Plan,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object

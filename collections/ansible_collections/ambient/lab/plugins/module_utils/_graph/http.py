@@ -65,7 +65,7 @@ class Kiali:
 
     def config(self) -> Reply:
         """What Kiali says of itself; prometheus.globalScrapeInterval is in seconds (handlers/config.go)."""
-        return self._get("/api/config")
+        return get(self._asker, self.base + "/api/config", "Kiali")
 
     def graph(self, namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> Reply:
         """The graph of a stretch of time.
@@ -76,10 +76,8 @@ class Kiali:
             end: the same.
             inject: put Services between the workloads.
         """
-        return self._get("/api/namespaces/graph", **graph_query(namespaces, start, end, inject))
-
-    def _get(self, path: str, **query: str) -> Reply:
-        return get(self._asker, self.base + path, "Kiali", **query)
+        query = graph_query(namespaces, start, end, inject)
+        return get(self._asker, self.base + "/api/namespaces/graph", "Kiali", **query)
 
 
 def graph_query(namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> dict[str, str]:

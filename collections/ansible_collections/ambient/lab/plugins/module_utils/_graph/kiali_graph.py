@@ -16,11 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Ve
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Web, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Finding, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
@@ -88,10 +84,7 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     claims = parse_graph_claims(params["claims"], params["namespace"], namespaces)
     traffic = _traffic(params)
     path, section, url = params["results_file"], params["section"], params["url"]
-    if path:
-        require_section(section)
-        # A wrong path is found before any traffic.
-        read_results(path)
+    require_writable(path, section)
     if url and not _URL.fullmatch(url):
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
     edge = KubeEdge(params["kubeconfig"], params["context"])

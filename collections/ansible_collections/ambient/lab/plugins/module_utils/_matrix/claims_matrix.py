@@ -16,11 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import C
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
@@ -80,9 +76,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     compare = params["state"] == "compare"
     claims = read_claims(params["file"]) if compare else ()
     # Wrong paths are found before any traffic.
-    if params["results_file"]:
-        require_section(params["section"])
-        read_results(params["results_file"])
+    require_writable(params["results_file"], params["section"])
     if not compare and not check_mode:
         read_text(params["file"])
     edge = StandingEdge(params, wanted.namespaces)

@@ -10,13 +10,12 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
@@ -70,28 +69,20 @@ class Engine:
         """One round: what each cell's probe saw."""
         probes = [Probe(claim.source, claim.request) for claim in self._claims]
         with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-            return probe_all(probes, self._targets(), self._settings, self._edge, pool)
+            return probe_all(probes, self._targets(), self._settings.probe_timeout, self._edge, pool)
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
-        """Check claims in one round, with all witnesses."""
-        once = dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after")
-        placed = [self._placed(claim) for claim in claims]
-        targets = self._targets()
-        # The check would not begin for any claim where the source of one is missing.
-        there = [claim for claim in placed if not _lost(targets[claim.source])]
-        proven = iter(check(there, once, self._edge).claims if there else ())
-        return [_lost(targets[claim.source]) or _proof(next(proven)) for claim in placed]
+        """Check claims in one round, with all that the proxies say of it."""
+        with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
+            rounds = ClaimRounds([self._placed(claim) for claim in claims], self._settings, self._edge, pool)
+            rounds.look()
+            rounds.close()
+        return [_proof(run) for run in rounds.runs]
 
     def _targets(self) -> dict[Source, Target | Unusable]:
         sources = {claim.source for claim in self._claims}
         mesh = self._edge.mesh([], {source.namespace for source in sources})
         return {source: target_in(mesh, source) for source in sources}
-
-
-def _lost(target: Target | Unusable) -> Proof | None:
-    if isinstance(target, Unusable) and target.retry is Retry.POINTLESS:
-        return Proof(problem=target.reason, seen=probe_error(target.reason))
-    return None
 
 
 def _proof(run: ClaimRun) -> Proof:

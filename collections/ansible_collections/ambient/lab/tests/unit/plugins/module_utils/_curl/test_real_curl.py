@@ -16,7 +16,6 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
@@ -62,7 +61,7 @@ class Here:
         source = Source("default", "here")
         probes = [Probe(source, request) for request in requests]
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            return probe_all(probes, {source: HERE}, Settings(probe_timeout=timeout), self, pool)
+            return probe_all(probes, {source: HERE}, timeout, self, pool)
 
 
 HERE = Target("default", "here", "here")
