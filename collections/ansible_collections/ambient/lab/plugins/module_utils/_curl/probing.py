@@ -87,9 +87,8 @@ def _name_of(request: Request) -> str:
 def _row(target: Target, requests: t.Mapping[int, Request], probe_timeout: float, edge: Runner) -> dict[int, Seen]:
     """One exec: a source's row, or a part of it where the row is very long."""
     records = _run(target, requests, probe_timeout, edge)
-    again = {
-        number: requests[number] for number, record in records.items() if isinstance(record, Record) and record.again
-    }
+    used = [number for number, record in records.items() if isinstance(record, Record) and record.again]
+    again = {number: requests[number] for number in used}
     if again:
         # There each probe has a curl process of its own, so that there is no connection to use again.
         records |= _run(target, again, probe_timeout, edge, alone=True)
