@@ -82,16 +82,16 @@ def _unresolved(run: ClaimRun, _mesh: Mesh) -> Cause | None:
 
 def _refused(run: ClaimRun, _mesh: Mesh) -> Cause | None:
     """Somebody refused it, and a proxy says by which policy."""
-    testimony = run.testimony
-    if run.seen.outcome not in DENIALS or testimony is None or run.prediction.outcome == "broken":
+    attribution = run.attribution
+    if run.seen.outcome not in DENIALS or attribution is None or run.prediction.outcome == "broken":
         return None
-    if testimony.policy and not run.prediction.cause:
-        why = f": {run.prediction.why}" if testimony.policy in run.prediction.among else ""
+    if attribution.policy and not run.prediction.cause:
+        why = f": {run.prediction.why}" if attribution.policy in run.prediction.among else ""
         return Cause(
-            f"AuthorizationPolicy {testimony.policy} refused it, as the {testimony.decided_by} itself says{why}"
+            f"AuthorizationPolicy {attribution.policy} refused it, as the {attribution.decided_by} itself says{why}"
         )
-    if testimony.problem and not testimony.silent:
-        return Cause(testimony.problem)
+    if attribution.problem and not attribution.silent:
+        return Cause(attribution.problem)
     return None
 
 

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, foresee, read
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, judge_predictions, read
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -45,11 +45,11 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     if params["manifests"] and not params["predict_only"]:
         raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
     if params["manifests"]:
-        result = foresee(claims, settings, read_folder(params["manifests"]))
+        result = judge_predictions(claims, settings, read_folder(params["manifests"]))
     else:
         edge = KubeEdge(params["kubeconfig"], params["context"])
         predict = params["predict_only"]
-        result = foresee(claims, settings, read(claims, edge)) if predict else check(claims, settings, edge)
+        result = judge_predictions(claims, settings, read(claims, edge)) if predict else check(claims, settings, edge)
     if path and not check_mode and not params["predict_only"]:
         write_results(path, lambda results: merge(results, section, settings.phase, result))
     returned = as_result(result)

@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.run import Clai
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
 GRAPH_KEYS = ("graph", "graphs")
@@ -43,7 +43,7 @@ def _surprises(run: ClaimRun) -> bool:
 
 def claim_values(run: ClaimRun) -> dict[str, t.Any]:
     """One claim of the module's return values."""
-    testimony = run.testimony or Testimony()
+    attribution = run.attribution or Attribution()
     return {
         "name": run.claim.name,
         "from": _caller(run),
@@ -57,9 +57,9 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
         "verdict": run.verdict.verdict,
         "reason": run.verdict.reason,
         "control": run.control,
-        "decided_by": testimony.decided_by,
-        "policy": testimony.policy,
-        "witnesses": [statement.as_dict() for statement in testimony.statements],
+        "decided_by": attribution.decided_by,
+        "policy": attribution.policy,
+        "witnesses": [statement.as_dict() for statement in attribution.statements],
         "likely_cause": run.cause,
         "flapped": run.history.flapped,
         "history": run.history.changes,

@@ -103,7 +103,7 @@ class ClaimRounds:
             self._witnesses.begin_round(self.runs, self.mesh)
         self._send()
         if self._witnesses:
-            self._witnesses.hear(self.runs)
+            self._witnesses.collect(self.runs)
         self._judge()
         return self.runs
 
@@ -111,7 +111,7 @@ class ClaimRounds:
         """Judge the last round once more, with what the proxies have said after it; the proxies that were asked."""
         if not self._witnesses:
             return []
-        self._witnesses.hear_late(self.runs, self.mesh)
+        self._witnesses.collect_late(self.runs, self.mesh)
         self._judge()
         return self._witnesses.described()
 
@@ -137,7 +137,7 @@ class ClaimRounds:
                 run.seen,
                 run.control,
                 state,
-                run.testimony,
+                run.attribution,
                 run.by,
                 run.path,
                 run.prediction,
@@ -190,7 +190,7 @@ def unusable(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
     return [item for item in found if item.retry is Retry.POINTLESS]
 
 
-def foresee(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
+def judge_predictions(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
     """Judge claims by what objects say, without any request. What can't be known is an error.
 
     Args:

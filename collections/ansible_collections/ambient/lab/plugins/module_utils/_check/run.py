@@ -16,7 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 _NOT_ASKED = "not asked yet"
 
@@ -33,7 +33,7 @@ class ClaimRun:
         prediction: what it meets there, from the objects alone.
         seen: by the client in the last round.
         control: how that round showed the path alive; None where it did not.
-        testimony: of the proxies; None where nobody was asked.
+        attribution: of the proxies; None where nobody was asked.
         verdict: of the last round.
         history: of all rounds.
         cause: what probably explains that it does not hold; "" where it does, or nothing is known.
@@ -46,7 +46,7 @@ class ClaimRun:
     prediction: Prediction
     seen: Seen = dataclasses.field(default_factory=lambda: probe_error(_NOT_ASKED))
     control: str | None = None
-    testimony: Testimony | None = None
+    attribution: Attribution | None = None
     verdict: Verdict = dataclasses.field(default_factory=lambda: Verdict("error", _NOT_ASKED))
     history: History = dataclasses.field(default_factory=History)
     cause: str = ""

@@ -171,7 +171,7 @@ class Watch:
 
     def _heard(self, reply: Reply) -> Reply:
         if reply.reached and reply.date is not None:
-            self._clock.hear(reply.date, self._now())
+            self._clock.observe(reply.date, self._now())
         return reply
 
 

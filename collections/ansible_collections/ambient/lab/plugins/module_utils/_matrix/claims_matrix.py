@@ -19,8 +19,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.files import d
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, unable, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import MatchResult, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
@@ -32,7 +32,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import 
     warnings_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims, read_text
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Watched, watch
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Observed, watch
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
 
@@ -135,18 +135,20 @@ class Run:
         silent = [source for source in lacking if source not in places]
         unprobed = {sources[source]: lacking[source] for source in sorted(silent, key=lambda item: sources[item])}
         asked = [pair for pair in pairs if pair.origin not in unprobed]
-        watched = Watched([], 0, 0.0)
+        watched = Observed([], 0, 0.0)
         if asked:
             claims = [pair.claim for pair in asked]
             engine = Engine(claims, places, self.settings, self.edge)
             watched = watch(claims, [pair.http for pair in asked], self.settings, engine, self.edge)
-        standing = [source for source, lack in lacking.items() if source in places or lack.waits]
+        standing = [source for source, unavailable in lacking.items() if source in places or unavailable.waits]
         asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
         return Found(asked, watched, unprobed, (), captured, asked_from)
 
-    def _stand_ins(self, lacking: dict[Source, Lack], mesh: Mesh) -> dict[Source, Source]:
+    def _stand_ins(self, lacking: dict[Source, Unavailable], mesh: Mesh) -> dict[Source, Source]:
         """What stands in for sources; where that fails, the reason is added to what the source lacks."""
-        mendable = [source for source, lack in lacking.items() if lack.mendable and source.service_account]
+        mendable = [
+            source for source, unavailable in lacking.items() if unavailable.mendable and source.service_account
+        ]
         if self.probe_with not in _PLACES:
             for source in mendable:
                 lacking[source] = dataclasses.replace(lacking[source], more=HELP)
@@ -176,7 +178,7 @@ def _captured(source: Source, mesh: Mesh) -> bool:
     return pod is not None and mesh.membership(pod).captured
 
 
-def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Difference:
+def compared(claims: t.Sequence[Claim], found: Found, matched: MatchResult) -> Difference:
     """How what was found differs from the file's claims; in check mode nothing can be said of those that wait."""
     waiting = {pair.claim.name for pair in matched.known if pair.origin in found.waiting}
     was = {claim.name: stated(claim) for claim in claims if claim.name not in waiting}

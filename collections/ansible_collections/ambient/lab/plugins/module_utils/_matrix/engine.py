@@ -20,7 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import p
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 # --write-out %header{}, curl's changelog of 7.83.0.
 CURL_NEEDED = (7, 83)
@@ -86,14 +86,14 @@ class Engine:
 
 
 def _proof(run: ClaimRun) -> Proof:
-    testimony = run.testimony or Testimony()
+    attribution = run.attribution or Attribution()
     # Another answer than the one before is no error: it is one more round.
     problem = run.verdict.reason if run.verdict.verdict == "error" else ""
-    return Proof(testimony.decided_by, testimony.policy, problem, run.seen)
+    return Proof(attribution.decided_by, attribution.policy, problem, run.seen)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lack:
+class Unavailable:
     """Why a source can't probe. mendable: somebody can stand in for it; more: why nobody does."""
 
     reason: str
@@ -114,10 +114,10 @@ class Lack:
         return self.reason.partition(": ")[0] if self.mendable else "none of its pods is ready"
 
 
-def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Lack]:
+def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Unavailable]:
     """The sources whose pod can't probe, and why; one exec each."""
     targets = {source: target_in(mesh, source) for source in sources}
-    found = {source: Lack(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
+    found = {source: Unavailable(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
     ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 
     def look(target: Target) -> str:
@@ -126,7 +126,7 @@ def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         reasons = zip(ready, pool.map(look, ready.values()), strict=True)
-        return {**found, **{source: Lack(reason, True) for source, reason in reasons if reason}}
+        return {**found, **{source: Unavailable(reason, True) for source, reason in reasons if reason}}
 
 
 def lacking(container: str, stdout: str, problem: str) -> str:

@@ -19,7 +19,7 @@ _POD = " -> pod of "
 
 
 @dataclasses.dataclass(frozen=True)
-class Matched:
+class MatchResult:
     """What to probe: the file's claims that still make sense, and then the new pairs. gone: why, by claim's name."""
 
     known: tuple[Pair, ...]
@@ -27,7 +27,7 @@ class Matched:
     gone: dict[str, str]
 
 
-def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Matched:
+def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> MatchResult:
     """Match a file's claims with the pairs of the cluster, by source and request, so that a claim can be renamed.
 
     A row to a pod's own address is found by its name, because a new pod has another address.
@@ -53,7 +53,7 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Mat
             known.append(foreign(claim, mesh))
     names = {claim.name for claim in claims}
     new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
-    return Matched(tuple(known), tuple(new), gone)
+    return MatchResult(tuple(known), tuple(new), gone)
 
 
 def widened(wanted: Wanted, claims: t.Iterable[Claim]) -> Wanted:

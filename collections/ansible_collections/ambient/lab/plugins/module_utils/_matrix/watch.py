@@ -63,7 +63,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Watched:
+class Observed:
     """All cells in their order; elapsed is in seconds."""
 
     cells: list[Cell]
@@ -139,7 +139,7 @@ class Settled:
         return frozenset({self.last[index].http_code} if self._streaks[index] >= self._stable else self._codes[index])
 
 
-def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings, world: World, clock: Time) -> Watched:
+def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings, world: World, clock: Time) -> Observed:
     """Look until all answers are the same for `stable` rounds in a row, or `timeout` seconds are over.
 
     The last of these rounds is a check of what was seen as claims, with controls and witnesses.
@@ -170,7 +170,7 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings,
         rule.add([proof.seen for proof in proofs])
         elapsed += clock.now() - start
     cells = [_cell(rule, index, proofs[index], known) for index, known in enumerate(http)]
-    return Watched(cells, rule.count, elapsed)
+    return Observed(cells, rule.count, elapsed)
 
 
 def _prove(claims: t.Sequence[Claim], rule: Settled, world: World) -> list[Proof]:

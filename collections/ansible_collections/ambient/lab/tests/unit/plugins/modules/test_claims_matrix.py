@@ -14,7 +14,7 @@ import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import StandingEdge, matrix
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack, unable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable, unable
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.modules import claims_matrix
@@ -187,7 +187,7 @@ def test_check_mode_does_not_know_what_one_source_would_add(lab: Lab, monkeypatc
         "ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix.unable",
         lambda sources, *rest: {
             **unable(sources, *rest),
-            **{item: Lack("no curl", True) for item in sources if item.service_account == "app"},
+            **{item: Unavailable("no curl", True) for item in sources if item.service_account == "app"},
         },
     )
     dry = lab.run(check_mode=True, diff=True, probe_with="pod", probe_image="tools")

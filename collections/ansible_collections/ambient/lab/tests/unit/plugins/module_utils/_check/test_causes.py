@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.run import Clai
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, mesh_of, pod, service, target
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims, condition
@@ -58,11 +58,11 @@ UNBOUND = policy(
 
 def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Cause:
     """Likely cause of a claim that expects one thing and sees another."""
-    testimony, message = fields.pop("testimony", None), fields.pop("message", "")
+    attribution, message = fields.pop("attribution", None), fields.pop("message", "")
     (parsed,) = claims(claim(expect=expect, **fields))
     run = ClaimRun.of(parsed, "after", mesh)
     run.seen, run.verdict = Seen(seen, code, 0, message), Verdict("fail", "not as expected")
-    run.testimony = testimony
+    run.attribution = attribution
     return likely_cause(run, mesh)
 
 
@@ -225,9 +225,9 @@ def test_where_a_request_got_stuck(seen: str, message: str, words: str) -> None:
 
 
 def test_what_refused_is_the_proxys_word() -> None:
-    found = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/other"))
+    found = why("allowed", "denied_l4", world(denying()), attribution=Attribution("ztunnel", "default/other"))
     assert found.text == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"
-    named = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/p"))
+    named = why("allowed", "denied_l4", world(denying()), attribution=Attribution("ztunnel", "default/p"))
     assert "as the ztunnel itself says: ztunnel of pod default/sample-app: rule 0 of" in named.text
 
 
@@ -236,8 +236,8 @@ def test_strict_peer_authentication_is_named_and_not_the_policy_that_istiod_make
     strict = {"kind": "PeerAuthentication", "metadata": {"name": "mtls", "namespace": "default"}, "spec": spec}
     outside = pod("curl", captured=False, labels=OPTED_OUT)
     mesh = mesh_of(outside, APP, service("sample-app"), strict)
-    said = Testimony("ztunnel", "istio-system/istio_converted_static_strict")
-    found = why("allowed", "denied_l4", mesh, testimony=said)
+    said = Attribution("ztunnel", "istio-system/istio_converted_static_strict")
+    found = why("allowed", "denied_l4", mesh, attribution=said)
     assert "PeerAuthentication default/mtls is STRICT, and the connection is plain text" in found.text
     assert "has opted out of the mesh" in found.text
 

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, lacking, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, lacking, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Wanted, lay_out
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
@@ -175,15 +175,18 @@ def test_what_a_container_lacks(stdout: str, problem: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lack", "lasting"),
+    ("unavailable", "lasting"),
     [
-        (Lack("its container main has no curl", True, "pod default/x is gone"), "its container main has no curl"),
         (
-            Lack("curl can't be run in its container main: pods x is busy", True),
+            Unavailable("its container main has no curl", True, "pod default/x is gone"),
+            "its container main has no curl",
+        ),
+        (
+            Unavailable("curl can't be run in its container main: pods x is busy", True),
             "curl can't be run in its container main",
         ),
-        (Lack("pod default/x is Pending", False), "none of its pods is ready"),
+        (Unavailable("pod default/x is Pending", False), "none of its pods is ready"),
     ],
 )
-def test_what_is_written_of_a_source_does_not_change_with_its_pod(lack: Lack, lasting: str) -> None:
-    assert lack.lasting == lasting
+def test_what_is_written_of_a_source_does_not_change_with_its_pod(unavailable: Unavailable, lasting: str) -> None:
+    assert unavailable.lasting == lasting

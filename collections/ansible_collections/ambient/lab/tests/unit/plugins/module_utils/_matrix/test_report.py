@@ -8,9 +8,9 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, difference
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import Found, comments_of, failure
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Watched
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import cluster, laid_out, service
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
 
@@ -45,7 +45,7 @@ def test_a_block_that_no_check_could_prove_is_said_in_the_file_and_no_claim() ->
         Cell(blocked, State("timeout", unclear="nothing shows who blocks it")),
         Cell(blocked, State("timeout", unclear="it flaps"), flapped=("timeout", "refused")),
     ]
-    found = Found(pairs, Watched(cells, 1, 1.0), {"default/c": Lack("no curl", True)}, (), {}, {})
+    found = Found(pairs, Observed(cells, 1, 1.0), {"default/c": Unavailable("no curl", True)}, (), {}, {})
     assert comments_of(found, ()) == [
         "Not probed: default/c (no curl)",
         "Not claimed: default/a -> b.default:8080 GET is timeout (nothing shows who blocks it)",

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import MAX_PROOFS, Proof, Watched, watch
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import MAX_PROOFS, Observed, Proof, watch
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 
 OK = Seen("allowed", 200, 0)
@@ -55,7 +55,7 @@ def watched(
     proof: t.Callable[[int, Claim], Proof] = lambda number, item: Proof("application"),
     http: tuple[bool, bool] = (True, True),
     **settings: t.Any,
-) -> tuple[World, Watched]:
+) -> tuple[World, Observed]:
     """Watch two cells."""
     world = World(answers, proof)
     chosen = Settings(**{"stable": 2, "timeout": 20.0, "interval": 0.5, **settings})
