@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import typing as t
 
@@ -27,7 +28,8 @@ ENTRY_KEYS = (
 
 def as_result(result: CheckResult) -> dict[str, t.Any]:
     """The module's return values."""
-    surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in result.claims if _surprises(run)]
+    surprising = [run for run in result.claims if run.holds and run.surprise]
+    surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in surprising]
     return {
         "changed": False,
         **result.summary(),
@@ -35,10 +37,6 @@ def as_result(result: CheckResult) -> dict[str, t.Any]:
         "proxies": list(result.proxies),
         **({"warnings": surprises} if surprises else {}),
     }
-
-
-def _surprises(run: ClaimRun) -> bool:
-    return bool(run.history.changes and run.holds and run.surprise)
 
 
 def claim_values(run: ClaimRun) -> dict[str, t.Any]:
@@ -51,7 +49,7 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
         "expected": str(run.expect),
         "predicted": run.prediction.outcome,
         "prediction": run.prediction.why,
-        "surprise": run.surprise if run.history.changes else "",
+        "surprise": run.surprise,
         "by": str(run.claim.by) if run.claim.by else None,
         "seen": run.seen.as_dict(),
         "verdict": run.verdict.verdict,
@@ -59,7 +57,7 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
         "control": run.control,
         "decided_by": attribution.decided_by,
         "policy": attribution.policy,
-        "witnesses": [statement.as_dict() for statement in attribution.statements],
+        "witnesses": [dataclasses.asdict(statement) for statement in attribution.statements],
         "likely_cause": run.cause,
         "flapped": run.history.flapped,
         "history": run.history.changes,

@@ -19,11 +19,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import A
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
+    CLOCK_STEP,
     Moments,
     Run,
+    Stream,
     Timed,
     analyse,
     clock_offset,
+    parse_stream,
     spacing,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new, differs, wanted_at_end
@@ -33,7 +36,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.options i
     START_SECONDS,
     Plan,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed

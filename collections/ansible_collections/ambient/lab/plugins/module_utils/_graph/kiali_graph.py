@@ -114,14 +114,10 @@ def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: Clu
             run.cause = _uncontrolled(run, result.claims)
         elif not run.holds and window:
             run.look = places.ask_kiali("/api/namespaces/graph", **query)
-        elif run.holds and _rests_on_ztunnel(run):
+        elif run.holds and run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, False):
             _confirm(run, nodes_of(run.ends, result.mesh), gatherer, places)
     if not all(run.holds for run in result.claims):
         result.converged_after = None
-
-
-def _rests_on_ztunnel(run: GraphRun) -> bool:
-    return run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, behind_waypoint=False)
 
 
 def _confirm(run: GraphRun, nodes: t.Collection[str], gatherer: Gatherer, places: Places) -> None:

@@ -93,7 +93,10 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     found = dataclasses.replace(found, left=plan.left)
     changes = compared(claims, found, matched) if compare else None
     if params["results_file"] and not check_mode:
-        _keep(params["results_file"], params["section"], section_values(found, wanted, changes))
+        section, kept_values = params["section"], section_values(found, wanted, changes)
+        write_results(
+            params["results_file"], lambda old: {**old, section: {**old.get(section, {}), "matrix": kept_values}}
+        )
     values = {"changed": bool(probers.marked), "file": params["file"], **returned(found, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is not None:
@@ -250,10 +253,6 @@ def _text(path: str, wanted: Wanted, found: Found, cells: t.Sequence[tuple[Pair,
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
     written = {pair.origin for pair, _state in cells}
     return file_text(path, wanted.namespaces, cells, notes, comments_of(found, written))
-
-
-def _keep(path: str, section: str, values: dict[str, t.Any]) -> None:
-    write_results(path, lambda results: {**results, section: {**results.get(section, {}), "matrix": values}})
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:

@@ -32,10 +32,6 @@ class Skipped:
     what: str
     reason: str
 
-    def as_dict(self) -> dict[str, str]:
-        """The same as plain data."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Goal:

@@ -80,7 +80,7 @@ def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
         "cells": [cell_values(pair, cell) for pair, cell in found.cells],
         "unclear": [item for item in unclear if item["reason"]],
         "unprobed": [{"source": name, "reason": str(unavailable)} for name, unavailable in found.unprobed.items()],
-        "left_out": [item.as_dict() for item in found.left],
+        "left_out": [dataclasses.asdict(item) for item in found.left],
         "sources": [
             {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
             for name, mesh in found.mesh.items()

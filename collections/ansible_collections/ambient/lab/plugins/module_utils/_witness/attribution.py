@@ -29,10 +29,6 @@ class Statement:
     said: str
     supports: bool | None
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:

@@ -8,8 +8,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import PATIENCE
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import check_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import NO_DATE
+from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import NO_DATE, check_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     SERVER_START,
     FakeKiali,

@@ -327,7 +327,7 @@ def test_a_disagreement_shows_all_who_disagree() -> None:
 def test_an_allowed_request_shows_how_it_was_carried() -> None:
     line = dataclasses.replace(outbound(received=200), identity="spiffe://cluster.local/ns/default/sa/curl")
     found = attribute(ALLOWED, QUERY, Evidence([logged(Z1, line)]))
-    assert [item.as_dict() for item in found.statements[1:]] == [
+    assert [dataclasses.asdict(item) for item in found.statements[1:]] == [
         {
             "witness": "ztunnel log",
             "where": "istio-system/z1",
