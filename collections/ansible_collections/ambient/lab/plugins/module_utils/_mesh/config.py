@@ -47,7 +47,7 @@ def read_config(reader: Asker) -> MeshConfig:
     return config_of(_object(answer), istiod, assumed, space)
 
 
-def _istiod(reader: Reader) -> tuple[Object, tuple[str, ...]]:
+def _istiod(reader: Asker) -> tuple[Object, tuple[str, ...]]:
     """istiod's Deployment, under the chart's name or by the chart's label; empty, and why, where it is not known."""
     answer = reader.ask(_ISTIOD)
     if answer.status == 200:

@@ -256,6 +256,6 @@ def test_a_service_entry_is_counted_by_each_of_its_hosts() -> None:
 def test_a_custom_policy_without_its_provider_is_named_with_its_fault() -> None:
     name = "istio-ext-authz-p-ns[default]-policy[c]-rule[0]-deny-due-to-bad-CUSTOM-action"
     line = Request(ID, 403, f"rbac_access_denied_matched_policy[{name}]", "default/c", True)
-    found = take_testimony(DENIED_L7, BEHIND, Evidence((counted_l7(answered(WP, line)),)))
+    found = attribute(DENIED_L7, BEHIND, Evidence((counted_l7(answered(WP, line)),)))
     assert found.policy == "default/c"
     assert any("whose provider istiod does not have" in item.said for item in found.statements)
