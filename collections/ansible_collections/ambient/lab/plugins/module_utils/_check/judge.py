@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
@@ -18,7 +18,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Pat
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 
 _NO_CONTROL = (
     "looks denied, but nothing in the same round shows the path alive: "
@@ -49,7 +48,7 @@ def judge(
     expect: Expectation,
     seen: Seen,
     control: str | None,
-    policy: PolicyState,
+    policy: Reason | None,
     attribution: Attribution | None = None,
     by: str = "",
     path: Path | None = None,
@@ -63,7 +62,7 @@ def judge(
         expect: of the phase.
         seen: what the probe saw.
         control: how the same round shows the path alive, None where it does not.
-        policy: state of the policies on the claim's path.
+        policy: what is wrong with the policies on the claim's path, None where nothing is.
         attribution: what the proxies say; None where nobody was asked.
         by: namespace/name of the policy that must have decided a denial, "" for any.
         path: of the request; with `by` needed, to tell which policies can have decided.
@@ -73,9 +72,9 @@ def judge(
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = Verdict("error", seen.unclear) if seen.unclear else _traffic(expect, seen)
     if not traffic.passed:
-        return dataclasses.replace(traffic, retry=policy.retry)
-    if policy.problem:
-        return Verdict("error", policy.problem, policy.retry)
+        return dataclasses.replace(traffic, retry=policy.retry) if policy else traffic
+    if policy:
+        return Verdict("error", policy.text, policy.retry)
     if expect.outcome in BLOCKED and control is None:
         return Verdict("error", _NOBODY_BLOCKS)
     if expect.outcome in DENIALS:

@@ -31,6 +31,14 @@ class Retry(enum.Enum):
         return cls.POINTLESS if pointless else cls.USEFUL
 
 
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why something is not as it is to be, and whether that may go away by itself."""
+
+    text: str = ""
+    retry: Retry = Retry.USEFUL
+
+
 class Time(t.Protocol):
     """Time in seconds."""
 

@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import Decision, at_waypoint, at_ztunnel
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
@@ -21,21 +21,13 @@ _DEFAULT_PORT = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True)
-class Reason:
-    """One step of why. retry: what is not there may still come; what is written stays."""
-
-    text: str
-    retry: Retry = Retry.USEFUL
-
-
-@dataclasses.dataclass(frozen=True)
 class Prediction:
     """What a request is going to meet.
 
     Attributes:
         outcome: "broken" means that something on the way is missing, and that no policy decides; "unknown" is never
             a pass.
-        reasons: from the source to the destination.
+        reasons: from the source to the destination; what is not there may still come, what is written stays.
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
         doubtful: those among them of which nobody can know whether they match.

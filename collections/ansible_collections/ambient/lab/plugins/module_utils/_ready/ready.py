@@ -12,9 +12,9 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Wait, repeat
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Reason, Wait, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
-from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import Problem, counts, problem_of
+from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
 
 PARALLEL = 8
 MAX_SHOWN = 6
@@ -26,7 +26,7 @@ class Look:
 
     wanted: Wanted
     found: list[Object]
-    problems: list[tuple[Object | None, Problem]]
+    problems: list[tuple[Object | None, Reason]]
 
 
 def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -80,7 +80,7 @@ def wait(
 def _look(wanted: Wanted, finder: Finder) -> Look:
     found = [item for item in finder.find(wanted) if counts(wanted, item)]
     if not found:
-        return Look(wanted, [], [(None, Problem("does not exist" if wanted.name else "there is none"))])
+        return Look(wanted, [], [(None, Reason("does not exist" if wanted.name else "there is none"))])
     judged = [(item, problem_of(wanted, item)) for item in found]
     return Look(wanted, found, [(item, problem) for item, problem in judged if problem])
 

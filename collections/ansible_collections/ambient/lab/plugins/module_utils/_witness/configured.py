@@ -130,8 +130,8 @@ def _status(policy: Object) -> Statement:
     state = policy_state(name_of(policy), policy)
     kind = "WaypointAccepted" if target_refs(policy) else "ZtunnelAccepted"
     conditions = (policy.get("status") or {}).get("conditions") or []
-    if state.problem:
-        return Statement("istiod", "", state.problem, False)
+    if state:
+        return Statement("istiod", "", state.text, False)
     if not any(item.get("type") == kind for item in conditions):
         return Statement("istiod", "", f"says nothing of {name_of(policy)}", None)
     return Statement("istiod", "", f"{name_of(policy)}: {kind}", True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Cause, likely_cause
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
@@ -56,7 +56,7 @@ UNBOUND = policy(
 )
 
 
-def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Cause:
+def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Reason:
     """Likely cause of a claim that expects one thing and sees another."""
     attribution, message = fields.pop("attribution", None), fields.pop("message", "")
     (parsed,) = claims(claim(expect=expect, **fields))
@@ -77,7 +77,7 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         (
             "denied_l4", "allowed", world(denying(rules=GET_ONLY)),
             "default/p has methods, which ztunnel can't match: its DENY rule denies nothing; "
-            "bind it to a waypoint with targetRefs", True,
+            "bind it to a waypoint with targetRefs", False,
         ),
         (
             "allowed", "denied_l4", world(policy(rules=GET_ONLY)),
@@ -178,6 +178,11 @@ def test_what_goes_around_the_waypoint(url: str) -> None:
     found = why("denied_l7", "allowed", enrolled(headless), to=url)
     assert "goes around the Service's waypoint" in found.text
     assert found.retry is Retry.POINTLESS
+
+
+def test_a_policy_that_must_decide_and_can_not_is_not_waited_for() -> None:
+    found = why("denied_l4", "allowed", world(denying(rules=GET_ONLY)), by="default/p")
+    assert (found.retry, "its DENY rule denies nothing" in found.text) == (Retry.POINTLESS, True)
 
 
 def test_the_application_refused() -> None:

@@ -16,7 +16,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution i
     Query,
     attribute,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.attribution import (
@@ -259,7 +258,7 @@ WAY = meshes.way(
 
 def judged(found: Attribution, by: str = "", *, required: bool = True) -> tuple[str, str]:
     """The verdict on a denial as expected, and its reason."""
-    verdict = judge(Expectation("denied_l4"), DENIED, "alive", PolicyState(), found, by, WAY, required=required)
+    verdict = judge(Expectation("denied_l4"), DENIED, "alive", None, found, by, WAY, required=required)
     return verdict.verdict, verdict.reason
 
 

@@ -11,7 +11,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.judge import ju
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import NOT_MET, Query, attribute
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Request
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
@@ -229,14 +228,14 @@ def test_the_policy_in_by_at_a_waypoint(
     said = [counted_l7(answered(WP, request_), code)] if request_ else []
     found = attribute(seen, query, Evidence(said, "" if said else "no right to read logs"), (ID,))
     expect = Expectation("denied_l7", http_codes=frozenset({code}))
-    judged = judge(expect, seen, "alive", PolicyState(), found, by, path, prediction, required=required)
+    judged = judge(expect, seen, "alive", None, found, by, path, prediction, required=required)
     assert (judged.verdict, reason in judged.reason) == (verdict, True), judged
 
 
 def test_where_gateways_can_not_be_read_nobody_knows_which_policy_is_in_force() -> None:
     objects = [item for item in GUARDED.objects() if item["kind"] != "Namespace"]
     path, prediction = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
-    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", PolicyState(), None, "default/get", path, prediction)
+    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", None, None, "default/get", path, prediction)
     assert (judged.verdict, "default/get is not known to be in force at the waypoint" in judged.reason) == (
         "error",
         True,
