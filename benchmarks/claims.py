@@ -18,12 +18,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 
 KUBECTL_SECONDS = 60.0
 
 
-class CountingKube(Kube):
+class CountingEdge(KubeEdge):
     """Counts what goes to the API, by kind."""
 
     def __init__(self, kubeconfig: str | None, context: str | None) -> None:
@@ -48,9 +47,9 @@ class CountingKube(Kube):
 
 def check_claims(given: t.Mapping[str, t.Any], count: int, **settings: t.Any) -> tuple[CheckResult, dict[str, int]]:
     """Check the first claims: the result, and the number of API calls by kind."""
-    kube = CountingKube(given["kubeconfig"], given["context"])
+    edge = CountingEdge(given["kubeconfig"], given["context"])
     claims = parse_claims(given["claims"][:count], given["namespace"])
-    return check(claims, Settings(**settings), KubeEdge(kube)), dict(sorted(kube.calls.items()))
+    return check(claims, Settings(**settings), edge), dict(sorted(edge.calls.items()))
 
 
 def kubectl_seconds(given: t.Mapping[str, t.Any]) -> float:

@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
@@ -42,13 +42,6 @@ STATUS_SECONDS = 10.0
 
 
 @dataclass
-class Settings:
-    """As probe_all wants it: seconds."""
-
-    probe_timeout: float = PROBE_SECONDS
-
-
-@dataclass
 class Tally:
     """What all sets together have shown."""
 
@@ -64,8 +57,7 @@ class Trial:
 
     def __init__(self, lab: Lab, seed: int, requests: int) -> None:
         self._lab, self._seed, self._requests = lab, seed, requests
-        self._kube = Kube(lab.facts["kubeconfig"], None)
-        self._edge = KubeEdge(self._kube)
+        self._edge = KubeEdge(lab.facts["kubeconfig"], None)
         self._there: dict[str, Object] = {}
         # By "service/<app>" and "pod/<app>".
         self.addresses: dict[str, str] = {}
@@ -137,7 +129,7 @@ class Trial:
 
     def _predict(self, asked: list[Asking]) -> tuple[Mesh, list[Prediction]]:
         hosts = [Asked(request.host, request.port, space) for (_name, space), request in asked]
-        mesh = Loader(self._kube, hosts, {space for _name, space in CLIENTS}).load()
+        mesh = Loader(self._edge, hosts, {space for _name, space in CLIENTS}).load()
         pods = {client: mesh.get("Pod", client[1], client[0]) for client in CLIENTS}
         return mesh, [predict(mesh, pods[client], request, client[1])[1] for client, request in asked]
 
@@ -148,22 +140,22 @@ class Trial:
         }
         probes = [Probe(sources[client], request) for client, request in asked]
         with concurrent.futures.ThreadPoolExecutor(len(CLIENTS)) as pool:
-            return probe_all(probes, targets, Settings(), self._edge, pool)
+            return probe_all(probes, targets, PROBE_SECONDS, self._edge, pool)
 
     def _replace(self, policies: list[Object]) -> int:
         """Have these policies and no others of the trial; how many the API refused."""
         wanted = {_path(item): item for item in policies}
         for path in set(self._there) - set(wanted):
-            self._kube.send("DELETE", path)
+            self._edge.send("DELETE", path)
         refused = 0
         self._there = {}
         for path, item in wanted.items():
-            answer = self._kube.send("PATCH", path, item, APPLY, fieldManager="trial", force="true")
+            answer = self._edge.send("PATCH", path, item, APPLY, fieldManager="trial", force="true")
             if answer.status in (200, 201):
                 self._there[path] = json.loads(answer.body)
             else:
                 refused += 1
-                self._kube.send("DELETE", path)
+                self._edge.send("DELETE", path)
                 if answer.status not in (400, 422, 403):
                     raise RuntimeError(status_message(answer.body))
         return refused
@@ -173,7 +165,7 @@ class Trial:
         deadline = time.monotonic() + STATUS_SECONDS
         for path, item in self._there.items():
             while item["kind"] == "AuthorizationPolicy" and time.monotonic() < deadline:
-                now = self._kube.get(path) or {}
+                now = self._edge.get(path) or {}
                 generation = str(now.get("metadata", {}).get("generation"))
                 said = [entry.get("observedGeneration") for entry in now.get("status", {}).get("conditions") or []]
                 if any(str(entry) == generation for entry in said):

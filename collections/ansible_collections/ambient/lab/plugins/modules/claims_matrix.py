@@ -16,7 +16,9 @@ description:
     M(ambient.lab.curl_outcomes) does it, and writes what was seen as a file of claims. That file is made to be
     read, edited and committed. The same matrix gives the same file, byte for byte.
   - O(state=compare) asks what the file says, and what the cluster has beside it, and shows the difference.
-  - A pair whose answer flaps, and a denial without a proof, are returned as RV(unclear), and are no claims.
+  - A pair whose answer flaps, and a denial without a proof, are returned as RV(unclear), and are no claims. So is
+    a pair that is refused, gets no answer in time or has no route, where nothing shows who blocks it because the
+    destination answers nobody. The file names such pairs in comments.
   - Sources and destinations that can't be asked are never left out silently. They are returned as RV(unprobed)
     and RV(left_out), each with a reason.
 author:

@@ -82,6 +82,9 @@ options:
     description:
       - Seconds to wait for the claims to hold. A row of good rounds that has begun by then is followed to
         its end.
+      - What is not there, for example a policy that GitOps has still to apply, is waited for all the time. The
+        check ends before only where in 5 rounds in a row something that is written keeps each failing claim from
+        holding.
     type: float
     default: 30
   interval:

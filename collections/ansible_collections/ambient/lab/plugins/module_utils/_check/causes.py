@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import lost_in
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import convert
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
@@ -20,22 +20,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     namespace_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, selector, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Reason
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import USE_WAYPOINT
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import state_of
 
 _MAX_NEAR = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Cause:
-    """What probably explains an outcome. permanent: it stands in what the user wrote, so waiting can't mend it."""
-
-    text: str
-    permanent: bool = False
-
-
-def likely_cause(run: ClaimRun, mesh: Mesh) -> Cause:
+def likely_cause(run: ClaimRun, mesh: Mesh) -> Reason:
     """Why a claim does not hold; an empty text where it holds, or nothing is known.
 
     Args:
@@ -44,96 +35,96 @@ def likely_cause(run: ClaimRun, mesh: Mesh) -> Cause:
     """
     if run.holds or run.target is None or run.seen.outcome == "probe_error":
         # A probe that failed says why; what it was to reach is not to blame.
-        return Cause("")
+        return Reason()
     # Where the client saw what it was to see, the verdict itself says what is missing.
     rules = _RULES if run.seen.outcome != run.expect.outcome else _AS_EXPECTED
-    return next((cause for rule in rules for cause in [rule(run, mesh)] if cause), Cause(""))
+    return next((cause for rule in rules for cause in [rule(run, mesh)] if cause), Reason())
 
 
-def _missing(run: ClaimRun, mesh: Mesh) -> Cause | None:
+def _missing(run: ClaimRun, mesh: Mesh) -> Reason | None:
     """The policy that must have decided does not exist."""
     if not run.by or mesh.get("AuthorizationPolicy", *run.by.split("/", 1)):
         return None
-    state = state_of(mesh, run.path, run.by)
-    return Cause(state.problem, state.hopeless)
+    return state_of(mesh, run.path, run.by)
 
 
-def _policies(run: ClaimRun, mesh: Mesh) -> Cause | None:
+def _policies(run: ClaimRun, mesh: Mesh) -> Reason | None:
     """A policy that ztunnel can't match, or of which istiod says that it is not enforced."""
-    state = state_of(mesh, run.path, run.by)
     converted = [(name_of(item), convert(item)) for item in run.path.ztunnel_policies]
-    notes = [note for name, policy in converted if policy for note in lost_in(name, policy)]
-    if notes:
-        return Cause("; ".join(notes), permanent=True)
-    return Cause(state.problem, state.hopeless) if state.problem else None
+    notes = {name: lost_in(name, policy) for name, policy in converted if policy}
+    if said := [note for lines in notes.values() for note in lines]:
+        # Where it only does not deny, another policy that does may still come.
+        sure = run.expect.outcome == "allowed" or bool(notes.get(run.by))
+        return Reason("; ".join(said), Retry.unless(sure))
+    return state_of(mesh, run.path, run.by)
 
 
-def _unresolved(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _unresolved(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     """The name is right, and the source still does not get its address."""
     destination, message = run.path.destination, run.seen.errormsg
     stuck = run.seen.outcome == "dns" or (run.seen.outcome == "timeout" and "Resolving" in message)
     if not stuck or destination.kind not in ("service", "entry", "pods") or destination.why:
         return None
-    return Cause(
+    return Reason(
         f"the source can't resolve {destination.host}, which is {destination}: the cluster's DNS does not answer"
     )
 
 
-def _refused(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _refused(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     """Somebody refused it, and a proxy says by which policy."""
-    testimony = run.testimony
-    if run.seen.outcome not in DENIALS or testimony is None or run.prediction.outcome == "broken":
+    attribution = run.attribution
+    if run.seen.outcome not in DENIALS or attribution is None or run.prediction.outcome == "broken":
         return None
-    if testimony.policy and not run.prediction.cause:
-        why = f": {run.prediction.why}" if testimony.policy in run.prediction.among else ""
-        return Cause(
-            f"AuthorizationPolicy {testimony.policy} refused it, as the {testimony.decided_by} itself says{why}"
+    if attribution.policy and not run.prediction.cause:
+        why = f": {run.prediction.why}" if attribution.policy in run.prediction.among else ""
+        return Reason(
+            f"AuthorizationPolicy {attribution.policy} refused it, as the {attribution.decided_by} itself says{why}"
         )
-    if testimony.problem and not testimony.silent:
-        return Cause(testimony.problem)
+    if attribution.problem and not attribution.silent:
+        return Reason(attribution.problem)
     return None
 
 
-def _around(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _around(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     """A waypoint was to decide, and the request does not lead through it."""
     bound = run.expect.outcome in ("denied_l7", "denied_upstream") or run.path.declared
     if not bound or run.seen.outcome != "allowed" or run.path.at_waypoint:
         return None
     destination, waypoint = run.path.destination, run.path.waypoint
     if waypoint and waypoint.problem:
-        return Cause(f"{waypoint.problem}, so the request goes around it", waypoint.programmed)
+        return Reason(f"{waypoint.problem}, so the request goes around it", Retry.unless(waypoint.programmed))
     if destination.kind == "pods":
         how = "the name of a headless Service" if destination.service else "a pod's address"
-        return Cause(f"{destination.host} is {how}: such traffic goes around the Service's waypoint", permanent=True)
+        return Reason(f"{destination.host} is {how}: such traffic goes around the Service's waypoint", Retry.POINTLESS)
     if destination.kind in ("service", "entry") and destination.service and run.path.waypoint is None:
         item = destination.service
         label = f"label {USE_WAYPOINT} is missing"
-        return Cause(f"{item['kind']} {name_of(item)} is not enrolled with a waypoint ({label})", permanent=True)
+        return Reason(f"{item['kind']} {name_of(item)} is not enrolled with a waypoint ({label})")
     return None
 
 
-def _own_refusal(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _own_refusal(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     """A refusal of the application's own."""
     if run.seen.outcome != "allowed" or run.seen.http_code < 300 or run.expect.outcome == "denied_l4":
         return None
     if run.expect.outcome == "denied_l7" and run.seen.http_code not in (401, 403):
         return None
-    return Cause(f"the application itself answered HTTP {run.seen.http_code}, no proxy refused")
+    return Reason(f"the application itself answered HTTP {run.seen.http_code}, no proxy refused")
 
 
-def _predicted(run: ClaimRun, mesh: Mesh) -> Cause | None:
+def _predicted(run: ClaimRun, mesh: Mesh) -> Reason | None:
     """The objects say what was seen, so the objects are the cause; or they say something else."""
     prediction, seen = run.prediction, run.seen.outcome
     if not prediction.sure:
         return None
     as_said = prediction.outcome == seen or (prediction.outcome == "broken" and seen not in ("allowed", "denied_l7"))
     if as_said:
-        permanent = all(reason.permanent for reason in prediction.reasons)
-        return Cause("; ".join(_told(run, prediction.reasons, mesh)), permanent)
+        pointless = all(reason.retry is Retry.POINTLESS for reason in prediction.reasons)
+        return Reason("; ".join(_told(run, prediction.reasons, mesh)), Retry.unless(pointless))
     if prediction.outcome in DENIALS and seen == "allowed":
-        return Cause(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")
+        return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")
     if seen in DENIALS:
-        return Cause("no AuthorizationPolicy explains the denial: something else cut it off")
+        return Reason("no AuthorizationPolicy explains the denial: something else cut it off")
     return None
 
 
@@ -169,21 +160,21 @@ def _not_for(policy: Object, pods: t.Sequence[Object]) -> str:
     return f"its selector is {labels or 'empty'}, and the pod differs in {', '.join(missing) or 'nothing'}"
 
 
-def _slow(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _slow(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     # lib/connect.c and lib/multi.c of curl: only the latter's words mean that there was a connection.
     if run.seen.outcome != "timeout" or not run.seen.errormsg.startswith("Operation timed out"):
         return None
     where = run.path.destination
-    return Cause(f"{where} took the connection and did not answer within probe_timeout: it hangs, or is slow")
+    return Reason(f"{where} took the connection and did not answer within probe_timeout: it hangs, or is slow")
 
 
-def _unknown(run: ClaimRun, _mesh: Mesh) -> Cause | None:
+def _unknown(run: ClaimRun, _mesh: Mesh) -> Reason | None:
     """The last resort: what keeps anybody from knowing."""
     if run.prediction.sure or run.path.destination.kind == "outside":
         return None
     names = [f"{name_of(policy)} ({action(policy)})" for policy in run.path.policies]
     force = f"; in force on the way: {', '.join(names)}" if names else ""
-    return Cause(f"{run.prediction.why}{force}")
+    return Reason(f"{run.prediction.why}{force}")
 
 
 _AS_EXPECTED = (_missing, _around, _policies, _own_refusal)

@@ -8,21 +8,14 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check, foresee, read
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, judge_predictions, read
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.
@@ -48,47 +41,21 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     settings = settings_of(params)
     claims = parse_claims(params["claims"], params["namespace"])
     path, section = params["results_file"], params["section"]
-    if path:
-        require_section(section)
-        # A wrong path is found before any traffic.
-        read_results(path)
+    require_writable(path, section)
     if params["manifests"] and not params["predict_only"]:
         raise LabError("manifests is a folder, to which nothing can be sent: it needs predict_only: true")
     if params["manifests"]:
-        result = foresee(claims, settings, read_folder(params["manifests"]))
-    elif params["predict_only"]:
-        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = foresee(claims, settings, read(claims, edge))
+        result = judge_predictions(claims, settings, read_folder(params["manifests"]))
     else:
-        edge = KubeEdge(Kube(params["kubeconfig"], params["context"]))
-        result = check(claims, settings, edge, doomed)
-        explain(result.claims, edge)
+        edge = KubeEdge(params["kubeconfig"], params["context"])
+        predict = params["predict_only"]
+        result = judge_predictions(claims, settings, read(claims, edge)) if predict else check(claims, settings, edge)
     if path and not check_mode and not params["predict_only"]:
         write_results(path, lambda results: merge(results, section, settings.phase, result))
     returned = as_result(result)
     if result.verdict != "pass":
         raise LabError(failure(result, settings, section or "", kubectl(params)), **returned)
     return returned
-
-
-def explain(runs: t.Sequence[ClaimRun], edge: Edge) -> None:
-    """Give each claim that does not hold its likely cause. Reads the cluster once more where one fails."""
-    failed = [run for run in runs if not run.holds and run.target]
-    if not failed:
-        return
-    try:
-        mesh = read([run.claim for run in failed], edge)
-    except LabError:
-        # The user may lack the right to read; the verdict stands without a cause.
-        return
-    for run in failed:
-        run.look(mesh)
-        run.cause = likely_cause(run, mesh).text
-
-
-def doomed(runs: t.Sequence[ClaimRun], mesh: Mesh) -> bool:
-    """Whether every claim that does not hold is kept from it by what the user wrote, so that nobody need wait."""
-    return all(run.holds or run.verdict.hopeless or likely_cause(run, mesh).permanent for run in runs)
 
 
 def settings_of(params: t.Mapping[str, t.Any]) -> Settings:

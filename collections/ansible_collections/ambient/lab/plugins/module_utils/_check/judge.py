@@ -10,14 +10,14 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 _NO_CONTROL = (
     "looks denied, but nothing in the same round shows the path alive: "
@@ -32,19 +32,24 @@ SILENT_HINT = " (witnesses: available takes the client's word alone where no pro
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """pass, fail or error, and why. hopeless: waiting longer can't change it."""
+    """pass, fail or error, why, and whether looking again is of use."""
 
     verdict: str
     reason: str = ""
-    hopeless: bool = False
+    retry: Retry = Retry.USEFUL
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is a pass."""
+        return self.verdict == "pass"
 
 
 def judge(
     expect: Expectation,
     seen: Seen,
     control: str | None,
-    policy: PolicyState,
-    testimony: Testimony | None = None,
+    policy: Reason | None,
+    attribution: Attribution | None = None,
     by: str = "",
     path: Path | None = None,
     prediction: Prediction | None = None,
@@ -57,8 +62,8 @@ def judge(
         expect: of the phase.
         seen: what the probe saw.
         control: how the same round shows the path alive, None where it does not.
-        policy: state of the policies on the claim's path.
-        testimony: what the proxies say; None where nobody was asked.
+        policy: what is wrong with the policies on the claim's path, None where nothing is.
+        attribution: what the proxies say; None where nobody was asked.
         by: namespace/name of the policy that must have decided a denial, "" for any.
         path: of the request; with `by` needed, to tell which policies can have decided.
         prediction: of the request; with `by`, policies that surely do not match can't have decided either.
@@ -66,10 +71,10 @@ def judge(
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = Verdict("error", seen.unclear) if seen.unclear else _traffic(expect, seen)
-    if traffic.verdict != "pass":
-        return dataclasses.replace(traffic, hopeless=policy.hopeless)
-    if policy.problem:
-        return Verdict("error", policy.problem, policy.hopeless)
+    if not traffic.passed:
+        return dataclasses.replace(traffic, retry=policy.retry) if policy else traffic
+    if policy:
+        return Verdict("error", policy.text, policy.retry)
     if expect.outcome in BLOCKED and control is None:
         return Verdict("error", _NOBODY_BLOCKS)
     if expect.outcome in DENIALS:
@@ -77,33 +82,33 @@ def judge(
             return Verdict("error", _NO_CONTROL)
         where = "waypoint" if expect.outcome == "denied_l7" else "ztunnel"
         doubt = _not_by(by, where, path, prediction, expect.outcome) if by else None
-        return _confirmed(testimony, by, doubt, required) if testimony else doubt or Verdict("pass")
+        return _confirmed(attribution, by, doubt, required) if attribution else doubt or Verdict("pass")
     return traffic
 
 
-def _confirmed(testimony: Testimony, by: str, doubt: Verdict | None, required: bool) -> Verdict:
+def _confirmed(attribution: Attribution, by: str, doubt: Verdict | None, required: bool) -> Verdict:
     """A denial as expected: do the proxies confirm it, and name the right policy?
 
     Args:
-        testimony: what the proxies say.
+        attribution: what the proxies say.
         by: the policy that must have decided; "" for any.
         doubt: why it can't have; None where it can. What a proxy says of this request counts more.
         required: no proxy's word is not enough.
     """
-    if testimony.problem and (required or not testimony.silent):
-        hint = SILENT_HINT if testimony.silent else ""
-        return Verdict("error", testimony.problem + hint)
+    if attribution.problem and (required or not attribution.silent):
+        hint = SILENT_HINT if attribution.silent else ""
+        return Verdict("error", attribution.problem + hint)
     if not by:
         return Verdict("pass")
-    named = testimony.among or ((testimony.other,) if testimony.other else ())
+    named = attribution.among or ((attribution.other,) if attribution.other else ())
     if named:
         return Verdict("pass") if by in named else Verdict("fail", f"denied by {' or '.join(named)}, not by {by}")
     if doubt:
         return doubt
-    if required and not testimony.unnamed:
-        where = testimony.decided_by
+    if required and not attribution.unnamed:
+        where = attribution.decided_by
         return Verdict(
-            "error", f"the {where} refused it, but no proxy names the policy: {testimony.nameless}{SILENT_HINT}"
+            "error", f"the {where} refused it, but no proxy names the policy: {attribution.nameless}{SILENT_HINT}"
         )
     return Verdict("pass")
 

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
 GRAPH_KEYS = ("graph", "graphs")
@@ -26,26 +28,20 @@ ENTRY_KEYS = (
 
 def as_result(result: CheckResult) -> dict[str, t.Any]:
     """The module's return values."""
-    surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in result.claims if _surprises(run)]
+    surprising = [run for run in result.claims if run.holds and run.surprise]
+    surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in surprising]
     return {
         "changed": False,
-        "verdict": result.verdict,
-        "rounds": result.rounds,
-        "elapsed": round(result.elapsed, 2),
-        "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
+        **result.summary(),
         "claims": [claim_values(run) for run in result.claims],
         "proxies": list(result.proxies),
         **({"warnings": surprises} if surprises else {}),
     }
 
 
-def _surprises(run: ClaimRun) -> bool:
-    return bool(run.history.changes and run.holds and run.surprise)
-
-
 def claim_values(run: ClaimRun) -> dict[str, t.Any]:
     """One claim of the module's return values."""
-    testimony = run.testimony or Testimony()
+    attribution = run.attribution or Attribution()
     return {
         "name": run.claim.name,
         "from": _caller(run),
@@ -53,15 +49,15 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
         "expected": str(run.expect),
         "predicted": run.prediction.outcome,
         "prediction": run.prediction.why,
-        "surprise": run.surprise if run.history.changes else "",
+        "surprise": run.surprise,
         "by": str(run.claim.by) if run.claim.by else None,
         "seen": run.seen.as_dict(),
         "verdict": run.verdict.verdict,
         "reason": run.verdict.reason,
         "control": run.control,
-        "decided_by": testimony.decided_by,
-        "policy": testimony.policy,
-        "witnesses": [statement.as_dict() for statement in testimony.statements],
+        "decided_by": attribution.decided_by,
+        "policy": attribution.policy,
+        "witnesses": [dataclasses.asdict(statement) for statement in attribution.statements],
         "likely_cause": run.cause,
         "flapped": run.history.flapped,
         "history": run.history.changes,
@@ -80,7 +76,7 @@ def failure(result: CheckResult, settings: Settings, section: str, kubectl: str)
     bad = [run for run in result.claims if not run.holds]
     if not result.rounds:
         # The claims that were not probed for another's sake would only hide the one that matters.
-        bad = [run for run in bad if run.verdict.hopeless]
+        bad = [run for run in bad if run.verdict.retry is Retry.POINTLESS]
     where = f" of {section}" if section else ""
     if not bad:
         bad = [run for run in result.claims if run.history.flapped] or result.claims
@@ -125,7 +121,7 @@ def _why(run: ClaimRun) -> str:
 
 def _look(run: ClaimRun, kubectl: str) -> str:
     claim, target = run.claim, run.target
-    if target is None and claim.source.pod and not run.verdict.hopeless:
+    if target is None and claim.source.pod and run.verdict.retry is Retry.USEFUL:
         return f"{kubectl} -n {claim.source.namespace} describe pod {claim.source.pod}"
     if target is None:
         return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
@@ -151,7 +147,6 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     """
     kept = results.get(section) or {}
     old = {claim["name"]: claim for claim in kept.get("claims") or []}
-    checked = as_result(result)
     rows = []
     for run in result.claims:
         claim = claim_values(run)
@@ -174,7 +169,6 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
                 "after": entry if phase == "after" else None,
             }
         )
-    summary = {key: checked[key] for key in ("verdict", "converged_after", "rounds", "elapsed")}
     graph = {key: kept[key] for key in GRAPH_KEYS if key in kept}
     if phase == "before" and graph:
         before = [{**claim, "after": None} for claim in graph["graph"]["claims"]]
@@ -183,8 +177,8 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
             "graphs": {**graph["graphs"], "after": None},
         }
     other = {key: kept[key] for key in OTHER_KEYS if key in kept}
-    proxies = {"proxies": checked["proxies"]}
-    return {**results, section: {"claims": rows, "phase": phase, **summary, "at": now(), **proxies, **graph, **other}}
+    head = {"claims": rows, "phase": phase, **result.summary(), "at": now(), "proxies": list(result.proxies)}
+    return {**results, section: {**head, **graph, **other}}
 
 
 def _same(earlier: dict[str, t.Any], claim: dict[str, t.Any], source: str) -> bool:

@@ -9,11 +9,13 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict, judge
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry, Time, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Controls, Probe, plan
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, on_the_way, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import Runner, probe_all
@@ -38,11 +40,7 @@ class Settings:
     surprises: str = "report"
 
 
-# Looking for what can't be mended is not done in each round.
-LOOK_ROUNDS = 5
-
-
-class Edge(World, Runner, t.Protocol):
+class Edge(World, Runner, Time, t.Protocol):
     """All that the check needs of the world. Reads raise LabError when the API does not answer."""
 
     def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
@@ -53,86 +51,129 @@ class Edge(World, Runner, t.Protocol):
             namespaces: of the sources, and of the policies that claims name.
         """
 
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
 
-
-@dataclasses.dataclass(frozen=True)
-class CheckResult:
-    """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
+@dataclasses.dataclass(kw_only=True)
+class CheckResult(Checked):
+    """All claims after the last round.
 
     proxies: those that were asked, with the version that was recognised.
     """
 
     claims: list[ClaimRun]
-    rounds: int
-    elapsed: float
-    converged_after: float | None
     proxies: t.Sequence[dict[str, str]] = ()
 
     @property
-    def verdict(self) -> str:
-        """The worst verdict of all."""
-        if self.converged_after is not None:
-            return "pass"
-        # Every last answer may be right where the claims never held long enough.
-        return "error" if any(run.verdict.verdict == "error" for run in self.claims) else "fail"
+    def judged(self) -> list[ClaimRun]:
+        """All claims after the last round."""
+        return self.claims
 
 
-def _never(_runs: t.Sequence[ClaimRun], _mesh: Mesh) -> bool:
-    return False
+class ClaimRounds:
+    """Claims from round to round: the objects on their ways, their requests and controls, and the verdicts.
+
+    Args:
+        claims: to check.
+        settings: how.
+        edge: the cluster.
+        pool: for what is asked side by side.
+
+    Raises:
+        LabError: when the API of the cluster does not answer.
+    """
+
+    def __init__(
+        self, claims: t.Sequence[Claim], settings: Settings, edge: Edge, pool: concurrent.futures.Executor
+    ) -> None:
+        self._claims, self._settings, self._edge, self._pool = claims, settings, edge, pool
+        self._witnesses = None if settings.witnesses == NONE else Witnesses(edge, pool)
+        self._begun = False
+        self._answers: list[tuple[Probe, Seen]] = []
+        self.mesh = read(claims, edge)
+        self.runs = [ClaimRun.of(claim, settings.phase, self.mesh) for claim in claims]
+        self._controls = plan(claims, settings.phase, self.mesh)
+
+    def look(self) -> list[ClaimRun]:
+        """One round: read the objects, send the requests, ask the proxies, judge."""
+        if self._begun:
+            self.mesh = read(self._claims, self._edge)
+            for run in self.runs:
+                run.look(self.mesh)
+        self._begun = True
+        if self._witnesses:
+            self._witnesses.begin_round(self.runs, self.mesh)
+        self._send()
+        if self._witnesses:
+            self._witnesses.collect(self.runs)
+        self._judge()
+        return self.runs
+
+    def close(self) -> list[dict[str, str]]:
+        """Judge the last round once more, with what the proxies have said after it; the proxies that were asked."""
+        if not self._witnesses:
+            return []
+        self._witnesses.collect_late(self.runs, self.mesh)
+        self._judge()
+        return self._witnesses.described()
+
+    def _send(self) -> None:
+        probes = [*(run.probe for run in self.runs), *self._controls]
+        targets = {run.claim.source: run.found for run in self.runs}
+        seen = probe_all(probes, targets, self._settings.probe_timeout, self._edge, self._pool)
+        answers = list(zip(probes, seen, strict=True))
+        for run, answer in zip(self.runs, seen, strict=False):
+            envoys = run.path.envoys
+            run.seen = on_the_way(answer, envoys, envoys and may_hide(self.mesh, run.path))
+        self._answers = answers[len(self.runs) :]
+
+    def _judge(self) -> None:
+        controls = Controls([*((run.probe, run.seen) for run in self.runs), *self._answers], self.mesh)
+        for run in self.runs:
+            outcome = run.expect.outcome
+            stopped = outcome == run.seen.outcome and outcome != "allowed"
+            run.control = controls.evidence(run.probe, outcome, run.path.ready) if stopped else None
+            state = state_of(self.mesh, run.path, run.by)
+            verdict = judge(
+                run.expect,
+                run.seen,
+                run.control,
+                state,
+                run.attribution,
+                run.by,
+                run.path,
+                run.prediction,
+                required=self._settings.witnesses == REQUIRED,
+            )
+            if self._settings.surprises == "fail" and verdict.passed and run.surprise:
+                verdict = Verdict("fail", run.surprise)
+            run.verdict = verdict
+            cause = likely_cause(run, self.mesh)
+            run.cause = cause.text
+            if cause.retry is Retry.POINTLESS:
+                run.verdict = dataclasses.replace(verdict, retry=cause.retry)
 
 
-def check(
-    claims: t.Sequence[Claim],
-    settings: Settings,
-    edge: Edge,
-    doomed: t.Callable[[t.Sequence[ClaimRun], Mesh], bool] = _never,
-) -> CheckResult:
+def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckResult:
     """Check all claims together in each round until they hold, `timeout` ends, or waiting longer is of no use.
 
     Args:
         claims: to check.
         settings: how.
         edge: the cluster.
-        doomed: looks at the claims now and then, and says whether what the user wrote keeps them from holding.
 
     Raises:
         LabError: when the API of the cluster does not answer.
     """
-    start = edge.now()
-    mesh = read(claims, edge)
-    runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
-    if missing(runs):
-        return _missing_sources(runs)
-    convergence = Convergence(settings.stable, settings.timeout)
-    controls = plan(claims, settings.phase, mesh)
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
-        witnesses = None if settings.witnesses == NONE else Witnesses(edge, pool)
-        while True:
-            if witnesses:
-                witnesses.begin_round(runs, mesh)
-            answers = probe_round(runs, mesh, controls, settings, edge, pool)
-            if witnesses:
-                witnesses.hear(runs)
-            judge_all(runs, mesh, answers, settings)
-            at = edge.now() - start
-            for run in runs:
-                run.remember(at)
-            ended = convergence.add(at, [run.verdict for run in runs])
-            unhappy = convergence.rounds % LOOK_ROUNDS == 0 and not convergence.holding
-            if ended or (unhappy and doomed(runs, mesh)):
-                break
-            edge.sleep(settings.interval)
-            mesh = read(claims, edge)
-            for run in runs:
-                run.look(mesh)
-        if witnesses:
-            witnesses.hear_late(runs, mesh)
-            judge_all(runs, mesh, answers, settings)
-            convergence.close([run.verdict for run in runs])
-    proxies = witnesses.described() if witnesses else []
-    return CheckResult(runs, convergence.rounds, edge.now() - start, convergence.converged_after, proxies)
+        rounds = ClaimRounds(claims, settings, edge, pool)
+        if unusable(rounds.runs):
+            return _not_probed(rounds.runs)
+        rule = Stable(settings.stable, settings.timeout)
+        ended = repeat(rounds.look, rule, edge, settings.interval)
+        proxies = rounds.close()
+    converged = rule.converged_after if all(run.holds for run in rounds.runs) else None
+    return CheckResult(
+        claims=rounds.runs, rounds=ended.rounds, elapsed=ended.elapsed, converged_after=converged, proxies=proxies
+    )
 
 
 def read(claims: t.Iterable[Claim], edge: Edge) -> Mesh:
@@ -143,58 +184,13 @@ def read(claims: t.Iterable[Claim], edge: Edge) -> Mesh:
     return edge.mesh(asked, spaces)
 
 
-def missing(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
+def unusable(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
     """Sources that nobody need wait for."""
-    return [run.found for run in runs if isinstance(run.found, Unusable) and run.found.missing]
+    found = [run.found for run in runs if isinstance(run.found, Unusable)]
+    return [item for item in found if item.retry is Retry.POINTLESS]
 
 
-def probe_round(
-    runs: t.Sequence[ClaimRun],
-    mesh: Mesh,
-    controls: t.Sequence[Probe],
-    settings: Settings,
-    edge: Edge,
-    pool: concurrent.futures.Executor,
-) -> list[tuple[Probe, Seen]]:
-    """Send the claims' requests and the controls, and keep what each claim's client saw.
-
-    Returns:
-        The controls with what they saw.
-    """
-    probes = [*(run.probe for run in runs), *controls]
-    targets: dict[t.Any, Target | Unusable] = {run.claim.source: run.found for run in runs}
-    answers = list(zip(probes, probe_all(probes, targets, settings, edge, pool), strict=True))
-    for run, (_probe, seen) in zip(runs, answers, strict=False):
-        envoys = run.path.envoys
-        run.seen = on_the_way(seen, envoys, envoys and may_hide(mesh, run.path))
-    return answers[len(runs) :]
-
-
-def judge_all(
-    runs: t.Sequence[ClaimRun], mesh: Mesh, answers: t.Sequence[tuple[Probe, Seen]], settings: Settings
-) -> None:
-    """Judge what the round has shown, claim by claim."""
-    controls = Controls([*((run.probe, run.seen) for run in runs), *answers], mesh)
-    for run in runs:
-        outcome = run.expect.outcome
-        stopped = outcome == run.seen.outcome and outcome != "allowed"
-        run.control = controls.evidence(run.probe, outcome, run.path.ready) if stopped else None
-        run.verdict = judge(
-            run.expect,
-            run.seen,
-            run.control,
-            state_of(mesh, run.path, run.by),
-            run.testimony,
-            run.by,
-            run.path,
-            run.prediction,
-            required=settings.witnesses == REQUIRED,
-        )
-        if settings.surprises == "fail" and run.holds and run.surprise:
-            run.verdict = Verdict("fail", run.surprise)
-
-
-def foresee(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
+def judge_predictions(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
     """Judge claims by what objects say, without any request. What can't be known is an error.
 
     Args:
@@ -203,41 +199,38 @@ def foresee(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckR
         mesh: of a cluster, or of a folder.
     """
     runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
-    if missing(runs):
-        return _missing_sources(runs)
+    if unusable(runs):
+        return _not_probed(runs)
     for run in runs:
         run.verdict = predicted_verdict(run)
     held = 0.0 if all(run.holds for run in runs) else None
-    return CheckResult(runs, rounds=0, elapsed=0.0, converged_after=held)
+    return CheckResult(claims=runs, rounds=0, elapsed=0.0, converged_after=held)
 
 
 def predicted_verdict(run: ClaimRun) -> Verdict:
     """Whether a sure prediction is what a claim expects."""
-    prediction, wanted = run.prediction, run.expect.outcome
+    prediction, wanted, by = run.prediction, run.expect.outcome, run.by
+    doubt = ""
     if not prediction.sure:
-        return Verdict("error", f"can't be predicted: {prediction.why}", hopeless=True)
-    if prediction.outcome == "broken" and wanted in (*BLOCKED, "dns"):
-        why = (
-            f"can't be predicted: something is missing on the way ({prediction.why}), and clients see that in many ways"
-        )
-        return Verdict("error", why, hopeless=True)
-    if prediction.outcome != wanted:
-        return Verdict("fail", f"predicted {prediction.outcome}: {prediction.why}", hopeless=True)
-    if run.by and run.by not in prediction.among:
-        return Verdict("fail", f"predicted {wanted} by {' or '.join(prediction.among)}, not by {run.by}", hopeless=True)
-    if run.by in prediction.doubtful:
-        others = " or ".join(name for name in prediction.among if name != run.by)
-        why = f"can't be predicted: nobody can know whether {run.by} or {others} refuses it"
-        return Verdict("error", why, hopeless=True)
-    return Verdict("pass")
+        doubt = prediction.why
+    elif prediction.outcome == "broken" and wanted in (*BLOCKED, "dns"):
+        doubt = f"something is missing on the way ({prediction.why}), and clients see that in many ways"
+    elif prediction.outcome != wanted:
+        return Verdict("fail", f"predicted {prediction.outcome}: {prediction.why}", Retry.POINTLESS)
+    elif by and by not in prediction.among:
+        return Verdict("fail", f"predicted {wanted} by {' or '.join(prediction.among)}, not by {by}", Retry.POINTLESS)
+    elif by in prediction.doubtful:
+        others = " or ".join(name for name in prediction.among if name != by)
+        doubt = f"nobody can know whether {by} or {others} refuses it"
+    return Verdict("error", f"can't be predicted: {doubt}", Retry.POINTLESS) if doubt else Verdict("pass")
 
 
-def _missing_sources(runs: list[ClaimRun]) -> CheckResult:
+def _not_probed(runs: list[ClaimRun]) -> CheckResult:
     for run in runs:
         if isinstance(run.found, Unusable):
-            run.verdict = Verdict("error", run.found.reason, hopeless=True)
+            run.verdict = Verdict("error", run.found.reason, retry=Retry.POINTLESS)
         else:
             run.verdict = Verdict("error", "not probed, because the source of another claim is missing")
             run.found = Unusable(run.verdict.reason)
         run.seen = probe_error(run.verdict.reason)
-    return CheckResult(runs, rounds=0, elapsed=0.0, converged_after=None)
+    return CheckResult(claims=runs, rounds=0, elapsed=0.0, converged_after=None)

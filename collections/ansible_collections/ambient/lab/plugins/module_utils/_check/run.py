@@ -10,13 +10,13 @@ import dataclasses
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 _NOT_ASKED = "not asked yet"
 
@@ -33,7 +33,7 @@ class ClaimRun:
         prediction: what it meets there, from the objects alone.
         seen: by the client in the last round.
         control: how that round showed the path alive; None where it did not.
-        testimony: of the proxies; None where nobody was asked.
+        attribution: of the proxies; None where nobody was asked.
         verdict: of the last round.
         history: of all rounds.
         cause: what probably explains that it does not hold; "" where it does, or nothing is known.
@@ -46,7 +46,7 @@ class ClaimRun:
     prediction: Prediction
     seen: Seen = dataclasses.field(default_factory=lambda: probe_error(_NOT_ASKED))
     control: str | None = None
-    testimony: Testimony | None = None
+    attribution: Attribution | None = None
     verdict: Verdict = dataclasses.field(default_factory=lambda: Verdict("error", _NOT_ASKED))
     history: History = dataclasses.field(default_factory=History)
     cause: str = ""
@@ -87,7 +87,7 @@ class ClaimRun:
     @property
     def holds(self) -> bool:
         """Whether the last round's verdict is a pass."""
-        return self.verdict.verdict == "pass"
+        return self.verdict.passed
 
     @property
     def surprise(self) -> str:
@@ -101,7 +101,6 @@ class ClaimRun:
 
 
 def _placed(claim: Claim, mesh: Mesh) -> tuple[Target | Unusable, Path, Prediction]:
-    space = claim.source.namespace
-    found = find_target(claim.source, mesh.items("Pod", space))
-    pod = mesh.get("Pod", space, found.pod) if isinstance(found, Target) else None
-    return (found, *predict(mesh, pod, claim.request, space))
+    found = target_in(mesh, claim.source)
+    pod = found.item if isinstance(found, Target) else None
+    return (found, *predict(mesh, pod, claim.request, claim.source.namespace))

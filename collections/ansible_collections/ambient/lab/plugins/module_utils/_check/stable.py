@@ -1,15 +1,30 @@
-# Decides when to stop asking, and remembers each claim's answers.
+# When a check of claims stops, its result, and each claim's answers on the way.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 MAX_HISTORY = 50
+# Rounds in a row in which waiting looks pointless, until it is taken for so.
+PATIENCE = 5
+
+
+class Judged(t.Protocol):
+    """A claim of any kind in a check."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the last round."""
+
+    def remember(self, at: float) -> None:
+        """Keep this round's answer; at: seconds since the start."""
 
 
 class History:
@@ -22,61 +37,76 @@ class History:
 
     def add(self, at: float, verdict: Verdict, **answer: t.Any) -> None:
         """Take in one round's answer; at: seconds since the start."""
-        passed = verdict.verdict == "pass"
-        self.flapped |= self._passed_once and not passed
-        self._passed_once |= passed
+        self.flapped |= self._passed_once and not verdict.passed
+        self._passed_once |= verdict.passed
         answer = {**answer, "verdict": verdict.verdict}
         known = self.changes and all(self.changes[-1][key] == value for key, value in answer.items())
         if not known and len(self.changes) < MAX_HISTORY:
             self.changes.append({"at": round(at, 2), **answer})
 
 
-class Convergence:
-    """Counts rounds until all claims hold `stable` rounds in a row, or waiting longer makes no sense.
+class Stable:
+    """The rule of a check: until all claims hold `stable` rounds in a row, or waiting longer makes no sense.
 
     Args:
         stable: rounds in a row in which every claim must pass.
         timeout: seconds to wait for a change; a streak that has begun by then is followed to its end.
+
+    Attributes:
+        converged_after: seconds until the streak began; None while it is not long enough.
     """
 
     def __init__(self, stable: int, timeout: float) -> None:
-        self.stable = stable
         self.timeout = timeout
-        self.rounds = 0
         self.converged_after: float | None = None
-        self._streak = 0
-        self._hopeless_streak = 0
+        self._stable = stable
+        self._held = self._pointless = 0
         self._since = 0.0
 
-    def add(self, at: float, verdicts: t.Sequence[Verdict]) -> bool:
-        """Take in one round; True when it was the last one.
-
-        Args:
-            at: seconds since the start.
-            verdicts: of all claims.
-        """
-        self.rounds += 1
-        if all(verdict.verdict == "pass" for verdict in verdicts):
-            self._streak += 1
-            if self._streak == 1:
-                self._since = at
-        else:
-            self._streak = 0
-        settled = all(verdict.verdict == "pass" or verdict.hopeless for verdict in verdicts)
-        self._hopeless_streak = self._hopeless_streak + 1 if settled else 0
-        if self._streak >= self.stable:
+    def ends(self, look: t.Sequence[Judged], at: float) -> bool:
+        """Take in one round, and say whether it was the last one; at: seconds since the start."""
+        for run in look:
+            run.remember(at)
+        failing = [run.verdict for run in look if not run.verdict.passed]
+        pointless = bool(failing) and all(verdict.retry is Retry.POINTLESS for verdict in failing)
+        self._pointless = self._pointless + 1 if pointless else 0
+        self._held = 0 if failing else self._held + 1
+        if self._held == 1:
+            self._since = at
+        if self._held >= self._stable:
             self.converged_after = self._since
-            return True
-        if self._streak == 0 and self._hopeless_streak >= self.stable:
-            return True
-        return at >= self.timeout and self._streak == 0
+        if self._held:
+            return self._held >= self._stable
+        return self._pointless >= PATIENCE or at >= self.timeout
 
-    def close(self, verdicts: t.Sequence[Verdict]) -> None:
-        """Take in the last round once more, with what the proxies have said after it."""
-        if any(verdict.verdict != "pass" for verdict in verdicts):
-            self.converged_after = None
+
+@dataclasses.dataclass
+class Checked:
+    """The end of a check. Times in seconds; converged_after is None where not every claim held long enough."""
+
+    rounds: int
+    elapsed: float
+    converged_after: float | None
 
     @property
-    def holding(self) -> bool:
-        """Whether every claim held in the last round."""
-        return self._streak > 0
+    def judged(self) -> t.Sequence[Judged]:
+        """All claims after the last round."""
+        raise NotImplementedError
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of all."""
+        if self.converged_after is not None:
+            return "pass"
+        # Every last answer may be right where the claims never held long enough.
+        return "error" if any(run.verdict.verdict == "error" for run in self.judged) else "fail"
+
+    def summary(self) -> dict[str, t.Any]:
+        """As return values and the results file have it."""
+        after = self.converged_after
+        return {
+            "verdict": self.verdict,
+            "rounds": self.rounds,
+            "elapsed": round(self.elapsed, 2),
+            "converged_after": None if after is None else round(after, 2),
+        }

@@ -26,15 +26,15 @@ class Named(t.Protocol):
 AnyClaim = t.TypeVar("AnyClaim", bound=Named)
 
 
-def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple[list[AnyClaim], list[str]]:
-    """The claims of a list that are right, and one line for each that is not.
+def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple[AnyClaim, ...]:
+    """The claims of a list.
 
     Args:
         raw: the list as Ansible hands it over.
         parse: makes a claim of an item and its number in the list, or raises Problem.
 
     Raises:
-        LabError: when there is nothing in it.
+        LabError: when there is nothing in it, or with one line per problem: the claim, the key and what is allowed.
     """
     if not isinstance(raw, list) or not raw:
         raise LabError("claims is empty: a list that checks nothing proves nothing; add at least one claim")
@@ -49,7 +49,14 @@ def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple
             claims[claim.name] = claim
         except Problem as problem:
             problems.append(str(problem))
-    return list(claims.values()), problems
+    require_none(problems)
+    return tuple(claims.values())
+
+
+def require_none(problems: t.Sequence[str]) -> None:
+    """Raises LabError where there are problems with claims."""
+    if problems:
+        raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
 
 
 class Problem(Exception):
@@ -74,13 +81,18 @@ def _require_text(item: object, label: str) -> None:
         raise Problem(label, "claim", f"can't be written as UTF-8 text ({type(error).__name__})") from error
 
 
-def mapping(item: object, label: str, key: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
-    """A mapping with no other keys than the allowed ones. Raises Problem."""
+def mapping(
+    item: object, label: str, key: str, allowed: t.Sequence[str], required: t.Sequence[str] = ()
+) -> dict[str, t.Any]:
+    """A mapping with no other keys than the allowed ones, and the required ones among them. Raises Problem."""
     if not isinstance(item, dict):
         raise Problem(label, key, f"must be a mapping with the keys {', '.join(allowed)}, not {kind_of(item)}")
     for unknown in item:
         if unknown not in allowed:
             raise Problem(label, key, f"unknown key {name_of(unknown)}; allowed are {', '.join(allowed)}")
+    for name in required:
+        if name not in item:
+            raise Problem(label, name, "is missing")
     return item
 
 

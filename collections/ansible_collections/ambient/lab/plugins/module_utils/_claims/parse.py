@@ -25,7 +25,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import 
     scalar,
     text_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 OUTCOMES = (
     "allowed",
@@ -57,7 +56,8 @@ MAX_BODY = 16_384
 MAX_HEADERS = 32_768
 MAX_URL = 8_192
 
-CLAIM_KEYS = ("name", "from", "to", "expect", "before", "by")
+REQUIRED_KEYS = ("name", "from", "to", "expect")
+CLAIM_KEYS = (*REQUIRED_KEYS, "before", "by")
 FROM_KEYS = ("pod", "labels", "service_account", "namespace", "container")
 TO_KEYS = ("url", "method", "headers", "body")
 EXPECT_KEYS = ("outcome", "http_code", "exit_code", "json")
@@ -180,18 +180,12 @@ def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
     Raises:
         LabError: with one line per problem, naming the claim, the key and what is allowed.
     """
-    claims, problems = parse_list(raw, lambda item, number: _claim(item, number, namespace))
-    if problems:
-        raise LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
-    return tuple(claims)
+    return parse_list(raw, lambda item, number: parse_claim(item, label_of(item, number), namespace))
 
 
-def _claim(item: object, number: int, namespace: str) -> Claim:
-    label = label_of(item, number)
-    fields = mapping(item, label, "claim", CLAIM_KEYS)
-    for key in ("name", "from", "to", "expect"):
-        if key not in fields:
-            raise Problem(label, key, "is missing")
+def parse_claim(item: object, label: str, namespace: str) -> Claim:
+    """One claim of a list; label: what it is called in messages. Raises Problem."""
+    fields = mapping(item, label, "claim", CLAIM_KEYS, required=REQUIRED_KEYS)
     name = text_of(fields["name"], label, "name")
     by = fields.get("by")
     return Claim(

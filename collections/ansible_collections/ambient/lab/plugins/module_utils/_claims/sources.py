@@ -9,7 +9,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import is_ready
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ready
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
@@ -20,7 +21,7 @@ Pod = dict[str, t.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A container to run probes in, and by what proxies know its pod: IP, node, name of the workload."""
+    """A container to run probes in, its pod, and by what proxies know that: IP, node, name of the workload."""
 
     namespace: str
     pod: str
@@ -28,6 +29,7 @@ class Target:
     address: str = ""
     node: str = ""
     workload: str = ""
+    item: Pod | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.pod}"
@@ -35,10 +37,15 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Unusable:
-    """Why a source can't probe now. missing: there is nothing to wait for."""
+    """Why a source can't probe now, and whether it may in a moment."""
 
     reason: str
-    missing: bool = False
+    retry: Retry = Retry.USEFUL
+
+
+def target_in(mesh: Mesh, source: Source) -> Target | Unusable:
+    """The pod of a mesh that the source means, or why it can't probe."""
+    return find_target(source, mesh.items("Pod", source.namespace))
 
 
 def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
@@ -48,10 +55,10 @@ def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
     """
     fitting = sorted((pod for pod in pods if _fits(source, pod)), key=lambda pod: str(pod["metadata"]["name"]))
     if not fitting:
-        return Unusable(f"{source} does not exist", missing=True)
+        return Unusable(f"{source} does not exist", Retry.POINTLESS)
     alive = [pod for pod in fitting if pod.get("status", {}).get("phase") not in _ENDED]
     if not alive:
-        return Unusable(f"{_state(fitting[0])} and won't come back", missing=True)
+        return Unusable(f"{_state(fitting[0])} and won't come back", Retry.POINTLESS)
     ready = [pod for pod in alive if is_ready(pod)]
     if not ready:
         return Unusable(_state(alive[0]))
@@ -88,7 +95,7 @@ def _target(source: Source, pod: Pod) -> Target | Unusable:
     wanted = source.container or (default if default in names else names[0])
     if wanted not in names:
         name = f"{source.namespace}/{pod['metadata']['name']}"
-        return Unusable(f"pod {name} has no container {wanted!r}, it has {', '.join(names)}", missing=True)
+        return Unusable(f"pod {name} has no container {wanted!r}, it has {', '.join(names)}", Retry.POINTLESS)
     return Target(
         source.namespace,
         str(pod["metadata"]["name"]),
@@ -96,4 +103,5 @@ def _target(source: Source, pod: Pod) -> Target | Unusable:
         str(pod.get("status", {}).get("podIP", "")),
         str(pod["spec"].get("nodeName", "")),
         workload_name(pod),
+        pod,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, Lister
+
 Object = dict[str, t.Any]
 
 # Plural names by group and kind, so that nobody has to ask the API for them.
@@ -30,14 +32,8 @@ _PLURALS = {
 _CLUSTER_WIDE = {"Namespace", "Node", "CustomResourceDefinition", "GatewayClass"}
 
 
-class Reader(t.Protocol):
-    """Reads of an API; all raise LabError when it does not answer."""
-
-    def get(self, path: str, **query: str) -> Object | None:
-        """One object, None where there is none."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
+class Reader(Getter, Lister, t.Protocol):
+    """Reads of an API."""
 
     def text(self, path: str, **query: str) -> str:
         """A body that is no JSON, for example a log."""

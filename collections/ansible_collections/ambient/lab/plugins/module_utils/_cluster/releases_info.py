@@ -12,6 +12,7 @@ import json
 import os
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Lister
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 try:
@@ -22,14 +23,7 @@ except ImportError:  # the library `kubernetes` brings it along
 Release = dict[str, t.Any]
 
 
-class Reader(t.Protocol):
-    """Reads of an API; raises LabError when it does not answer."""
-
-    def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
-        """The objects of a list."""
-
-
-def outdated(wanted: t.Sequence[t.Mapping[str, t.Any]], namespace: str, reader: Reader) -> list[str]:
+def outdated(wanted: t.Sequence[t.Mapping[str, t.Any]], namespace: str, reader: Lister) -> list[str]:
     """The releases that are not there, or not as they are wanted, in the order they were given.
 
     Args:

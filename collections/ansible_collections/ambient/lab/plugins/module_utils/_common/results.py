@@ -26,6 +26,17 @@ def require_section(section: str | None) -> None:
         raise LabError("results_file needs section, the name under which the results are kept")
 
 
+def require_writable(path: str | None, section: str | None) -> None:
+    """Find a wrong results file before any traffic; none is given where the path is empty.
+
+    Raises:
+        LabError: where the name of its part is missing, and as read_results.
+    """
+    if path:
+        require_section(section)
+        read_results(path)
+
+
 def read_results(path: str) -> Results:
     """What earlier checks wrote, a dict per section; empty where the file does not exist yet.
 

@@ -9,12 +9,15 @@ import hashlib
 import json
 import os
 import pathlib
+import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+
+# What the API adds to an object, and a new one must not have.
+_SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
 
 
 def folder_of(results_file: str | None) -> str:
@@ -99,3 +102,40 @@ class Kept:
     def way_back(self) -> str:
         """How the user gives the policy back; the command works whether one of its name is there or not."""
         return f"It is kept in {self.path}: give it back with `{self._command} replace --force -f {self.path}`"
+
+
+def wanted_at_end(final_state: str | None, definition: Object, before: Object | None) -> Object | None:
+    """The policy that must be there in the end; None for none.
+
+    Args:
+        final_state: present, absent, or None for what was there before.
+        definition: the policy that comes and goes.
+        before: the policy that was there, None where none was.
+    """
+    if final_state is None:
+        return before
+    if final_state == "absent":
+        return None
+    # One that says the same already is given back as it was.
+    return definition if differs(before, definition) else before
+
+
+def differs(here: Object | None, there: Object | None) -> bool:
+    """Whether two states of a policy differ: there or not, what it says, and what people wrote on it.
+
+    Annotations count because of istio.io/dry-run (istio.io, resource annotations): such a policy denies nobody.
+    """
+    return _written(here) != _written(there)
+
+
+def _written(policy: Object | None) -> tuple[t.Any, ...] | None:
+    """What is in a policy without what the API keeps for itself."""
+    if policy is None:
+        return None
+    return policy.get("spec"), *(policy["metadata"].get(key) or {} for key in ("labels", "annotations"))
+
+
+def as_new(policy: Object) -> Object:
+    """The object without what the API has set, so that it can be created again."""
+    metadata = {key: value for key, value in policy["metadata"].items() if key not in _SET_BY_API}
+    return {"metadata": metadata, **{key: value for key, value in policy.items() if key not in ("metadata", "status")}}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, label_of, mapping
+from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, label_of, mapping, parse_list
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     CLAIM_KEYS,
     Claim,
     Expectation,
     PolicyRef,
-    parse_claims,
+    parse_claim,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import Limits
@@ -39,6 +39,11 @@ class Pair:
 
     claim: Claim
     limits: Limits
+
+    @property
+    def name(self) -> str:
+        """Under which its result is kept."""
+        return self.claim.name
 
     def change(self, direction: str) -> tuple[Expectation, Expectation]:
         """The old answer and the new one where the policy is applied, or removed."""
@@ -116,36 +121,24 @@ def read_pairs(raw: object, namespace: str, policy: PolicyRef) -> tuple[Pair, ..
     Raises:
         LabError: with one line per problem.
     """
-    limits: list[Limits] = []
-    plain: list[Object] = []
-    problems = []
-    if isinstance(raw, list):
-        for number, item in enumerate(raw, 1):
-            label = label_of(item, number)
-            try:
-                limits.append(_limits(item.get("limits", {}), label) if isinstance(item, dict) else Limits())
-                # An unknown key is told with all that are allowed.
-                allowed = mapping(item, label, "claim", (*CLAIM_KEYS, "limits"))
-                plain.append({key: value for key, value in allowed.items() if key != "limits"})
-            except Problem as problem:
-                problems.append(str(problem))
-    if problems:
-        raise _invalid(problems)
-    claims = [_concerned(claim) for claim in parse_claims(plain, namespace)]
-    problems = [f"claim {claim.name!r}: by: {why}" for claim in claims for why in [_unproven(claim, policy)] if why]
-    if problems:
-        raise _invalid(problems)
-    pairs = tuple(Pair(claim, limit) for claim, limit in zip(claims, limits, strict=True))
-    if all(claim.before == claim.after for claim in claims):
+
+    def parse(item: object, number: int) -> Pair:
+        label = label_of(item, number)
+        # An unknown key is told with all that are allowed.
+        fields = dict(mapping(item, label, "claim", (*CLAIM_KEYS, "limits")))
+        limits = _limits(fields.pop("limits", {}), label)
+        claim = _concerned(parse_claim(fields, label, namespace))
+        if why := _unproven(claim, policy):
+            raise Problem(label, "by", why)
+        return Pair(claim, limits)
+
+    pairs = parse_list(raw, parse)
+    if all(pair.claim.before == pair.claim.after for pair in pairs):
         raise LabError(
             "claims: every claim expects the same before and after the policy, so there is nothing to converge; "
             "give at least one an `expect` that differs from its `before`"
         )
     return pairs
-
-
-def _invalid(problems: t.Sequence[str]) -> LabError:
-    return LabError("Invalid claims, nothing was probed:\n" + "\n".join(f"  {line}" for line in problems))
 
 
 def _unproven(claim: Claim, policy: PolicyRef) -> str:

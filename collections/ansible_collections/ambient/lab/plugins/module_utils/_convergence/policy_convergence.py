@@ -14,13 +14,18 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
     Results,
     now,
-    read_results,
-    require_section,
+    require_writable,
     write_results,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, folder_of
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import (
+    Kept,
+    differs,
+    folder_of,
+    wanted_at_end,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import Plan, read_plan
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import (
     DIRECTIONS,
@@ -28,8 +33,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.run impor
     Runner,
     gaps_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import differs, wanted_at_end
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 MAX_SHOWN = 6
 _ORDER = ("pass", "fail", "error")
@@ -47,10 +50,7 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
     """
     plan = read_plan(params)
     path, section = params["results_file"], params["section"]
-    if path:
-        require_section(section)
-        # A wrong path is found before anything is changed.
-        read_results(path)
+    require_writable(path, section)
     kube = Kube(params["kubeconfig"], params["context"])
     kept = Kept(folder_of(path), kube.host, plan.policy, kubectl(params))
     runner = Runner(plan, kube, Clock(), kept)

@@ -17,27 +17,28 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
+    CLOCK_STEP,
     Moments,
     Run,
+    Stream,
     Timed,
     analyse,
     clock_offset,
+    parse_stream,
     spacing,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new, differs, wanted_at_end
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import (
     BASELINE_TICKS,
     END_TICKS,
     START_SECONDS,
     Plan,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.states import as_new, differs, wanted_at_end
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.stream import CLOCK_STEP, Stream, parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 FIELD_MANAGER = "ambient-lab"
 DIRECTIONS = ("apply", "remove")
@@ -57,8 +58,8 @@ class Measured:
     passed: Passed
 
 
-class Ear:
-    """Hears one source's loop: keeps each piece with its time, knows when the loop has begun, and can end it."""
+class StreamBuffer:
+    """Collects one source's loop: keeps each piece with its time, knows when the loop has begun, and can end it."""
 
     def __init__(self, nonce: str, clock: Clock) -> None:
         self.nonce = nonce
@@ -69,7 +70,7 @@ class Ear:
         self._clock = clock
         self._size = 0
 
-    def hear(self, piece: bytes) -> bool:
+    def take(self, piece: bytes) -> bool:
         """Take a piece of output; True when no more is wanted."""
         self.pieces.append((self._clock.now(), piece))
         self._size += len(piece)
@@ -182,40 +183,40 @@ class Runner:
         rows: dict[Target, list[int]] = {}
         for number, pair in enumerate(self._plan.pairs):
             rows.setdefault(targets[pair.claim.source], []).append(number)
-        ears = {target: Ear(f"loop-{secrets.token_hex(8)}", self._clock) for target in rows}
+        buffers = {target: StreamBuffer(f"loop-{secrets.token_hex(8)}", self._clock) for target in rows}
         with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
             try:
-                loops = {target: pool.submit(self._loop, target, row, ears[target]) for target, row in rows.items()}
-                self._await(ears, loops, BASELINE_TICKS, START_SECONDS)
+                loops = {target: pool.submit(self._loop, target, row, buffers[target]) for target, row in rows.items()}
+                self._await(buffers, loops, BASELINE_TICKS, START_SECONDS)
                 sent = self._clock.now()
                 accepted, passed, ready = self._change(direction)
                 self._clock.sleep(self._plan.settle)
                 # A busy machine must not end this before anybody was asked.
-                self._await(ears, loops, END_TICKS, START_SECONDS)
+                self._await(buffers, loops, END_TICKS, START_SECONDS)
             finally:
-                for ear in ears.values():
-                    ear.enough.set()
+                for buffer in buffers.values():
+                    buffer.enough.set()
         streams = {}
         for target, loop in loops.items():
-            problem = "it said more than can be kept" if ears[target].too_much else loop.result()
-            streams[target] = parse_stream(ears[target].nonce, ears[target].pieces)
+            problem = "it said more than can be kept" if buffers[target].too_much else loop.result()
+            streams[target] = parse_stream(buffers[target].nonce, buffers[target].pieces)
             if problem or streams[target].problem:
                 raise LabError(f"The loop in {target} failed: {streams[target].problem or problem}; {_AGAIN}")
         moments = Moments(sent - accepted, None if passed.gaps else ready - accepted)
         runs, resolution = self._analysed(direction, streams, moments, accepted)
         return Measured(direction, runs, resolution, passed)
 
-    def _loop(self, target: Target, row: t.Sequence[int], ear: Ear) -> str:
+    def _loop(self, target: Target, row: t.Sequence[int], buffer: StreamBuffer) -> str:
         """Run one source's loop to its end; what went wrong with it."""
         plan = self._plan
         requests = {number: plan.pairs[number].claim.request for number in row}
-        script = build_script(ear.nonce, requests, plan.probe_timeout, loop=Loop(plan.rate, plan.run_seconds))
+        script = build_script(buffer.nonce, requests, plan.probe_timeout, loop=Loop(plan.rate, plan.run_seconds))
         timeout = plan.run_seconds + len(row) * plan.probe_timeout
-        return self._kube.run(target.namespace, target.pod, target.container, script, timeout, ear.hear)[1]
+        return self._kube.run(target.namespace, target.pod, target.container, script, timeout, buffer.take)[1]
 
     def _await(
         self,
-        ears: t.Mapping[Target, Ear],
+        buffers: t.Mapping[Target, StreamBuffer],
         loops: t.Mapping[Target, concurrent.futures.Future[str]],
         ticks: int,
         seconds: float,
@@ -226,11 +227,11 @@ class Runner:
             LabError: when one has ended, or makes them not in time.
         """
         end = self._clock.now() + seconds
-        wanted = {target: ear.ticks + ticks + 1 for target, ear in ears.items()}
-        for target, ear in ears.items():
-            while ear.ticks < wanted[target]:
+        wanted = {target: buffer.ticks + ticks + 1 for target, buffer in buffers.items()}
+        for target, buffer in buffers.items():
+            while buffer.ticks < wanted[target]:
                 if loops[target].done() or self._clock.now() > end:
-                    said = parse_stream(ear.nonce, ear.pieces).problem
+                    said = parse_stream(buffer.nonce, buffer.pieces).problem
                     why = said or (loops[target].result() if loops[target].done() else "it is too slow")
                     raise LabError(f"The loop of probes in {target} stands still: {why or 'it has ended'}; {_AGAIN}")
                 self._clock.sleep(0.02)

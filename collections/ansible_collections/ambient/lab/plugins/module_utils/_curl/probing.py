@@ -26,25 +26,17 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
 REQUEST_ID = "x-request-id"
 
 
-class Timing(t.Protocol):
-    """How long a probe may take."""
-
-    @property
-    def probe_timeout(self) -> float:
-        """Seconds."""
-
-
 class Runner(t.Protocol):
     """Runs scripts in containers."""
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Run a shell script in a container: its output, and what went wrong. Raises nothing."""
 
 
 def probe_all(
     probes: t.Sequence[Probe],
     targets: t.Mapping[Source, Target | Unusable],
-    settings: Timing,
+    probe_timeout: float,
     edge: Runner,
     pool: concurrent.futures.Executor,
 ) -> list[Seen]:
@@ -53,7 +45,7 @@ def probe_all(
     Args:
         probes: of all sources.
         targets: the pod of each source, or why it can't probe.
-        settings: probe_timeout in seconds.
+        probe_timeout: seconds that one probe may take.
         edge: runs a script in a container.
         pool: for the sources side by side.
     """
@@ -68,7 +60,7 @@ def probe_all(
     name = secrets.token_hex(6)
     requests = [_named(probe.request, f"probe-{name}-{number}") for number, probe in enumerate(probes)]
     runs = [
-        pool.submit(_row, target, part, settings, edge)
+        pool.submit(_row, target, part, probe_timeout, edge)
         for target, row in rows.items()
         for part in split_row({number: requests[number] for number in row})
     ]
@@ -92,29 +84,27 @@ def _name_of(request: Request) -> str:
     return next((value for key, value in request.headers if key.lower() == REQUEST_ID), "")
 
 
-def _row(target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner) -> dict[int, Seen]:
+def _row(target: Target, requests: t.Mapping[int, Request], probe_timeout: float, edge: Runner) -> dict[int, Seen]:
     """One exec: a source's row, or a part of it where the row is very long."""
-    records = _run(target, requests, settings, edge)
-    again = {number: requests[number] for number, record in records.items() if _again(record)}
+    records = _run(target, requests, probe_timeout, edge)
+    used = [number for number, record in records.items() if isinstance(record, Record) and record.again]
+    again = {number: requests[number] for number in used}
     if again:
         # There each probe has a curl process of its own, so that there is no connection to use again.
-        records |= _run(target, again, settings, edge, alone=True)
+        records |= _run(target, again, probe_timeout, edge, alone=True)
     return {
         number: dataclasses.replace(classify(record), request_id=_name_of(requests[number]))
         for number, record in records.items()
     }
 
 
-def _again(record: Record | str) -> bool:
-    return isinstance(record, Record) and bool(record.again)
-
-
 def _run(
-    target: Target, requests: t.Mapping[int, Request], settings: Timing, edge: Runner, *, alone: bool = False
+    target: Target, requests: t.Mapping[int, Request], probe_timeout: float, edge: Runner, *, alone: bool = False
 ) -> dict[int, Record | str]:
     nonce = f"probe-{secrets.token_hex(8)}"
-    script = build_script(nonce, requests, settings.probe_timeout, alone=alone)
-    stdout, problem = edge.run(target, script, row_seconds(len(requests), settings.probe_timeout))
+    script = build_script(nonce, requests, probe_timeout, alone=alone)
+    timeout = row_seconds(len(requests), probe_timeout)
+    stdout, problem = edge.run(target.namespace, target.pod, target.container, script, timeout)
     records = parse_output(nonce, stdout, requests)
     for number, record in records.items():
         if isinstance(record, str) and problem:

@@ -10,6 +10,7 @@ import json
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker, Lister
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
@@ -29,16 +30,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}
 
 
-class Cluster(t.Protocol):
-    """What is asked of the Kubernetes API; everything raises LabError."""
-
-    host: str
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
+class Cluster(Asker, Lister, t.Protocol):
+    """What is asked of the Kubernetes API."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,10 @@ import json
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 # Kiali v1.89.0, graph/options.go; ambientTraffic is what later versions choose the reporters by (1.89 ignores it).
 GRAPH_QUERY = {
@@ -27,28 +29,19 @@ GRAPH_QUERY = {
 }
 
 
-class Asker(t.Protocol):
-    """Something that can be asked over HTTP: the Kubernetes API, or a plain address."""
-
-    host: str
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET one path; raises LabError when nobody answers."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Reply:
     """What came back. body: JSON of a good answer. date: of the server, Unix time in seconds.
 
     problem: one line, "" for a good answer. reached: the one that was asked answered, not a proxy in its place.
-    final: waiting can't mend it.
+    retry: whether it may answer in a moment.
     """
 
     body: t.Any = None
     date: float | None = None
     problem: str = ""
     reached: bool = False
-    final: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 def proxy_path(kind: str, namespace: str, name: str, port: int) -> str:
@@ -72,7 +65,7 @@ class Kiali:
 
     def config(self) -> Reply:
         """What Kiali says of itself; prometheus.globalScrapeInterval is in seconds (handlers/config.go)."""
-        return self._get("/api/config")
+        return get(self._asker, self.base + "/api/config", "Kiali")
 
     def graph(self, namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> Reply:
         """The graph of a stretch of time.
@@ -83,10 +76,8 @@ class Kiali:
             end: the same.
             inject: put Services between the workloads.
         """
-        return self._get("/api/namespaces/graph", **graph_query(namespaces, start, end, inject))
-
-    def _get(self, path: str, **query: str) -> Reply:
-        return get(self._asker, self.base + path, "Kiali", **query)
+        query = graph_query(namespaces, start, end, inject)
+        return get(self._asker, self.base + "/api/namespaces/graph", "Kiali", **query)
 
 
 def graph_query(namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> dict[str, str]:
@@ -118,11 +109,11 @@ def understand(answer: Answer, name: str) -> Reply:
     if answer.status != 200 and fields.get("kind") == "Status" and "apiVersion" in fields:
         text = f"the Kubernetes API could not reach {name}, HTTP {answer.status}: {_line(fields.get('message'))}"
         # Its own 403 means that the user may not use the proxy.
-        return Reply(problem=text, final=answer.status == 403)
+        return Reply(problem=text, retry=Retry.unless(answer.status == 403))
     date = _date(answer.headers.get("date"))
     if answer.status == 401:
         text = f"{name} asks for a login (HTTP 401); it must allow anonymous access (auth.strategy: anonymous)"
-        return Reply(date=date, problem=text, reached=True, final=True)
+        return Reply(date=date, problem=text, reached=True, retry=Retry.POINTLESS)
     if answer.status != 200:
         said = _line(fields.get("error") or body if isinstance(body, (dict, str)) else "no reason given")
         return Reply(date=date, problem=f"{name} answered HTTP {answer.status}: {said}", reached=True)

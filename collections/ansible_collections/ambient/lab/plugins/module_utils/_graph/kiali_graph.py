@@ -10,17 +10,13 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import explain, settings_of
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Web, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Finding, Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
@@ -88,19 +84,14 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     claims = parse_graph_claims(params["claims"], params["namespace"], namespaces)
     traffic = _traffic(params)
     path, section, url = params["results_file"], params["section"], params["url"]
-    if path:
-        require_section(section)
-        # A wrong path is found before any traffic.
-        read_results(path)
+    require_writable(path, section)
     if url and not _URL.fullmatch(url):
         raise LabError(f"url: {url!r} is no address of Kiali like http://localhost:20001/kiali")
-    kube = Kube(params["kubeconfig"], params["context"])
-    kiali = Kiali(Web(url), "") if url else Kiali(kube, service_proxy(params["kiali"]))
-    edge = KubeEdge(kube)
+    edge = KubeEdge(params["kubeconfig"], params["context"])
+    kiali = Kiali(Web(url), "") if url else Kiali(edge, service_proxy(params["kiali"]))
     result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
     places = Places(kubectl(params), params["kiali"], params["prometheus"], url)
-    explain_graph(result, namespaces, kube, places)
-    explain(result.traffic, edge)
+    explain_graph(result, namespaces, edge, places)
     if path and not check_mode:
         write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
     returned = as_graph_result(result, verbose)
@@ -123,14 +114,10 @@ def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: Clu
             run.cause = _uncontrolled(run, result.claims)
         elif not run.holds and window:
             run.look = places.ask_kiali("/api/namespaces/graph", **query)
-        elif run.holds and _rests_on_ztunnel(run):
+        elif run.holds and run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, False):
             _confirm(run, nodes_of(run.ends, result.mesh), gatherer, places)
     if not all(run.holds for run in result.claims):
         result.converged_after = None
-
-
-def _rests_on_ztunnel(run: GraphRun) -> bool:
-    return run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, behind_waypoint=False)
 
 
 def _confirm(run: GraphRun, nodes: t.Collection[str], gatherer: Gatherer, places: Places) -> None:

@@ -16,6 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import 
     label_of,
     mapping,
     parse_list,
+    require_none,
     text_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -26,7 +27,8 @@ REPORTER = {"tcp": "ztunnel", "http": "waypoint", "grpc": "waypoint"}
 COUNTED_AS = {"ztunnel": "tcp", "waypoint": "http or grpc"}
 PHASES = ("before", "after")
 OUTCOMES = ("edge", "no_edge")
-CLAIM_KEYS = ("name", "from", "to", "expect", "before")
+REQUIRED_KEYS = ("name", "from", "to", "expect")
+CLAIM_KEYS = (*REQUIRED_KEYS, "before")
 END_KEYS = ("workload", "service", "namespace")
 EXPECT_KEYS = ("outcome", "protocol", "min_rate", "codes", "mtls")
 EDGE_ONLY = ("min_rate", "codes", "mtls")
@@ -113,12 +115,10 @@ def parse_graph_claims(raw: object, namespace: str, namespaces: t.Sequence[str])
             raise Problem(label_of(item, number), "to", text)
         return claim
 
-    claims, problems = parse_list(raw, parse)
-    # With a claim missing, its controls may be missing too. What is behind a waypoint only the cluster knows.
-    problems = problems or [line for phase in PHASES for line in uncontrolled(claims, phase, lambda _end: False)]
-    if problems:
-        raise LabError("Invalid claims, nothing was asked:\n" + "\n".join(f"  {line}" for line in problems))
-    return tuple(claims)
+    claims = parse_list(raw, parse)
+    # What is behind a waypoint only the cluster knows.
+    require_none([line for phase in PHASES for line in uncontrolled(claims, phase, lambda _end: False)])
+    return claims
 
 
 def reporters(claim: GraphClaim, phase: str, behind_waypoint: bool) -> list[str]:
@@ -202,10 +202,7 @@ def parse_pairs(raw: object, namespace: str) -> list[tuple[End, End]]:
 
 def _claim(item: object, number: int, namespace: str) -> GraphClaim:
     label = label_of(item, number)
-    fields = mapping(item, label, "claim", CLAIM_KEYS)
-    for key in ("name", "from", "to", "expect"):
-        if key not in fields:
-            raise Problem(label, key, "is missing")
+    fields = mapping(item, label, "claim", CLAIM_KEYS, required=REQUIRED_KEYS)
     after = _expectation(fields["expect"], label, "expect")
     before = after if after.outcome == "edge" else EdgeExpectation("edge", after.protocol)
     return GraphClaim(

@@ -25,10 +25,7 @@ def as_graph_result(result: GraphResult, verbose: bool) -> dict[str, t.Any]:
     """
     return {
         "changed": False,
-        "verdict": result.verdict,
-        "rounds": result.rounds,
-        "elapsed": round(result.elapsed, 2),
-        "converged_after": None if result.converged_after is None else round(result.converged_after, 2),
+        **result.summary(),
         "window": window_seconds(result),
         "restarts": result.restarts,
         "claims": [_values(run) for run in result.claims],
@@ -122,8 +119,7 @@ def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: Gra
                 "after": entry if phase == "after" else None,
             }
         )
-    returned = as_graph_result(result, verbose=False)
-    summary = {key: returned[key] for key in ("verdict", "converged_after", "rounds", "elapsed", "window", "restarts")}
+    summary = {**result.summary(), "window": window_seconds(result), "restarts": result.restarts}
     graphs = {"before": (kept.get("graphs") or {}).get("before"), "after": None, phase: result.look.answer}
     graph = {"claims": rows, "phase": phase, **summary, "at": now()}
     return {**results, section: {**kept, "graph": graph, "graphs": graphs}}

@@ -10,49 +10,197 @@ import dataclasses
 import functools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
-    Edge,
-    Settings,
-    judge_all,
-    missing,
-    probe_round,
-    read,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings, unusable
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Convergence
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import plan
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import repeat
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import WaypointsOf, judge_all
+from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
+from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
 from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent, waypoints
-from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import KialiApi, Look, Watch
+from ansible_collections.ambient.lab.plugins.module_utils._graph.window import Sending, ServerClock, Window, covered
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
+# Seconds between two samples of Prometheus, where Kiali does not say (Kiali's own default, handlers/config.go).
+DEFAULT_SCRAPE = 15.0
+NO_DATE = "Kiali's answer has no Date header, so that its window can't be placed"
 
-@dataclasses.dataclass
-class GraphResult:
-    """All claims after the last round. Times in seconds; converged_after is None where they did not hold.
 
-    mesh: of the last round. restarts: of the window.
+class KialiApi(t.Protocol):
+    """The two questions to Kiali; nothing is raised, the reply says what went wrong."""
+
+    def config(self) -> Reply:
+        """Kiali's configuration."""
+
+    def graph(self, namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> Reply:
+        """The graph of a window, with or without Services between the workloads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One look at the graph: what Kiali said last.
+
+    window: of the answer, until `end` (Unix time). answer: raw, for the pictures. Both None where there is none.
     """
+
+    reply: Reply
+    window: Window | None = None
+    end: int = 0
+    answer: dict[str, t.Any] | None = None
+
+
+class Watch:
+    """What is known of the graph: the server's clock, the window, what was sent in it, the last good look.
+
+    Args:
+        runs: the claims about the graph, which a look judges.
+        namespaces: to ask Kiali about.
+        kiali: to ask.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        runs: t.Sequence[GraphRun],
+        namespaces: t.Sequence[str],
+        kiali: KialiApi,
+        now: t.Callable[[], float],
+    ) -> None:
+        self.window: Window | None = None
+        self.last = Look(Reply())
+        self.restarts = 0
+        self._runs, self._namespaces = runs, namespaces
+        self._kiali, self._now = kiali, now
+        self._clock = ServerClock()
+        self._sent: dict[Route, list[Sending]] = {}
+        self._kept: Look | None = None
+
+    def begin(self) -> Reply:
+        """Open the first window, if Kiali answers; everything before this moment stays out of it."""
+        reply = self._heard(self._kiali.config())
+        if reply.problem:
+            return reply
+        if not self._clock.known:
+            return dataclasses.replace(reply, problem=NO_DATE)
+        prometheus = reply.body.get("prometheus") or {}
+        scrape = float(prometheus.get("globalScrapeInterval") or DEFAULT_SCRAPE)
+        self.window = Window.after(self._clock.time(self._now()), scrape)
+        return reply
+
+    def note(self, begin: float, end: float, sent: t.Iterable[Route]) -> None:
+        """Remember requests that behaved as claimed; begin and end of their sending, by the clock of `now`."""
+        if self.window:
+            sending = Sending(self._clock.time(begin), self._clock.time(end))
+            for route in sent:
+                self._sent.setdefault(route, []).append(sending)
+
+    def look(self, waypoints: WaypointsOf) -> None:
+        """Ask Kiali, judge all claims, and open a new window where the present one is spoilt for good.
+
+        Args:
+            waypoints: that may count requests to an end.
+        """
+        reply = Reply() if self.window else self.begin()
+        if self.window is None:
+            self.last = self._nothing(reply)
+            return
+        window, end = self.window, int(self._clock.time(self._now()))
+        if window.seconds(end) < 1:
+            for run in self._runs:
+                run.wait(EdgesSeen())
+            self.last = Look(reply)
+            return
+        self.last = self._ask(window, end, waypoints)
+        if any(run.judged.sticky for run in self._runs):
+            self._keep()
+            self.window = Window.after(self._clock.time(self._now()), window.scrape)
+            self.restarts += 1
+        elif self.last.answer and window.proves(end):
+            self._keep()
+
+    def shown(self) -> Look:
+        """The last answer that means something, Services included, with what Kiali said last."""
+        last = self.last
+        best = self._kept or last
+        if best.window is None or best.answer is None:
+            return last
+        answer = best.answer
+        if not any(_through_service(run.claim) for run in self._runs):
+            reply = self._kiali.graph(self._namespaces, best.window.start, best.end, True)
+            answer = answer if reply.problem else reply.body
+        return dataclasses.replace(best, reply=last.reply, answer=answer)
+
+    def _keep(self) -> None:
+        self._kept = self.last
+        for run in self._runs:
+            run.proven = run.judged
+
+    def _ask(self, window: Window, end: int, waypoints: WaypointsOf) -> Look:
+        graphs: dict[bool, Graph] = {}
+        reply = Reply()
+        # False comes first, so that the answer that is kept shows Services where any claim names one.
+        for inject in sorted({_through_service(run.claim) for run in self._runs}):
+            reply = self._heard(self._kiali.graph(self._namespaces, window.start, end, inject))
+            if reply.problem:
+                return self._nothing(reply)
+            try:
+                graphs[inject] = parse_graph(reply.body)
+            except LabError as error:
+                return self._nothing(dataclasses.replace(reply, problem=f"Kiali answered, but {error.message}"))
+
+        def seen(claim: GraphClaim) -> EdgesSeen:
+            return EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
+
+        judge_all(self._runs, seen, functools.partial(self._covered, window=window, end=end), waypoints)
+        if not window.proves(end):
+            self._wait()
+        return Look(reply, window, end, reply.body)
+
+    def _covered(self, claim: GraphClaim, window: Window, end: int) -> bool:
+        return covered(self._sent.get((claim.source, claim.target), []), window, end)
+
+    def _wait(self) -> None:
+        """What is there proves something at once; what is missing may still come."""
+        spoilt = any(run.judged.sticky for run in self._runs)
+        for run in self._runs:
+            if not (run.judged.sticky or (spoilt and run.holds)):
+                run.wait(run.judged.seen)
+
+    def _nothing(self, reply: Reply) -> Look:
+        for run in self._runs:
+            run.judged = Judged(EdgesSeen(problem=reply.problem), Verdict("error", reply.problem, reply.retry))
+        return Look(reply)
+
+    def _heard(self, reply: Reply) -> Reply:
+        if reply.reached and reply.date is not None:
+            self._clock.observe(reply.date, self._now())
+        return reply
+
+
+def _through_service(claim: GraphClaim) -> bool:
+    """Whether the claim names a Service. Between two workloads Kiali draws an edge only where it injects none."""
+    return "service" in (claim.source.kind, claim.target.kind)
+
+
+@dataclasses.dataclass(kw_only=True)
+class GraphResult(Checked):
+    """All claims after the last round. mesh: of that round. restarts: of the window."""
 
     claims: list[GraphRun]
     traffic: list[ClaimRun]
     look: Look
     mesh: Mesh
-    rounds: int
-    elapsed: float
-    converged_after: float | None
     restarts: int = 0
 
     @property
-    def verdict(self) -> str:
-        """The worst verdict of all."""
-        if self.converged_after is not None:
-            return "pass"
-        runs: list[ClaimRun | GraphRun] = [*self.claims, *self.traffic]
-        return "error" if any(run.verdict.verdict == "error" for run in runs) else "fail"
+    def judged(self) -> list[ClaimRun | GraphRun]:
+        """All claims after the last round."""
+        return [*self.claims, *self.traffic]
 
 
 def check_graph(
@@ -71,45 +219,35 @@ def check_graph(
         LabError: when the cluster's API does not answer, a source does not exist, or nothing is sent that would make
             an edge which a claim says is missing.
     """
-    start = edge.now()
-    mesh = read(traffic, edge)
-    sent = [ClaimRun.of(claim, settings.phase, mesh) for claim in traffic]
-    drawn = [GraphRun(claim, settings.phase) for claim in claims]
-    runs: list[ClaimRun | GraphRun] = [*sent, *drawn]
-    _require(drawn, sent, mesh)
-    watch = Watch(drawn, namespaces, kiali, edge.now)
-    watch.begin()
-    convergence = Convergence(settings.stable, settings.timeout)
-    controls = plan(traffic, settings.phase, mesh)
     with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
-        while True:
+        # No proxy is asked: the graph itself is the evidence here.
+        sending = ClaimRounds(traffic, settings, edge, pool)
+        drawn = [GraphRun(claim, settings.phase) for claim in claims]
+        _require(drawn, sending.runs, sending.mesh)
+        watch = Watch(drawn, namespaces, kiali, edge.now)
+        watch.begin()
+        rule = Stable(settings.stable, settings.timeout)
+
+        def look() -> list[ClaimRun | GraphRun]:
             begin = edge.now()
-            # The graph itself is the witness here.
-            answers = probe_round(sent, mesh, controls, settings, edge, pool)
-            judge_all(sent, mesh, answers, settings)
+            sent = sending.look()
             watch.note(begin, edge.now(), _routes(run for run in sent if run.holds))
-            look = watch.look(functools.partial(waypoints, mesh=mesh))
+            watch.look(functools.partial(waypoints, mesh=sending.mesh))
             # Where the graph does not come at all, a longer window would not bring it.
-            waits = watch.window.needed if watch.window and not look.reply.problem else 0
-            convergence.timeout = settings.timeout + waits
-            at = edge.now() - start
-            for run in runs:
-                run.remember(at)
-            if convergence.add(at, [run.verdict for run in runs]):
-                break
-            edge.sleep(settings.interval)
-            mesh = read(traffic, edge)
-            for claim_run in sent:
-                claim_run.look(mesh)
+            waits = watch.window.needed if watch.window and not watch.last.reply.problem else 0
+            rule.timeout = settings.timeout + waits
+            return [*sent, *drawn]
+
+        ended = repeat(look, rule, edge, settings.interval)
     return GraphResult(
-        drawn,
-        sent,
-        watch.shown(look),
-        mesh,
-        convergence.rounds,
-        edge.now() - start,
-        convergence.converged_after,
-        watch.restarts,
+        claims=drawn,
+        traffic=sending.runs,
+        look=watch.shown(),
+        mesh=sending.mesh,
+        rounds=ended.rounds,
+        elapsed=ended.elapsed,
+        converged_after=rule.converged_after,
+        restarts=watch.restarts,
     )
 
 
@@ -124,7 +262,7 @@ def _require(drawn: t.Sequence[GraphRun], sent: t.Sequence[ClaimRun], mesh: Mesh
         raise LabError(
             "\n".join(["Behind a waypoint a missing edge needs another control:", *(f"  {line}" for line in problems)])
         )
-    gone = missing(sent)
+    gone = unusable(sent)
     if gone:
         lines = [f"  {item.reason}" for item in dict.fromkeys(gone)]
         raise LabError("\n".join(["The traffic can't be sent, nothing was asked:", *lines]))

@@ -107,7 +107,7 @@ class GraphRun:
     @property
     def holds(self) -> bool:
         """Whether the last round's verdict is a pass."""
-        return self.verdict.verdict == "pass"
+        return self.verdict.passed
 
     def decide(self, verdict: Verdict, **changed: t.Any) -> None:
         """Put another verdict in the place of the last round's; changed: more fields of `judged`."""

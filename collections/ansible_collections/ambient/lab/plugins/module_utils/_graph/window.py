@@ -21,7 +21,7 @@ class ServerClock:
     def __init__(self) -> None:
         self._ahead: float | None = None
 
-    def hear(self, date: float, at: float) -> None:
+    def observe(self, date: float, at: float) -> None:
         """Take in a Date header.
 
         Args:

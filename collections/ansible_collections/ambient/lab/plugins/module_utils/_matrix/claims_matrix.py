@@ -13,28 +13,26 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.edge import Kub
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    write_results,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, unable, visible
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import Matched, match, widened, within
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, unable, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import MatchResult, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers, own_pod
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
     Found,
+    comments_of,
     failure,
     returned,
     section_values,
     warnings_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims, read_text
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Watched, watch
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Observed, watch
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
 
@@ -48,12 +46,12 @@ class StandingEdge(KubeEdge):
     """The check's edge on a cluster in which some pods only stand in for sources.
 
     Args:
-        kube: the cluster.
+        params: of the module, with kubeconfig and context.
         namespaces: that the matrix spans; a user who may list them alone finds a pod's own address there.
     """
 
-    def __init__(self, kube: Kube, namespaces: t.Iterable[str]) -> None:
-        super().__init__(kube)
+    def __init__(self, params: t.Mapping[str, t.Any], namespaces: t.Iterable[str]) -> None:
+        super().__init__(params["kubeconfig"], params["context"])
         self._namespaces = frozenset(namespaces)
         # namespace/name of those that are of this run.
         self.chosen: set[str] = set()
@@ -78,17 +76,14 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     compare = params["state"] == "compare"
     claims = read_claims(params["file"]) if compare else ()
     # Wrong paths are found before any traffic.
-    if params["results_file"]:
-        require_section(params["section"])
-        read_results(params["results_file"])
+    require_writable(params["results_file"], params["section"])
     if not compare and not check_mode:
         read_text(params["file"])
-    kube, clock = Kube(params["kubeconfig"], params["context"]), Clock()
+    edge = StandingEdge(params, wanted.namespaces)
     life = int(settings.timeout) + LIFE_SECONDS
     kind, image = params["probe_with"], params["probe_image"] or ""
     resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
-    with Probers(kube, kind, image, life, clock, resources=resources, check_mode=check_mode) as probers:
-        edge = StandingEdge(kube, wanted.namespaces)
+    with Probers(edge, kind, image, life, Clock(), resources=resources, check_mode=check_mode) as probers:
         mesh = read_mesh(edge, claims)
         plan = lay_out(widened(wanted, claims), mesh)
         matched = match(claims, plan.pairs, mesh)
@@ -98,7 +93,10 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     found = dataclasses.replace(found, left=plan.left)
     changes = compared(claims, found, matched) if compare else None
     if params["results_file"] and not check_mode:
-        _keep(params["results_file"], params["section"], section_values(found, wanted, changes))
+        section, kept_values = params["section"], section_values(found, wanted, changes)
+        write_results(
+            params["results_file"], lambda old: {**old, section: {**old.get(section, {}), "matrix": kept_values}}
+        )
     values = {"changed": bool(probers.marked), "file": params["file"], **returned(found, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is not None:
@@ -140,17 +138,20 @@ class Run:
         silent = [source for source in lacking if source not in places]
         unprobed = {sources[source]: lacking[source] for source in sorted(silent, key=lambda item: sources[item])}
         asked = [pair for pair in pairs if pair.origin not in unprobed]
-        watched = Watched([], 0, 0.0)
+        watched = Observed([], 0, 0.0)
         if asked:
-            engine = Engine([pair.claim for pair in asked], places, self.settings, self.edge)
-            watched = watch([pair.claim for pair in asked], [pair.http for pair in asked], self.settings, engine)
-        standing = [source for source, lack in lacking.items() if source in places or lack.waits]
+            claims = [pair.claim for pair in asked]
+            engine = Engine(claims, places, self.settings, self.edge)
+            watched = watch(claims, [pair.http for pair in asked], self.settings, engine, self.edge)
+        standing = [source for source, unavailable in lacking.items() if source in places or unavailable.waits]
         asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
         return Found(asked, watched, unprobed, (), captured, asked_from)
 
-    def _stand_ins(self, lacking: dict[Source, Lack], mesh: Mesh) -> dict[Source, Source]:
+    def _stand_ins(self, lacking: dict[Source, Unavailable], mesh: Mesh) -> dict[Source, Source]:
         """What stands in for sources; where that fails, the reason is added to what the source lacks."""
-        mendable = [source for source, lack in lacking.items() if lack.mendable and source.service_account]
+        mendable = [
+            source for source, unavailable in lacking.items() if unavailable.mendable and source.service_account
+        ]
         if self.probe_with not in _PLACES:
             for source in mendable:
                 lacking[source] = dataclasses.replace(lacking[source], more=HELP)
@@ -180,7 +181,7 @@ def _captured(source: Source, mesh: Mesh) -> bool:
     return pod is not None and mesh.membership(pod).captured
 
 
-def compared(claims: t.Sequence[Claim], found: Found, matched: Matched) -> Difference:
+def compared(claims: t.Sequence[Claim], found: Found, matched: MatchResult) -> Difference:
     """How what was found differs from the file's claims; in check mode nothing can be said of those that wait."""
     waiting = {pair.claim.name for pair in matched.known if pair.origin in found.waiting}
     was = {claim.name: stated(claim) for claim in claims if claim.name not in waiting}
@@ -251,12 +252,7 @@ def _text(path: str, wanted: Wanted, found: Found, cells: t.Sequence[tuple[Pair,
     notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
     notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
     written = {pair.origin for pair, _state in cells}
-    unprobed = {name: lack.lasting for name, lack in found.unprobed.items() if name not in written}
-    return file_text(path, wanted.namespaces, cells, notes, unprobed)
-
-
-def _keep(path: str, section: str, values: dict[str, t.Any]) -> None:
-    write_results(path, lambda results: {**results, section: {**results.get(section, {}), "matrix": values}})
+    return file_text(path, wanted.namespaces, cells, notes, comments_of(found, written))
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:

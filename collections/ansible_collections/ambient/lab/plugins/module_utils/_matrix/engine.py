@@ -10,17 +10,17 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Edge, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 # --write-out %header{}, curl's changelog of 7.83.0.
 CURL_NEEDED = (7, 83)
@@ -69,47 +69,31 @@ class Engine:
         """One round: what each cell's probe saw."""
         probes = [Probe(claim.source, claim.request) for claim in self._claims]
         with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-            return probe_all(probes, self._targets(), self._settings, self._edge, pool)
+            return probe_all(probes, self._targets(), self._settings.probe_timeout, self._edge, pool)
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
-        """Check claims in one round, with all witnesses."""
-        once = dataclasses.replace(self._settings, stable=1, timeout=0.0, phase="after")
-        placed = [self._placed(claim) for claim in claims]
-        targets = self._targets()
-        # The check would not begin for any claim where the source of one is missing.
-        there = [claim for claim in placed if not _lost(targets[claim.source])]
-        proven = iter(check(there, once, self._edge).claims if there else ())
-        return [_lost(targets[claim.source]) or _proof(next(proven)) for claim in placed]
+        """Check claims in one round, with all that the proxies say of it."""
+        with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
+            rounds = ClaimRounds([self._placed(claim) for claim in claims], self._settings, self._edge, pool)
+            rounds.look()
+            rounds.close()
+        return [_proof(run) for run in rounds.runs]
 
     def _targets(self) -> dict[Source, Target | Unusable]:
         sources = {claim.source for claim in self._claims}
-        return find_targets(sources, self._edge.mesh([], {source.namespace for source in sources}))
-
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return self._edge.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait between two rounds."""
-        self._edge.sleep(seconds)
-
-
-def _lost(target: Target | Unusable) -> Proof | None:
-    if isinstance(target, Unusable) and target.missing:
-        return Proof(problem=target.reason, seen=probe_error(target.reason))
-    return None
+        mesh = self._edge.mesh([], {source.namespace for source in sources})
+        return {source: target_in(mesh, source) for source in sources}
 
 
 def _proof(run: ClaimRun) -> Proof:
-    testimony = run.testimony or Testimony()
-    # Another answer than the one before is no error: it is one more round. A block counts whoever causes it.
-    failed = run.verdict.verdict == "error" and run.seen.outcome not in BLOCKED
-    problem = run.verdict.reason if failed else ""
-    return Proof(testimony.decided_by, testimony.policy, problem, run.seen)
+    attribution = run.attribution or Attribution()
+    # Another answer than the one before is no error: it is one more round.
+    problem = run.verdict.reason if run.verdict.verdict == "error" else ""
+    return Proof(attribution.decided_by, attribution.policy, problem, run.seen)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lack:
+class Unavailable:
     """Why a source can't probe. mendable: somebody can stand in for it; more: why nobody does."""
 
     reason: str
@@ -130,23 +114,19 @@ class Lack:
         return self.reason.partition(": ")[0] if self.mendable else "none of its pods is ready"
 
 
-def find_targets(sources: t.Iterable[Source], mesh: Mesh) -> dict[Source, Target | Unusable]:
-    """The pod of each source, or why it can't probe."""
-    return {source: find_target(source, mesh.items("Pod", source.namespace)) for source in sources}
-
-
-def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Lack]:
+def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Unavailable]:
     """The sources whose pod can't probe, and why; one exec each."""
-    targets = find_targets(sources, mesh)
-    found = {source: Lack(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
+    targets = {source: target_in(mesh, source) for source in sources}
+    found = {source: Unavailable(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
     ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 
     def look(target: Target) -> str:
-        return lacking(target.container, *edge.run(target, "curl --version", LOOK_SECONDS))
+        said = edge.run(target.namespace, target.pod, target.container, "curl --version", LOOK_SECONDS)
+        return lacking(target.container, *said)
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         reasons = zip(ready, pool.map(look, ready.values()), strict=True)
-        return {**found, **{source: Lack(reason, True) for source, reason in reasons if reason}}
+        return {**found, **{source: Unavailable(reason, True) for source, reason in reasons if reason}}
 
 
 def lacking(container: str, stdout: str, problem: str) -> str:

@@ -26,15 +26,11 @@ _OTHER_PORTS = (22, 25, 53, 389, 636, 1433, 1521, 3306, 5432, 5672, 6379, 9042, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Left:
+class Skipped:
     """What is not a part of the matrix, and why."""
 
     what: str
     reason: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The same as plain data."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Goal:
         return f"{self.scheme}://{host}:{self.port}{path}"
 
 
-def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool) -> tuple[list[Goal], list[Left]]:
+def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool) -> tuple[list[Goal], list[Skipped]]:
     """The ports of all Services that curl can ask, and the Services and ports that it can't.
 
     Args:
@@ -72,7 +68,7 @@ def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool)
         non_http: also ports that speak something else than HTTP.
     """
     found: dict[Goal, None] = {}
-    left: list[Left] = []
+    left: list[Skipped] = []
     for namespace in namespaces:
         for service in sorted(mesh.items("Service", namespace), key=name_of):
             name = f"{service['metadata']['name']}.{namespace}"
@@ -80,16 +76,16 @@ def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool)
             stands = any(pod for _port, pod in ports)
             reason = _unusable(service, stands)
             if reason:
-                left.append(Left(name, reason))
+                left.append(Skipped(name, reason))
                 continue
             headless = service["spec"].get("clusterIP") == "None"
             if headless and not (pod_ip and stands):
-                left.append(Left(name, "headless: it has no address of its own; pod_ip=true asks one of its pods"))
+                left.append(Skipped(name, "headless: it has no address of its own; pod_ip=true asks one of its pods"))
                 continue
             for port, pod in ports:
                 why = unspoken(port, non_http)
                 if why:
-                    left.append(Left(f"{name}:{port['port']}", why))
+                    left.append(Skipped(f"{name}:{port['port']}", why))
                     continue
                 kind, http = speaks(port)
                 if not headless:

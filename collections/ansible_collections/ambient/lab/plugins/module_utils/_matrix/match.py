@@ -9,7 +9,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, target_in
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, foreign, path_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
@@ -18,7 +19,7 @@ _POD = " -> pod of "
 
 
 @dataclasses.dataclass(frozen=True)
-class Matched:
+class MatchResult:
     """What to probe: the file's claims that still make sense, and then the new pairs. gone: why, by claim's name."""
 
     known: tuple[Pair, ...]
@@ -26,7 +27,7 @@ class Matched:
     gone: dict[str, str]
 
 
-def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Matched:
+def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> MatchResult:
     """Match a file's claims with the pairs of the cluster, by source and request, so that a claim can be renamed.
 
     A row to a pod's own address is found by its name, because a new pod has another address.
@@ -52,7 +53,7 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Mat
             known.append(foreign(claim, mesh))
     names = {claim.name for claim in claims}
     new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
-    return Matched(tuple(known), tuple(new), gone)
+    return MatchResult(tuple(known), tuple(new), gone)
 
 
 def widened(wanted: Wanted, claims: t.Iterable[Claim]) -> Wanted:
@@ -88,8 +89,8 @@ def _renamed(pair: Pair, names: t.Collection[str]) -> Pair:
 def vanished(claim: Claim, mesh: Mesh) -> str:
     """Why a claim can't be probed any more: its source, or what it calls, is not there. "" where both are."""
     source, request = claim.source, claim.request
-    target = find_target(source, mesh.items("Pod", source.namespace))
-    if isinstance(target, Unusable) and target.missing:
+    target = target_in(mesh, source)
+    if isinstance(target, Unusable) and target.retry is Retry.POINTLESS:
         return target.reason
     if is_ip(request.host):
         return "" if mesh.pods_at(request.host) or _POD not in claim.name else "its pod is not there"

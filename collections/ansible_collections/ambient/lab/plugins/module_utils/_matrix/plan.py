@@ -12,7 +12,7 @@ import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Left, goals, is_waypoint
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Skipped, goals, is_waypoint
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, account_of
 
@@ -65,7 +65,7 @@ class Plan:
     """All cells, and what is not among them."""
 
     pairs: tuple[Pair, ...]
-    left: tuple[Left, ...]
+    left: tuple[Skipped, ...]
 
 
 def lay_out(wanted: Wanted, mesh: Mesh) -> Plan:
@@ -103,7 +103,7 @@ def require_few(probes: int) -> None:
         )
 
 
-def origins(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Origin], list[Left]]:
+def origins(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Origin], list[Skipped]]:
     """One source per ServiceAccount that runs pods, in the order of names; waypoints call nobody of their own."""
     found: set[tuple[str, str]] = set()
     waypoints: set[tuple[str, str]] = set()
@@ -112,7 +112,7 @@ def origins(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Origin], list
             if pod.get("status", {}).get("phase") in _ALIVE:
                 (waypoints if is_waypoint(pod) else found).add((namespace, account_of(pod)))
     why = "a waypoint forwards calls and makes none of its own"
-    left = [Left(f"{namespace}/{account}", why) for namespace, account in sorted(waypoints)]
+    left = [Skipped(f"{namespace}/{account}", why) for namespace, account in sorted(waypoints)]
     return [Origin(namespace, account) for namespace, account in sorted(found)], left
 
 

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import types
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import (
+    Target,
+    Unusable,
+    find_target,
+    target_in,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, Lister
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     LABEL,
     MANAGER,
@@ -41,28 +47,13 @@ RESOURCES_HELP = "probe_resources sets what it requests, and its limits"
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
 
-class Api(t.Protocol):
-    """What is needed of the cluster; all of it raises LabError when nobody answers."""
-
-    def get(self, path: str, **query: str) -> Object | None:
-        """One object, None where there is none."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
+class Api(Getter, Lister, t.Protocol):
+    """What is needed of the cluster."""
 
     def send(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json", **query: str
     ) -> Answer:
         """POST, PATCH or DELETE, and any answer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Time in seconds; tests bring their own. epoch: since 1970, as the API's timestamps count."""
-
-    now: t.Callable[[], float] = time.monotonic
-    sleep: t.Callable[[float], None] = time.sleep
-    epoch: t.Callable[[], float] = time.time
 
 
 class Probers:
@@ -92,7 +83,8 @@ class Probers:
         self._api, self._kind, self._image, self._seconds, self._clock = api, kind, image, seconds, clock
         self._resources = {**RESOURCES, **(resources or {})}
         self._check_mode = check_mode
-        self._made: dict[str, tuple[str, str]] = {}
+        # Pods that were made; namespace/name.
+        self.pods: set[str] = set()
         # Pods that get a container which they keep; namespace/name.
         self.marked: list[str] = []
 
@@ -102,12 +94,7 @@ class Probers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        self._remove(list(self._made))
-
-    @property
-    def pods(self) -> set[str]:
-        """The pods that were made, namespace/name."""
-        return set(self._made)
+        self._remove(sorted(self.pods))
 
     def clear(self, namespaces: t.Iterable[str]) -> list[str]:
         """Remove what earlier runs had to leave behind; namespace/name of each pod."""
@@ -131,8 +118,21 @@ class Probers:
         make = self._make_pod if self._kind == "pod" else self._make_ephemeral
         made = {source: make(source, mesh) for source in sources}
         deadline = self._clock.now() + READY_SECONDS
-        wait = self._pod_runs if self._kind == "pod" else self._ephemeral_runs
-        return {source: item if isinstance(item, str) else wait(item, deadline) for source, item in made.items()}
+        return {source: item if isinstance(item, str) else self._runs(item, deadline) for source, item in made.items()}
+
+    def _runs(self, source: Source, deadline: float) -> Source | str:
+        """Wait until what was made runs; why it does not."""
+        what, look = "pod in its place", _pod
+        if self._kind == "ephemeral":
+            what, look = "ephemeral container in its pod", _ephemeral
+        path = _path(f"{source.namespace}/{source.pod}")
+        ended = repeat(
+            lambda: look(source, self._api.get(path)),
+            Wait[Unusable | None](deadline - self._clock.now(), lambda found: [found.retry] if found else []),
+            self._clock,
+            POLL_SECONDS,
+        )
+        return f"the {what} does not run: {ended.last.reason}" if ended.last else source
 
     def _make_pod(self, source: Source, mesh: Mesh) -> Source | str:
         if self._check_mode:
@@ -145,18 +145,8 @@ class Probers:
             help_ = f"; {RESOURCES_HELP}" if any(words in why for words in _RESOURCES_REFUSED) else ""
             return f"the API refused a pod in its place: {why}{help_}"
         name = str(json.loads(answer.body)["metadata"]["name"])
-        self._made[f"{source.namespace}/{name}"] = (source.namespace, name)
+        self.pods.add(f"{source.namespace}/{name}")
         return Source(source.namespace, pod=name, container="probe")
-
-    def _pod_runs(self, source: Source, deadline: float) -> Source | str:
-        while True:
-            pod = self._api.get(f"{PODS.format(source.namespace)}/{source.pod}")
-            found = find_target(source, [pod] if pod else [])
-            if not isinstance(found, Unusable):
-                return source
-            if found.missing or self._clock.now() >= deadline or "ImagePull" in found.reason:
-                return f"the pod in its place does not run: {found.reason}"
-            self._clock.sleep(POLL_SECONDS)
 
     def _make_ephemeral(self, source: Source, mesh: Mesh) -> Source | str:
         pod = own_pod(source, mesh)
@@ -171,54 +161,64 @@ class Probers:
             return NOT_NOW
         container = ephemeral_of(pod, self._image)
         patch = {"spec": {"ephemeralContainers": [container]}}
-        path = f"{PODS.format(source.namespace)}/{name}/ephemeralcontainers"
-        answer = self._api.send("PATCH", path, patch, _STRATEGIC_MERGE)
+        answer = self._api.send("PATCH", f"{_path(place)}/ephemeralcontainers", patch, _STRATEGIC_MERGE)
         if answer.status != 200:
             return f"the API refused an ephemeral container in {place}: {_why(answer)}"
         self.marked.append(place)
         return Source(source.namespace, pod=name, container=container["name"])
 
-    def _ephemeral_runs(self, source: Source, deadline: float) -> Source | str:
-        while True:
-            pod = self._api.get(f"{PODS.format(source.namespace)}/{source.pod}")
-            if pod is None:
-                return f"pod {source.namespace}/{source.pod} is gone"
-            if running_ephemeral(pod, source.container or ""):
-                return source
-            stuck = stuck_ephemeral(pod, source.container or "")
-            if self._clock.now() >= deadline or "ImagePull" in stuck or stuck.startswith("terminated"):
-                return f"the ephemeral container in its pod does not run: {stuck or 'it did not start in time'}"
-            self._clock.sleep(POLL_SECONDS)
-
     def _remove(self, names: t.Sequence[str]) -> None:
         """Delete pods and wait until they are gone; a pod that can't be deleted ends by its own deadline."""
         refused = []
         for name in names:
-            namespace, _slash, pod = name.partition("/")
             body = {"gracePeriodSeconds": 1, "propagationPolicy": "Background"}
             try:
-                answer = self._api.send("DELETE", f"{PODS.format(namespace)}/{pod}", body)
+                answer = self._api.send("DELETE", _path(name), body)
             except LabError as error:
                 # The others can be removed all the same.
                 refused.append(f"{name}: {error.message}")
                 continue
             if answer.status not in (200, 202, 404):
                 refused.append(f"{name}: {_why(answer)}")
-        deadline = self._clock.now() + GONE_SECONDS
-        for name in names:
-            namespace, _slash, pod = name.partition("/")
-            while self._api.get(f"{PODS.format(namespace)}/{pod}") is not None and not refused:
-                if self._clock.now() >= deadline:
-                    break
-                self._clock.sleep(POLL_SECONDS)
-        if refused:
+        if not refused:
+            there = Wait[list[str]](GONE_SECONDS, lambda left: [Retry.USEFUL for _name in left])
+            repeat(lambda: [name for name in names if self._api.get(_path(name))], there, self._clock, POLL_SECONDS)
+        else:
             raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
+
+
+def _path(pod: str) -> str:
+    """Path of a pod in the Kubernetes API; pod: namespace/name."""
+    namespace, _slash, name = pod.partition("/")
+    return f"{PODS.format(namespace)}/{name}"
 
 
 def own_pod(source: Source, mesh: Mesh) -> Object | None:
     """The ready pod that a source means, None where there is none."""
-    target = find_target(source, mesh.items("Pod", source.namespace))
-    return mesh.get("Pod", source.namespace, target.pod) if isinstance(target, Target) else None
+    target = target_in(mesh, source)
+    return target.item if isinstance(target, Target) else None
+
+
+def _pod(source: Source, pod: Object | None) -> Unusable | None:
+    """Why a pod that was made can't probe; None where it can."""
+    found = find_target(source, [pod] if pod else [])
+    return _unless_pulled(found) if isinstance(found, Unusable) else None
+
+
+def _ephemeral(source: Source, pod: Object | None) -> Unusable | None:
+    """Why an ephemeral container that was made can't probe; None where it can."""
+    if pod is None:
+        return Unusable(f"pod {source.namespace}/{source.pod} is gone", Retry.POINTLESS)
+    if running_ephemeral(pod, source.container or ""):
+        return None
+    stuck = stuck_ephemeral(pod, source.container or "")
+    ended = Retry.unless(stuck.startswith("terminated"))
+    return _unless_pulled(Unusable(stuck or "it did not start in time", ended))
+
+
+def _unless_pulled(found: Unusable) -> Unusable:
+    """The same; an image that can't be pulled now is not waited for."""
+    return dataclasses.replace(found, retry=Retry.POINTLESS) if "ImagePull" in found.reason else found
 
 
 def _why(answer: Answer) -> str:

@@ -11,12 +11,13 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import command
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Left
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Skipped
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Watched
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
 
 # Of each kind of warning.
 SHOWN = 3
@@ -33,9 +34,9 @@ class Found:
     """All that a run has found out. asked_from: what stands in for a source, by its name."""
 
     pairs: t.Sequence[Pair]
-    watched: Watched
-    unprobed: dict[str, Lack]
-    left: t.Sequence[Left]
+    watched: Observed
+    unprobed: dict[str, Unavailable]
+    left: t.Sequence[Skipped]
     mesh: dict[str, bool]
     asked_from: dict[str, str]
 
@@ -52,7 +53,7 @@ class Found:
     @property
     def waiting(self) -> set[str]:
         """The sources that could be asked, were it not for check mode."""
-        return {name for name, lack in self.unprobed.items() if lack.waits}
+        return {name for name, unavailable in self.unprobed.items() if unavailable.waits}
 
 
 def cell_values(pair: Pair, cell: Cell) -> dict[str, t.Any]:
@@ -78,8 +79,8 @@ def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
         "elapsed": round(found.watched.elapsed, 2),
         "cells": [cell_values(pair, cell) for pair, cell in found.cells],
         "unclear": [item for item in unclear if item["reason"]],
-        "unprobed": [{"source": name, "reason": str(lack)} for name, lack in found.unprobed.items()],
-        "left_out": [item.as_dict() for item in found.left],
+        "unprobed": [{"source": name, "reason": str(unavailable)} for name, unavailable in found.unprobed.items()],
+        "left_out": [dataclasses.asdict(item) for item in found.left],
         "sources": [
             {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
             for name, mesh in found.mesh.items()
@@ -152,13 +153,33 @@ def _short(state: State | None) -> str:
     return state.outcome if state.unclear else str(dataclasses.replace(state, policy=None))
 
 
+def comments_of(found: Found, written: t.Collection[str]) -> list[str]:
+    """What the file says of pairs that are no claims, as far as it stays the same while the cluster does.
+
+    Args:
+        found: by the run.
+        written: sources that the file has claims of.
+    """
+    lines = [
+        f"Not probed: {name} ({unavailable.lasting})"
+        for name, unavailable in found.unprobed.items()
+        if name not in written
+    ]
+    # Who blocks these nobody can tell, so a check of such a claim would be an error.
+    return lines + [
+        f"Not claimed: {pair.claim.name} is {cell.state}"
+        for pair, cell in found.cells
+        if cell.seen.outcome in BLOCKED and cell.state.unclear and not cell.flapped
+    ]
+
+
 def warnings_of(found: Found) -> list[str]:
     """What a person should hear even when all went well: pairs that are not in the file."""
     unclear = [(pair.claim.name, cell) for pair, cell in found.cells if cell.state.unclear]
     groups = {
         "pairs whose answer flaps": [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped],
         "pairs that can't be told": [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped],
-        "sources that were not probed": [f"{name} ({lack})" for name, lack in found.unprobed.items()],
+        "sources that were not probed": [f"{name} ({unavailable})" for name, unavailable in found.unprobed.items()],
     }
     return [
         f"{len(items)} {what}: {'; '.join(items[:SHOWN])}"

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import re
+import textwrap
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
@@ -23,9 +22,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Obje
 # The Kubernetes client needs it too, and the module says when that one is missing.
 with contextlib.suppress(ImportError):
     import yaml
-
-# A cell's name as it nearly always is, or a URL: nothing in it that YAML could take for something else.
-_PLAIN = re.compile(r"(?:[a-z0-9.-]+/[a-z0-9.-]+ -> (?:pod of )?|https?://)[a-z0-9.-]+:[0-9]+(?:/| [A-Z]+)")
 
 _HEAD = """\
 ---
@@ -51,7 +47,7 @@ def file_text(
     namespaces: t.Sequence[str],
     cells: t.Sequence[tuple[Pair, State]],
     notes: t.Mapping[str, str],
-    unprobed: t.Mapping[str, str],
+    comments: t.Iterable[str],
 ) -> str:
     """The file's text. The same matrix gives the same text: there is no time and no pod's name in it.
 
@@ -60,27 +56,28 @@ def file_text(
         namespaces: that the matrix spans, for the head.
         cells: what was seen, in the order of the matrix.
         notes: what to say of a source, by its name.
-        unprobed: why a source was not asked, by its name; the same for every pod of it.
+        comments: on what is no claim.
     """
     lines = [_HEAD.format(name=os.path.basename(path), namespaces=", ".join(namespaces))]
     if any(pair.pod for pair, _seen in cells):
         lines.append(_PODS)
-    lines += [f"# Not probed: {name} ({printable(reason)})\n" for name, reason in unprobed.items()]
+    lines += [f"# {printable(comment)}\n" for comment in comments]
     lines.append("claims:\n")
     last = ""
-    for pair, state in cells:
+    for (pair, state), text in zip(cells, claims_text([as_claim(*cell) for cell in cells]), strict=True):
         if pair.origin != last:
             note = notes.get(pair.origin)
             lines.append(f"  # From {pair.origin}" + (f", {note}\n" if note else "\n"))
             last = pair.origin
-        lines.append(claim_text(as_claim(pair.claim, state)))
+        lines.append(textwrap.indent(text, "  "))
         if state.policy and not is_policy(state.policy):
             lines.append(f"    # denied by {printable(state.policy)}\n")
     return "".join(lines)
 
 
-def as_claim(claim: Claim, state: State) -> Object:
+def as_claim(pair: Pair, state: State) -> Object:
     """A cell as curl_outcomes takes it."""
+    claim = pair.claim
     source, request = claim.source, claim.request
     raw: Object = {
         "name": claim.name,
@@ -98,27 +95,14 @@ def _expect(state: State) -> object:
     return {"outcome": state.outcome, "http_code": codes[0] if len(codes) == 1 else codes}
 
 
-def claim_text(claim: Object) -> str:
-    """One claim as an item of the list, with the keys in the order in which people read them."""
-    lines = [line for key, value in claim.items() for line in _entry(key, value)]
-    return "".join(f"  {'  ' if number else '- '}{line}\n" for number, line in enumerate(lines))
-
-
-def _entry(key: str, value: object) -> t.Sequence[str]:
-    """Lines of one key. A matrix repeats itself, and PyYAML takes long for a little."""
-    if isinstance(value, str) and _PLAIN.fullmatch(value):
-        return (f"{key}: {value}",)
-    return _dumped(key, json.dumps(value))
-
-
-@functools.lru_cache(maxsize=4096)
-def _dumped(key: str, value: str) -> tuple[str, ...]:
-    text: str = yaml.safe_dump(
-        {key: json.loads(value)}, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+def claims_text(claims: t.Sequence[Object]) -> list[str]:
+    """Each claim as an item of the list, with the keys in the order in which people read them."""
+    # libyaml's writer is the same one, many times as fast; not every PyYAML has it.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(
+        claims, Dumper=dumper, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
     )
-    # With nothing nested in it, the mapping itself would be in braces.
-    line = text.strip()
-    return (line[1:-1],) if line.startswith("{") else tuple(line.splitlines())
+    return re.findall(r"^- (?:.*\n)(?:^  .*\n)*", text, re.MULTILINE)
 
 
 def read_claims(path: str) -> tuple[Claim, ...]:

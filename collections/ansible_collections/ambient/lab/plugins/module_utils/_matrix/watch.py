@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     DEFAULT_CODES,
     DENIALS,
     Claim,
     Expectation,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Time, repeat
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
@@ -39,22 +42,6 @@ class Proof:
     seen: Seen | None = None
 
 
-class Pace(t.Protocol):
-    """How often and how long to look; times are in seconds."""
-
-    @property
-    def stable(self) -> int:
-        """Rounds in a row in which an answer must be the same."""
-
-    @property
-    def timeout(self) -> float:
-        """How long to wait for that."""
-
-    @property
-    def interval(self) -> float:
-        """Between two rounds."""
-
-
 class World(t.Protocol):
     """What watching needs; all of it raises LabError when the API does not answer."""
 
@@ -63,12 +50,6 @@ class World(t.Protocol):
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
         """Check claims in one round, with all witnesses."""
-
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
-
-    def sleep(self, seconds: float) -> None:
-        """Wait between two rounds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +63,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Watched:
+class Observed:
     """All cells in their order; elapsed is in seconds."""
 
     cells: list[Cell]
@@ -90,18 +71,20 @@ class Watched:
     elapsed: float
 
 
-class Rounds:
-    """Collects rounds and knows which answers have stayed the same.
+class Settled:
+    """The rule of a matrix: until every answer has stayed the same, and is proven.
 
     Args:
         cells: how many there are.
-        stable: rounds in a row in which an answer must be the same.
+        stable: rounds in a row in which an answer must be the same; the last of them is the proof.
+        timeout: seconds to wait for that.
     """
 
-    def __init__(self, cells: int, stable: int) -> None:
-        self.stable = stable
-        self.count = 0
+    def __init__(self, cells: int, stable: int, timeout: float) -> None:
+        self.timeout = timeout
+        self.count = self._tried = 0
         self.last: list[Seen] = []
+        self._stable = stable
         self._streaks = [0] * cells
         self._answers: list[tuple[str, int] | None] = [None] * cells
         self._codes: list[set[int]] = [set() for _cell in range(cells)]
@@ -124,25 +107,39 @@ class Rounds:
                 self._changes[index].append(str(item))
                 self._answers[index] = answer
 
-    def settled(self, rounds: int) -> bool:
-        """Whether every answer has stayed the same for so many rounds."""
+    def ends(self, look: t.Sequence[Proof], at: float) -> bool:
+        """Whether this round was the last one; look: the proof of all cells, empty where they were only asked."""
+        if not look:
+            return at >= self.timeout
+        self._tried += 1
+        # A log may come late, but a destination that answers nobody goes on doing so.
+        late = any(proof.problem and proof.seen and proof.seen.outcome not in BLOCKED for proof in look)
+        proven = self._tried >= MAX_PROOFS or not late
+        return at >= self.timeout or (proven and self._same(self._stable))
+
+    @property
+    def provable(self) -> bool:
+        """Whether the answers have stayed the same for so long that the next round can be the proof."""
+        return self.count > 0 and self._same(self._stable - 1)
+
+    def _same(self, rounds: int) -> bool:
         return all(streak >= rounds for streak in self._streaks)
 
     def flapped(self, index: int) -> tuple[str, ...]:
         """The last answers of a cell that has not settled; empty where only the status of its answer varies."""
-        if self._streaks[index] >= min(self.stable, self.count):
+        if self._streaks[index] >= min(self._stable, self.count):
             return ()
-        outcomes = {change.split(" ")[0] for change in self._changes[index][-self.stable :]}
+        outcomes = {change.split(" ")[0] for change in self._changes[index][-self._stable :]}
         return () if len(outcomes) == 1 else tuple(self._changes[index][-4:])
 
     def codes(self, index: int) -> frozenset[int] | None:
         """HTTP statuses of the cell's outcome, None where it has none."""
         if self.last[index].outcome not in DEFAULT_CODES:
             return None
-        return frozenset({self.last[index].http_code} if self._streaks[index] >= self.stable else self._codes[index])
+        return frozenset({self.last[index].http_code} if self._streaks[index] >= self._stable else self._codes[index])
 
 
-def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Pace, world: World) -> Watched:
+def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings, world: World, clock: Time) -> Observed:
     """Look until all answers are the same for `stable` rounds in a row, or `timeout` seconds are over.
 
     The last of these rounds is a check of what was seen as claims, with controls and witnesses.
@@ -151,37 +148,38 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Pace, wor
         claims: of the cells; what they expect does not matter.
         http: per cell, whether the destination is known to answer HTTP.
         settings: how often and how long to look.
-        world: asks, proves, and has a clock.
+        world: asks and proves.
+        clock: to measure and to wait with.
 
     Raises:
         LabError: when the API does not answer.
     """
-    start = world.now()
-    rounds = Rounds(len(claims), settings.stable)
-    tried = 0
-    while True:
-        rounds.add(world.ask())
-        late = world.now() - start >= settings.timeout
-        if late or rounds.settled(settings.stable - 1):
-            proofs = _prove(claims, rounds, world)
-            # What the check saw counts as a round, too.
-            rounds.add([proof.seen for proof in proofs])
-            tried += 1
-            proven = tried >= MAX_PROOFS or not any(proof.problem for proof in proofs)
-            if late or (proven and rounds.settled(settings.stable)):
-                break
-        world.sleep(settings.interval)
-    cells = [_cell(rounds, index, proofs[index], known) for index, known in enumerate(http)]
-    return Watched(cells, rounds.count, world.now() - start)
+    rule = Settled(len(claims), settings.stable, settings.timeout)
+
+    def look() -> list[Proof]:
+        proofs = _prove(claims, rule, world) if rule.provable else []
+        rule.add([proof.seen for proof in proofs] or world.ask())
+        return proofs
+
+    ended = repeat(look, rule, clock, settings.interval)
+    proofs, elapsed = ended.last, ended.elapsed
+    if not proofs:
+        # The time is over, and what is known by now is proven all the same.
+        start = clock.now()
+        proofs = _prove(claims, rule, world)
+        rule.add([proof.seen for proof in proofs])
+        elapsed += clock.now() - start
+    cells = [_cell(rule, index, proofs[index], known) for index, known in enumerate(http)]
+    return Observed(cells, rule.count, elapsed)
 
 
-def _prove(claims: t.Sequence[Claim], rounds: Rounds, world: World) -> list[Proof]:
+def _prove(claims: t.Sequence[Claim], rule: Settled, world: World) -> list[Proof]:
     """Check each cell that has an answer which a claim can expect; the others need no proof."""
     proofs = [Proof() for _claim in claims]
     chosen = {
-        index: observed(claim, rounds.last[index], rounds.codes(index))
+        index: observed(claim, rule.last[index], rule.codes(index))
         for index, claim in enumerate(claims)
-        if rounds.last[index].outcome != "probe_error"
+        if rule.last[index].outcome != "probe_error"
     }
     if chosen:
         for index, proof in zip(chosen, world.prove(list(chosen.values())), strict=True):
@@ -194,13 +192,13 @@ def observed(claim: Claim, seen: Seen, codes: frozenset[int] | None) -> Claim:
     return dataclasses.replace(claim, after=Expectation(seen.outcome, codes), by=None)
 
 
-def _cell(rounds: Rounds, index: int, proof: Proof, http: bool) -> Cell:
-    seen, flapped = rounds.last[index], rounds.flapped(index)
+def _cell(rule: Settled, index: int, proof: Proof, http: bool) -> Cell:
+    seen, flapped = rule.last[index], rule.flapped(index)
     problem = f"it flaps: {', '.join(flapped)}" if flapped else _unclear(seen, proof, http)
     exits = None if seen.exit_code is None else frozenset({seen.exit_code})
     # A policy decides a denial; an answer that came through is nobody's.
     policy = decider(proof.policy) if proof.policy and seen.outcome in DENIALS else None
-    return Cell(seen, State(seen.outcome, rounds.codes(index), exits, policy, problem), proof.decided_by, flapped)
+    return Cell(seen, State(seen.outcome, rule.codes(index), exits, policy, problem), proof.decided_by, flapped)
 
 
 def _unclear(seen: Seen, proof: Proof, http: bool) -> str:
@@ -213,4 +211,4 @@ def _unclear(seen: Seen, proof: Proof, http: bool) -> str:
         return ""
     if not http:
         return "no proxy says that it denied this, and the destination may speak no HTTP"
-    return proof.problem if seen.outcome in DENIALS else ""
+    return proof.problem if seen.outcome in (*DENIALS, *BLOCKED) else ""

@@ -10,6 +10,7 @@ import json
 import re
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     REVISION,
@@ -30,14 +31,7 @@ _DEFAULTS = "Istio's defaults are taken"
 _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
-class Reader(t.Protocol):
-    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
-
-
-def read_config(reader: Reader) -> MeshConfig:
+def read_config(reader: Asker) -> MeshConfig:
     """The mesh's configuration; Istio's defaults where it can't be read, which is said.
 
     Raises:
@@ -53,7 +47,7 @@ def read_config(reader: Reader) -> MeshConfig:
     return config_of(_object(answer), istiod, assumed, space)
 
 
-def _istiod(reader: Reader) -> tuple[Object, tuple[str, ...]]:
+def _istiod(reader: Asker) -> tuple[Object, tuple[str, ...]]:
     """istiod's Deployment, under the chart's name or by the chart's label; empty, and why, where it is not known."""
     answer = reader.ask(_ISTIOD)
     if answer.status == 200:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh import l4, l7
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
@@ -37,6 +38,7 @@ class Decision:
             matches, all of these.
         cause: namespace/name of the PeerAuthentication that refuses plain text; "" otherwise.
         doubtful: those among them of which nobody can know whether they match.
+        retry: pointless where something that is written denies it; a policy that is not there may still come.
     """
 
     verdict: Verdict
@@ -44,6 +46,7 @@ class Decision:
     among: tuple[str, ...] = ()
     cause: str = ""
     doubtful: tuple[str, ...] = ()
+    retry: Retry = Retry.USEFUL
 
 
 def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
@@ -77,7 +80,7 @@ def _strictly(decided: Decision, strict: Strictness, denying: t.Sequence[Object]
     reason = f"PeerAuthentication {strict.cause} is STRICT, and the connection is plain text"
     names = {name_of(item) for item in denying}
     doubtful = tuple(name for name in decided.doubtful if name in names)
-    return Decision("deny", reason, (*own, *doubtful), strict.cause, doubtful)
+    return Decision("deny", reason, (*own, *doubtful), strict.cause, doubtful, Retry.POINTLESS)
 
 
 def _by_deny(policies: t.Sequence[Object], decision: Decision) -> bool:
@@ -164,7 +167,7 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
     if certain:
         rules = [f"rule {denying[name].rule} of AuthorizationPolicy {name} (DENY)" for name in certain]
         reason = f"{' and '.join(rules)} match{'es' if len(rules) == 1 else ''}"
-        return Decision("deny", reason, (*certain, *doubtful), doubtful=tuple(doubtful))
+        return Decision("deny", reason, (*certain, *doubtful), doubtful=tuple(doubtful), retry=Retry.POINTLESS)
     opened = next((name for name, match in allowing.items() if match.truth), "")
     unsure = [name for name, match in allowing.items() if match.truth is None]
     if allowing and not opened and not unsure:

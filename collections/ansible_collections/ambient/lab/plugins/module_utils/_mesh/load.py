@@ -9,6 +9,7 @@ import concurrent.futures
 import json
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -90,7 +91,7 @@ class Loader:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Asker,
         asked: t.Iterable[Asked],
         namespaces: t.Iterable[str],
         kinds: t.Collection[str] = (*MOVING, *SETTLED),

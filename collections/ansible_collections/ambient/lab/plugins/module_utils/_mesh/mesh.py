@@ -12,6 +12,8 @@ import functools
 import ipaddress
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+
 Object = dict[str, t.Any]
 
 # API path and plural name of each kind. `{}` takes "/namespaces/<name>", or nothing for a list of all namespaces.
@@ -277,16 +279,17 @@ class Mesh:
         if own == "none":
             return Membership(False, f"{name} has opted out of the mesh (its label {DATAPLANE_MODE}=none)")
         if own != "ambient" and labels_of(self.namespace(space)).get(DATAPLANE_MODE) != "ambient":
-            return Membership(False, f"namespace {space} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient")
+            why = f"namespace {space} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient"
+            return Membership(False, why, Retry.USEFUL)
         why = f"{name} is not in the mesh: it has no annotation {REDIRECTION}=enabled (istio-cni did not capture it)"
-        return Membership(False, why, permanent=False)
+        return Membership(False, why, retry=Retry.USEFUL)
 
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """Whether a pod is in the ambient mesh. permanent: only a change of what the user wrote can change it."""
+    """Whether a pod is in the ambient mesh. retry: what keeps it out may go away."""
 
     captured: bool
     why_not: str = ""
-    permanent: bool = True
+    retry: Retry = Retry.POINTLESS
     sidecar: bool = False

@@ -9,6 +9,7 @@ import dataclasses
 import typing as t
 import urllib.parse
 
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import Decision, at_waypoint, at_ztunnel
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
@@ -20,21 +21,13 @@ _DEFAULT_PORT = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True)
-class Reason:
-    """One step of why. permanent: only a change of what the user wrote changes it."""
-
-    text: str
-    permanent: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class Prediction:
     """What a request is going to meet.
 
     Attributes:
         outcome: "broken" means that something on the way is missing, and that no policy decides; "unknown" is never
             a pass.
-        reasons: from the source to the destination.
+        reasons: from the source to the destination; what is not there may still come, what is written stays.
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
         doubtful: those among them of which nobody can know whether they match.
@@ -93,7 +86,7 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
         return Prediction("unknown", (*reasons, *(Reason(text) for text in doubts)))
     if path.at_waypoint:
         decision = _at_waypoint(mesh, path.at_waypoint, request)
-        reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}"))
+        reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}", decision.retry))
         if decision.verdict == "unknown":
             return Prediction("unknown", tuple(reasons))
         if decision.verdict == "deny":
@@ -104,7 +97,7 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
         outside = Reason(f"nobody can know from here whether {path.destination} answers")
         return Prediction("unknown", (*reasons, outside))
     if not path.ready:
-        broken = Reason(f"no ready pod is behind {path.destination}", permanent=False)
+        broken = Reason(f"no ready pod is behind {path.destination}")
         return Prediction("broken", (*reasons, broken))
     return _arriving(mesh, path, reasons)
 
@@ -113,11 +106,11 @@ def _missing(mesh: Mesh, path: Path) -> Reason | None:
     """What keeps the request from being decided about at all."""
     destination = path.destination
     if destination.kind == "missing" or (destination.kind == "service" and destination.why):
-        return Reason(destination.why)
+        return Reason(destination.why, Retry.unless(destination.kind == "service"))
     waypoint = path.at_waypoint.waypoint if path.at_waypoint else None
     if waypoint and not waypoint.ready and not mesh.why_unread("Pod", waypoint.namespace):
         # ztunnel has nobody to hand the request to, and cuts it off.
-        return Reason(f"no pod of the waypoint {waypoint} is ready", permanent=False)
+        return Reason(f"no pod of the waypoint {waypoint} is ready")
     return None
 
 
@@ -125,9 +118,9 @@ def _entering(path: Path) -> list[Reason]:
     """What is to be said before the first proxy."""
     found = []
     if path.member and not path.member.captured:
-        found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.permanent))
+        found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.retry))
     if path.waypoint and not path.at_waypoint and not path.waypoint.doubt:
-        found.append(Reason(_why_around(path, str(path.waypoint)), path.waypoint.programmed))
+        found.append(Reason(_why_around(path, str(path.waypoint)), Retry.unless(path.waypoint.programmed)))
     return found
 
 
@@ -172,10 +165,10 @@ def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
     for pod in path.destination.pods if outside else []:
         member = mesh.membership(pod)
         if not member.captured:
-            reasons.append(Reason(f"no ztunnel is before the destination: {member.why_not}", member.permanent))
+            reasons.append(Reason(f"no ztunnel is before the destination: {member.why_not}", member.retry))
     verdicts = {decision.verdict for _hop, decision in decisions} | ({"allow"} if outside else set())
-    said = dict.fromkeys(f"ztunnel of pod {name_of(hop.pod)}: {decision.reason}" for hop, decision in decisions)
-    reasons += [Reason(text) for text in said]
+    said = [Reason(f"ztunnel of pod {name_of(hop.pod)}: {made.reason}", made.retry) for hop, made in decisions]
+    reasons += dict.fromkeys(said)
     if "unknown" in verdicts:
         return Prediction("unknown", tuple(reasons))
     if len(verdicts) > 1:

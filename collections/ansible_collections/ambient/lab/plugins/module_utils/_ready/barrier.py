@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import DRY_RUN, is_dry_run, target_refs
@@ -21,24 +22,23 @@ from ansible_collections.ambient.lab.plugins.module_utils._ready.enforcers impor
     everybody,
     plan_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import config_dump
 
 PARALLEL = 8
 # Who must enforce a policy changes seldom: a good plan is kept so many seconds.
 _PLAN_SECONDS = 1.0
 # Reasons of istiod's that only another policy can change (pilot/pkg/model/policy_status.go, PolicyConditionReason).
-_HOPELESS = ("UnsupportedValue", "Invalid", "PartiallyInvalid")
+_WRITTEN_WRONG = ("UnsupportedValue", "Invalid", "PartiallyInvalid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """Who does not have a policy as it is to be, and why. final: waiting is of no use."""
+    """Who does not have a policy as it is to be, why, and whether that may change."""
 
     policy: str
     who: str
     why: str
-    final: bool = False
+    retry: Retry = Retry.USEFUL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +96,13 @@ class Barrier:
             LabError: when the API does not answer, or refuses a read.
         """
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-            while True:
-                gaps = [gap for policy in self._policies for gap in self._look(policy, pool)]
-                elapsed = self._clock.now() - self._start
-                if not gaps or any(gap.final for gap in gaps) or elapsed >= timeout:
-                    return Passed(elapsed, list(self._arrived.values()), gaps)
-                self._clock.sleep(min(interval, max(0.0, timeout - elapsed)))
+            ended = repeat(
+                lambda: [gap for policy in self._policies for gap in self._look(policy, pool)],
+                Wait(timeout, lambda gaps: [gap.retry for gap in gaps]),
+                self._clock,
+                interval,
+            )
+        return Passed(ended.elapsed, list(self._arrived.values()), ended.last)
 
     def _look(self, ref: PolicyRef, pool: concurrent.futures.Executor) -> list[Gap]:
         name = str(ref)
@@ -116,7 +117,7 @@ class Barrier:
             return [Gap(name, "the cluster", "AuthorizationPolicy does not exist")]
         if self._state == "present" and is_dry_run(policy):
             why = f"it is only tried (annotation {DRY_RUN}): it decides nothing"
-            return [Gap(name, "its author", why, final=True)]
+            return [Gap(name, "its author", why, Retry.POINTLESS)]
         gaps = self._status(policy) if self._state == "present" else []
         plan = self._plan(policy)
         gaps += [Gap(name, "its path", text) for text in plan.gaps]
@@ -171,7 +172,7 @@ class Barrier:
                     self._arrive(name_of(policy), _version(policy), "istiod", "istiod")
                     return []
                 said = f"{kind}={condition.get('status')}, {reason}: {condition.get('message')}"
-                return [Gap(name_of(policy), "istiod", said, reason in _HOPELESS)]
+                return [Gap(name_of(policy), "istiod", said, Retry.unless(reason in _WRITTEN_WRONG))]
         return [Gap(name_of(policy), "istiod", f"it has not written {kind} for this version of the policy yet")]
 
     def _arrive(self, policy: str, version: str, kind: str, proxy: str) -> None:
@@ -189,5 +190,5 @@ def _unheard(policy: str, enforcer: Enforcer, error: str) -> Gap:
     who = f"{enforcer.proxy.kind} {enforcer.proxy}"
     if "HTTP 403" in error:
         right = f"the user lacks the right to create pods/portforward in namespace {enforcer.proxy.namespace}"
-        return Gap(policy, who, f"{right}, so its configuration can't be read ({error})", final=True)
+        return Gap(policy, who, f"{right}, so its configuration can't be read ({error})", Retry.POINTLESS)
     return Gap(policy, who, f"its configuration can't be read: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     ENDED,
@@ -34,20 +34,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 _KINDS = ("Pod", "Service", "ServiceEntry", "Gateway", "GatewayClass")
 
 
-class Reader(t.Protocol):
-    """What the barrier needs of a cluster; all raise LabError."""
-
-    def get(self, path: str, **query: str) -> Object | None:
-        """One object, None where there is none."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
-
-    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
-        """GET a path from what listens on a pod's own localhost."""
+class Reader(ProxyReader, Getter, t.Protocol):
+    """What the barrier needs of a cluster."""
 
 
 @dataclasses.dataclass(frozen=True)

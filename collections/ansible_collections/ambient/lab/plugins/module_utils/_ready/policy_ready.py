@@ -11,9 +11,9 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Arrival, Barrier, Gap, Passed
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 
 MAX_SHOWN = 12
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -83,11 +83,12 @@ def failure(passed: Passed, state: str, command: str) -> str:
         command: with which the user reaches the cluster.
     """
     wanted = "in force" if state == "present" else "gone"
-    when = "and waiting won't help" if any(gap.final for gap in passed.gaps) else f"after {passed.waited:.1f} s"
+    pointless = any(gap.retry is Retry.POINTLESS for gap in passed.gaps)
+    when = "and waiting won't help" if pointless else f"after {passed.waited:.1f} s"
     names = list(dict.fromkeys(gap.policy for gap in passed.gaps))
     lines = [f"{'1 policy is' if len(names) == 1 else f'{len(names)} policies are'} not {wanted} {when}:"]
     # What no waiting can change is what the user must see first.
-    gaps = sorted(passed.gaps, key=lambda gap: not gap.final)
+    gaps = sorted(passed.gaps, key=lambda gap: gap.retry is Retry.USEFUL)
     lines += [f"  {gap.policy}: {_sentence(gap)}" for gap in gaps[:MAX_SHOWN]]
     if len(gaps) > MAX_SHOWN:
         lines.append(f"  ({len(gaps) - MAX_SHOWN} more)")

@@ -5,21 +5,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Wanted
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Why an object is not ready. final: waiting longer can't change it."""
-
-    text: str
-    final: bool = False
-
-
-def problem_of(wanted: Wanted, item: Object) -> Problem | None:
+def problem_of(wanted: Wanted, item: Object) -> Reason | None:
     """None where the object is ready; one of a kind that has no readiness is ready when it exists.
 
     Args:
@@ -27,7 +19,7 @@ def problem_of(wanted: Wanted, item: Object) -> Problem | None:
         item: the object as the API gives it.
     """
     if "deletionTimestamp" in item["metadata"]:
-        return Problem("is being deleted")
+        return Reason("is being deleted")
     predicate = _PREDICATES.get((wanted.group, wanted.kind))
     return predicate(item) if predicate else None
 
@@ -48,14 +40,14 @@ def condition(item: Object, kind: str) -> Object | None:
     return None
 
 
-def _holds(kind: str) -> t.Callable[[Object], Problem | None]:
-    def predicate(item: Object) -> Problem | None:
+def _holds(kind: str) -> t.Callable[[Object], Reason | None]:
+    def predicate(item: Object) -> Reason | None:
         found = condition(item, kind)
         if found is None:
-            return Problem(f"nobody has said yet whether it is {kind}")
+            return Reason(f"nobody has said yet whether it is {kind}")
         if found.get("status") == "True":
             return None
-        return Problem(_sentence(f"is not {kind}", found))
+        return Reason(_sentence(f"is not {kind}", found))
 
     return predicate
 
@@ -65,46 +57,46 @@ def _sentence(head: str, found: Object) -> str:
     return f"{head} ({': '.join(said)})" if said else head
 
 
-def _pod(item: Object) -> Problem | None:
+def _pod(item: Object) -> Reason | None:
     phase = item.get("status", {}).get("phase")
     if phase in ("Succeeded", "Failed"):
-        return Problem(f"has ended ({phase}) and won't come back", final=True)
-    return _holds("Ready")(item) and Problem(f"is {phase or 'Unknown'}, not ready")
+        return Reason(f"has ended ({phase}) and won't come back", Retry.POINTLESS)
+    return _holds("Ready")(item) and Reason(f"is {phase or 'Unknown'}, not ready")
 
 
-def _job(item: Object) -> Problem | None:
+def _job(item: Object) -> Reason | None:
     failed = condition(item, "Failed")
     if failed and failed.get("status") == "True":
-        return Problem(_sentence("has failed", failed), final=True)
+        return Reason(_sentence("has failed", failed), Retry.POINTLESS)
     done = condition(item, "Complete")
-    return None if done and done.get("status") == "True" else Problem("is not complete")
+    return None if done and done.get("status") == "True" else Reason("is not complete")
 
 
-def _deployment(item: Object) -> Problem | None:
+def _deployment(item: Object) -> Reason | None:
     """As `kubectl rollout status` sees it (kubectl, pkg/polymorphichelpers/rollout_status.go)."""
     wanted = _replicas(item)
     status = item.get("status", {})
     updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
     if problem := _not_rolled_out(item, wanted, updated):
         failure = condition(item, "ReplicaFailure")
-        return Problem(_sentence(problem.text, failure)) if failure else problem
+        return Reason(_sentence(problem.text, failure)) if failure else problem
     if int(status.get("replicas") or 0) > updated:
-        return Problem("pods of its older version are still there")
-    return None if available >= wanted else Problem(f"{available} of {wanted} pods are ready")
+        return Reason("pods of its older version are still there")
+    return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
 
 
-def _daemon_set(item: Object) -> Problem | None:
+def _daemon_set(item: Object) -> Reason | None:
     status = item.get("status", {})
     wanted, available = int(status.get("desiredNumberScheduled") or 0), int(status.get("numberAvailable") or 0)
     updated = wanted if _on_delete(item) else int(status.get("updatedNumberScheduled") or 0)
     if _observed(item) and not wanted:
-        return Problem("no node takes its pods")
+        return Reason("no node takes its pods")
     if problem := _not_rolled_out(item, wanted, updated):
         return problem
-    return None if available >= wanted else Problem(f"{available} of {wanted} pods are ready")
+    return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
 
 
-def _stateful_set(item: Object) -> Problem | None:
+def _stateful_set(item: Object) -> Reason | None:
     wanted = _replicas(item)
     status = item.get("status", {})
     update = (item["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
@@ -113,15 +105,15 @@ def _stateful_set(item: Object) -> Problem | None:
     if problem := _not_rolled_out(item, wanted, int(status.get("updatedReplicas") or 0) + kept):
         return problem
     available = int(status.get("readyReplicas") or 0)
-    return None if available >= wanted else Problem(f"{available} of {wanted} pods are ready")
+    return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
 
 
-def _not_rolled_out(item: Object, wanted: int, updated: int) -> Problem | None:
+def _not_rolled_out(item: Object, wanted: int, updated: int) -> Reason | None:
     if not _observed(item):
-        return Problem("its controller has not seen its latest version yet")
+        return Reason("its controller has not seen its latest version yet")
     if not wanted:
-        return Problem("is scaled to 0")
-    return None if updated >= wanted else Problem(f"{updated} of {wanted} pods have its latest version")
+        return Reason("is scaled to 0")
+    return None if updated >= wanted else Reason(f"{updated} of {wanted} pods have its latest version")
 
 
 def _observed(item: Object) -> bool:
@@ -138,7 +130,7 @@ def _on_delete(item: Object) -> bool:
     return (item["spec"].get("updateStrategy") or {}).get("type") == "OnDelete"
 
 
-_PREDICATES: dict[tuple[str, str], t.Callable[[Object], Problem | None]] = {
+_PREDICATES: dict[tuple[str, str], t.Callable[[Object], Reason | None]] = {
     ("", "Node"): _holds("Ready"),
     ("", "Pod"): _pod,
     ("apps", "DaemonSet"): _daemon_set,

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import time
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Reason, Wait, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
-from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import Problem, counts, problem_of
+from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
 
 PARALLEL = 8
 MAX_SHOWN = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Time in seconds; tests bring their own."""
-
-    now: t.Callable[[], float] = time.monotonic
-    sleep: t.Callable[[float], None] = time.sleep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Look:
 
     wanted: Wanted
     found: list[Object]
-    problems: list[tuple[Object | None, Problem]]
+    problems: list[tuple[Object | None, Reason]]
 
 
 def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -57,42 +49,38 @@ def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             raise LabError(f"{item}: name and label_selector exclude each other")
     kube = Kube(params["kubeconfig"], params["context"])
     finder = Finder(kube)
-    looks, elapsed = wait(wanted, finder, params["timeout"], params["interval"], Clock())
+    ended = wait(wanted, finder, params["timeout"], params["interval"], Clock())
+    looks = ended.last
     if any(look.problems for look in looks):
-        raise LabError(failure(looks, elapsed, finder, kubectl(params)))
+        raise LabError(failure(looks, ended.elapsed, finder, kubectl(params)))
     return {
         "changed": False,
-        "elapsed": round(elapsed, 2),
+        "elapsed": round(ended.elapsed, 2),
         "resources": [item for look in looks for item in look.found],
     }
 
 
 def wait(
     wanted: t.Sequence[Wanted], finder: Finder, timeout: float, interval: float, clock: Clock
-) -> tuple[list[Look], float]:
+) -> Ended[list[Look]]:
     """Look until everything is ready, something can't become ready any more, or `timeout` seconds are over.
-
-    Returns:
-        The last look at each, and the seconds it took.
 
     Raises:
         LabError: when the API does not answer, or refuses.
     """
-    start = clock.now()
     with concurrent.futures.ThreadPoolExecutor(min(PARALLEL, len(wanted))) as pool:
-        while True:
-            looks = list(pool.map(lambda item: _look(item, finder), wanted))
-            problems = [problem for look in looks for _item, problem in look.problems]
-            elapsed = clock.now() - start
-            if not problems or any(problem.final for problem in problems) or elapsed >= timeout:
-                return looks, elapsed
-            clock.sleep(min(interval, max(0.0, timeout - elapsed)))
+        return repeat(
+            lambda: list(pool.map(lambda item: _look(item, finder), wanted)),
+            Wait(timeout, lambda looks: [problem.retry for look in looks for _item, problem in look.problems]),
+            clock,
+            interval,
+        )
 
 
 def _look(wanted: Wanted, finder: Finder) -> Look:
     found = [item for item in finder.find(wanted) if counts(wanted, item)]
     if not found:
-        return Look(wanted, [], [(None, Problem("does not exist" if wanted.name else "there is none"))])
+        return Look(wanted, [], [(None, Reason("does not exist" if wanted.name else "there is none"))])
     judged = [(item, problem_of(wanted, item)) for item in found]
     return Look(wanted, found, [(item, problem) for item, problem in judged if problem])
 

@@ -9,14 +9,15 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution, Query, Statement
 from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import policy_state
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Forwarder, Proxy, config_dump
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, Statement, Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, config_dump
 
 
 class Configurations:
@@ -85,40 +86,40 @@ def _log_paths(node: object) -> t.Iterator[str]:
 
 
 def with_configuration(
-    testimony: Testimony,
+    attribution: Attribution,
     query: Query,
     named: str,
     proxies: t.Sequence[Proxy],
     mesh: Mesh,
     configurations: Configurations,
-) -> Testimony:
-    """A denial's testimony with what istiod and the proxies' configuration say of the policy that decided.
+) -> Attribution:
+    """A denial's attribution with what istiod and the proxies' configuration say of the policy that decided.
 
     Args:
-        testimony: of the other witnesses.
+        attribution: of the other witnesses.
         query: for the probe's evidence.
         named: the policy that the claim names in this phase; "" where it names none.
         proxies: all that were asked.
         mesh: with the policies.
         configurations: of the proxies; read already.
     """
-    name = testimony.policy or named
+    name = attribution.policy or named
     policy = mesh.get("AuthorizationPolicy", *name.split("/", 1)) if name else None
     # A policy that istiod made of a PeerAuthentication is no object of the API.
-    if policy is None or testimony.problem or testimony.decided_by not in ("ztunnel", "waypoint"):
-        return testimony
+    if policy is None or attribution.problem or attribution.decided_by not in ("ztunnel", "waypoint"):
+        return attribution
     statements = [_status(policy)]
     statements += [
-        configurations.statement(proxy, policy, mesh) for proxy in deciding(testimony, query, policy, proxies)
+        configurations.statement(proxy, policy, mesh) for proxy in deciding(attribution, query, policy, proxies)
     ]
     bad = [f"{item.witness} of {item.where}: {item.said}" for item in statements if item.supports is False]
     problem = f"refused by {name}, yet {'; '.join(bad)}" if bad else ""
-    return dataclasses.replace(testimony, statements=(*testimony.statements, *statements), problem=problem)
+    return dataclasses.replace(attribution, statements=(*attribution.statements, *statements), problem=problem)
 
 
-def deciding(testimony: Testimony, query: Query, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:
-    """The proxies that must have the policy for this testimony to be true."""
-    if testimony.decided_by == "waypoint":
+def deciding(attribution: Attribution, query: Query, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:
+    """The proxies that must have the policy for this attribution to be true."""
+    if attribution.decided_by == "waypoint":
         return [proxy for proxy in proxies if proxy.kind == "waypoint" and proxy.address in query.waypoint_addresses]
     if target_refs(policy):
         return []
@@ -129,8 +130,8 @@ def _status(policy: Object) -> Statement:
     state = policy_state(name_of(policy), policy)
     kind = "WaypointAccepted" if target_refs(policy) else "ZtunnelAccepted"
     conditions = (policy.get("status") or {}).get("conditions") or []
-    if state.problem:
-        return Statement("istiod", "", state.problem, False)
+    if state:
+        return Statement("istiod", "", state.text, False)
     if not any(item.get("type") == kind for item in conditions):
         return Statement("istiod", "", f"says nothing of {name_of(policy)}", None)
     return Statement("istiod", "", f"{name_of(policy)}: {kind}", True)

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action
@@ -15,17 +14,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import 
 _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyState:
-    """What is wrong with the policies on a claim's path, "" where nothing is. hopeless: waiting won't mend it."""
+def state_of(mesh: Mesh, path: Path, by: str) -> Reason | None:
+    """What is wrong with the policies on a path; None where nothing is.
 
-    problem: str = ""
-    hopeless: bool = False
-
-
-def state_of(mesh: Mesh, path: Path, by: str) -> PolicyState:
-    """State of the policies on a path: the one that must have decided, those in force, those bound to its Service.
-
+    They are the one that must have decided, those in force, and those bound to its Service.
     Not those of other pods: istiod says UnsupportedValue of a policy for a sidecar or an ingress gateway too,
     which ztunnel never enforces (istio#58316). A policy that only logs (AUDIT) decides nothing.
 
@@ -34,41 +26,39 @@ def state_of(mesh: Mesh, path: Path, by: str) -> PolicyState:
         path: of the request.
         by: namespace/name of the policy that must have decided; "" for any.
     """
-    if by:
-        state = policy_state(by, mesh.get("AuthorizationPolicy", *by.split("/", 1)))
-        if state.problem:
-            return state
+    state = policy_state(by, mesh.get("AuthorizationPolicy", *by.split("/", 1))) if by else None
+    if state:
+        return state
     found = (flaw(policy) for policy in [*path.policies, *path.declared] if action(policy) != "AUDIT")
-    return next((item for item in found if item), PolicyState())
+    return next((item for item in found if item), None)
 
 
-def policy_state(name: str, policy: Object | None) -> PolicyState:
-    """What istiod says of an AuthorizationPolicy: missing, not fully enforceable, or nothing against it.
+def policy_state(name: str, policy: Object | None) -> Reason | None:
+    """What istiod says against an AuthorizationPolicy: missing, or not fully enforceable; None for nothing.
 
     A condition that is True with a reason other than Accepted (UnsupportedValue, PartiallyInvalid) is only partly
     enforced.
     """
     if policy is None:
-        return PolicyState(f"AuthorizationPolicy {name} (the claim's `by`) does not exist", hopeless=True)
+        return Reason(f"AuthorizationPolicy {name} (the claim's `by`) does not exist")
     for condition in (policy.get("status") or {}).get("conditions") or []:
         if condition.get("type") not in _CONDITIONS:
             continue
         if condition.get("status") == "True" and condition.get("reason") == "Accepted":
             continue
         said = f"{condition['type']}={condition.get('status')}, {condition.get('reason')}"
-        return PolicyState(
+        return Reason(
             f"AuthorizationPolicy {name} is not fully enforced ({said}): {condition.get('message')}",
-            _is_current(condition, policy) and condition.get("reason") == "UnsupportedValue",
+            Retry.unless(_is_current(condition, policy) and condition.get("reason") == "UnsupportedValue"),
         )
-    return PolicyState()
+    return None
 
 
-def flaw(policy: Object) -> PolicyState | None:
+def flaw(policy: Object) -> Reason | None:
     """As policy_state, but None where nothing is known against the policy as it is now."""
     conditions = (policy.get("status") or {}).get("conditions") or []
     current = {**policy, "status": {"conditions": [item for item in conditions if _is_current(item, policy)]}}
-    state = policy_state(name_of(policy), current)
-    return state if state.problem else None
+    return policy_state(name_of(policy), current)
 
 
 def _is_current(condition: Object, policy: Object) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder, Lister
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Object, is_ready
 
@@ -23,20 +23,6 @@ CONTAINER = "istio-proxy"
 ADMIN_PORT = 15000
 # Listeners alone: all of Envoy's configuration is several times as much.
 DUMP_PATH = {"ztunnel": "/config_dump", "waypoint": "/config_dump?resource=dynamic_listeners"}
-
-
-class Forwarder(t.Protocol):
-    """Reaches a pod's localhost; raises LabError."""
-
-    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
-        """GET a path from what listens there."""
-
-
-class Reader(t.Protocol):
-    """The read that finding proxies needs; raises LabError."""
-
-    def items(self, path: str, **query: str) -> list[Object]:
-        """The objects of a list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Proxy:
         return f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}"
 
 
-def ztunnels(reader: Reader, nodes: t.Collection[str] | None, root: str) -> list[Proxy]:
+def ztunnels(reader: Lister, nodes: t.Collection[str] | None, root: str) -> list[Proxy]:
     """The ztunnels of these nodes, or of all.
 
     Any pod of any tenant may have the label. Istio's are of a DaemonSet and run its container; where those stand in

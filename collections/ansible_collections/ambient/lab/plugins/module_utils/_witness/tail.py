@@ -9,7 +9,8 @@ import datetime
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import status_message
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import (
     METRICS_PATH,
@@ -22,13 +23,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 # A log that grows by more than this within one round is somebody else's.
 MAX_LOG = 16 * 1024 * 1024
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ")
-
-
-class Asker(t.Protocol):
-    """GET requests to the Kubernetes API; LabError when it does not answer at all."""
-
-    def ask(self, path: str, **query: str) -> Answer:
-        """GET a path and take any answer."""
 
 
 class Tail:

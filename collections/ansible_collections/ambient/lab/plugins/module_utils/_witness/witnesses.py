@@ -1,4 +1,4 @@
-# Asks the proxies on the claims' paths, once per round for all claims, and gives each claim its testimony.
+# Asks the proxies on the claims' paths, once per round for all claims, and gives each claim its attribution.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -11,11 +11,17 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import (
+    Attribution,
+    Query,
+    attribute,
+    attributed,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations, with_configuration
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import Counters
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
@@ -29,13 +35,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
     too_old,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
-from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Asker, Tail
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import (
-    Query,
-    Testimony,
-    attributed,
-    take_testimony,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Tail
 
 # How much a denial needs: a proxy that bears it out, or the client's word alone; "available" is in between.
 REQUIRED, NONE = "required", "none"
@@ -46,14 +46,8 @@ GRACE_SECONDS = 0.1
 LATE_TRIES = 15
 
 
-class World(Asker, t.Protocol):
-    """What asking the proxies needs. Reads raise LabError when the API does not answer."""
-
-    def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
-        """The objects of a list."""
-
-    def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
-        """GET a path from what listens on a pod's own localhost."""
+class World(ProxyReader, t.Protocol):
+    """What asking the proxies needs."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for what is about to be written."""
@@ -66,7 +60,7 @@ class Run(t.Protocol):
     found: Target | Unusable
     path: Path
     seen: Seen
-    testimony: Testimony | None
+    attribution: Attribution | None
 
     @property
     def by(self) -> str:
@@ -132,53 +126,53 @@ class Witnesses:
         self._addresses = tuple(dict.fromkeys([*callers, *(proxy.address for proxy in pods)]))
         return [*ztunnels(self._world, nodes, mesh.config.root), *sorted(pods, key=str)]
 
-    def hear(self, runs: t.Sequence[Run]) -> None:
-        """Give each claim its testimony, once the proxies have written what they know of the round's requests."""
+    def collect(self, runs: t.Sequence[Run]) -> None:
+        """Give each claim its attribution, once the proxies have written what they know of the round's requests."""
         for run in runs:
             self._asked.setdefault(run.claim.name, _Asked()).add(run.seen)
         lines: dict[str, list[Connection]] = {name: [] for name in self._tails}
         for number in range(GRACE_TRIES):
             if number:
                 self._world.sleep(GRACE_SECONDS)
-            self._testify(runs, lines)
+            self._attribute(runs, lines)
             if not any(self._may_say_more(run) for run in runs):
                 break
 
     def _may_say_more(self, run: Run) -> bool:
-        """Whether a proxy that can be read may have something to add to a claim's testimony in a moment."""
-        testimony = run.testimony
-        if testimony is None or testimony.problem or run.seen.unclear:
-            return testimony is not None
+        """Whether a proxy that can be read may have something to add to a claim's attribution in a moment."""
+        attribution = run.attribution
+        if attribution is None or attribution.problem or run.seen.unclear:
+            return attribution is not None
         nodes = self._queries[run.claim.name].nodes
         readable = [said for said in self.evidence.ztunnels(nodes) if not said.log_problem]
-        return testimony.late and testimony.decided_by == "ztunnel" and bool(readable)
+        return attribution.late and attribution.decided_by == "ztunnel" and bool(readable)
 
-    def hear_late(self, runs: t.Sequence[Run], mesh: Mesh) -> None:
-        """The last round's testimonies, once the proxies have written down which policy refused, and with what their
+    def collect_late(self, runs: t.Sequence[Run], mesh: Mesh) -> None:
+        """The last round's attributions, once the proxies have written down which policy refused, and with what their
         configuration and istiod say of that policy."""
         configurations = Configurations(self._world, self._pool)
-        late = [run for run in runs if run.testimony and (run.testimony.late or run.seen.unclear)]
+        late = [run for run in runs if run.attribution and (run.attribution.late or run.seen.unclear)]
         if late and self._may_log(late, configurations):
             lines = {str(said.proxy): list(said.connections) for said in self.evidence.said}
             for _try in range(LATE_TRIES):
                 self._world.sleep(GRACE_SECONDS)
-                self._testify(runs, lines)
-                if not any(run.testimony and (run.testimony.late or run.seen.unclear) for run in runs):
+                self._attribute(runs, lines)
+                if not any(run.attribution and (run.attribution.late or run.seen.unclear) for run in runs):
                     break
-        decided = [run for run in runs if run.testimony and run.testimony.decided_by in ("ztunnel", "waypoint")]
+        decided = [run for run in runs if run.attribution and run.attribution.decided_by in ("ztunnel", "waypoint")]
         if not decided or self.problem:
             return
         proxies = [said.proxy for said in self.evidence.said]
         configurations.read(proxies)
         for run in decided:
             query, named = self._queries[run.claim.name], run.by
-            run.testimony = with_configuration(
-                t.cast(Testimony, run.testimony), query, named, proxies, mesh, configurations
+            run.attribution = with_configuration(
+                t.cast(Attribution, run.attribution), query, named, proxies, mesh, configurations
             )
 
     def _may_log(self, late: t.Sequence[Run], configurations: Configurations) -> bool:
         """Whether waiting for a line makes sense: of a ztunnel that logs, or of a waypoint with an access log."""
-        if any(run.testimony and run.testimony.decided_by == "ztunnel" for run in late):
+        if any(run.attribution and run.attribution.decided_by == "ztunnel" for run in late):
             return any(said.logs_access for said in self.evidence.said if said.proxy.kind == "ztunnel")
         points = [said.proxy for said in self.evidence.said if said.proxy.kind == "waypoint"]
         return any(configurations.writes_access_log(proxy) for proxy in points)
@@ -195,18 +189,18 @@ class Witnesses:
             for said in self.evidence.said
         ]
 
-    def _testify(self, runs: t.Sequence[Run], lines: dict[str, list[Connection]]) -> None:
+    def _attribute(self, runs: t.Sequence[Run], lines: dict[str, list[Connection]]) -> None:
         """Read what was written by now; what had been read before in this round is in `lines`."""
         self.evidence = Evidence(self._read(lines), self.problem)
         for run in runs:
             if self.problem:
                 problem = f"nobody could say who refused this: {self.problem}"
-                run.testimony = Testimony(problem=problem, silent=True)
+                run.attribution = Attribution(problem=problem, silent=True)
                 continue
             name = run.claim.name
             query, ids = self._queries[name], self._asked[name].ids
             run.seen = attributed(run.seen, query, self.evidence, ids)
-            run.testimony = take_testimony(run.seen, query, self.evidence, ids)
+            run.attribution = attribute(run.seen, query, self.evidence, ids)
 
     def _read(self, lines: dict[str, list[Connection]]) -> list[Said]:
         return list(self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)]), self._tails.values()))

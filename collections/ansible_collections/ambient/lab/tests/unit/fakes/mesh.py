@@ -11,7 +11,6 @@ import threading
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
@@ -180,10 +179,10 @@ class MeshEdge(FakeEdge):
         build = f'istio_build{{component="proxy",tag="{self.counts}"}} 1\n'
         return build + "".join(f"{labels} {value}\n" for labels, value in log.counts.items())
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """The probes' own addresses and names are known only here, so the mesh writes its lines here."""
-        output, problem = super().run(target, script, timeout)
-        address = self.addresses[target.pod]
+        output, problem = super().run(namespace, pod, container, script, timeout)
+        address = self.addresses[pod]
         for number, config in re.findall(r"^p (\d+) '(.*?)'$", script, re.DOTALL | re.MULTILINE):
             fields = [line.split(" = ", 1) for line in config.splitlines() if " = " in line]
             values = {key: value for key, value in fields if key != "header"}
@@ -192,9 +191,9 @@ class MeshEdge(FakeEdge):
                 continue
             headers = [json.loads(value) for key, value in fields if key == "header"]
             name = next(item.partition(": ")[2] for item in headers if item.startswith("x-request-id"))
-            made = self.decide(target.pod, self._rounds[target.pod] - 1, method, url)
+            made = self.decide(pod, self._rounds[pod] - 1, method, url)
             with self._mesh_lock:
-                self._write(target, made, f"{address}:{40000 + int(number)}", name)
+                self._write(pod, made, f"{address}:{40000 + int(number)}", name)
         return output.replace("10.0.0.9", address), problem
 
     def _answer(self, source: str, number: int, method: str, url: str) -> Answer | None:
@@ -209,10 +208,10 @@ class MeshEdge(FakeEdge):
             return RESET
         return FROM_UPSTREAM if self.names()[-1] == "wp-1" else OK
 
-    def _write(self, target: Target, made: Decision, sender: str, request_id: str) -> None:
+    def _write(self, pod: str, made: Decision, sender: str, request_id: str) -> None:
         """What the proxies on the way log and count of one request."""
         waypoint = self.names()[-1] == "wp-1"
-        source, workload = (WAYPOINT_ADDRESS, "wp") if waypoint else (sender.rpartition(":")[0], target.pod)
+        source, workload = (WAYPOINT_ADDRESS, "wp") if waypoint else (sender.rpartition(":")[0], pod)
         by_ztunnel = made.by == "ztunnel"
         outbound = 'error="http status: 401 Unauthorized"' if by_ztunnel and not waypoint else ""
         self.access(self._ztunnel("n1"), sender, "outbound", outbound)
@@ -228,7 +227,7 @@ class MeshEdge(FakeEdge):
             line = f'"GET / HTTP/1.1" {code} - {details} - "-" 0 19 0 - "-" "curl" "{request_id}" "sample-app:8080"'
             self.logs["wp-1"].lines.append((self.clock + self.waypoint_late, self._stamped(f" [x] {line}")))
             labels = f'response_code="{code}",destination_service_name="sample-app"'
-            self.count("wp-1", target.pod, labels)
+            self.count("wp-1", pod, labels)
 
     def _ztunnel(self, node: str) -> str:
         return next(

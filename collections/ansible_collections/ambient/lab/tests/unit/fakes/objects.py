@@ -10,7 +10,6 @@ import threading
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer as ApiAnswer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import KEPT_HEADERS
@@ -149,15 +148,15 @@ class FakeEdge:
         """No proxy's configuration can be read."""
         raise LabError("nobody listens there")
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """What the script would print, without running it."""
         with self._lock:
-            number = self._rounds.get(target.pod, 0)
-            self._rounds[target.pod] = number + 1
+            number = self._rounds.get(pod, 0)
+            self._rounds[pod] = number + 1
             self.execs += 1
         if self.problem:
             return "", self.problem
-        return _output(script, lambda method, url: self.answers(target.pod, number, method, url)), ""
+        return _output(script, lambda method, url: self.answers(pod, number, method, url)), ""
 
     def now(self) -> float:
         """Seconds; each look at the clock takes some."""

@@ -12,10 +12,9 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import StandingEdge, matrix
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Lack, unable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable, unable
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.modules import claims_matrix
@@ -188,7 +187,7 @@ def test_check_mode_does_not_know_what_one_source_would_add(lab: Lab, monkeypatc
         "ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix.unable",
         lambda sources, *rest: {
             **unable(sources, *rest),
-            **{item: Lack("no curl", True) for item in sources if item.service_account == "app"},
+            **{item: Unavailable("no curl", True) for item in sources if item.service_account == "app"},
         },
     )
     dry = lab.run(check_mode=True, diff=True, probe_with="pod", probe_image="tools")
@@ -231,7 +230,7 @@ def test_what_a_claim_calls_in_another_namespace_is_looked_for(lab: Lab) -> None
 def test_who_may_list_only_the_matrix_finds_a_pods_own_address(lab: Lab) -> None:
     lab.api.objects |= {f"/api/v1/{kind}": (403, {"message": "only shop"}) for kind in ("pods", "services")}
     lab.api.objects["/api/v1/namespaces/shop/pods"] = {"items": [pod("app", "shop", ip="10.0.7.7")]}
-    edge = StandingEdge(Kube(lab.api.kubeconfig(lab.folder), None), ["shop"])
+    edge = StandingEdge({"kubeconfig": lab.api.kubeconfig(lab.folder), "context": None}, ["shop"])
     mesh = edge.mesh([Asked("10.0.7.7", 80, "default")], {"default"})
     assert resolve(mesh, "10.0.7.7", 80, "default").kind == "pods"
 

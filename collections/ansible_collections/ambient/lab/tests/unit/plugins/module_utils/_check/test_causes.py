@@ -7,12 +7,13 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import Cause, likely_cause
+from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Testimony
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, mesh_of, pod, service, target
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims, condition
@@ -55,28 +56,28 @@ UNBOUND = policy(
 )
 
 
-def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Cause:
+def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) -> Reason:
     """Likely cause of a claim that expects one thing and sees another."""
-    testimony, message = fields.pop("testimony", None), fields.pop("message", "")
+    attribution, message = fields.pop("attribution", None), fields.pop("message", "")
     (parsed,) = claims(claim(expect=expect, **fields))
     run = ClaimRun.of(parsed, "after", mesh)
     run.seen, run.verdict = Seen(seen, code, 0, message), Verdict("fail", "not as expected")
-    run.testimony = testimony
+    run.attribution = attribution
     return likely_cause(run, mesh)
 
 
 @pytest.mark.parametrize(
-    ("expect", "seen", "mesh", "words", "permanent"),
+    ("expect", "seen", "mesh", "words", "pointless"),
     [
-        ("denied_l4", "allowed", world(), "no AuthorizationPolicy is in force here", True),
+        ("denied_l4", "allowed", world(), "no AuthorizationPolicy is in force here", False),
         (
             "denied_l4", "allowed", world(denying(selector=OTHER)),
-            "AuthorizationPolicy default/p is not for it: its selector is app=other, and the pod differs in app", True,
+            "AuthorizationPolicy default/p is not for it: its selector is app=other, and the pod differs in app", False,
         ),
         (
             "denied_l4", "allowed", world(denying(rules=GET_ONLY)),
             "default/p has methods, which ztunnel can't match: its DENY rule denies nothing; "
-            "bind it to a waypoint with targetRefs", True,
+            "bind it to a waypoint with targetRefs", False,
         ),
         (
             "allowed", "denied_l4", world(policy(rules=GET_ONLY)),
@@ -84,12 +85,12 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         ),
         (
             "denied_l4", "allowed", world(denying(rules=[{"from": [{"source": {"principals": [f"spiffe://{IDENTITY}"]}}]}])),
-            f"it says principals is spiffe://{IDENTITY} (write it without spiffe://); here it is {IDENTITY}", True,
+            f"it says principals is spiffe://{IDENTITY} (write it without spiffe://); here it is {IDENTITY}", False,
         ),
         (
             "denied_l4", "allowed",
             world(denying(rules=[{"to": [{"operation": {"ports": ["80"]}}]}]), front=service("sample-app", port=8080)),
-            "default/p: it says destinationPorts is 80; here it is the pod's port 8080", True,
+            "default/p: it says destinationPorts is 80; here it is the pod's port 8080", False,
         ),
         (
             "denied_l4", "allowed", world(denying(), app=pod("sample-app", captured=False)),
@@ -106,7 +107,7 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         ),
         (
             "denied_l7", "allowed", world(policy(targetRefs=target("sample-app"), rules=GET_ONLY)),
-            "Service default/sample-app is not enrolled with a waypoint (label istio.io/use-waypoint is missing)", True,
+            "sample-app is not enrolled with a waypoint (label istio.io/use-waypoint is missing)", False,
         ),
         (
             "denied_l7", "allowed", world(front=service("sample-app", labels=ENROLLED)),
@@ -117,7 +118,7 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
             "allowed", "allowed", world(UNBOUND, front=service("sample-app", labels=ENROLLED)),
             "the waypoint default/waypoint does not exist, so the request goes around it", False,
         ),
-        ("allowed", "allowed", world(UNBOUND), "Service default/sample-app is not enrolled with a waypoint", True),
+        ("allowed", "allowed", world(UNBOUND), "Service default/sample-app is not enrolled with a waypoint", False),
         (
             "denied_l7", "allowed", enrolled(address=False),
             "the waypoint default/waypoint is not programmed", False,
@@ -125,20 +126,22 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         ("allowed", "denied_l4", enrolled(ready=False), "no pod of the waypoint default/waypoint is ready", False),
         (
             "denied_l7", "allowed", enrolled(policy(targetRefs=target("else"), rules=GET_ONLY)),
-            "AuthorizationPolicy default/p is not for it: it is bound to Service else", True,
+            "AuthorizationPolicy default/p is not for it: it is bound to Service else", False,
         ),
         (
             "denied_l7", "allowed", enrolled(policy(targetRefs=target("sample-app"), rules=GET_ONLY)),
-            "rule 0 of AuthorizationPolicy default/p (ALLOW) matches", True,
+            "rule 0 of AuthorizationPolicy default/p (ALLOW) matches", False,
         ),
         (
             "allowed", "denied_upstream", enrolled(policy(rules=DENY_CLIENT)),
             "default/p: it says principals is cluster.local/ns/default/sa/curl; "
-            "here it is cluster.local/ns/default/sa/waypoint", True,
+            "here it is cluster.local/ns/default/sa/waypoint", False,
         ),
+        # A policy that is there and denies goes away by nobody's waiting.
+        ("allowed", "denied_l4", world(denying()), "rule 0 of AuthorizationPolicy default/p (DENY) matches", True),
         ("denied_l4", "allowed", world(denying()), "by the cluster's objects it must be denied_l4", False),
         ("allowed", "denied_l4", world(), "explains the denial: something else cut it off", False),
-        ("allowed", "dns", mesh_of(CURL), "there is no Service sample-app in namespace default", True),
+        ("allowed", "dns", mesh_of(CURL), "there is no Service sample-app in namespace default", False),
         ("allowed", "refused", world(front=service("sample-app", port=80)), "has no port 8080, it has 80", True),
         (
             "allowed", "denied_l4", world(app=pod("sample-app", ready=False)),
@@ -146,10 +149,10 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         ),
     ],
 )  # fmt: skip
-def test_cause(expect: str, seen: str, mesh: Mesh, words: str, permanent: bool) -> None:
+def test_cause(expect: str, seen: str, mesh: Mesh, words: str, pointless: bool) -> None:
     found = why(expect, seen, mesh)
     assert words in found.text
-    assert found.permanent is permanent
+    assert found.retry is Retry.unless(pointless)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,8 @@ def test_cause(expect: str, seen: str, mesh: Mesh, words: str, permanent: bool) 
 def test_a_host_of_two_labels_may_be_outside_of_the_cluster(url: str, words: str) -> None:
     found = why("allowed", "dns", world(), to=url)
     assert words in found.text
-    assert found.permanent is bool(words)
+    # The Service may still come.
+    assert found.retry is Retry.USEFUL
     assert bool(found.text) is bool(words)
 
 
@@ -173,7 +177,12 @@ def test_what_goes_around_the_waypoint(url: str) -> None:
     headless = service("head", ip="None", selector={"app": "sample-app"}, labels=ENROLLED)
     found = why("denied_l7", "allowed", enrolled(headless), to=url)
     assert "goes around the Service's waypoint" in found.text
-    assert found.permanent
+    assert found.retry is Retry.POINTLESS
+
+
+def test_a_policy_that_must_decide_and_can_not_is_not_waited_for() -> None:
+    found = why("denied_l4", "allowed", world(denying(rules=GET_ONLY)), by="default/p")
+    assert (found.retry, "its DENY rule denies nothing" in found.text) == (Retry.POINTLESS, True)
 
 
 def test_the_application_refused() -> None:
@@ -221,9 +230,9 @@ def test_where_a_request_got_stuck(seen: str, message: str, words: str) -> None:
 
 
 def test_what_refused_is_the_proxys_word() -> None:
-    found = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/other"))
+    found = why("allowed", "denied_l4", world(denying()), attribution=Attribution("ztunnel", "default/other"))
     assert found.text == "AuthorizationPolicy default/other refused it, as the ztunnel itself says"
-    named = why("allowed", "denied_l4", world(denying()), testimony=Testimony("ztunnel", "default/p"))
+    named = why("allowed", "denied_l4", world(denying()), attribution=Attribution("ztunnel", "default/p"))
     assert "as the ztunnel itself says: ztunnel of pod default/sample-app: rule 0 of" in named.text
 
 
@@ -232,8 +241,8 @@ def test_strict_peer_authentication_is_named_and_not_the_policy_that_istiod_make
     strict = {"kind": "PeerAuthentication", "metadata": {"name": "mtls", "namespace": "default"}, "spec": spec}
     outside = pod("curl", captured=False, labels=OPTED_OUT)
     mesh = mesh_of(outside, APP, service("sample-app"), strict)
-    said = Testimony("ztunnel", "istio-system/istio_converted_static_strict")
-    found = why("allowed", "denied_l4", mesh, testimony=said)
+    said = Attribution("ztunnel", "istio-system/istio_converted_static_strict")
+    found = why("allowed", "denied_l4", mesh, attribution=said)
     assert "PeerAuthentication default/mtls is STRICT, and the connection is plain text" in found.text
     assert "has opted out of the mesh" in found.text
 
@@ -241,4 +250,4 @@ def test_strict_peer_authentication_is_named_and_not_the_policy_that_istiod_make
 def test_what_nobody_can_know_is_said() -> None:
     found = why("denied_l4", "allowed", mesh_of(CURL, APP, service("sample-app"), AuthorizationPolicy="forbidden"))
     assert "AuthorizationPolicy objects of namespace default can't be read: forbidden" in found.text
-    assert not found.permanent
+    assert found.retry is Retry.USEFUL

@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import (
     CheckResult,
     Settings,
     check,
-    foresee,
+    judge_predictions,
     read,
 )
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
@@ -41,7 +41,7 @@ def edge_of(*policies: Object, **answers: t.Any) -> FakeEdge:
 
 def predicted(edge: FakeEdge, *raw: Object) -> CheckResult:
     parsed = claims(*raw)
-    return foresee(parsed, Settings(), read(parsed, edge))
+    return judge_predictions(parsed, Settings(), read(parsed, edge))
 
 
 @pytest.mark.parametrize(

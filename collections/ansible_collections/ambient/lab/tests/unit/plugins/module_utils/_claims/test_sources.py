@@ -10,6 +10,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 
 BY_LABEL = Source("default", labels=(("app", "curl"),))
@@ -40,27 +41,27 @@ def curl(name: str, **fields: t.Any) -> Object:
         (
             Source("default", pod="curl", container="three"),
             [pod("curl", containers=["one", "two"])],
-            Unusable("pod default/curl has no container 'three', it has one, two", missing=True),
+            Unusable("pod default/curl has no container 'three', it has one, two", Retry.POINTLESS),
         ),
         (
             Source("default", pod="curl"),
             [pod("other")],
-            Unusable("pod default/curl does not exist", missing=True),
+            Unusable("pod default/curl does not exist", Retry.POINTLESS),
         ),
         (
             Source("default", service_account="sa"),
             [],
-            Unusable("a pod with ServiceAccount default/sa does not exist", missing=True),
+            Unusable("a pod with ServiceAccount default/sa does not exist", Retry.POINTLESS),
         ),
         (
             BY_LABEL,
             [],
-            Unusable("a pod with labels app=curl in namespace default does not exist", missing=True),
+            Unusable("a pod with labels app=curl in namespace default does not exist", Retry.POINTLESS),
         ),
         (
             BY_LABEL,
             [curl("a", phase="Succeeded", ready=False)],
-            Unusable("pod default/a is Succeeded and won't come back", missing=True),
+            Unusable("pod default/a is Succeeded and won't come back", Retry.POINTLESS),
         ),
         (BY_LABEL, [curl("a", phase="Pending", ready=False)], Unusable("pod default/a is Pending")),
         (BY_LABEL, [curl("a", ready=False)], Unusable("pod default/a is Running, but not ready")),

@@ -13,7 +13,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept
+from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -120,3 +120,8 @@ def test_a_kept_policy_that_is_none(tmp_path: pathlib.Path, state_folder: pathli
         pathlib.Path(kept.path).write_text(content)
         with pytest.raises(LabError, match="can't be read"):
             kept.require_none({"metadata": {}})
+
+
+def test_an_object_is_given_back_without_what_the_api_set() -> None:
+    policy = {"kind": "K", "metadata": {"name": "p", "uid": "1", "annotations": {"a": "b"}}, "status": {}, "spec": {}}
+    assert as_new(policy) == {"kind": "K", "metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {}}

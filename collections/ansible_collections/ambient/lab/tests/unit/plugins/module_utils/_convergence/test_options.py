@@ -34,7 +34,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim
         ({"claims": [claim("x", expect="probe_error")]}, "can't be expected"),
         (
             {"claims": [claim("x", expect="denied_l4", by="default/other")]},
-            "claim 'x': by: default/other is not default/p, which alone comes and goes here",
+            "claim 1 ('x'): by: default/other is not default/p, which alone comes and goes here",
         ),
         (
             {
@@ -43,7 +43,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim
                     claim("x", before="denied_l4", expect="denied_l4", by="default/p"),
                 ]
             },
-            "claim 'x': by: the claim expects the same without the policy",
+            "claim 2 ('x'): by: the claim expects the same without the policy",
         ),
     ],
 )

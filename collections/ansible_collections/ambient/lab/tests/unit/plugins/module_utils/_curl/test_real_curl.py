@@ -16,7 +16,6 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
@@ -47,7 +46,7 @@ class Here:
         self._command = [shutil.which(shell.split()[0]) or shell, *shell.split()[1:], "-s"]
         self._environment = {**os.environ, **({"PATH": path} if path else {}), **environment}
 
-    def run(self, target: Target, script: str, timeout: float) -> tuple[str, str]:
+    def run(self, namespace: str, pod: str, container: str, script: str, timeout: float) -> tuple[str, str]:
         """Standard output, and what stands on standard error."""
         self.scripts.append(script)
         given = shell_input(script)
@@ -62,7 +61,7 @@ class Here:
         source = Source("default", "here")
         probes = [Probe(source, request) for request in requests]
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            return probe_all(probes, {source: HERE}, Settings(probe_timeout=timeout), self, pool)
+            return probe_all(probes, {source: HERE}, timeout, self, pool)
 
 
 HERE = Target("default", "here", "here")

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, Web
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, service_proxy, understand
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import raw_graph
@@ -50,7 +51,7 @@ def test_at_its_own_address_without_the_users_credentials() -> None:
         reply = Kiali(Web(f"{api.url}/kiali/"), "").config()
     assert "authorization" not in api.asked[0][1]
     assert api.asked[0][0] == "/kiali/api/config"
-    assert reply.final
+    assert reply.retry is Retry.POINTLESS
 
 
 def test_nobody_answers(tmp_path: pathlib.Path) -> None:
@@ -78,7 +79,7 @@ def test_service_proxy(where: dict[str, object], path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "problem", "reached", "final"),
+    ("status", "body", "problem", "reached", "pointless"),
     [
         (200, {"a": 1}, "", True, False),
         (200, [], "Kiali answered with something else than a JSON object", True, False),
@@ -99,12 +100,12 @@ def test_service_proxy(where: dict[str, object], path: str) -> None:
         (403, STATUS, "the Kubernetes API could not reach Kiali, HTTP 403", False, True),
     ],
 )
-def test_understand(status: int, body: object, problem: str, reached: bool, final: bool) -> None:
+def test_understand(status: int, body: object, problem: str, reached: bool, pointless: bool) -> None:
     data = json.dumps(body).encode() if not isinstance(body, str) or body == "gone" else body.encode()
     reply = understand(Answer(status, {"date": "Fri, 15 Jan 2027 08:00:00 GMT"}, data), "Kiali")
     assert reply.problem.startswith(problem)
     assert bool(reply.problem) == bool(problem)
-    assert (reply.reached, reply.final) == (reached, final)
+    assert (reply.reached, reply.retry) == (reached, Retry.unless(pointless))
     # Only the server that was asked tells the time.
     assert reply.date == (1_800_000_000.0 if reached else None)
 

@@ -5,9 +5,10 @@
 import dataclasses
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import PATIENCE
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import check_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.watch import NO_DATE
+from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import NO_DATE, check_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     SERVER_START,
     FakeKiali,
@@ -33,7 +34,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
 )
 
 SILENT = Reply(problem="the Kubernetes API could not reach Kiali, HTTP 503: no endpoints available")
-LOGIN = Reply(date=SERVER_START, problem="Kiali asks for a login", reached=True, final=True)
+LOGIN = Reply(date=SERVER_START, problem="Kiali asks for a login", reached=True, retry=Retry.POINTLESS)
 BROKEN = Reply(date=SERVER_START, problem="Kiali answered HTTP 503: no Prometheus", reached=True)
 
 
@@ -62,7 +63,7 @@ def test_a_kiali_that_never_answers(problem: Reply, early: bool) -> None:
     assert result.claims[0].judged.seen.outcome == "no_answer"
     assert (result.look.window, result.look.answer, kiali.windows) == (None, None, [])
     # Nobody waits for a login to be switched off.
-    assert (result.rounds == SETTINGS.stable) == early
+    assert (result.rounds == PATIENCE) == early
 
 
 def test_a_kiali_that_goes_away_keeps_its_last_answer() -> None:

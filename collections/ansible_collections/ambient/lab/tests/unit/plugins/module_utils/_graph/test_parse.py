@@ -103,7 +103,7 @@ def test_what_is_expected_before(expect: object, before: EdgeExpectation) -> Non
 def test_what_is_refused(changed: dict[str, t.Any], words: str) -> None:
     with pytest.raises(LabError) as caught:
         graph_claims({**graph_claim(), **changed})
-    assert caught.value.message.startswith("Invalid claims, nothing was asked:\n")
+    assert caught.value.message.startswith("Invalid claims, nothing was probed:\n")
     assert words in caught.value.message
 
 

@@ -14,14 +14,14 @@ def test_the_clock_is_never_ahead_and_gets_more_exact() -> None:
     with pytest.raises(ValueError, match="no answer"):
         clock.time(0)
     # The server's time is 1000.9 at 50.0; its Date is cut, and takes 0.1 s to arrive.
-    clock.hear(1000, 50.1)
+    clock.observe(1000, 50.1)
     assert clock.known
     assert clock.time(50.1) == pytest.approx(1000)
-    clock.hear(1002, 51.3)
+    clock.observe(1002, 51.3)
     assert clock.time(51.3) == pytest.approx(1002)
     assert clock.time(50.1) == pytest.approx(1000.8)
     # A later answer that knows less changes nothing.
-    clock.hear(1003, 53.0)
+    clock.observe(1003, 53.0)
     assert clock.time(53.0) == pytest.approx(1003.7)
 
 

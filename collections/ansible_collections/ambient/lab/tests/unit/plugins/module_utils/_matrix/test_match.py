@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Lack, lacking, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, lacking, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Wanted, lay_out
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
@@ -132,12 +132,16 @@ def test_a_source_that_goes_away_takes_no_other_with_it() -> None:
     assert [seen.outcome for seen in engine.ask()] == ["probe_error", "allowed"]
 
 
-def test_a_block_is_seen_whoever_causes_it() -> None:
+def test_a_block_is_a_claim_only_where_a_check_can_prove_it() -> None:
     """Without another source nothing shows who blocks it, which the check of claims calls an error."""
     edge = FakeEdge([pod("curl")], lambda name, number, method, url: (0, 28, {}, ""))
     (cell,) = claims(claim(source=CURL, to="http://sample-app:8080/", expect="timeout"))
     (proof,) = Engine([cell], {}, Settings(witnesses="none"), edge).prove([cell])
-    assert (proof.seen and proof.seen.outcome, proof.problem) == ("timeout", "")
+    assert proof.seen
+    assert (proof.seen.outcome, proof.problem.partition(":")[0]) == ("timeout", "nothing shows who blocks it")
+    other = FakeEdge([pod("curl"), pod("other")], lambda name, *_: (0, 28, {}, "") if name == "curl" else OK)
+    cells = claims(claim("cut", source=CURL, expect="timeout"), claim("open", source={"pod": "other"}))
+    assert [item.problem for item in Engine(cells, {}, Settings(witnesses="none"), other).prove(cells)] == ["", ""]
 
 
 def test_a_stand_in_is_asked_in_the_sources_place() -> None:
@@ -171,15 +175,18 @@ def test_what_a_container_lacks(stdout: str, problem: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lack", "lasting"),
+    ("unavailable", "lasting"),
     [
-        (Lack("its container main has no curl", True, "pod default/x is gone"), "its container main has no curl"),
         (
-            Lack("curl can't be run in its container main: pods x is busy", True),
+            Unavailable("its container main has no curl", True, "pod default/x is gone"),
+            "its container main has no curl",
+        ),
+        (
+            Unavailable("curl can't be run in its container main: pods x is busy", True),
             "curl can't be run in its container main",
         ),
-        (Lack("pod default/x is Pending", False), "none of its pods is ready"),
+        (Unavailable("pod default/x is Pending", False), "none of its pods is ready"),
     ],
 )
-def test_what_is_written_of_a_source_does_not_change_with_its_pod(lack: Lack, lasting: str) -> None:
-    assert lack.lasting == lasting
+def test_what_is_written_of_a_source_does_not_change_with_its_pod(unavailable: Unavailable, lasting: str) -> None:
+    assert unavailable.lasting == lasting

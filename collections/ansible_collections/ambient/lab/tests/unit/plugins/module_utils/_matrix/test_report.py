@@ -5,9 +5,14 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, difference
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import failure
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import Found, comments_of, failure
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
+from ansible_collections.ambient.lab.tests.unit.fakes.matrix import cluster, laid_out, service
+from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,17 @@ def test_who_closed_it(policy: str, named: str, look: str) -> None:
         # A narrow column wraps it.
         assert all(word in text for word in named.split())
         assert [line for line in text.splitlines() if line.startswith("look")] == ([f"look: {look}"] if look else [])
+
+
+def test_a_block_that_no_check_could_prove_is_said_in_the_file_and_no_claim() -> None:
+    pairs = laid_out(cluster([pod("a"), pod("b")], [service("b")])).pairs
+    blocked = Seen("timeout", 0, 28)
+    cells = [
+        Cell(blocked, State("timeout", unclear="nothing shows who blocks it")),
+        Cell(blocked, State("timeout", unclear="it flaps"), flapped=("timeout", "refused")),
+    ]
+    found = Found(pairs, Observed(cells, 1, 1.0), {"default/c": Unavailable("no curl", True)}, (), {}, {})
+    assert comments_of(found, ()) == [
+        "Not probed: default/c (no curl)",
+        "Not claimed: default/a -> b.default:8080 GET is timeout (nothing shows who blocks it)",
+    ]

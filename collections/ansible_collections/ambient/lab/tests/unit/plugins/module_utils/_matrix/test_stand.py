@@ -14,7 +14,8 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Clock, Probers
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
     NOT_NOW,
     RESOURCES,

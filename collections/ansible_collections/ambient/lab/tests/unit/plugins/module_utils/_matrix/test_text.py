@@ -75,7 +75,7 @@ claims:
 def written(folder: pathlib.Path, cells: list[tuple[Pair, State]]) -> str:
     """Path of a file with these cells."""
     path = folder / "claims.yml"
-    path.write_text(file_text(str(path), ["default"], cells, {}, {}))
+    path.write_text(file_text(str(path), ["default"], cells, {}, ()))
     return str(path)
 
 
@@ -90,7 +90,11 @@ def test_the_file_as_a_whole(tmp_path: pathlib.Path) -> None:
     cells = list(zip(pairs, states, strict=True))
     notes = {"default/app": "in the mesh"}
     text = file_text(
-        "/somewhere/claims.yml", ["default"], cells, notes, {"default/bare": "its container main has no curl"}
+        "/somewhere/claims.yml",
+        ["default"],
+        cells,
+        notes,
+        ["Not probed: default/bare (its container main has no curl)"],
     )
     assert text == EXPECTED
     assert list(yaml.safe_load(text)) == ["claims"]
@@ -124,7 +128,7 @@ def test_what_is_no_authorization_policy_is_no_by(tmp_path: pathlib.Path, policy
 
 def test_rows_to_pods_are_explained() -> None:
     pairs = laid_out(cluster([pod("app", ip="10.0.0.5")], [service("app")]), pod_ip=True).pairs
-    text = file_text("claims.yml", ["default"], [(pair, OPEN) for pair in pairs], {}, {})
+    text = file_text("claims.yml", ["default"], [(pair, OPEN) for pair in pairs], {}, ())
     assert '# Names with "pod of" go to a pod\'s own address' in text
     assert "    to: http://10.0.0.5:8080/\n" in text
 
@@ -142,7 +146,7 @@ def test_what_is_written_can_be_read(states: list[State], path: str) -> None:
     if " " in path:
         path = path.replace(" ", "%20")
     pairs = laid_out(cluster(APP, [service("app")]), methods=("GET", "M!"), paths=(path,)).pairs
-    text = file_text("claims.yml", ["default"], list(zip(pairs, states, strict=True)), {}, {})
+    text = file_text("claims.yml", ["default"], list(zip(pairs, states, strict=True)), {}, ())
     parsed = parse_claims(yaml.safe_load(text)["claims"], "elsewhere")
     assert [(claim.name, claim.source, claim.request) for claim in parsed] == [
         (pair.claim.name, pair.claim.source, pair.claim.request) for pair in pairs
@@ -150,7 +154,7 @@ def test_what_is_written_can_be_read(states: list[State], path: str) -> None:
     for claim, state in zip(parsed, states, strict=True):
         assert compare(stated(claim), state) == ""
         assert stated(claim).policy == state.policy
-    assert file_text("claims.yml", ["default"], list(zip(pairs, states, strict=True)), {}, {}) == text
+    assert file_text("claims.yml", ["default"], list(zip(pairs, states, strict=True)), {}, ()) == text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import MAX_PROOFS, Proof, Watched, watch
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import MAX_PROOFS, Observed, Proof, watch
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 
 OK = Seen("allowed", 200, 0)
@@ -55,11 +55,11 @@ def watched(
     proof: t.Callable[[int, Claim], Proof] = lambda number, item: Proof("application"),
     http: tuple[bool, bool] = (True, True),
     **settings: t.Any,
-) -> tuple[World, Watched]:
+) -> tuple[World, Observed]:
     """Watch two cells."""
     world = World(answers, proof)
     chosen = Settings(**{"stable": 2, "timeout": 20.0, "interval": 0.5, **settings})
-    return world, watch(CLAIMS, http, chosen, world)
+    return world, watch(CLAIMS, http, chosen, world, world)
 
 
 def by_ztunnel(number: int, item: Claim) -> Proof:
@@ -69,7 +69,7 @@ def by_ztunnel(number: int, item: Claim) -> Proof:
 
 def test_two_rounds_that_agree_are_enough() -> None:
     world, seen = watched(lambda number: [OK, CUT], by_ztunnel)
-    assert (seen.rounds, seen.elapsed) == (2, 2)
+    assert (seen.rounds, seen.elapsed) == (2, 2.5)
     assert world.proven == [["a: allowed HTTP 200", "b: denied_l4"]]
     assert [str(cell.state) for cell in seen.cells] == ["allowed HTTP 200", "denied_l4 by default/p"]
     assert [cell.decided_by for cell in seen.cells] == ["application", "ztunnel"]
@@ -103,7 +103,7 @@ def test_an_answer_that_settles_is_waited_for() -> None:
 
 def test_another_answer_to_the_proof_is_one_more_round() -> None:
     world, seen = watched(lambda number: [OK, SLOW if number == 2 else CUT], by_ztunnel)
-    assert len(world.proven) == 2
+    assert len(world.proven) == 3
     assert seen.rounds == 4
     assert str(seen.cells[1].state) == "denied_l4 by default/p"
 
@@ -140,6 +140,15 @@ def test_a_denial_that_nobody_bears_out_is_tried_again_and_no_claim() -> None:
     assert len(world.proven) == MAX_PROOFS
     # An answer of the application needs nobody's word.
     assert [cell.state.unclear for cell in seen.cells] == ["", "nothing shows the path alive"]
+
+
+def test_a_block_that_nobody_can_prove_is_no_claim_and_not_tried_again() -> None:
+    def unproven(number: int, item: Claim) -> Proof:
+        return Proof(problem="" if item.after.outcome == "allowed" else "nothing shows who blocks it")
+
+    world, seen = watched(lambda number: [OK, SLOW], unproven)
+    assert len(world.proven) == 1
+    assert seen.cells[1].state.unclear == "nothing shows who blocks it"
 
 
 def test_a_proof_that_comes_late_counts() -> None:

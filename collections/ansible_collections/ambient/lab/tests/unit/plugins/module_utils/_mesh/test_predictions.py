@@ -7,6 +7,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
     ask,
@@ -125,7 +126,7 @@ def test_a_destination_outside_of_the_mesh_is_not_guarded_and_why() -> None:
     found = ask(mesh_of(CLIENT, opted_out, service("app"), denying()), URL)
     assert found.outcome == "allowed"
     assert "has opted out of the mesh (its label istio.io/dataplane-mode=none)" in found.why
-    assert all(reason.permanent for reason in found.reasons)
+    assert all(reason.retry is Retry.POINTLESS for reason in found.reasons)
 
 
 def test_pods_that_are_not_alike_leave_it_open() -> None:

@@ -12,9 +12,9 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
 from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ready, refs
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import condition, pod, policy
 
@@ -250,7 +250,7 @@ def test_says_who_does_not_have_it_and_why(changed: Object, dumps: Object, said:
     passed = wait(world(changed, dumps))
     assert passed.waited == pytest.approx(2)
     assert [f"{gap.who}: {gap.why}" for gap in passed.gaps if f"{gap.who}: {gap.why}".startswith(said)]
-    assert not any(gap.final for gap in passed.gaps)
+    assert not any(gap.retry is Retry.POINTLESS for gap in passed.gaps)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_says_who_does_not_have_it_and_why(changed: Object, dumps: Object, said:
 def test_does_not_wait_for_what_waiting_can_not_change(changed: Object, dumps: Object, said: str) -> None:
     passed = wait(world(changed, dumps))
     assert passed.waited == 0
-    assert [gap.final for gap in passed.gaps if gap.why.startswith(said)] == [True]
+    assert [gap.retry for gap in passed.gaps if gap.why.startswith(said)] == [Retry.POINTLESS]
 
 
 def test_a_deleted_policy_is_gone_when_no_proxy_has_it() -> None:

@@ -10,8 +10,9 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
-from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import Clock, ready, wait
+from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import ready, wait
 from ansible_collections.ambient.lab.plugins.modules import ready as module
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 
@@ -174,8 +175,8 @@ PENDING = thing({"phase": "Pending"})
 )
 def test_wait(answers: list[Object | None], looks: int, elapsed: float, problems: int) -> None:
     reader = Sequence(*answers)
-    found, took = wait([Wanted("Pod", name="app")], Finder(reader), 2.5, 1, Clock(reader.now, reader.sleep))
-    assert (reader.looks, took, len(found[0].problems)) == (looks, elapsed, problems)
+    ended = wait([Wanted("Pod", name="app")], Finder(reader), 2.5, 1, Clock(reader.now, reader.sleep))
+    assert (ended.rounds, ended.elapsed, len(ended.last[0].problems)) == (looks, elapsed, problems)
 
 
 def params(folder: pathlib.Path, api: FakeApi, *objects: Object, **changed: t.Any) -> dict[str, t.Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Query
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 

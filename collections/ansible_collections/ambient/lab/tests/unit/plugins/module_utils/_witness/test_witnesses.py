@@ -43,8 +43,8 @@ def checked(edge: MeshEdge, *raw: Object, **changed: t.Any) -> CheckResult:
 
 def decided(result: CheckResult) -> list[tuple[str, str | None]]:
     """By whom, and which policy."""
-    testimonies = [item.testimony for item in result.claims]
-    return [(item.decided_by, item.policy) for item in testimonies if item]
+    attributions = [item.attribution for item in result.claims]
+    return [(item.decided_by, item.policy) for item in attributions if item]
 
 
 def reason(result: CheckResult) -> str:
@@ -56,9 +56,9 @@ def test_log_and_counter_bear_a_denial_out() -> None:
     result = checked(MeshEdge(SOURCES, only("curl-deny", BY_POLICY)))
     assert (result.verdict, result.rounds) == ("pass", 3)
     assert decided(result) == [("application", None), ("ztunnel", "default/layer4-authz")]
-    testimony = result.claims[1].testimony
-    assert testimony
-    assert [(item.witness, item.where, item.supports) for item in testimony.statements] == [
+    attribution = result.claims[1].attribution
+    assert attribution
+    assert [(item.witness, item.where, item.supports) for item in attribution.statements] == [
         ("client", "default/curl-deny", True),
         ("ztunnel log", "istio-system/z1", True),
         ("ztunnel log", "istio-system/z2", True),
@@ -340,7 +340,7 @@ def test_nobody_is_asked_without_need() -> None:
     edge = MeshEdge(SOURCES, only("curl-deny", BY_POLICY))
     result = checked(edge, witnesses="none")
     assert (result.verdict, edge.asked, edge.listed, result.proxies) == ("pass", [], [], [])
-    assert result.claims[1].testimony is None
+    assert result.claims[1].attribution is None
 
 
 def test_before_the_policy_no_proxy_need_have_it() -> None:

@@ -29,13 +29,9 @@ class Statement:
     said: str
     supports: bool | None
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Testimony:
+class Attribution:
     """Who decided: ztunnel, waypoint, application, network, or "-" where nobody knows.
 
     policy: namespace/name, None where no witness names one. among: the policies of which one decided, where only
@@ -148,7 +144,7 @@ def _logged_request(query: Query, evidence: Evidence, ids: t.Sequence[str]) -> t
     return None, None
 
 
-def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str] = ()) -> Testimony:
+def attribute(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str] = ()) -> Attribution:
     """What all witnesses say of one probe.
 
     Args:
@@ -160,7 +156,7 @@ def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence
     """
     client = Statement("client", str(query.source or ""), _client(seen), True)
     if seen.outcome == "probe_error" or query.source is None:
-        return Testimony(statements=(dataclasses.replace(client, supports=None),))
+        return Attribution(statements=(dataclasses.replace(client, supports=None),))
     if seen.outcome == "denied_l4":
         return _by_ztunnel(client, seen, query, evidence)
     if seen.outcome == "denied_l7":
@@ -170,9 +166,9 @@ def take_testimony(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence
     said, request = _logged_request(query, evidence, ids)
     if seen.outcome == "local_reply" and said and request:
         text = f"HTTP {request.code}, {request.details}"
-        return Testimony("waypoint", statements=(client, Statement("waypoint log", str(said.proxy), text, True)))
+        return Attribution("waypoint", statements=(client, Statement("waypoint log", str(said.proxy), text, True)))
     decided = "application" if seen.outcome == "allowed" else "network"
-    return Testimony(decided, statements=(client, *_carried(seen, evidence)))
+    return Attribution(decided, statements=(client, *_carried(seen, evidence)))
 
 
 def _client(seen: Seen) -> str:
@@ -197,7 +193,7 @@ def _carried(seen: Seen, evidence: Evidence) -> list[Statement]:
     return found
 
 
-def _by_ztunnel(client: Statement, seen: Seen, query: Query, evidence: Evidence) -> Testimony:
+def _by_ztunnel(client: Statement, seen: Seen, query: Query, evidence: Evidence) -> Attribution:
     source = t.cast(Target, query.source)
     own = [item for item in evidence.lines(seen.sender) if item[1].direction == "outbound"] if seen.sender else []
     refused = any(line.refused_by_peer for _where, line in own)
@@ -303,7 +299,7 @@ def _among(candidates: t.Sequence[Refusal], allowing: tuple[str, ...]) -> tuple[
     return (*named, *(name for name in allowing if unmatched and name not in named))
 
 
-def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]) -> Testimony:
+def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]) -> Attribution:
     source = t.cast(Target, query.source)
     proxies = evidence.waypoints(query.waypoint_addresses)
     if not proxies and not evidence.problem:
@@ -358,7 +354,7 @@ def _refusers(request: Request, query: Query) -> tuple[tuple[str, ...], str]:
     return (), "a RequestAuthentication" if request.details.startswith("jwt_authn") else ""
 
 
-def _upstream(client: Statement, query: Query, evidence: Evidence) -> Testimony:
+def _upstream(client: Statement, query: Query, evidence: Evidence) -> Attribution:
     """The destination's ztunnel refused the waypoint: its lines have the waypoint as their source."""
     candidates = _rejections("", query.waypoint_addresses, query.addresses, evidence)
     namespace, name = query.waypoint or ("", "")
@@ -372,7 +368,7 @@ def _upstream(client: Statement, query: Query, evidence: Evidence) -> Testimony:
 
 def _conclude(
     proxy: str, otherwise: str, statements: tuple[Statement, ...], among: tuple[str, ...], evidence: Evidence
-) -> Testimony:
+) -> Attribution:
     """A denial is proven where a proxy bears it out and none says otherwise.
 
     Args:
@@ -386,16 +382,16 @@ def _conclude(
     bad = [item for item in statements[1:] if item.supports is False]
     if good and not bad:
         policy = among[0] if len(among) == 1 else None
-        return Testimony(proxy, policy, among, statements, unnamed=proxy == "ztunnel" and evidence.names_nothing)
+        return Attribution(proxy, policy, among, statements, unnamed=proxy == "ztunnel" and evidence.names_nothing)
     if good:
         said = "; ".join(_spoken(item) for item in (*good, *bad))
-        return Testimony("-", None, (), statements, f"the witnesses disagree: {said}")
+        return Attribution("-", None, (), statements, f"the witnesses disagree: {said}")
     if bad:
         said = "; ".join(dict.fromkeys(_spoken(item) for item in bad))
-        return Testimony(otherwise, None, (), statements, f"{NOT_MET}: {said}")
+        return Attribution(otherwise, None, (), statements, f"{NOT_MET}: {said}")
     silent = "; ".join(dict.fromkeys(_spoken(item) for item in statements[1:]))
     why = evidence.problem or silent or "there is no proxy to ask"
-    return Testimony("-", None, (), statements, f"nobody could say who refused this: {why}", silent=True)
+    return Attribution("-", None, (), statements, f"nobody could say who refused this: {why}", silent=True)
 
 
 def _spoken(item: Statement) -> str:

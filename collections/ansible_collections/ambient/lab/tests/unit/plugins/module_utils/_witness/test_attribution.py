@@ -10,16 +10,15 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import SILENT_HINT, judge
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
-from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import (
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import (
     NOT_MET,
+    Attribution,
     Query,
-    Testimony,
-    take_testimony,
+    attribute,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
-from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
+from ansible_collections.ambient.lab.tests.unit.fakes.attribution import (
     ALLOWED,
     BY_DENY,
     DENIED,
@@ -257,28 +256,28 @@ WAY = meshes.way(
 )[0]
 
 
-def judged(found: Testimony, by: str = "", *, required: bool = True) -> tuple[str, str]:
+def judged(found: Attribution, by: str = "", *, required: bool = True) -> tuple[str, str]:
     """The verdict on a denial as expected, and its reason."""
-    verdict = judge(Expectation("denied_l4"), DENIED, "alive", PolicyState(), found, by, WAY, required=required)
+    verdict = judge(Expectation("denied_l4"), DENIED, "alive", None, found, by, WAY, required=required)
     return verdict.verdict, verdict.reason
 
 
 def test_the_policy_in_by() -> None:
-    two = take_testimony(DENIED, QUERY, Evidence([counted(logged(Z2, inbound(), inbound(f"{BY_DENY}-2")))]))
+    two = attribute(DENIED, QUERY, Evidence([counted(logged(Z2, inbound(), inbound(f"{BY_DENY}-2")))]))
     assert two.among == ("default/layer4-authz", "default/layer4-authz-2")
     assert judged(two, "default/layer4-authz-2") == ("pass", "")
     assert judged(two, "default/third") == (
         "fail",
         "denied by default/layer4-authz or default/layer4-authz-2, not by default/third",
     )
-    one = take_testimony(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))]))
+    one = attribute(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))]))
     assert judged(one, "default/other") == ("fail", "denied by default/layer4-authz, not by default/other")
-    unnamed = take_testimony(DENIED, QUERY, Evidence([logged(Z2, inbound(REJECTED), wording="plain", **OLD)]))
+    unnamed = attribute(DENIED, QUERY, Evidence([logged(Z2, inbound(REJECTED), wording="plain", **OLD)]))
     assert judged(unnamed, "default/other") == ("pass", "")
 
 
 # Only the client's ztunnel says that the other end refused it.
-NAMELESS = take_testimony(
+NAMELESS = attribute(
     DENIED, QUERY, Evidence([logged(Z1, outbound(REFUSED)), logged(Z2, log_problem="HTTP 500", **OLD)])
 )
 
@@ -302,32 +301,32 @@ def test_a_policy_that_is_not_in_force_there_did_not_decide(by: str) -> None:
 
 def test_an_allow_policy_that_is_one_of_several() -> None:
     path = dataclasses.replace(QUERY, allowing=("default/a", "default/b"))
-    found = take_testimony(DENIED, path, Evidence([counted(logged(Z2, inbound(UNMATCHED)))]))
+    found = attribute(DENIED, path, Evidence([counted(logged(Z2, inbound(UNMATCHED)))]))
     assert judged(found, "default/b") == ("pass", "")
     assert judged(found, "default/c") == ("fail", "denied by default/a or default/b, not by default/c")
 
 
 def test_silence_is_enough_only_where_it_may_be() -> None:
-    silent = take_testimony(DENIED, QUERY, Evidence((), "pods can't be listed"))
+    silent = attribute(DENIED, QUERY, Evidence((), "pods can't be listed"))
     assert silent.silent
     assert judged(silent, required=False) == ("pass", "")
     verdict, reason = judged(silent)
     assert (verdict, reason) == ("error", f"nobody could say who refused this: pods can't be listed{SILENT_HINT}")
-    contradicted = take_testimony(DENIED, QUERY, Evidence([logged(Z1, outbound()), Z2]))
+    contradicted = attribute(DENIED, QUERY, Evidence([logged(Z1, outbound()), Z2]))
     assert not contradicted.silent
     assert judged(contradicted, required=False)[0] == "error"
 
 
 def test_a_disagreement_shows_all_who_disagree() -> None:
-    found = take_testimony(DENIED, QUERY, Evidence([logged(Z1, outbound()), counted(logged(Z2, inbound()))]))
+    found = attribute(DENIED, QUERY, Evidence([logged(Z1, outbound()), counted(logged(Z2, inbound()))]))
     for words in ("ztunnel log of istio-system/z1: carried", "log of istio-system/z2: explicitly denied by", "+1 DENY"):
         assert words in found.problem
 
 
 def test_an_allowed_request_shows_how_it_was_carried() -> None:
     line = dataclasses.replace(outbound(received=200), identity="spiffe://cluster.local/ns/default/sa/curl")
-    found = take_testimony(ALLOWED, QUERY, Evidence([logged(Z1, line)]))
-    assert [item.as_dict() for item in found.statements[1:]] == [
+    found = attribute(ALLOWED, QUERY, Evidence([logged(Z1, line)]))
+    assert [dataclasses.asdict(item) for item in found.statements[1:]] == [
         {
             "witness": "ztunnel log",
             "where": "istio-system/z1",

@@ -10,12 +10,11 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import judge
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import PolicyState
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import NOT_MET, Query, attribute
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Request
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import NOT_MET, Query, take_testimony
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
-from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
+from ansible_collections.ambient.lab.tests.unit.fakes.attribution import (
     BEHIND,
     BY_NOBODY,
     DENIED,
@@ -172,14 +171,14 @@ def test_who_decided(
 def test_the_newest_line_of_the_same_answers_is_taken() -> None:
     older = dataclasses.replace(L7, request_id="probe-0a-0", policy="default/old")
     said = [counted_l7(answered(WP, L7, older))]
-    assert take_testimony(DENIED_L7, BEHIND, Evidence(said), [ID, "probe-0a-0"]).policy == "default/layer7-authz"
-    assert take_testimony(DENIED_L7, BEHIND, Evidence(said), ["probe-0a-9", "probe-0a-0"]).policy == "default/old"
+    assert attribute(DENIED_L7, BEHIND, Evidence(said), [ID, "probe-0a-0"]).policy == "default/layer7-authz"
+    assert attribute(DENIED_L7, BEHIND, Evidence(said), ["probe-0a-9", "probe-0a-0"]).policy == "default/old"
 
 
 def test_late() -> None:
-    assert take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(WP)])).late
-    assert not take_testimony(DENIED_L7, BEHIND, Evidence([counted_l7(answered(WP, L7))])).late
-    assert not take_testimony(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))])).late
+    assert attribute(DENIED_L7, BEHIND, Evidence([counted_l7(WP)])).late
+    assert not attribute(DENIED_L7, BEHIND, Evidence([counted_l7(answered(WP, L7))])).late
+    assert not attribute(DENIED, QUERY, Evidence([counted(logged(Z2, inbound()))])).late
 
 
 # A waypoint on which a DENY policy and an authorizer's are in force; the first one is not for GET.
@@ -227,16 +226,16 @@ def test_the_policy_in_by_at_a_waypoint(
     code = request_.code if request_ else 403
     seen = dataclasses.replace(DENIED_L7, http_code=code)
     said = [counted_l7(answered(WP, request_), code)] if request_ else []
-    found = take_testimony(seen, query, Evidence(said, "" if said else "no right to read logs"), (ID,))
+    found = attribute(seen, query, Evidence(said, "" if said else "no right to read logs"), (ID,))
     expect = Expectation("denied_l7", http_codes=frozenset({code}))
-    judged = judge(expect, seen, "alive", PolicyState(), found, by, path, prediction, required=required)
+    judged = judge(expect, seen, "alive", None, found, by, path, prediction, required=required)
     assert (judged.verdict, reason in judged.reason) == (verdict, True), judged
 
 
 def test_where_gateways_can_not_be_read_nobody_knows_which_policy_is_in_force() -> None:
     objects = [item for item in GUARDED.objects() if item["kind"] != "Namespace"]
     path, prediction = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
-    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", PolicyState(), None, "default/get", path, prediction)
+    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", None, None, "default/get", path, prediction)
     assert (judged.verdict, "default/get is not known to be in force at the waypoint" in judged.reason) == (
         "error",
         True,
@@ -256,6 +255,6 @@ def test_a_service_entry_is_counted_by_each_of_its_hosts() -> None:
 def test_a_custom_policy_without_its_provider_is_named_with_its_fault() -> None:
     name = "istio-ext-authz-p-ns[default]-policy[c]-rule[0]-deny-due-to-bad-CUSTOM-action"
     line = Request(ID, 403, f"rbac_access_denied_matched_policy[{name}]", "default/c", True)
-    found = take_testimony(DENIED_L7, BEHIND, Evidence((counted_l7(answered(WP, line)),)))
+    found = attribute(DENIED_L7, BEHIND, Evidence((counted_l7(answered(WP, line)),)))
     assert found.policy == "default/c"
     assert any("whose provider istiod does not have" in item.said for item in found.statements)

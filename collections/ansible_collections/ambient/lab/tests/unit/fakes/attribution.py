@@ -9,10 +9,10 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Query, attribute
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, take_testimony
 
 SOURCE = Target("default", "curl", "main", "10.0.0.9", "n1", "curl-workload")
 SENDER = "10.0.0.9:20001"
@@ -82,7 +82,7 @@ def others(number: int, error: str = BY_DENY) -> list[Connection]:
 
 def conclude(seen: Seen, query: Query, said: list[Said], decided: str, policy: str | None, problem: str) -> None:
     """Who must have decided, by which policy, and a part of why it is no proof."""
-    found = take_testimony(seen, query, Evidence(said))
+    found = attribute(seen, query, Evidence(said))
     assert (found.decided_by, found.policy) == (decided, policy), found
     assert problem in found.problem if problem else found.problem == ""
     assert found.statements[0].witness == "client"

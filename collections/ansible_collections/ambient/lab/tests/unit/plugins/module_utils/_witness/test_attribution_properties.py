@@ -7,10 +7,10 @@ from __future__ import annotations
 import dataclasses
 
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Query, attribute
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
-from ansible_collections.ambient.lab.plugins.module_utils._witness.testimony import Query, take_testimony
-from ansible_collections.ambient.lab.tests.unit.fakes.testimony import (
+from ansible_collections.ambient.lab.tests.unit.fakes.attribution import (
     BEHIND,
     BY_DENY,
     ID,
@@ -90,7 +90,7 @@ paths = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(seens, paths, proxies)
 def test_no_policy_is_invented(seen: Seen, query: Query, said: list[Said]) -> None:
-    found = take_testimony(seen, query, Evidence(said))
+    found = attribute(seen, query, Evidence(said))
     named = {line.denial.policy for item in said for line in item.connections if line.denial}
     named |= {request.policy for item in said for request in item.requests.values()}
     assert set(found.among) <= named | {*query.allowing, *query.waypoint_allowing}
@@ -119,4 +119,4 @@ def test_others_do_not_change_what_is_said_of_ours(
         )
         for item in said
     ]
-    assert take_testimony(seen, query, Evidence(noisy)) == take_testimony(seen, query, Evidence(said))
+    assert attribute(seen, query, Evidence(noisy)) == attribute(seen, query, Evidence(said))

@@ -1,0 +1,113 @@
+# Looks again and again until a stop rule says that it is enough; and whether looking again is of any use.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+import time
+import typing as t
+
+Look = t.TypeVar("Look")
+LookIn = t.TypeVar("LookIn", contravariant=True)
+
+
+class Retry(enum.Enum):
+    """Whether the same question may get a better answer later.
+
+    POINTLESS is only what somebody must write otherwise first. What is not there may still come: whoever applies
+    policies (GitOps, for example) needs time.
+    """
+
+    USEFUL = "useful"
+    POINTLESS = "pointless"
+
+    @classmethod
+    def unless(cls, pointless: bool) -> Retry:
+        """POINTLESS where a condition holds."""
+        return cls.POINTLESS if pointless else cls.USEFUL
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why something is not as it is to be, and whether that may go away by itself."""
+
+    text: str = ""
+    retry: Retry = Retry.USEFUL
+
+
+class Time(t.Protocol):
+    """Time in seconds."""
+
+    def now(self) -> float:
+        """Of a clock that never goes back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait between two rounds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The machine's time in seconds; tests bring their own. epoch: since 1970, as the API's timestamps count."""
+
+    now: t.Callable[[], float] = time.monotonic
+    sleep: t.Callable[[float], None] = time.sleep
+    epoch: t.Callable[[], float] = time.time
+
+
+class Rule(t.Protocol[LookIn]):
+    """When to stop looking."""
+
+    timeout: float
+
+    def ends(self, look: LookIn, at: float) -> bool:
+        """Take in one round, and say whether it was the last one; at: seconds since the start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended(t.Generic[Look]):
+    """The last look, how many there were, and the seconds that they took."""
+
+    last: Look
+    rounds: int
+    elapsed: float
+
+
+def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: float) -> Ended[Look]:
+    """Look, ask the rule, pause, and look again.
+
+    Args:
+        look: one round.
+        rule: says when it is over.
+        clock: to measure and to wait with.
+        interval: seconds between two rounds; less where the rule's time is over before.
+    """
+    start = clock.now()
+    for number in itertools.count(1):
+        seen = look()
+        at = clock.now() - start
+        if rule.ends(seen, at):
+            return Ended(seen, number, at)
+        left = rule.timeout - at
+        clock.sleep(min(interval, left) if left > 0 else interval)
+    raise AssertionError
+
+
+class Wait(t.Generic[Look]):
+    """The rule of a plain wait: until nothing is left to wait for, waiting is pointless, or time is up.
+
+    Args:
+        timeout: seconds.
+        left: of what is still waited for, whether that is of use.
+    """
+
+    def __init__(self, timeout: float, left: t.Callable[[Look], t.Collection[Retry]]) -> None:
+        self.timeout, self._left = timeout, left
+
+    def ends(self, look: Look, at: float) -> bool:
+        """Whether this round was the last one."""
+        left = self._left(look)
+        return not left or Retry.POINTLESS in left or at >= self.timeout
