@@ -90,3 +90,11 @@ EXAMPLES = r"""
     name: my-lab
     kubeconfig: "{{ playbook_dir }}/.lab/my-lab/kubeconfig"
 """
+
+RETURN = r"""
+engine:
+  description: The container engine.
+  returned: success
+  type: str
+  sample: docker
+"""

@@ -183,7 +183,8 @@ def settle(
         LabError: with one line that names what to do.
     """
     check_kind(run, options)
-    cluster = Cluster(options, _engine(options, run, environ), run, environ)
+    engine = _engine(options, run, environ)
+    cluster = Cluster(options, engine, run, environ)
     done: list[str] = []
     stages = (cluster.removal,) if options["state"] == "absent" else (cluster.first, cluster.rest)
     try:
@@ -197,7 +198,7 @@ def settle(
                 break
     except OSError as error:
         raise LabError(f"{error.filename} can't be used: {error.strerror}") from error
-    return {"changed": bool(done), "diff": {"prepared": "".join(f"{title}\n" for title in done)}}
+    return {"changed": bool(done), "engine": engine.name, "diff": {"prepared": "".join(f"{title}\n" for title in done)}}
 
 
 def _engine(options: t.Mapping[str, t.Any], run: Run, environ: t.Mapping[str, str]) -> Engine:

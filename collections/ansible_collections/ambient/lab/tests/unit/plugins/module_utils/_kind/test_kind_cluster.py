@@ -48,7 +48,9 @@ class Machine:
         """What the module returns."""
         defaults = {name: option.get("default") for name, option in SPEC.items()}
         given = {"name": "lab", "kubeconfig": str(self.folder / "kubeconfig"), "config": {"nodes": NODES}}
-        return settle({**defaults, **given, **options}, self, {}, check_mode)
+        told = settle({**defaults, **given, **options}, self, {}, check_mode)
+        assert told.pop("engine") == "docker"
+        return told
 
     def refused(self, **options: t.Any) -> str:
         """The one line that the module fails with."""
