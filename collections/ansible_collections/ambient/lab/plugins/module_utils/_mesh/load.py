@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import As
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import Reader, read_config
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     NAMESPACE_PATH,

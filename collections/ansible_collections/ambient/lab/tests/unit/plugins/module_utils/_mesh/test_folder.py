@@ -191,7 +191,7 @@ EVERYTHING = """
 - {kind: WasmPlugin, metadata: {name: w, namespace: shop}, spec: {selector: {matchLabels: {a: b}}}}
 - {kind: BackendTLSPolicy, metadata: {name: b, namespace: shop}, spec: {targetRefs: [{kind: Service, name: x}]}}
 """
-ODD = (None, True, -1, 1.5, "", "text", [], [None], ["a"], [[]], {}, {"a": None}, {"a": {"b": 1}})
+ODD: tuple[t.Any, ...] = (None, True, -1, 1.5, "", "text", [], [None], ["a"], [[]], {}, {"a": None}, {"a": {"b": 1}})
 URLS = ("http://app/", "http://headless:8080/", "http://alias/", "http://bare/", "http://api.example/",
         "http://10.96.0.1/", "http://10.0.0.9/", "http://192.0.2.1:30080/", "http://app-0.headless:8080/")  # fmt: skip
 

@@ -46,7 +46,7 @@ def ztunnel(name: str, node: str, **fields: t.Any) -> Object:
 
 ZTUNNEL = ztunnel("zt", "n1")
 WAYPOINT = on("n1", pod("wp", containers=["istio-proxy"], labels={"gateway.networking.k8s.io/gateway-name": "wp"}))
-GATEWAY = {
+GATEWAY: dict[str, t.Any] = {
     "metadata": {"name": "wp", "namespace": "default"},
     "spec": {"listeners": [{"port": 15008, "protocol": "HBONE", "allowedRoutes": {"namespaces": {"from": "All"}}}]},
     "status": {"addresses": [{"value": "10.96.9.9"}]},
