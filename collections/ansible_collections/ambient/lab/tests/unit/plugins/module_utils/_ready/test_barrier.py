@@ -116,7 +116,7 @@ ISTIOD = {
     "metadata": {"name": "istiod-x", "namespace": "istio-system"},
     "spec": {"template": {"spec": {"containers": [{"env": [{"name": "REVISION", "value": "default"}]}]}}},
 }
-CANARY = {**L4, "metadata": {**L4["metadata"], "labels": {"istio.io/rev": "canary"}}}
+CANARY: Object = {**L4, "metadata": {**L4["metadata"], "labels": {"istio.io/rev": "canary"}}}
 FOR_ALL = {**L7, "spec": {**L7["spec"], "targetRefs": [{"kind": "GatewayClass", "name": "istio-waypoint"}]}}
 
 
@@ -157,7 +157,8 @@ def test_a_policy_that_a_waypoint_has() -> None:
 
 
 def test_a_waypoint_of_a_class_of_the_users_own() -> None:
-    own = {**GATEWAY, "spec": {**GATEWAY["spec"], "gatewayClassName": "mine"}}
+    spec: Object = t.cast(Object, GATEWAY["spec"])
+    own = {**GATEWAY, "spec": {**spec, "gatewayClassName": "mine"}}
     mine = {"metadata": {"name": "mine"}, "spec": {"controllerName": "istio.io/mesh-controller"}}
     classes = "/apis/gateway.networking.k8s.io/v1/gatewayclasses"
     assert not wait(world({f"{POLICIES}/p": L7, GATEWAYS: [own], classes: [mine]})).gaps
