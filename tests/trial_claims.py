@@ -64,7 +64,7 @@ def settled(lab: Lab, claims: list[Object], wanted: Callable[[Checked], bool], *
         return wanted(said[0])
 
     with suppress(TimeoutError):
-        until(is_so, 20)
+        until(is_so, 60)
     return said[0]
 
 

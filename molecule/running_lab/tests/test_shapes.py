@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import matrix
-from fault_world import check
+from ansible_collections.ambient.lab.plugins.modules.claims_matrix import SPEC
+from fault_world import Checked, check
 from running_lab import Lab
 from trial import Trial
 from trial_claims import asked, bound, on, policy, settled, there, words
@@ -97,7 +98,7 @@ def address(lab: Lab, trial: Trial) -> Iterator[str]:
 
 @contextmanager
 def mesh_config(lab: Lab, **changes: Any) -> Iterator[None]:
-    """Istio's mesh configuration with other values; afterwards as it was."""
+    """Istio's mesh configuration with other values; afterwards as it was. Another defaultConfig restarts waypoints."""
     before = lab.get(*MESH)["data"]["mesh"]
     changed = yaml.safe_dump({**yaml.safe_load(before), **changes})
     try:
@@ -105,3 +106,104 @@ def mesh_config(lab: Lab, **changes: Any) -> Iterator[None]:
         yield
     finally:
         lab.kubectl("patch", *MESH, "--type=merge", "-p", json.dumps({"data": {"mesh": before}}))
+
+
+def verdicts(said: Checked) -> list[str]:
+    return [item["verdict"] for item in said.claims.values()]
+
+
+def test_a_slow_page_is_no_block_and_a_stream_is_an_answer(lab: Lab, address: str) -> None:
+    url = f"http://direct.{SPACE}"
+    stream, slow = asked(f"{url}/events", "a", "allowed"), asked(f"{url}/slow", "b", "timeout")
+    claims = [stream, asked(f"{url}/events", "b", "timeout"), slow]
+    wanted = ["pass", "fail", "error"]
+    said = settled(lab, claims, lambda said: verdicts(said) == wanted, stable=1, timeout=0.0, probe_timeout=1.5)
+    assert verdicts(said) == wanted, said.message
+    assert "a destination that is down or slow looks the same" in words(said)
+
+
+def test_a_pod_that_declares_no_port_shows_itself_alive_by_its_service(lab: Lab, address: str) -> None:
+    gate = {"from": [{"source": {"principals": [f"cluster.local/ns/{SPACE}/sa/gate"]}}]}
+    around = asked(f"http://{address}:8080/", "b", "denied_l4", by=f"{SPACE}/only-the-waypoint")
+    with there(lab, policy("only-the-waypoint", gate, action="ALLOW", **on("shapes"))):
+        claims = [asked(f"http://quiet.{SPACE}/", "b", "allowed"), around]
+        said = settled(lab, claims, lambda said: said.verdict == "pass")
+        assert said.verdict == "pass", said.message
+
+
+def test_who_wrote_an_answer_in_a_mesh_that_hides_it(lab: Lab, address: str) -> None:
+    """An authorizer's redirect, the application's page, and the application's own 403."""
+    provider = {
+        "name": "login",
+        "envoyExtAuthzHttp": {
+            "service": f"login.{SPACE}.svc.cluster.local",
+            "port": 80,
+            "includeRequestHeadersInCheck": ["x-session"],
+            "headersToDownstreamOnDeny": ["location"],
+        },
+    }
+    ask = policy("ask-login", {}, action="CUSTOM", provider={"name": "login"}, **bound("Service", "door"))
+    logged_in = asked(f"http://door.{SPACE}/page", "a", "allowed")
+    logged_in["to"]["headers"] = {"x-session": "1"}
+    page, own = asked(f"http://quiet.{SPACE}/", "a", "allowed"), asked(f"http://quiet.{SPACE}/own", "b", "denied_l7")
+    claims = [
+        logged_in,
+        asked(f"http://door.{SPACE}/api", "a", {"outcome": "denied_l7", "http_code": 401}),
+        asked(f"http://door.{SPACE}/", "a", {"outcome": "denied_l7", "http_code": 302}),
+        page,
+        asked(f"http://quiet.{SPACE}/", "b", "denied_l7", "POST", by=f"{SPACE}/no-post"),
+    ]
+    with mesh_config(lab, extensionProviders=[provider]), there(lab, ask):
+        said = settled(lab, claims, lambda said: said.verdict == "pass", probe_timeout=5.0)
+        assert said.verdict == "pass", said.message
+        said = check(lab, [page, own], namespace=SPACE, stable=1, timeout=0.0)
+        assert verdicts(said) == ["pass", "fail"], said.message
+        assert "the application itself answered HTTP 403, no proxy refused" in words(said)
+        with mesh_config(lab, accessLogFile=""):
+            once = {"stable": 1, "timeout": 0.0}
+            said = settled(lab, [page, own], lambda said: verdicts(said) == ["error", "error"], **once)
+            assert verdicts(said) == ["error", "error"], said.message
+            assert "this mesh hides Envoy's headers, and no access log says it" in words(said)
+
+
+def test_a_matrix_under_strict_mtls_reads_its_own_file(lab: Lab, trial: Trial, tmp_path: Path) -> None:
+    """One source has no shell, and in its namespace a quota counts everything: a pod asks in its place, and goes."""
+    image = lab.facts["images"]["app"]
+    mute = pod("mute", OUTSIDE, image.replace("/tools:", "/pause:"), ["/pause"], {"app": "mute"}, "default")
+    counted = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "everything", "namespace": OUTSIDE},
+        "spec": {"hard": {**dict.fromkeys(counted, "1G"), "pods": "9"}},
+    }
+    strict = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "no-plain-text", "namespace": SPACE},
+        "spec": {"mtls": {"mode": "STRICT"}},
+    }
+    params = {name: option.get("default") for name, option in SPEC.items()}
+    params |= {
+        "kubeconfig": lab.facts["kubeconfig"],
+        "file": str(tmp_path / "observed.yml"),
+        "namespaces": [OUTSIDE, SPACE],
+        "source_namespaces": [OUTSIDE],
+        "destination_namespaces": [SPACE],
+        # The Service `plain` alone.
+        "exclude": [f"[!p]*.{SPACE}"],
+        "probe_with": "pod",
+        "probe_image": image,
+    }
+    with there(lab, mute, strict):
+        lab.kubectl("wait", "-n", OUTSIDE, "--for=condition=Ready", "pod/mute", "--timeout=50s")
+        with there(lab, quota):
+            observed = matrix(params, check_mode=False, diff=False)
+            assert (observed["unprobed"], observed["unclear"]) == ([], [])
+            assert {cell["outcome"] for cell in observed["cells"]} == {"denied_l4"}
+            compared = matrix({**params, "state": "compare"}, check_mode=False, diff=False)
+            assert (compared["verdict"], compared["same"]) == ("pass", len(observed["cells"]))
+        claims = yaml.safe_load(Path(params["file"]).read_text(encoding="utf-8"))["claims"]
+        own = [claim for claim in claims if claim["from"]["service_account"] == "d"]
+        assert check(lab, own, namespace=SPACE).verdict == "pass"
+    assert {item["metadata"]["name"] for item in lab.get("-n", OUTSIDE, "pods")["items"]} == {"d"}

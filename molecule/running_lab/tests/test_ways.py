@@ -176,6 +176,6 @@ def test_what_a_waypoint_answers_itself(lab: Lab, trial: Trial) -> None:
             assert refused.verdict == "pass", refused.message
 
 
-def test_a_slow_page_is_no_block(lab: Lab, trial: Trial) -> None:
+def test_a_port_that_nobody_has_is_no_block(lab: Lab, trial: Trial) -> None:
     nobody = [asked(f"http://plain.{SPACE}:81/", "a", "refused"), asked(f"http://plain.{SPACE}:81/", "b", "timeout")]
     assert check(lab, nobody, namespace=SPACE).verdict in ("fail", "error")

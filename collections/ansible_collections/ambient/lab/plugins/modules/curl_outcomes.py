@@ -52,8 +52,8 @@ options:
         V(denied_upstream) (the destination refused the waypoint, HTTP 503), V(local_reply) (a proxy's own answer that
         is no refusal, such as a redirect by a route), V(refused), V(timeout), V(dns), V(unroutable) and V(tls). A
         V(probe_error) can be seen, but not expected.
-      - V(refused), V(timeout) and V(unroutable) count only where the destination answers somebody else in the same
-        round. A destination that is down looks the same.
+      - V(refused), V(timeout) and V(unroutable) count only where the destination answers another source in the same
+        round, for a V(timeout) at the same path. A destination that is down or slow looks the same.
       - Each claim is a dict. C(name) is unique in the list.
       - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or
         C(service_account) (name), and optionally C(namespace) and C(container).

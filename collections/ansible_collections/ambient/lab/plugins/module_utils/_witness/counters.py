@@ -86,4 +86,8 @@ def _counts(version: str) -> bool:
 def _refusal(labels: t.Mapping[str, str], kind: str) -> bool:
     if kind == "ztunnel":
         return labels.get("response_flags") == "DENY" and labels.get("reporter") == "destination"
-    return labels.get("response_code") in ("401", "403", "503") and labels.get("reporter") == "waypoint"
+    # An external authorizer refuses with any status, and says so in the flags (Envoy, UnauthorizedExternalService);
+    # of gRPC the refusal is in its own status (PERMISSION_DENIED).
+    refused = labels.get("response_flags") == "UAEX" or labels.get("grpc_response_status") == "7"
+    served = labels.get("response_code", "").startswith("2") and not refused
+    return not served and labels.get("reporter") == "waypoint"

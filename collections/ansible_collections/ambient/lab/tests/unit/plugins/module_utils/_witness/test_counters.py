@@ -51,6 +51,22 @@ def test_waypoint() -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "counts"),
+    [
+        ('response_code="302",response_flags="UAEX"', 1),
+        ('response_code="200",response_flags="UAEX"', 1),
+        ('response_code="200",response_flags="-",grpc_response_status="7"', 1),
+        ('response_code="200",response_flags="-",grpc_response_status="0"', 0),
+        ('response_code="204",response_flags="-"', 0),
+    ],
+)
+def test_a_waypoint_refuses_with_any_status(labels: str, counts: int) -> None:
+    """An external authorizer does, and gRPC has its own."""
+    line = f'istio_requests_total{{reporter="waypoint",source_workload="curl",{labels}}} 2\n'
+    assert len(parse_counters(line, "waypoint").values) == counts
+
+
+@pytest.mark.parametrize(
     ("metrics", "known"),
     [
         ("", False),
