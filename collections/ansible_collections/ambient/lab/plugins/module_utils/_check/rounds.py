@@ -86,19 +86,24 @@ class ClaimRounds:
     ) -> None:
         self._claims, self._settings, self._edge, self._pool = claims, settings, edge, pool
         self._witnesses = None if settings.witnesses == NONE else Witnesses(edge, pool)
-        self._begun = False
+        self._fresh = True
         self._answers: list[tuple[Probe, Seen]] = []
         self.mesh = read(claims, edge)
         self.runs = [ClaimRun.of(claim, settings.phase, self.mesh) for claim in claims]
         self._controls = plan(claims, settings.phase, self.mesh)
 
-    def look(self) -> list[ClaimRun]:
-        """One round: read the objects, send the requests, ask the proxies, judge."""
-        if self._begun:
+    def refresh(self) -> None:
+        """Read the objects for the coming round, unless that was done."""
+        if not self._fresh:
             self.mesh = read(self._claims, self._edge)
             for run in self.runs:
                 run.look(self.mesh)
-        self._begun = True
+        self._fresh = True
+
+    def look(self) -> list[ClaimRun]:
+        """One round: read the objects, send the requests, ask the proxies, judge."""
+        self.refresh()
+        self._fresh = False
         if self._witnesses:
             self._witnesses.begin_round(self.runs, self.mesh)
         self._send()

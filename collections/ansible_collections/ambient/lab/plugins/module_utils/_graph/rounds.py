@@ -229,6 +229,7 @@ def check_graph(
         rule = Stable(settings.stable, settings.timeout)
 
         def look() -> list[ClaimRun | GraphRun]:
+            sending.refresh()
             begin = edge.now()
             sent = sending.look()
             watch.note(begin, edge.now(), _routes(run for run in sent if run.holds))
