@@ -208,7 +208,7 @@ def test_in_a_pod_its_own_account_is_the_user(lab: Lab, account: str, audit: Aud
     """The check itself runs there: nobody has given it a kubeconfig."""
     folders = [
         COLLECTION / "plugins/module_utils",
-        *(Path(item.__file__).parent for item in (urllib3, websocket, yaml)),
+        *(Path(str(item.__file__)).parent for item in (urllib3, websocket, yaml)),
     ]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -183,7 +183,7 @@ def test_a_matrix_under_strict_mtls_reads_its_own_file(lab: Lab, trial: Trial, t
         "metadata": {"name": "no-plain-text", "namespace": SPACE},
         "spec": {"mtls": {"mode": "STRICT"}},
     }
-    params = {name: option.get("default") for name, option in SPEC.items()}
+    params: Object = {name: option.get("default") for name, option in SPEC.items()}
     params |= {
         "kubeconfig": lab.facts["kubeconfig"],
         "file": str(tmp_path / "observed.yml"),
@@ -205,5 +205,6 @@ def test_a_matrix_under_strict_mtls_reads_its_own_file(lab: Lab, trial: Trial, t
             assert (compared["verdict"], compared["same"]) == ("pass", len(observed["cells"]))
         claims = yaml.safe_load(Path(params["file"]).read_text(encoding="utf-8"))["claims"]
         own = [claim for claim in claims if claim["from"]["service_account"] == "d"]
-        assert check(lab, own, namespace=SPACE).verdict == "pass"
+        said = settled(lab, own, lambda said: said.verdict == "pass")
+        assert said.verdict == "pass", said.message
     assert {item["metadata"]["name"] for item in lab.get("-n", OUTSIDE, "pods")["items"]} == {"d"}
