@@ -45,7 +45,14 @@ class Unusable:
 
 def target_in(mesh: Mesh, source: Source) -> Target | Unusable:
     """The pod of a mesh that the source means, or why it can't probe."""
-    return find_target(source, mesh.items("Pod", source.namespace))
+
+    def find() -> Target | Unusable:
+        if not source.pod:
+            return find_target(source, mesh.items("Pod", source.namespace))
+        named = mesh.get("Pod", source.namespace, source.pod)
+        return find_target(source, [named] if named else [])
+
+    return mesh.once(("source", source), find)
 
 
 def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:

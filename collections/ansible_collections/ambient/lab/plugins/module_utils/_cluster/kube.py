@@ -32,6 +32,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig im
     YAML_IMPORT_ERROR,
     read_access,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.lists import listed
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import LOG_IN
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
@@ -96,8 +97,12 @@ class Kube:
         return body
 
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
-        """GET a list; empty where the API does not know the kind (its CRD is not installed)."""
-        return list((self.get(path, **query) or {}).get("items") or [])
+        """GET a list, page by page; empty where the API does not know the kind (its CRD is not installed).
+
+        Raises:
+            LabError: when the API does not answer, or refuses.
+        """
+        return listed(self.get, path, **query) or []
 
     def text(self, path: str, **query: str) -> str:
         """GET a body that is no JSON, for example a container's log; empty where the answer is 404."""

@@ -50,7 +50,11 @@ class Decision:
 
 
 def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
-    """What the ztunnel of a pod decides of a connection."""
+    """What the ztunnel of a pod decides of a connection: whatever is sent over it, it is the same."""
+    return mesh.once(("decision", name_of(hop.pod), hop.connection), lambda: _at_ztunnel(mesh, hop))
+
+
+def _at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     version = mesh.config.version
     tried = [name_of(item) for item in hop.policies if is_dry_run(item) and l4.convert(item)]
     if tried and version is None:

@@ -147,10 +147,7 @@ def resolve(mesh: Mesh, host: str, port: int, namespace: str) -> Destination:
         port: of the URL.
         namespace: of the pod that sends it.
     """
-    asked = ("destination", host, port, namespace)
-    if asked not in mesh.known:
-        mesh.known[asked] = _resolve(mesh, host, port, namespace, 0)
-    return t.cast(Destination, mesh.known[asked])
+    return mesh.once(("destination", host, port, namespace), lambda: _resolve(mesh, host, port, namespace, 0))
 
 
 def _resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int) -> Destination:

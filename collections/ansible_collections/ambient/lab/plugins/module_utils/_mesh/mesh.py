@@ -15,6 +15,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 Object = dict[str, t.Any]
+T = t.TypeVar("T")
 
 # API path and plural name of each kind. `{}` takes "/namespaces/<name>", or nothing for a list of all namespaces.
 PATHS = {
@@ -179,8 +180,7 @@ class Mesh:
     ) -> None:
         self.config = config or MeshConfig()
         self.unread, self._read = dict(unread or {}), frozenset(read)
-        # What was worked out of these objects already, by what was asked.
-        self.known: dict[t.Hashable, t.Any] = {}
+        self._known: dict[t.Hashable, t.Any] = {}
         self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
         self._ignored: dict[tuple[str, str, str], Object] = {}
         self._undecided: dict[tuple[str, str], str] = {}
@@ -194,6 +194,12 @@ class Mesh:
             if takes is None:
                 why = f"{kind} {name_of(item)} is for one revision of istiod (label {REVISION})"
                 self._undecided[kind, namespace] = f"{why}, and istiod's own is not known"
+
+    def once(self, key: t.Hashable, work_out: t.Callable[[], T]) -> T:
+        """What follows from these objects: worked out the first time it is asked for."""
+        if key not in self._known:
+            self._known[key] = work_out()
+        return t.cast(T, self._known[key])
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """One object by name, whether istiod takes it or not."""
@@ -236,6 +242,14 @@ class Mesh:
         return found
 
     @functools.cached_property
+    def _pods_by_label(self) -> dict[tuple[str, str, str], list[Object]]:
+        found: dict[tuple[str, str, str], list[Object]] = {}
+        for pod in self.items("Pod"):
+            for pair in labels_of(pod).items():
+                found.setdefault((namespace_of(pod), *pair), []).append(pod)
+        return found
+
+    @functools.cached_property
     def _services_by_address(self) -> dict[str, Object]:
         found: dict[str, Object] = {}
         for service in self.items("Service"):
@@ -264,8 +278,9 @@ class Mesh:
 
     def selected(self, namespace: str, labels: t.Mapping[str, str]) -> list[Object]:
         """Pods of a namespace with these labels that have not ended."""
-        pods = [pod for pod in self.items("Pod", namespace) if pod.get("status", {}).get("phase") not in ENDED]
-        return [pod for pod in pods if has_labels(pod, labels)]
+        near = [self._pods_by_label.get((namespace, *pair), []) for pair in labels.items()]
+        pods = min(near, key=len) if near else self.items("Pod", namespace)
+        return [pod for pod in pods if has_labels(pod, labels) and pod.get("status", {}).get("phase") not in ENDED]
 
     def membership(self, pod: Object) -> Membership:
         """Whether ztunnel carries a pod's traffic, and why not."""

@@ -267,7 +267,9 @@ def pod_policies(mesh: Mesh, pod: Object) -> list[Object]:
 
     A selector without labels gets no workload at all (istiod, buildWorkloadPolicies).
     """
-    return [policy for policy in _policies_near(mesh, pod) if selects(policy, pod)]
+    return mesh.once(
+        ("policies", name_of(pod)), lambda: [policy for policy in _policies_near(mesh, pod) if selects(policy, pod)]
+    )
 
 
 def _policies_near(mesh: Mesh, pod: Object) -> list[Object]:

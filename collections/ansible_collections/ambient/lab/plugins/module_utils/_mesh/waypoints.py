@@ -11,12 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    ENDED,
     GATEWAY_NAME,
     Mesh,
     Object,
     account_of,
-    has_labels,
     is_ready,
     labels_of,
     name_of,
@@ -129,8 +127,7 @@ def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
 
 def pods_of(mesh: Mesh, namespace: str, name: str) -> tuple[Object, ...]:
     """Pods of a Gateway that have not ended."""
-    pods = [pod for pod in mesh.items("Pod", namespace) if has_labels(pod, {GATEWAY_NAME: name})]
-    return tuple(pod for pod in pods if pod.get("status", {}).get("phase") not in ENDED)
+    return tuple(mesh.selected(namespace, {GATEWAY_NAME: name}))
 
 
 def _problem(mesh: Mesh, gateway: Object, item: Object) -> str:
@@ -190,16 +187,25 @@ def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) ->
     if target["kind"] != "Pod":
         places.add((target["kind"], namespace_of(target), target["metadata"]["name"]))
     spaces = dict.fromkeys(space for _kind, space, _name in places)
-    return [
-        policy
-        for space in spaces
-        for policy in mesh.items(kind, space)
-        if any((ref.get("kind"), space, ref.get("name")) in places for ref in target_refs(policy))
-    ]
+    return mesh.once(
+        ("bound", kind, *sorted(places)),
+        lambda: [
+            policy
+            for space in spaces
+            for policy in mesh.items(kind, space)
+            if any((ref.get("kind"), space, ref.get("name")) in places for ref in target_refs(policy))
+        ],
+    )
 
 
 def policies_naming(mesh: Mesh, target: Object) -> list[Object]:
     """AuthorizationPolicies that name a Service or ServiceEntry in targetRefs, whether a waypoint serves it or not."""
-    wanted = (target["kind"], target["metadata"]["name"])
-    policies = mesh.items("AuthorizationPolicy", namespace_of(target))
-    return [item for item in policies if any((ref.get("kind"), ref.get("name")) == wanted for ref in target_refs(item))]
+    wanted, space = (target["kind"], target["metadata"]["name"]), namespace_of(target)
+    return mesh.once(
+        ("naming", space, *wanted),
+        lambda: [
+            item
+            for item in mesh.items("AuthorizationPolicy", space)
+            if any((ref.get("kind"), ref.get("name")) == wanted for ref in target_refs(item))
+        ],
+    )

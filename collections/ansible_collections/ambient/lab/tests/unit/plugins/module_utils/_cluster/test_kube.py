@@ -39,6 +39,22 @@ def test_get_and_items(tmp_path: pathlib.Path) -> None:
         assert len(api.connections) == 1
 
 
+def test_lists_come_in_pages_and_without_managed_fields(tmp_path: pathlib.Path) -> None:
+    whole = [{"metadata": {"name": name, "managedFields": [{}]}} for name in "abc"]
+
+    def page(query: dict[str, str]) -> dict[str, object]:
+        start = int(query.get("continue", 0))
+        more = {"continue": str(start + 1)} if start + 1 < len(whole) else {}
+        return {"items": whole[start : start + 1], "metadata": more} if query["limit"] in ("1", "500") else {}
+
+    with FakeApi({"/list": page}) as api:
+        kube = Kube(api.kubeconfig(tmp_path), None)
+        assert kube.items("/list", labelSelector="x=y") == [{"metadata": {"name": name}} for name in "abc"]
+        assert [path for path, _headers in api.asked if "labelSelector" not in path] == []
+        # Who asks whether there is any gets the first page.
+        assert len(kube.items("/list", limit="1")) == 1
+
+
 @pytest.mark.parametrize("page", ["<html>a login</html>", "[]", '"text"'])
 def test_what_is_no_kubernetes_api(tmp_path: pathlib.Path, page: str) -> None:
     with FakeApi({"/version": page}) as api:
