@@ -240,10 +240,10 @@ def test_a_cluster_that_is_broken_does_not_replace_a_good_file(lab: Lab) -> None
     text = lab.file.read_text()
     paths = ["/ok", "/reset_after_headers", "/garbage"]
     with pytest.raises(LabError, match="only 2 of 6 pairs could be observed, so no file is written") as caught:
-        lab.run(paths=paths)
+        lab.run(paths=paths, timeout=2)
     assert "4 pairs that can't be told: default/app -> pod of" in caught.value.message
     assert lab.file.read_text() == text
-    half = lab.run(paths=paths[:2])
+    half = lab.run(paths=paths[:2], timeout=2)
     assert (half["claims"], len(half["unclear"])) == (2, 2)
     assert "2 pairs that can't be told" in half["warnings"][0]
 

@@ -35,7 +35,7 @@ def _lab(folder: pathlib.Path, api: FakeApi) -> str:
 def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
     objects = {
         "/api/v1/namespaces/istio-system": {},
-        "/api/v1/namespaces/default/pods": lambda query: {"items": [POD] * (query == {"labelSelector": "app=curl"})},
+        "/api/v1/namespaces/default/pods": lambda query: {"items": [POD] * (query.get("labelSelector") == "app=curl")},
     }
     with FakeApi(objects) as api:
         look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]

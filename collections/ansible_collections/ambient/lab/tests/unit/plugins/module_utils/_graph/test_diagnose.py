@@ -248,8 +248,8 @@ def node_pod(name: str, namespace: str, node: str, address: str, **fields: t.Any
 def api(**changed: t.Any) -> FakeApi:
     """A cluster with two nodes and its Prometheus; the metrics of ztunnel-b are not to be had."""
     objects: dict[str, t.Any] = {
-        "/api/v1/pods": lambda query: {"items": ZTUNNELS if query == {"labelSelector": "app=ztunnel"} else []},
-        "/api/v1/namespaces/default/pods": lambda query: {"items": WAYPOINTS if query else APPS},
+        "/api/v1/pods": lambda query: {"items": ZTUNNELS if query.get("labelSelector") == "app=ztunnel" else []},
+        "/api/v1/namespaces/default/pods": lambda query: {"items": WAYPOINTS if "labelSelector" in query else APPS},
         f"{PROM_PATH}/targets": {"data": {"activeTargets": [target("10.0.0.1"), target("10.0.0.2", "down", "why")]}},
         f"{PROM_PATH}/query": lambda query: {"data": {"result": [{"value": [query["time"], "7"]}]}},
         "/api/v1/namespaces/istio-system/pods/ztunnel-a:15020/proxy/metrics": LINE,

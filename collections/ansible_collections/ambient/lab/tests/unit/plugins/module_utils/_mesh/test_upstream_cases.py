@@ -1,3 +1,7 @@
+# What Istio's own tests say, as rows of our own.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 """What Istio's own tests say, as rows of our own: each row is one upstream case, and the decision in it.
 
 Sources: istio/istio 86c9f01 (1.32-dev) and istio/ztunnel 62d8265. Upstream cases / decided alike / left out:
@@ -20,9 +24,6 @@ Sources: istio/istio 86c9f01 (1.32-dev) and istio/ztunnel 62d8265. Upstream case
 - istiod authz/matcher, templates and prefixes: 10 / 10 / 0; the other tables compare protobuf alone.
 - Together: 193 / 162 / 31. No case is decided otherwise.
 """
-
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
