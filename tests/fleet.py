@@ -37,7 +37,8 @@ def play(*arguments: str, timeout: float = 120, **settings: str) -> Ran:
 
 def verify(lab_dir: Path, tags: str) -> Ran:
     """Prove a running lab's claims again, those with these tags; a claim that does not hold is given up after 2 s."""
-    variables = [f"lab_dir={lab_dir}", "l4_authz_timeout=2", "l7_waypoint_timeout=2"]
+    timeouts = [f"{name}=2" for name in ("l4_authz_timeout", "l7_waypoint_timeout", "sample_app_answer_timeout")]
+    variables = [f"lab_dir={lab_dir}", *timeouts]
     extra = [word for variable in variables for word in ("-e", variable)]
     return play("playbooks/verify.yml", "--tags", tags, *extra, timeout=180)
 
