@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from . import oci
 from .cache import Part, Report
-from .gobuild import REMEDY, Go
+from .gobuild import ISTIO_VERSION, REMEDY, Go
 from .npm import Npm
 from .tools import DOCUMENTATION, EMBEDDED, debian_install, fingerprints, pip_install, run
 
@@ -97,6 +97,9 @@ class Bill:
             istio, api, gateway = (found[name] for name in names)
             for name, folder in CHARTS.items():
                 shutil.copytree(istio / "manifests/charts" / folder, target / "charts" / name)
+                # As Istio's release builder does: the sources name a version that is never shipped.
+                chart = target / "charts" / name / "Chart.yaml"
+                chart.write_text(chart.read_text().replace("appVersion: 1.0.0", f"appVersion: {ISTIO_VERSION}"))
             (target / "crds").mkdir()
             for file in sorted((gateway / "config/crd/standard").glob("gateway.networking.k8s.io_*.yaml")):
                 shutil.copy(file, target / "crds")

@@ -163,6 +163,24 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     assert config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES")
 
 
+@pytest.mark.parametrize(
+    ("label", "tag", "version"),
+    [
+        ("1.31-alpha.eed52ebb66ad", "9f44f0be", (1, 31)),
+        ("1.0.0", "1.29.2-distroless", (1, 29)),
+        ("1.0.0", "9f44", None),
+    ],
+)
+def test_a_chart_that_was_never_released_names_no_version(
+    label: str, tag: str, version: tuple[int, int] | None
+) -> None:
+    deployment = {
+        "metadata": {"labels": {"app.kubernetes.io/version": label}},
+        "spec": {"template": {"spec": {"containers": [{"image": f"hub/pilot:{tag}"}]}}},
+    }
+    assert config_of({}, deployment).version == version
+
+
 class Istiods(Api):
     """Also istiod's Deployments, by their label, and ConfigMaps."""
 
