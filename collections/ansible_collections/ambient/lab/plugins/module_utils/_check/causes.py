@@ -10,6 +10,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import lost_in
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import convert
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
@@ -119,7 +120,9 @@ def _predicted(run: ClaimRun, mesh: Mesh) -> Reason | None:
         return None
     as_said = prediction.outcome == seen or (prediction.outcome == "broken" and seen not in ("allowed", "denied_l7"))
     if as_said:
-        pointless = all(reason.retry is Retry.POINTLESS for reason in prediction.reasons)
+        # What keeps a path shut may stand in no object that is read here, so it may still come.
+        known = run.expect.outcome not in BLOCKED and prediction.reasons
+        pointless = bool(known) and all(reason.retry is Retry.POINTLESS for reason in prediction.reasons)
         return Reason("; ".join(_told(run, prediction.reasons, mesh)), Retry.unless(pointless))
     if prediction.outcome in DENIALS and seen == "allowed":
         return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")

@@ -26,7 +26,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import 
 )
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.proxy import environment_proxy, parse_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
 
 try:
     import yaml
@@ -61,7 +61,9 @@ def read_access(kubeconfig: str | None, context: str | None) -> Access:
             where = "the ServiceAccount of this pod"
             return _pod()
         return _access(*_chosen(entries, context))
-    except (yaml.YAMLError, OSError, ValueError) as error:
+    except yaml.YAMLError as error:
+        raise LabError(f"Can't use {where}: it is no YAML{place_of(error)}; correct it") from None
+    except (OSError, ValueError) as error:
         advice = "correct it, or name another with kubeconfig and context"
         raise LabError(f"Can't use {where}: {_one_line(error)}; {advice}") from error
 

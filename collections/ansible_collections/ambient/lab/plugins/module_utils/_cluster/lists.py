@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+
 # Objects in one answer (Kubernetes API concepts, retrieving large results sets in chunks).
 PAGE = "500"
 
@@ -21,6 +23,9 @@ def listed(get: t.Callable[..., dict[str, t.Any] | None], path: str, **query: st
 
     Returns:
         None where there is no such list.
+
+    Raises:
+        LabError: when what answers is no Kubernetes API.
     """
     found: list[dict[str, t.Any]] = []
     more: dict[str, str] = {}
@@ -29,9 +34,11 @@ def listed(get: t.Callable[..., dict[str, t.Any] | None], path: str, **query: st
         if page is None:
             return found or None
         items = page.get("items") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise LabError(f"GET {path} gives no list of objects: is it a Kubernetes API?")
         for item in items:
             # It is up to half of an object.
-            item.get("metadata", {}).pop("managedFields", None)
+            (item.get("metadata") or {}).pop("managedFields", None)
         found += items
         token = (page.get("metadata") or {}).get("continue")
         if not token or "limit" in query:

@@ -15,6 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube, missing_right
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of
 
 try:
     import yaml
@@ -46,10 +47,7 @@ def documents(definition: t.Any) -> list[Object]:
         try:
             definition = list(yaml.safe_load_all(definition))
         except yaml.YAMLError as error:
-            # The parser's words quote the text, in which a Secret may stand.
-            mark = getattr(error, "problem_mark", None)
-            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise LabError(f"definition is no YAML{where}: correct it") from None
+            raise LabError(f"definition is no YAML{place_of(error)}: correct it") from None
     found = [item for item in (definition if isinstance(definition, list) else [definition]) if item]
     for number, item in enumerate(found, 1):
         meta = item.get("metadata") if isinstance(item, dict) else None
@@ -266,11 +264,15 @@ def _content(item: Object) -> dict[str, Object]:
 
 
 def _without_content_of(item: Object, text: str) -> str:
-    """The API's words without what a Secret keeps: of a number in the place of a text they tell the number."""
-    for content in _content(item).values() if item["kind"] == "Secret" else ():
-        for value in content.values():
-            text = re.sub(rf"(?<!\w){re.escape(str(value))}(?!\w)", "***", text) if value else text
-    return text
+    """The API's words, of a Secret without what it keeps: of a wrong type they tell the value, in Go's writing.
+
+    Source: structured-merge-diff, typed/validate.go ("expected string, got ...").
+    """
+    return (
+        re.sub(r"\b(got|Value:|cannot unmarshal)\b.*", r"\1 ***", text, flags=re.S)
+        if item["kind"] == "Secret"
+        else text
+    )
 
 
 def _plain(item: Object) -> Object:

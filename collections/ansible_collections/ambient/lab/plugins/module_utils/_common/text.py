@@ -24,6 +24,12 @@ def printable_lines(text: str) -> str:
     return "\n".join("".join(char if char.isprintable() else " " for char in line) for line in text.split("\n"))
 
 
+def place_of(error: Exception) -> str:
+    """Where YAML is none, for a message: the parser's own words quote the text, in which a secret may stand."""
+    mark = getattr(error, "problem_mark", None)
+    return f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+
+
 def table(header: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], width: int = WIDTH) -> list[str]:
     """Lines of a table; the first column takes what the others leave, and long cells are wrapped.
 

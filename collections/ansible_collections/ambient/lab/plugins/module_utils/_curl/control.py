@@ -10,6 +10,7 @@ import itertools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
@@ -21,6 +22,8 @@ MAX_OTHER_SOURCES = 3
 BLOCKED = ("refused", "timeout", "unroutable")
 # Of these the network does not let the source through to the port at all, whatever it asks for.
 _NOT_CONNECTED = ("refused", "timeout")
+# Sending it once more, from elsewhere, changes nothing (RFC 9110, section 9.2.1).
+_SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Probe:
     def key(self, mesh: Mesh) -> str:
         """What it goes to, the same for every way to name it."""
         return resolve(mesh, self.request.host, self.request.port, self.source.namespace).key
+
+    def pod(self, mesh: Mesh) -> str:
+        """What sends it, the same for every way to name it."""
+        found = target_in(mesh, self.source)
+        return str(found if isinstance(found, Target) else self.source)
 
 
 def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
@@ -51,19 +59,24 @@ def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
     for claim in claims:
         probe = probes[claim.name]
         outcome = claim.expected(phase).outcome
-        known = any(other.key(mesh) == probe.key(mesh) and _shows(other, probe, outcome) for other in answering)
+        known = any(other.key(mesh) == probe.key(mesh) and _shows(other, probe, outcome, mesh) for other in answering)
         if outcome not in (*DENIALS, *BLOCKED) or known:
             continue
         if outcome in DENIALS:
             if probe.source in sources_heard:
                 continue
             controls[Probe(claim.source, CONTROL_REQUEST)] = None
-        others = itertools.islice((source for source in sources if source != claim.source), MAX_OTHER_SOURCES)
-        for source in others:
-            other = Probe(source, dataclasses.replace(CONTROL_REQUEST, url=claim.request.url))
-            # A short host name means another Service in another namespace.
-            if other.key(mesh) == probe.key(mesh):
-                controls[other] = None
+        request = dataclasses.replace(CONTROL_REQUEST, url=claim.request.url)
+        if outcome == "timeout":
+            if claim.request.method not in _SAFE:
+                continue
+            request = dataclasses.replace(claim.request, insecure=True)
+        others = (Probe(source, request) for source in sources)
+        # A short host name means another Service in another namespace.
+        fitting = (
+            other for other in others if other.pod(mesh) != probe.pod(mesh) and other.key(mesh) == probe.key(mesh)
+        )
+        controls.update(dict.fromkeys(itertools.islice(fitting, MAX_OTHER_SOURCES)))
     return list(controls)
 
 
@@ -97,10 +110,12 @@ class Controls:
             ready: whether the destination has a ready endpoint.
         """
         answers = self._by_destination.get(probe.key(self._mesh), [])
-        if outcome in _NOT_CONNECTED and any(other.source == probe.source for other, _seen in answers):
+        if outcome in _NOT_CONNECTED and any(
+            other.pod(self._mesh) == probe.pod(self._mesh) for other, _seen in answers
+        ):
             return None
         for other, seen in answers:
-            if _shows(other, probe, outcome):
+            if _shows(other, probe, outcome, self._mesh):
                 return f"{_host(other)} answered {other.source} with HTTP {seen.http_code}"
         found = self._by_source.get(probe.source)
         if found and ready and outcome not in BLOCKED:
@@ -108,14 +123,16 @@ class Controls:
         return None
 
 
-def _shows(other: Probe, probe: Probe, outcome: str) -> bool:
+def _shows(other: Probe, probe: Probe, outcome: str, mesh: Mesh) -> bool:
     """Whether an answer of the same destination to another probe shows its path alive.
 
-    A page that is slow for everybody looks like a block, however quick another page is.
+    A request that is slow for everybody looks like a block, however quick the answer to another one is.
     """
     if outcome not in BLOCKED:
         return True
-    return other.source != probe.source and (outcome != "timeout" or other.request.path == probe.request.path)
+    same = dataclasses.replace(other.request, url=probe.request.url, insecure=probe.request.insecure) == probe.request
+    is_alike = same and other.request.path == probe.request.path
+    return other.pod(mesh) != probe.pod(mesh) and (is_alike or outcome != "timeout")
 
 
 def _host(probe: Probe) -> str:

@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import is_policy
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
@@ -118,7 +118,7 @@ def read_claims(path: str) -> tuple[Claim, ...]:
         # libyaml's reader is the same one, ten times as fast; not every PyYAML has it.
         content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
-        raise LabError(f"file: {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise LabError(f"file: {path} is no YAML{place_of(error)}") from None
     if not isinstance(content, dict) or set(content) != {"claims"}:
         raise LabError(f"file: {path} must be a mapping with the one key `claims`")
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
@@ -158,7 +159,10 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings,
 
     def look() -> list[Proof]:
         proofs = _prove(claims, rule, world) if rule.provable else []
-        rule.add([proof.seen for proof in proofs] or world.ask())
+        seen = [proof.seen for proof in proofs]
+        # What no claim can expect is not in a proof, and may have changed all the same.
+        asked = world.ask() if None in seen or not proofs else ()
+        rule.add([one or other for one, other in itertools.zip_longest(seen, asked)])
         return proofs
 
     ended = repeat(look, rule, clock, settings.interval)

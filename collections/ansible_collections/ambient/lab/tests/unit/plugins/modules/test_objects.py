@@ -112,10 +112,11 @@ def test_a_secret_is_shown_without_its_content(shop: Shop) -> None:
     (diff,) = changed["diff"]
     assert (changed["changed"], "*** (before)" in diff["before"], "*** (after)" in diff["after"]) == (True, True, True)
     assert "same: '***'" in diff["after"]
-    said = "failed to create typed patch object (/v1, Kind=Secret): .data.pin: expected string, got 6161"
-    shop.cluster.api.objects[f"PATCH {path}"] = (500, {"kind": "Status", "message": said})
-    refused = shop.run(thing("Secret", data={"pin": 6161}))
-    assert refused["msg"].endswith(".data.pin: expected string, got ***")
+    for value in ("planted", '&value.valueUnstructured{Value:map[string]interface {}{"a":"planted"}}'):
+        said = f"failed to create typed patch object (/v1, Kind=Secret): .data.pin: expected string, got {value}"
+        shop.cluster.api.objects[f"PATCH {path}"] = (500, {"kind": "Status", "message": said})
+        refused = shop.run(thing("Secret", data={"pin": {"a": "planted"}}))
+        assert refused["msg"].endswith(".data.pin: expected string, got ***")
     gone = shop.run(secret, state="absent")
     assert gone["objects"] == ["Secret shop/app"]
     assert [item for item in (new, changed, refused, gone) if "planted" in json.dumps(item)] == []

@@ -101,6 +101,12 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
             world(denying(), app=pod("sample-app", captured=False, labels={"app": "sample-app", **OPTED_OUT})),
             "has opted out of the mesh (its label istio.io/dataplane-mode=none)", True,
         ),
+        # What keeps a path shut, a firewall for example, is in no object of the mesh: it may still come.
+        (
+            "timeout", "allowed",
+            world(app=pod("sample-app", captured=False, labels={"app": "sample-app", **OPTED_OUT})),
+            "has opted out of the mesh", False,
+        ),
         (
             "denied_l4", "allowed", world(denying(), app=pod("sample-app", captured=False, spec={"hostNetwork": True})),
             "uses its node's network (hostNetwork)", True,

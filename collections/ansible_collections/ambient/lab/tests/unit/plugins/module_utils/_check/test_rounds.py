@@ -32,6 +32,7 @@ PODS = [pod("curl-allow"), pod("curl-deny")]
 OTHER = {"matchLabels": {"app": "gateway"}}
 IDENTITY = "cluster.local/ns/default/sa/curl-allow"
 API = "https://kubernetes.default.svc/version"
+SLOW = "http://sample-app:8080/slow"
 
 
 def verdicts(result: CheckResult) -> list[str]:
@@ -343,7 +344,6 @@ def test_a_block_that_no_proxy_makes_needs_somebody_who_gets_through(outcome: st
         ("timeout", "curl-deny", "http://sample-app:8080/quick", "error"),
         ("refused", "curl-allow", "http://sample-app:8080/quick", "pass"),
         ("refused", "curl-deny", "http://sample-app:8080/quick", "error"),
-        # Of paths without a backend the next one says nothing.
         ("unroutable", "curl-allow", "http://sample-app:8080/quick", "pass"),
     ],
 )
@@ -353,15 +353,40 @@ def test_a_slow_page_is_no_block_though_the_destination_answers(
     """Neither where another page answers, nor where the very source gets through to the same port."""
     ends: dict[str, Answer] = {"timeout": (0, 28, {}, ""), "refused": (0, 7, {}, "")}
     stopped = ends.get(outcome, (404, 0, {"server": "envoy"}, ""))
-    slow = "http://sample-app:8080/slow"
 
     def answers(name: str, _round: int, _method: str, asked: str) -> Answer:
         return OK if (name, asked) == (source, url) else stopped
 
-    blocked = claim("blocked", source={"pod": "curl-deny"}, to=slow, expect=outcome)
+    blocked = claim("blocked", source={"pod": "curl-deny"}, to=SLOW, expect=outcome)
     passes = claim("passes", source={"pod": source}, to=url)
     found = verdicts(check(claims(passes, blocked), Settings(timeout=0), FakeEdge(PODS, answers)))
     assert found == ["pass", verdict]
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ({"source": {"pod": "curl-allow"}, "to": {"url": SLOW, "method": "POST"}}, "pass"),
+        # Another method, another Host: other requests.
+        ({"source": {"pod": "curl-allow"}, "to": SLOW}, "error"),
+        ({"source": {"pod": "curl-allow"}, "to": {"url": SLOW, "method": "POST", "headers": {"Host": "x"}}}, "error"),
+        # The same pod by another name.
+        ({"source": {"labels": {"app": "curl-deny"}}, "to": {"url": SLOW, "method": "POST"}}, "error"),
+    ],
+)
+def test_a_timeout_needs_another_pod_with_the_same_request(others: dict[str, t.Any], verdict: str) -> None:
+    """And a request that changes something is not sent from elsewhere to find out."""
+    asked: list[tuple[str, str]] = []
+    quick = iter([OK] if "labels" in others["source"] else [])
+
+    def answers(name: str, _round: int, method: str, _url: str) -> Answer:
+        asked.append((name, method))
+        return OK if name == "curl-allow" else next(quick, (0, 28, {}, ""))
+
+    blocked = claim("blocked", source={"pod": "curl-deny"}, to={"url": SLOW, "method": "POST"}, expect="timeout")
+    both = claims(claim("passes", **others), blocked)
+    assert verdicts(check(both, Settings(stable=1, timeout=0), FakeEdge(PODS, answers))) == ["pass", verdict]
+    assert len(asked) == 2
 
 
 def test_an_answer_that_a_proxy_may_have_written_is_no_control() -> None:

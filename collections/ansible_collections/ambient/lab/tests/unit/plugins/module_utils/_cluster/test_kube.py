@@ -55,6 +55,15 @@ def test_lists_come_in_pages_and_without_managed_fields(tmp_path: pathlib.Path) 
         assert len(kube.items("/list", limit="1")) == 1
 
 
+@pytest.mark.parametrize("items", [{"a": 1}, ["x"], [None], "text"])
+def test_a_list_of_something_else(tmp_path: pathlib.Path, items: object) -> None:
+    with (
+        FakeApi({"/list": {"items": items}}) as api,
+        pytest.raises(LabError, match="GET /list gives no list of objects"),
+    ):
+        Kube(api.kubeconfig(tmp_path), None).items("/list")
+
+
 @pytest.mark.parametrize("page", ["<html>a login</html>", "[]", '"text"'])
 def test_what_is_no_kubernetes_api(tmp_path: pathlib.Path, page: str) -> None:
     with FakeApi({"/version": page}) as api:

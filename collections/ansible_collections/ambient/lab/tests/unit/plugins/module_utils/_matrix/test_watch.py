@@ -76,6 +76,14 @@ def test_two_rounds_that_agree_are_enough() -> None:
     assert seen.cells[1].state.exits == frozenset({56})
 
 
+def test_a_cell_that_can_not_be_asked_ends_like_the_others() -> None:
+    world, seen = watched(lambda number: [OK, LOST])
+    assert (len(world.proven), seen.cells[1].seen) == (1, LOST)
+    world, seen = watched(lambda number: [OK, LOST if number < 3 else CUT], by_ztunnel)
+    assert seen.cells[1].seen == CUT
+    assert world.proven[-1] == ["a: allowed HTTP 200", "b: denied_l4"]
+
+
 @pytest.mark.parametrize(
     ("policy", "named"),
     [
