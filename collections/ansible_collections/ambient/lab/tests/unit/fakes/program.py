@@ -19,7 +19,8 @@ def start(
     given = {key: value for key, value in options.items() if value is not None}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**given, "_ansible_check_mode": check}})
     program = subprocess.Popen(
-        [sys.executable, str(module.__file__)],
+        # As from a terminal, where nohup(1) started the tests, too.
+        ["env", "--default-signal=HUP", sys.executable, str(module.__file__)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
     )  # fmt: skip
