@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from fleet import Ran, play
+from ports import free_port
 from project import ROOT
 from running_lab import Lab
 from state import cluster, differences
@@ -55,8 +57,8 @@ def state(lab: Lab) -> dict[str, str]:
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
     """The cluster would be made; the rest is left out, and said so. Nothing is made."""
     bare = ["-e", "cluster_name=bare", "-e", f"lab_dir={tmp_path}/lab", "-e", f"cluster_state_dir={tmp_path}/state"]
-    ports = ["-e", '{"cluster_node_ports": {"30080": 18480, "32766": 28480}}', "-e", "cluster_provider=embedded"]
-    ran = play("site.yml", "--check", "--diff", *bare, *ports)
+    ports = {"cluster_node_ports": {"30080": free_port(), "32766": free_port()}, "cluster_provider": "embedded"}
+    ran = play("site.yml", "--check", "--diff", *bare, "-e", json.dumps(ports))
     assert recap(ran) == (0, 1), ran.stdout
     assert "Left out in check mode: No lab in" in " ".join(ran.stdout.split())
     assert list(tmp_path.iterdir()) == []
