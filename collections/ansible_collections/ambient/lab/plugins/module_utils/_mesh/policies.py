@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, annotations_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Mesh,
+    Object,
+    annotations_of,
+    namespace_of,
+)
 
 DRY_RUN = "istio.io/dry-run"
 # What Go's strconv.ParseBool takes for true; everything else is enforced.
@@ -42,6 +47,12 @@ def provider(policy: Object) -> str:
 def is_dry_run(policy: Object) -> bool:
     """Whether the policy is only to be tried, so that it decides nothing (istiod, ParseBool of the annotation)."""
     return annotations_of(policy).get(DRY_RUN) in _TRUE
+
+
+def policies_near(mesh: Mesh, pod: Object) -> list[Object]:
+    """AuthorizationPolicies that ztunnel may enforce for a pod: of its namespace and the root namespace."""
+    spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
+    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space)]
 
 
 def decides(policy: Object, proxy: str) -> bool:

@@ -13,7 +13,8 @@ import dataclasses
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Endpoint, endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import UNSAID
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
 
