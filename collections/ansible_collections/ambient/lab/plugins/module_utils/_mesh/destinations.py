@@ -14,6 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import
     endpoints,
     entry_endpoints,
     of_pod,
+    port_of,
     sliced,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
@@ -148,7 +149,7 @@ def _resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int) -> De
         if name.pod:
             pods = [pod for pod in behind(mesh, service) if _hostname(pod, name.service) == name.pod]
             if pods and _is_headless(service):
-                ends = tuple(of_pod(pod, port, mesh) for pod in pods)
+                ends = tuple(of_pod(mesh, pod, port, service=service) for pod in pods)
                 return Destination(host, port, "pods", service, ends)
             continue
         return _to_service(mesh, service, host, port, depth)
@@ -184,10 +185,10 @@ def _to_service(mesh: Mesh, service: Object, host: str, port: int, depth: int) -
         return dataclasses.replace(found, host=host)
     if _is_headless(service):
         # The name stands for the pods' own addresses, and any port of theirs can be asked for.
-        ends = [of_pod(pod, port, mesh) for pod in behind(mesh, service)]
+        ends = [of_pod(mesh, pod, port, service=service) for pod in behind(mesh, service)]
         ends = ends or [dataclasses.replace(item, port=port) for item in sliced(mesh, service, None)]
         return Destination(host, port, "pods", service, tuple(ends))
-    wanted = next((item for item in spec.get("ports") or [] if int(item["port"]) == port), None)
+    wanted = port_of(service, port)
     if wanted is None:
         offered = ", ".join(str(item["port"]) for item in spec.get("ports") or [])
         why = f"Service {name_of(service)} has no port {port}, it has {offered}"
@@ -214,7 +215,7 @@ def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
     pods = mesh.pods_at(host)
     hosted = [pod for pod in pods if pod.get("spec", {}).get("hostNetwork")]
     if pods and not hosted:
-        return Destination(host, port, "pods", None, tuple(of_pod(pod, port, mesh, ip(host)) for pod in pods))
+        return Destination(host, port, "pods", None, tuple(of_pod(mesh, pod, port, ip(host)) for pod in pods))
     if hosted or any(ip(str(pod.get("status", {}).get("hostIP"))) == ip(host) for pod in mesh.items("Pod")):
         return _at_node(mesh, host, port, hosted)
     why = mesh.why_unread("Service", "") or mesh.why_unread("Pod", "")
@@ -223,9 +224,8 @@ def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
 
 def _at_node(mesh: Mesh, host: str, port: int, hosted: t.Sequence[Object]) -> Destination:
     for service in mesh.items("Service"):
-        for item in service.get("spec", {}).get("ports") or []:
-            if item.get("nodePort") == port:
-                return Destination(host, port, "node", service, tuple(endpoints(mesh, service, item)))
+        if item := port_of(service, port, "nodePort"):
+            return Destination(host, port, "node", service, tuple(endpoints(mesh, service, item)))
     ends = tuple(Endpoint(ip(host), port, pod, is_ready(pod)) for pod in hosted)
     return Destination(host, port, "node", None, ends)
 

@@ -18,10 +18,17 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     name_of,
     namespace_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector, targets
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import EXTENSIONS
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import USE_CANARY, USE_WAYPOINT, Waypoint
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+    USE_CANARY,
+    USE_WAYPOINT,
+    WAYPOINT_CLASS,
+    Waypoint,
+)
 
+# Since then policies are bound to waypoints as here (istio/istio pilot/pkg/model/policyattachment.go).
+_AS_NOW = (1, 25)
 # What of them could not be read may change what a waypoint does.
 _READ_FOR_WAYPOINT = ("AuthorizationPolicy", "RequestAuthentication", *EXTENSIONS)
 
@@ -39,6 +46,8 @@ def doubts_before(
         target: the Service, the ServiceEntry or the pod whose waypoint counts.
     """
     found = [destination.why] if destination.kind == "unknown" else []
+    if mesh.config.selects_namespaces and any(map(mesh.items, ("AuthorizationPolicy", "PeerAuthentication"))):
+        found.append("the mesh's discoverySelectors, by which istiod may leave out namespaces, are not evaluated")
     if source is None:
         found.append("there is no pod yet that could send it")
     if member and member.sidecar:
@@ -50,6 +59,8 @@ def doubts_before(
         slices = service["kind"] == "Service" and not service.get("spec", {}).get("selector")
         found += _unread(mesh, "EndpointSlice" if slices else "WorkloadEntry", namespace_of(service))
         found += _unread(mesh, "ServiceEntry", namespace_of(source) if source else namespace_of(service))
+        if _is_local(destination, source):
+            found.append(f"{destination} takes pods of one node alone (traffic policy Local), which is not evaluated")
     if destination.kind == "entry" and service is not None:
         if not entry_addresses(service):
             found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
@@ -97,6 +108,16 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
     return found
 
 
+def _is_local(destination: Destination, source: Object | None) -> bool:
+    """Whether a Service leads to pods of one node alone, and has others."""
+    key = {"service": "internalTrafficPolicy", "node": "externalTrafficPolicy"}.get(destination.kind)
+    if not key or (destination.service or {}).get("spec", {}).get(key) != "Local":
+        return False
+    pods = [source, *(end.pod for end in destination.endpoints)]
+    nodes = {(pod or {}).get("spec", {}).get("nodeName") for pod in pods}
+    return destination.kind == "node" or None in nodes or len(nodes) > 1
+
+
 def _same_host(source: Object, pod: Object) -> bool:
     """Whether the source uses the network of the pod's node (istio-cni lets kubelet's probes pass that way)."""
     here, there = source.get("spec", {}), pod.get("spec", {})
@@ -135,11 +156,23 @@ def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[s
     found += _unread(mesh, "Pod", waypoint.namespace)
     for pod in waypoint.pods:
         found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
+    found += [
+        f"{kind} {name_of(item)} is bound otherwise before Istio 1.25"
+        for kind in _READ_FOR_WAYPOINT[:2]
+        for item in mesh.items(kind, mesh.config.root)
+        if (mesh.config.version or _AS_NOW) < _AS_NOW and _bound_otherwise(mesh, item, waypoint)
+    ]
     if len(waypoint.accounts) > 1:
         found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
     if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
         found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
     return found
+
+
+def _bound_otherwise(mesh: Mesh, policy: Object, waypoint: Waypoint) -> bool:
+    """Whether a policy of the root namespace binds to no class before Istio 1.25, but to a Gateway of any namespace."""
+    names = [("Gateway", waypoint.name)] if waypoint.namespace != mesh.config.root else []
+    return bool({*names, ("GatewayClass", WAYPOINT_CLASS)} & {*targets(policy)})
 
 
 def _may_select(item: Object, waypoint: Waypoint) -> bool:

@@ -18,6 +18,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     namespace_of,
 )
 
+# curl speaks TCP.
+_NO_TCP = ("UDP", "SCTP")
 _SERVICE_NAME = "kubernetes.io/service-name"
 
 
@@ -44,6 +46,27 @@ class Endpoint:
         return f"{address}:{self.port or ''}"
 
 
+def port_of(target: Object, number: int | None, field: str = "") -> Object | None:
+    """A port of a Service or a ServiceEntry for TCP, by its number; None where it has none.
+
+    Args:
+        target: the Service or the ServiceEntry.
+        number: of the port.
+        field: that holds the number; the port's own where it is empty.
+    """
+    for item in target.get("spec", {}).get("ports") or []:
+        found = item.get(field) if field else item.get("number", item.get("port"))
+        if found == number and str(item.get("protocol")).upper() not in _NO_TCP:
+            return dict(item)
+    return None
+
+
+def readiness(pod: Object, service: Object | None) -> bool | None:
+    """Whether a pod behind a Service answers; None where the Service has it not ready, too."""
+    published = (service or {}).get("spec", {}).get("publishNotReadyAddresses")
+    return is_ready(pod) or (None if published else False)
+
+
 def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
     """Where a port of a Service leads to: its selector's pods, or what its EndpointSlices name."""
     if not service.get("spec", {}).get("selector"):
@@ -53,7 +76,7 @@ def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
     for pod in behind(mesh, service):
         number = target if isinstance(target, int) else _named_port(pod, str(target))
         address = next(iter(addresses_of(pod)), "")
-        ends.append(Endpoint(address, number, pod, is_ready(pod)))
+        ends.append(Endpoint(address, number, pod, readiness(pod, service)))
     # istiod lets a Service's selector choose WorkloadEntries, too (PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES).
     number, chosen = target if isinstance(target, int) else None, service["spec"]["selector"]
     return [*ends, *_machines(mesh, namespace_of(service), chosen, _name(port), number)]
@@ -66,7 +89,11 @@ def sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
         if labels_of(item).get(_SERVICE_NAME) != service["metadata"]["name"]:
             continue
         listed = item.get("ports") or []
-        numbers = [entry.get("port") for entry in listed if not port or _name(entry) == _name(port)]
+        numbers = [
+            entry.get("port")
+            for entry in listed
+            if not port or (_name(entry) == _name(port) and entry.get("protocol") not in _NO_TCP)
+        ]
         for end in item.get("endpoints") or []:
             conditions = end.get("conditions") or {}
             # publishNotReadyAddresses makes `ready` always true (discovery/v1, EndpointConditions).
@@ -98,7 +125,7 @@ def _named_port(pod: Object, name: str) -> int | None:
     return None
 
 
-def of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
+def of_pod(mesh: Mesh, pod: Object, port: int, address: str = "", service: Object | None = None) -> Endpoint:
     """A pod at a port of its own. Where it declares ports, and this is none of them, nobody knows whether it is ready.
 
     What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
@@ -109,7 +136,9 @@ def of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
         for item in container.get("ports") or []
     }
     offered = not declared or port in declared or port in _targets(pod, mesh)
-    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and (offered or None))
+    return Endpoint(
+        address or next(iter(addresses_of(pod)), ""), port, pod, readiness(pod, service) and (offered or None)
+    )
 
 
 def _targets(pod: Object, mesh: Mesh) -> set[int]:
@@ -127,7 +156,7 @@ def _targets(pod: Object, mesh: Mesh) -> set[int]:
 def entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
     """Where a port of a ServiceEntry leads to."""
     spec = entry.get("spec", {})
-    wanted = next((item for item in spec.get("ports") or [] if int(item.get("number", 0)) == port), None)
+    wanted = port_of(entry, port)
     if wanted is None:
         return []
     target = int(wanted.get("targetPort") or wanted["number"])

@@ -21,12 +21,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.doubts import (
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    BYPASS,
     Membership,
     Mesh,
     Object,
     account_of,
     addresses_of,
     has_labels,
+    is_true,
     name_of,
     namespace_of,
 )
@@ -243,9 +245,12 @@ def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint 
         # Of a pod with addresses of both families nobody knows which one a Service leads to.
         one = len(addresses_of(end.pod)) == 1 or path.destination.named_by_address
         address = _caller_address(callers, end.address) if one and path.destination.kind != "node" else None
-        connection = Connection(
-            None if end.plain else identity, address, (end.address or None) if one else None, end.port
-        )
+        if end.plain or identity is None:
+            identity = None
+            if is_true(end.pod, BYPASS):
+                # Plain text is not handed to ztunnel (istio/istio cni/pkg/iptables/iptables.go, IngressMode).
+                continue
+        connection = Connection(identity, address, (end.address or None) if one else None, end.port)
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)
 
