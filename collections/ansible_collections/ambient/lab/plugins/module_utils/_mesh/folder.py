@@ -128,10 +128,13 @@ def checked(item: Object, file: pathlib.Path) -> Object:
     Raises:
         LabError: naming the file, the object and the field.
     """
+    meta = item.get("metadata")
+    if isinstance(meta, dict) and meta.get("generateName") and not meta.get("name"):
+        # The API makes a name of it.
+        item = {**item, "metadata": {**meta, "name": f"{meta['generateName']}0"}}
     try:
         found = shaped(item)
     except Misfit as error:
-        meta = item.get("metadata")
         name = meta.get("name") if isinstance(meta, dict) else None
         raise LabError(f"{file}: {item['kind']} {name or 'without a name'}: {error}") from error
     spaced = (found["kind"] in PATHS and found["kind"] != "GatewayClass") or found["kind"] in _WORKLOADS

@@ -181,6 +181,8 @@ def _open(mesh: Mesh, route: Object, rule: Object, request: Request) -> str:
     if not live:
         return "has a rule without a backend, for which the waypoint answers itself (HTTP 500)"
     for ref in live:
+        if any(entry.get("type") not in _HARMLESS for entry in ref.get("filters") or []):
+            return f"has a filter of its backend {ref.get('name')}, which is not evaluated"
         if not _backend(mesh, route, ref):
             return f"has a backend {ref.get('name')} that is no Service with this port"
     return ""

@@ -60,10 +60,21 @@ _MATCH = {
     "queryParams": [dict],
     "method": (str, dict),
 }
-_BACKENDS = [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int, "weight": int}]
+_FILTERS = [{"type!": str}]
+_BACKENDS = [
+    {
+        "group": str,
+        "kind": str,
+        "name!": str,
+        "namespace": str,
+        "port": int,
+        "weight": int,
+        "filters": _FILTERS,
+    }
+]
 _ROUTE = {
     "parentRefs": [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int}],
-    "rules": [{"matches": [_MATCH], "filters": [{"type!": str}], "backendRefs": _BACKENDS}],
+    "rules": [{"matches": [_MATCH], "filters": _FILTERS, "backendRefs": _BACKENDS}],
 }
 
 

@@ -291,6 +291,8 @@ def test_a_workload_without_replicas_has_no_pod(tmp_path: pathlib.Path) -> None:
     [
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n",
         "apiVersion: batch/v1\nkind: CronJob\nmetadata: {generateName: x-}\n",
+        # The API makes a name of it.
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: x-}\n",
         "apiVersion: x/v1\nkind: CustomResourceDefinition\nmetadata: {name: x}\nspec: {enum: [=, a]}\n",
         "apiVersion: v1\nkind: Service\nmetadata: {name: d, annotations: {released: 2026-01-01}}\n",
         "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: x}}]\n",

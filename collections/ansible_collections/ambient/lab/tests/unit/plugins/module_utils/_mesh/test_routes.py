@@ -35,6 +35,11 @@ def test_a_rule_without_a_backend_answers_itself(rule: Object) -> None:
     assert ask(routed(rule, {"backendRefs": BACKEND}), "http://app:8080/y").outcome == "allowed"
 
 
+def test_a_filter_of_a_backend_is_not_evaluated() -> None:
+    filtered = [{**BACKEND[0], "filters": [{"type": "RequestRedirect"}]}]
+    assert ask(routed({"backendRefs": filtered}), "http://app:8080/").outcome == "unknown"
+
+
 @pytest.mark.parametrize("path", ["/%78", "/y/%2e%2e/x", "/y\\x", "//x"])
 def test_a_path_that_may_be_normalised_first(path: str) -> None:
     gone = {"matches": AT_X, "backendRefs": [{"name": "gone", "port": 1}]}
