@@ -193,6 +193,10 @@ class Istiods(Api):
             return Answer(403, {}, b"{}")
         if path == "/apis/apps/v1/deployments" and query == {"labelSelector": "app=istiod"}:
             return Answer(200, {}, json.dumps({"items": self.istiods}).encode())
+        for item in self.istiods:
+            meta = item["metadata"]
+            if path == f"/apis/apps/v1/namespaces/{meta['namespace']}/deployments/{meta['name']}":
+                return Answer(200, {}, json.dumps(item).encode())
         name = path.removeprefix("/api/v1/namespaces/").replace("/configmaps/", "/")
         if name in self.maps:
             return Answer(200, {}, json.dumps({"data": {"mesh": self.maps[name]}}).encode())
@@ -216,6 +220,12 @@ def test_an_istiod_of_a_revision_or_another_namespace_is_found() -> None:
     config = load(Istiods(CANARY, maps={"mesh/istio-canary": said}), "app").config
     assert (config.root, config.trust_domains, config.version, config.revision) == ("mesh", ("td",), (1, 31), "canary")
     assert (config.providers, config.assumed) == ({"a": "http"}, ())
+
+
+def test_that_an_istiod_is_the_only_one_is_assumed_where_the_list_is_refused() -> None:
+    config = load(Istiods(ISTIOD, maps={"istio-system/istio": ""}, refused=["/apis/apps/v1/deployments"]), "app").config
+    assert (config.revision, len(config.assumed)) == ("default", 1)
+    assert "is the only istiod can't be read: GET /apis/apps/v1/deployments answers HTTP 403" in config.assumed[0]
 
 
 @pytest.mark.parametrize(
