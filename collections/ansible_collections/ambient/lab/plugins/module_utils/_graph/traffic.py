@@ -10,7 +10,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
 from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name

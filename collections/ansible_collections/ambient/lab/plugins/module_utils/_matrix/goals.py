@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Endpoint, endpoints
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, labels_of, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import MANAGED
 

@@ -28,6 +28,7 @@ ROOT_NAMESPACE = "istio-system"
 _ISTIOD = f"/apis/apps/v1/namespaces/{ROOT_NAMESPACE}/deployments/istiod"
 _ISTIODS = "/apis/apps/v1/deployments"
 _DEFAULTS = "Istio's defaults are taken"
+_NO_FLAGS = f"{_DEFAULTS} for its flags, and its version is not known"
 _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
@@ -48,20 +49,26 @@ def read_config(reader: Asker) -> MeshConfig:
 
 
 def _istiod(reader: Asker) -> tuple[Object, tuple[str, ...]]:
-    """istiod's Deployment, under the chart's name or by the chart's label; empty, and why, where it is not known."""
+    """istiod's Deployment, by the chart's label or under its name; empty, and why, where it is not known."""
+    listed = reader.ask(_ISTIODS, labelSelector="app=istiod")
+    found = _object(listed).get("items") or []
+    if found:
+        return the_istiod(found)
     answer = reader.ask(_ISTIOD)
     if answer.status == 200:
-        return _object(answer), ()
-    listed = reader.ask(_ISTIODS, labelSelector="app=istiod") if answer.status == 404 else answer
-    found = _object(listed).get("items") or []
+        unread = f"whether {_ISTIOD} is the only istiod can't be read: GET {_ISTIODS} answers HTTP {listed.status}"
+        return _object(answer), (unread,) if listed.status == 403 else ()
+    why = f"istiod's Deployment is not found: GET {_ISTIODS} answers HTTP {listed.status}"
+    if answer.status != 404:
+        why = f"istiod's Deployment can't be read: GET {_ISTIOD} answers HTTP {answer.status}"
+    return {}, (f"{why}: {_NO_FLAGS}",)
+
+
+def the_istiod(found: t.Sequence[Object]) -> tuple[Object, tuple[str, ...]]:
+    """The one istiod there is; empty, and why, where there are several: which one serves which proxy is not known."""
     if len(found) == 1:
         return dict(found[0]), ()
-    why = f"several istiods may be in charge ({', '.join(map(name_of, found))})"
-    if not found:
-        why = f"istiod's Deployment is not found: GET {_ISTIODS} answers HTTP {listed.status}"
-        if answer.status != 404:
-            why = f"istiod's Deployment can't be read: GET {_ISTIOD} answers HTTP {answer.status}"
-    return {}, (f"{why}: {_DEFAULTS} for its flags, and its version is not known",)
+    return {}, (f"several istiods may be in charge ({', '.join(map(name_of, found))}): {_NO_FLAGS}",)
 
 
 def config_of(
@@ -88,7 +95,8 @@ def config_of(
         for container in containers
         for item in container.get("env") or []
     }
-    if flags.get("SHARED_MESH_CONFIG"):
+    shared = bool(flags.get("SHARED_MESH_CONFIG"))
+    if shared:
         assumed = (*assumed, f"istiod's SHARED_MESH_CONFIG is not read: {_DEFAULTS} for what only stands there")
     domains = (str(said.get("trustDomain") or "cluster.local"), *map(str, _list(said.get("trustDomainAliases"))))
     defaults = said.get("defaultConfig")
@@ -99,8 +107,9 @@ def config_of(
     words = [str(word) for container in containers for word in container.get("args") or []]
     domain = words[words.index("--domain") + 1] if "--domain" in words[:-1] else "cluster.local"
     version = _version(deployment, containers)
-    known, hidden = providers if config_map else None, "serviceEntryVisibility" in said
-    return MeshConfig(root, domain, domains, headers, flags, version, known, hidden, assumed)
+    known, hidden = providers if config_map and not shared else None, "serviceEntryVisibility" in said
+    selects = bool(said.get("discoverySelectors"))
+    return MeshConfig(root, domain, domains, headers, flags, version, known, hidden, selects, assumed)
 
 
 def _list(value: t.Any) -> list[t.Any]:

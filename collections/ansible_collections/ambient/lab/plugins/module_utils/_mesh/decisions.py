@@ -21,8 +21,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Mat
 
 Verdict = t.Literal["allow", "deny", "unknown"]
 Evaluate = t.Callable[[Object], Match]
-# Since then ztunnel does not enforce a policy that is only to be tried (istio/ztunnel, src/rbac.rs, dry_run).
-_DRY_RUNS = (1, 29)
+# istiod tells ztunnel nothing of a policy that is only to be tried, from 1.25.2 on (istio/istio
+# pilot/pkg/serviceregistry/kube/controller/ambient/policies.go at 1.25.2, .../ambient/authorization.go at 1.29.0).
+_LEAVES_OUT_SOME, _LEAVES_OUT = (1, 25), (1, 26)
+_SENDS_DRY_RUNS = "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY"
 # Of the policies that do not match, so many are said.
 _MAX_SAID = 3
 
@@ -57,10 +59,9 @@ def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
 def _at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     version = mesh.config.version
     tried = [name_of(item) for item in hop.policies if is_dry_run(item) and l4.convert(item)]
-    if tried and version is None:
-        why = "which ztunnel enforces before Istio 1.29, and istiod's version is not known"
+    if tried and (why := _may_enforce_dry_runs(mesh)):
         return Decision("unknown", f"AuthorizationPolicy {tried[0]} is a dry run, {why}")
-    left_out = set(tried) if version and version >= _DRY_RUNS else set()
+    left_out = set(tried) if version and version >= _LEAVES_OUT else set()
     found = {name_of(item): l4.convert(item) for item in hop.policies if name_of(item) not in left_out}
     converted = {name: policy for name, policy in found.items() if policy}
     policies = [item for item in hop.policies if name_of(item) in converted]
@@ -69,6 +70,17 @@ def _at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     if hop.connection.identity is None and (strict.strict or strict.doubt):
         return _strictly(decided, strict, [item for item in policies if action(item) == "DENY"])
     return decided if _by_deny(policies, decided) else _noting_lost(decided, converted)
+
+
+def _may_enforce_dry_runs(mesh: Mesh) -> str:
+    """Why nobody can know whether ztunnel enforces a policy that is only to be tried; "" where that is known."""
+    version = mesh.config.version
+    if version in (None, _LEAVES_OUT_SOME):
+        said = "is not known" if version is None else "is 1.25, of which patch is not known"
+        return f"which istiod leaves out since Istio 1.25.2, and its version {said}"
+    if mesh.config.flag(_SENDS_DRY_RUNS):
+        return f"and istiod's {_SENDS_DRY_RUNS} is on: an older ztunnel enforces it"
+    return ""
 
 
 def _strictly(decided: Decision, strict: Strictness, denying: t.Sequence[Object]) -> Decision:

@@ -8,11 +8,19 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import (
+    Endpoint,
+    behind,
+    endpoints,
+    entry_endpoints,
+    of_pod,
+    port_of,
+    sliced,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     GATEWAY_NAME,
     Mesh,
     Object,
-    addresses_of,
     ip,
     is_ip,
     is_ready,
@@ -22,33 +30,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
 )
 
 Kind = t.Literal["service", "entry", "pods", "node", "outside", "missing", "unknown"]
-_SERVICE_NAME = "kubernetes.io/service-name"
 # kubelet's resolv.conf: a name with fewer dots is looked for in the search domains first.
 _NDOTS = 5
 _MAX_ALIASES = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
-    """Where a connection may end.
-
-    Attributes:
-        address: of a pod, or of a host outside.
-        port: None where nobody knows its number.
-        pod: None outside of the cluster.
-        ready: None where nobody can know.
-        plain: proxies are told of the address alone, and call it in plain text.
-    """
-
-    address: str
-    port: int | None
-    pod: Object | None = None
-    ready: bool | None = True
-    plain: bool = False
-
-    def __str__(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.port or ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +147,15 @@ def _resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int) -> De
         if service is None:
             continue
         if name.pod:
-            pods = [pod for pod in _behind(mesh, service) if _hostname(pod, name.service) == name.pod]
+            pods = [pod for pod in behind(mesh, service) if _hostname(pod, name.service) == name.pod]
             if pods and _is_headless(service):
-                ends = tuple(_of_pod(pod, port, mesh) for pod in pods)
+                ends = tuple(of_pod(mesh, pod, port, service=service) for pod in pods)
                 return Destination(host, port, "pods", service, ends)
             continue
         return _to_service(mesh, service, host, port, depth)
     entry = _entry(mesh, host.rstrip("."), namespace)
     if entry:
-        return Destination(host, port, "entry", entry, tuple(_entry_endpoints(mesh, entry, port)))
+        return Destination(host, port, "entry", entry, tuple(entry_endpoints(mesh, entry, port)))
     return _nowhere(mesh, host, port, names)
 
 
@@ -201,59 +185,15 @@ def _to_service(mesh: Mesh, service: Object, host: str, port: int, depth: int) -
         return dataclasses.replace(found, host=host)
     if _is_headless(service):
         # The name stands for the pods' own addresses, and any port of theirs can be asked for.
-        ends = [_of_pod(pod, port, mesh) for pod in _behind(mesh, service)]
-        ends = ends or [dataclasses.replace(item, port=port) for item in _sliced(mesh, service, None)]
+        ends = [of_pod(mesh, pod, port, service=service) for pod in behind(mesh, service)]
+        ends = ends or [dataclasses.replace(item, port=port) for item in sliced(mesh, service, None)]
         return Destination(host, port, "pods", service, tuple(ends))
-    wanted = next((item for item in spec.get("ports") or [] if int(item["port"]) == port), None)
+    wanted = port_of(service, port)
     if wanted is None:
         offered = ", ".join(str(item["port"]) for item in spec.get("ports") or [])
         why = f"Service {name_of(service)} has no port {port}, it has {offered}"
         return Destination(host, port, "service", service, why=why)
     return Destination(host, port, "service", service, tuple(endpoints(mesh, service, wanted)))
-
-
-def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
-    """Where a port of a Service leads to: its selector's pods, or what its EndpointSlices name."""
-    if not service.get("spec", {}).get("selector"):
-        return _sliced(mesh, service, port)
-    target = port.get("targetPort", port["port"])
-    ends = []
-    for pod in _behind(mesh, service):
-        number = target if isinstance(target, int) else _named_port(pod, str(target))
-        address = next(iter(addresses_of(pod)), "")
-        ends.append(Endpoint(address, number, pod, is_ready(pod)))
-    # istiod lets a Service's selector choose WorkloadEntries, too (PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES).
-    number, chosen = target if isinstance(target, int) else None, service["spec"]["selector"]
-    return [*ends, *_machines(mesh, namespace_of(service), chosen, _name(port), number)]
-
-
-def _sliced(mesh: Mesh, service: Object, port: Object | None) -> list[Endpoint]:
-    ends = []
-    for item in mesh.items("EndpointSlice", namespace_of(service)):
-        if labels_of(item).get(_SERVICE_NAME) != service["metadata"]["name"]:
-            continue
-        listed = item.get("ports") or []
-        numbers = [entry.get("port") for entry in listed if not port or _name(entry) == _name(port)]
-        for end in item.get("endpoints") or []:
-            conditions = end.get("conditions") or {}
-            # publishNotReadyAddresses makes `ready` always true (discovery/v1, EndpointConditions).
-            ready = bool(conditions.get("serving", conditions.get("ready", True)))
-            for address in end.get("addresses") or []:
-                pods = mesh.pods_at(str(address))
-                pod = pods[0] if len(pods) == 1 else None
-                # Without a reference to the pod istiod takes it for a workload of its own, outside of the mesh.
-                plain = (end.get("targetRef") or {}).get("kind") != "Pod"
-                ends.append(Endpoint(ip(str(address)), numbers[0] if numbers else None, pod, ready, plain))
-    return ends
-
-
-def _name(port: Object) -> str:
-    return str(port.get("name") or "")
-
-
-def _behind(mesh: Mesh, service: Object) -> list[Object]:
-    selector = service.get("spec", {}).get("selector")
-    return mesh.selected(namespace_of(service), selector) if selector else []
 
 
 def _is_headless(service: Object) -> bool:
@@ -266,50 +206,16 @@ def _hostname(pod: Object, service: str) -> str:
     return str(spec.get("hostname") or "") if spec.get("subdomain") == service else ""
 
 
-def _named_port(pod: Object, name: str) -> int | None:
-    for container in pod.get("spec", {}).get("containers") or []:
-        for port in container.get("ports") or []:
-            if port.get("name") == name:
-                return int(port["containerPort"])
-    return None
-
-
-def _of_pod(pod: Object, port: int, mesh: Mesh, address: str = "") -> Endpoint:
-    """A pod at a port of its own. Where it declares ports, and this is none of them, nobody knows whether it is ready.
-
-    What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
-    """
-    declared = {
-        int(item["containerPort"])
-        for container in pod.get("spec", {}).get("containers") or []
-        for item in container.get("ports") or []
-    }
-    offered = not declared or port in declared or port in _targets(pod, mesh)
-    return Endpoint(address or next(iter(addresses_of(pod)), ""), port, pod, is_ready(pod) and (offered or None))
-
-
-def _targets(pod: Object, mesh: Mesh) -> set[int]:
-    """Numbers of a pod's ports that Services of its namespace lead to."""
-    found = set()
-    for service in mesh.items("Service", namespace_of(pod)):
-        selector = service.get("spec", {}).get("selector")
-        if selector and selector.items() <= labels_of(pod).items():
-            for port in service["spec"].get("ports") or []:
-                target = port.get("targetPort", port["port"])
-                found.add(target if isinstance(target, int) else _named_port(pod, str(target)))
-    return {number for number in found if number}
-
-
 def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
     service = mesh.service_at(host)
     if service and service["kind"] == "ServiceEntry":
-        return Destination(host, port, "entry", service, tuple(_entry_endpoints(mesh, service, port)))
+        return Destination(host, port, "entry", service, tuple(entry_endpoints(mesh, service, port)))
     if service:
         return _to_service(mesh, service, host, port, 0)
     pods = mesh.pods_at(host)
     hosted = [pod for pod in pods if pod.get("spec", {}).get("hostNetwork")]
     if pods and not hosted:
-        return Destination(host, port, "pods", None, tuple(_of_pod(pod, port, mesh, ip(host)) for pod in pods))
+        return Destination(host, port, "pods", None, tuple(of_pod(mesh, pod, port, ip(host)) for pod in pods))
     if hosted or any(ip(str(pod.get("status", {}).get("hostIP"))) == ip(host) for pod in mesh.items("Pod")):
         return _at_node(mesh, host, port, hosted)
     why = mesh.why_unread("Service", "") or mesh.why_unread("Pod", "")
@@ -318,9 +224,8 @@ def _at_address(mesh: Mesh, host: str, port: int) -> Destination:
 
 def _at_node(mesh: Mesh, host: str, port: int, hosted: t.Sequence[Object]) -> Destination:
     for service in mesh.items("Service"):
-        for item in service.get("spec", {}).get("ports") or []:
-            if item.get("nodePort") == port:
-                return Destination(host, port, "node", service, tuple(endpoints(mesh, service, item)))
+        if item := port_of(service, port, "nodePort"):
+            return Destination(host, port, "node", service, tuple(endpoints(mesh, service, item)))
     ends = tuple(Endpoint(ip(host), port, pod, is_ready(pod)) for pod in hosted)
     return Destination(host, port, "node", None, ends)
 
@@ -357,41 +262,3 @@ def entry_addresses(entry: Object) -> list[str]:
     """Virtual addresses of a ServiceEntry: its own, or those that istiod gave it."""
     assigned = [item.get("value") for item in entry.get("status", {}).get("addresses") or []]
     return [str(item) for item in entry.get("spec", {}).get("addresses") or assigned]
-
-
-def _entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:
-    spec = entry.get("spec", {})
-    wanted = next((item for item in spec.get("ports") or [] if int(item.get("number", 0)) == port), None)
-    if wanted is None:
-        return []
-    target = int(wanted.get("targetPort") or wanted["number"])
-    name = str(wanted.get("name", ""))
-    listed = spec.get("endpoints") or []
-    ends = [_entry_end(mesh, item, (item.get("ports") or {}).get(name, target)) for item in listed]
-    labels = (spec.get("workloadSelector") or {}).get("labels")
-    if labels:
-        space = namespace_of(entry)
-        for pod in mesh.selected(space, labels):
-            ends.append(Endpoint(next(iter(addresses_of(pod)), ""), target, pod, is_ready(pod)))
-        ends += _machines(mesh, space, labels, name, target)
-    if not ends and not labels:
-        # The host itself (resolution DNS), or whatever address was asked for (NONE).
-        ends.append(Endpoint(str((spec.get("hosts") or [""])[0]), target, ready=None))
-    return ends
-
-
-def _machines(
-    mesh: Mesh, space: str, labels: t.Mapping[str, str], name: str, target: int | None
-) -> t.Iterator[Endpoint]:
-    """Where WorkloadEntries with these labels are, for a port's name and its number."""
-    for item in mesh.items("WorkloadEntry", space):
-        spec = item.get("spec", {})
-        if labels.items() <= {**labels_of(item), **(spec.get("labels") or {})}.items():
-            yield _entry_end(mesh, spec, (spec.get("ports") or {}).get(name, target))
-
-
-def _entry_end(mesh: Mesh, item: Object, port: int | None) -> Endpoint:
-    address = str(item.get("address", ""))
-    pods = mesh.pods_at(address)
-    pod = pods[0] if len(pods) == 1 else None
-    return Endpoint(ip(address), port, pod, is_ready(pod) if pod else None, plain=True)

@@ -10,15 +10,17 @@ import pathlib
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of, the_istiod
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     DATAPLANE_MODE,
     GATEWAY_NAME,
     PATHS,
     REDIRECTION,
     Mesh,
+    MeshConfig,
     Object,
     labels_of,
+    name_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.shapes import Misfit, shaped
 
@@ -26,26 +28,40 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.shapes import Mi
 with contextlib.suppress(ImportError):
     import yaml
 
+    class _Loader(yaml.SafeLoader):
+        """Reads YAML as Kubernetes does: a date, and `=`, are texts."""
+
+    _Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in ("timestamp", "value")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
 _SUFFIXES = (".yml", ".yaml", ".json")
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
-_MESH_CONFIG, _ISTIOD = ("istio-system", "istio"), ("istio-system", "istiod")
-_ASSUMED = {
-    "ConfigMap": "the mesh's configuration is not in the folder: Istio's defaults are taken",
-    "Deployment": "istiod is not in the folder: the defaults of its flags are taken, and its version is not known",
+# API group of each kind that is read.
+_GROUPS = {
+    **{kind: path.split("/")[2] if path.startswith("/apis/") else "" for kind, path in PATHS.items()},
+    **dict.fromkeys(_WORKLOADS, "apps"),
+    "Job": "batch",
+    "Namespace": "",
 }
+_MESH_CONFIG, _ISTIOD = ("ConfigMap", "istio-system/istio"), "istio-system/istiod"
+_NO_CONFIG = "the mesh's configuration is not in the folder: Istio's defaults are taken"
+_NO_ISTIOD = "istiod is not in the folder: the defaults of its flags are taken, and its version is not known"
 
 
 def read_folder(path: str) -> Mesh:
     """The mesh of a folder's objects.
 
-    Workloads become one ready pod each, without an address; pods are in the mesh where their labels, or their
-    namespace's, say so; a Gateway is programmed and has a ready pod.
+    Workloads become one ready pod each, without an address (none where they have no replicas); pods are in the mesh
+    where their labels, or their namespace's, say so; a Gateway is programmed and has a ready pod.
 
     Args:
         path: of the folder; its subfolders are read, too.
 
     Raises:
-        LabError: when there is nothing in it, or a file is no YAML, or an object has not the form of one.
+        LabError: when there is nothing in it, or a file is no YAML, or an object that the mesh reads has not the form
+            of its kind. Other objects are not looked at.
     """
     folder = pathlib.Path(path)
     files = sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
@@ -57,34 +73,53 @@ def read_folder(path: str) -> Mesh:
 
 def assembled(objects: t.Sequence[Object]) -> Mesh:
     """The mesh that a cluster would make of objects; each as `checked` gives it."""
-    known = {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in objects}
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
-    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
+    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS and item.get("spec", {}).get("replicas") != 0]
     pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
     gateways = [_programmed(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
     members = [_member(pod, spaces) for pod in pods]
-    said = {"ConfigMap": known.get(("ConfigMap", *_MESH_CONFIG)), "Deployment": known.get(("Deployment", *_ISTIOD))}
-    assumed = tuple(text for kind, text in _ASSUMED.items() if not said[kind])
-    config = config_of(said["ConfigMap"] or {}, said["Deployment"] or {}, assumed)
+    config = _config(objects)
     waypoints = [_waypoint_pod(item) for item in gateways]
     return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
 
 
+def _config(objects: t.Sequence[Object]) -> MeshConfig:
+    istiods = [item for item in objects if item["kind"] == "Deployment" and _is_istiod(item)]
+    deployment, assumed = the_istiod(istiods) if istiods else ({}, (_NO_ISTIOD,))
+    config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
+    return config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
+
+
+def _is_istiod(deployment: Object) -> bool:
+    return labels_of(deployment).get("app") == "istiod" or name_of(deployment) == _ISTIOD
+
+
 def _objects(file: pathlib.Path) -> t.Iterator[Object]:
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
     for document in documents:
         # Files of values, and of other tools, may lie beside the manifests.
         if not isinstance(document, dict) or not document.get("kind") or "apiVersion" not in document:
             continue
-        listed = document.get("items") if str(document["kind"]).endswith("List") else [document]
+        kind = str(document["kind"])
+        listed = document.get("items") if kind.endswith("List") else [document]
+        # A PodList leaves the kind of its items out.
+        typed = {"apiVersion": document["apiVersion"], "kind": kind.removesuffix("List")} if kind != "List" else {}
         for item in listed if isinstance(listed, list) else []:
-            if not isinstance(item, dict) or not item.get("kind"):
-                raise LabError(f"{file}: {document['kind']}: one of its items is no object with a kind")
-            yield checked(item, file)
+            found = {**typed, **item} if isinstance(item, dict) else {}
+            if not found.get("kind"):
+                raise LabError(f"{file}: {kind}: one of its items is no object with a kind")
+            if _is_read(found):
+                yield checked(found, file)
+
+
+def _is_read(item: Object) -> bool:
+    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name."""
+    group = str(item.get("apiVersion")).rpartition("/")[0]
+    return _GROUPS.get(str(item["kind"])) == group
 
 
 def checked(item: Object, file: pathlib.Path) -> Object:
@@ -93,10 +128,13 @@ def checked(item: Object, file: pathlib.Path) -> Object:
     Raises:
         LabError: naming the file, the object and the field.
     """
+    meta = item.get("metadata")
+    if isinstance(meta, dict) and meta.get("generateName") and not meta.get("name"):
+        # The API makes a name of it.
+        item = {**item, "metadata": {**meta, "name": f"{meta['generateName']}0"}}
     try:
         found = shaped(item)
     except Misfit as error:
-        meta = item.get("metadata")
         name = meta.get("name") if isinstance(meta, dict) else None
         raise LabError(f"{file}: {item['kind']} {name or 'without a name'}: {error}") from error
     spaced = (found["kind"] in PATHS and found["kind"] != "GatewayClass") or found["kind"] in _WORKLOADS
@@ -110,10 +148,12 @@ def _pod(workload: Object) -> Object:
     meta, name = workload["metadata"], workload["metadata"]["name"]
     given = template.get("metadata") or {}
     owner = {"kind": workload["kind"], "name": name, "controller": True}
-    metadata = {**given, "name": f"{name}-0", "namespace": meta["namespace"], "ownerReferences": [owner]}
+    # Workloads of several kinds may have one name.
+    pod = f"{name}-0" if workload["kind"] == "StatefulSet" else f"{name}-{workload['kind'].lower()}-0"
+    metadata = {**given, "name": pod, "namespace": meta["namespace"], "ownerReferences": [owner]}
     spec = dict(template.get("spec") or {})
     if workload["kind"] == "StatefulSet":
-        spec |= {"hostname": f"{name}-0", "subdomain": outer.get("serviceName", "")}
+        spec |= {"hostname": pod, "subdomain": outer.get("serviceName", "")}
     return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
 
 
@@ -139,5 +179,5 @@ def _programmed(gateway: Object) -> Object:
 def _waypoint_pod(gateway: Object) -> Object:
     meta = gateway["metadata"]
     labels = {GATEWAY_NAME: meta["name"]}
-    metadata = {"name": f"{meta['name']}-0", "namespace": meta["namespace"], "labels": labels}
+    metadata = {"name": f"{meta['name']}-gateway-0", "namespace": meta["namespace"], "labels": labels}
     return _ready({"kind": "Pod", "metadata": metadata, "spec": {"serviceAccountName": meta["name"], "containers": []}})

@@ -51,8 +51,8 @@ UNSAID = re.compile(
     r"user-agent|accept-encoding|content-(type|length)|connection|via|forwarded|x-(forwarded|envoy|request|b3)-?.*|"
     r"traceparent|tracestate|baggage|b3|:.*"
 )
-# What Envoy's normalisation of paths may change (RFC 3986, 6.2.2; istiod's default is BASE).
-_CHANGED = re.compile(r"%|\\|/\.{1,2}(/|$)")
+# What Envoy's normalisation of paths may change (RFC 3986, 6.2.2; istiod's default is BASE, MERGE_SLASHES does more).
+CHANGED = re.compile(r"%|\\|//|/\.{1,2}(/|$)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _request_fits(attribute: str, value: str, request: HttpRequest) -> Truth:
     if attribute == "host":
         return glob(value.lower(), request.authority.lower())
     if attribute == "path":
-        return None if _CHANGED.search(request.path) else path_fits(value, request.path)
+        return None if CHANGED.search(request.path) else path_fits(value, request.path)
     header = _HEADER.fullmatch(attribute)
     if header:
         name = header[1].lower()

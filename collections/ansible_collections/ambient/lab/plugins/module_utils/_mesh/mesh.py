@@ -50,6 +50,7 @@ _ANY_REVISION = ("Pod", "Service", "Namespace", "Gateway", "GatewayClass", "Endp
 REVISION = "istio.io/rev"
 NAMESPACE_PATH = "/api/v1/namespaces"
 DATAPLANE_MODE = "istio.io/dataplane-mode"
+BYPASS = "ambient.istio.io/bypass-inbound-capture"
 REDIRECTION = "ambient.istio.io/redirection"
 SIDECAR_STATUS = "sidecar.istio.io/status"
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
@@ -74,6 +75,11 @@ def labels_of(item: Object | None) -> dict[str, str]:
 def annotations_of(item: Object) -> dict[str, str]:
     """Annotations of an object."""
     return dict(item["metadata"].get("annotations") or {})
+
+
+def is_true(item: Object, annotation: str) -> bool:
+    """Whether an annotation is true for Go's strconv.ParseBool, as Istio reads it."""
+    return annotations_of(item).get(annotation) in ("1", "t", "T", "true", "TRUE", "True")
 
 
 def has_labels(item: Object, wanted: t.Mapping[str, str]) -> bool:
@@ -130,6 +136,7 @@ class MeshConfig:
         version: of istiod, major and minor; None where nobody says.
         providers: external authorizers by name, "http" or "grpc"; None where nobody knows.
         hides_entries: ServiceEntries are not for every namespace (serviceEntryVisibility).
+        selects_namespaces: istiod reads some namespaces alone (discoverySelectors).
         assumed: what could not be read, so that Istio's default was taken; one sentence each.
     """
 
@@ -141,6 +148,7 @@ class MeshConfig:
     version: tuple[int, int] | None = None
     providers: t.Mapping[str, str] | None = None
     hides_entries: bool = False
+    selects_namespaces: bool = False
     assumed: tuple[str, ...] = ()
 
     @property

@@ -12,38 +12,34 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh import routes
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import (
-    Destination,
-    Endpoint,
-    entry_addresses,
-    resolve,
-    rivals,
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.doubts import (
+    doubts_at_end,
+    doubts_at_waypoint,
+    doubts_before,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    BYPASS,
     Membership,
     Mesh,
     Object,
     account_of,
     addresses_of,
     has_labels,
-    labels_of,
+    is_true,
     name_of,
     namespace_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector, target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import changes_answers, routed
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
-    USE_CANARY,
-    USE_WAYPOINT,
     Waypoint,
     bound_policies,
     policies_naming,
     waypoint_of,
 )
-
-# What of them could not be read may change what a waypoint does.
-_READ_FOR_WAYPOINT = ("AuthorizationPolicy", "RequestAuthentication", *routes.EXTENSIONS)
 
 
 class Request(routes.Request, t.Protocol):
@@ -164,14 +160,14 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     waypoints = [waypoint_of(mesh, item) for item in targets]
     waypoint = waypoints[0] if waypoints else None
     places: list[Object | None] = [*targets] or [None]
-    doubts = [why for item in places for why in _doubts(mesh, source, member, destination, item)]
+    doubts = [why for item in places for why in doubts_before(mesh, source, member, destination, item)]
     doubts += [item.doubt for item in waypoints if item and item.doubt]
     if not _alike(waypoints, destination):
         doubts.append(f"the pods of {destination} have not all the same waypoint: it depends on which one answers")
     passes = bool(waypoint and waypoint.serves and member and member.captured)
     if not passes or waypoint is None or target is None:
         hops = _ztunnels(mesh, plain, source, None)
-        doubts += _end_doubts(mesh, source, plain.endpoints, direct=True)
+        doubts += doubts_at_end(mesh, source, plain.endpoints, direct=True)
         return dataclasses.replace(plain, waypoint=waypoint, at_ztunnel=hops, doubts=tuple(dict.fromkeys(doubts)))
     hop = WaypointHop(
         waypoint,
@@ -181,8 +177,8 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
         tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
     )
     route = routed(mesh, destination, request, waypoint.namespace)
-    doubts += _waypoint_doubts(mesh, waypoint, target)
-    behind = [*route.doubts, *_end_doubts(mesh, source, route.endpoints, direct=False)]
+    doubts += doubts_at_waypoint(mesh, waypoint, target)
+    behind = [*route.doubts, *doubts_at_end(mesh, source, route.endpoints, direct=False)]
     path = dataclasses.replace(
         plain,
         waypoint=waypoint,
@@ -200,7 +196,7 @@ def may_hide(mesh: Mesh, path: Path) -> bool:
     unread = path.destination.gateway or (path.waypoint and path.waypoint.doubt)
     changed = hop and (
         changes_answers(mesh, path.destination, hop.waypoint.namespace)
-        or _waypoint_doubts(mesh, hop.waypoint, hop.target)
+        or doubts_at_waypoint(mesh, hop.waypoint, hop.target)
     )
     return bool(config.proxy_headers or config.assumed or unread or changed)
 
@@ -249,9 +245,12 @@ def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint 
         # Of a pod with addresses of both families nobody knows which one a Service leads to.
         one = len(addresses_of(end.pod)) == 1 or path.destination.named_by_address
         address = _caller_address(callers, end.address) if one and path.destination.kind != "node" else None
-        connection = Connection(
-            None if end.plain else identity, address, (end.address or None) if one else None, end.port
-        )
+        if end.plain or identity is None:
+            identity = None
+            if is_true(end.pod, BYPASS):
+                # Plain text is not handed to ztunnel (istio/istio cni/pkg/iptables/iptables.go, IngressMode).
+                continue
+        connection = Connection(identity, address, (end.address or None) if one else None, end.port)
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)
 
@@ -268,13 +267,8 @@ def pod_policies(mesh: Mesh, pod: Object) -> list[Object]:
     A selector without labels gets no workload at all (istiod, buildWorkloadPolicies).
     """
     return mesh.once(
-        ("policies", name_of(pod)), lambda: [policy for policy in _policies_near(mesh, pod) if selects(policy, pod)]
+        ("policies", name_of(pod)), lambda: [policy for policy in policies_near(mesh, pod) if selects(policy, pod)]
     )
-
-
-def _policies_near(mesh: Mesh, pod: Object) -> list[Object]:
-    spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
-    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space)]
 
 
 def selects(policy: Object, pod: Object) -> bool:
@@ -284,116 +278,3 @@ def selects(policy: Object, pod: Object) -> bool:
     if policy.get("spec", {}).get("selector") is None:
         return True
     return bool(selector(policy)) and has_labels(pod, selector(policy))
-
-
-def _doubts(
-    mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination, target: Object | None
-) -> list[str]:
-    found = [destination.why] if destination.kind == "unknown" else []
-    if source is None:
-        found.append("there is no pod yet that could send it")
-    if member and member.sidecar:
-        found.append(f"{member.why_not}: its own Envoy decides how it calls")
-    service = destination.service
-    if service is not None:
-        found += _unread(mesh, "Pod", namespace_of(service))
-        found += _unread(mesh, "AuthorizationPolicy", namespace_of(service), mesh.config.root)
-        slices = service["kind"] == "Service" and not service.get("spec", {}).get("selector")
-        found += _unread(mesh, "EndpointSlice" if slices else "WorkloadEntry", namespace_of(service))
-        found += _unread(mesh, "ServiceEntry", namespace_of(source) if source else namespace_of(service))
-    if destination.kind == "entry" and service is not None:
-        if not entry_addresses(service):
-            found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
-        if mesh.config.hides_entries:
-            found.append("the mesh's serviceEntryVisibility is set, and is not evaluated")
-    found += [f"{item['kind']} {name_of(item)} has the host, too" for item in rivals(mesh, destination)]
-    if target is not None and USE_WAYPOINT not in labels_of(target):
-        found += _unread(mesh, "Namespace", namespace_of(target))
-    if target is not None and any(
-        USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
-    ):
-        found.append(f"some of the traffic goes through another waypoint (label {USE_CANARY}), which is not evaluated")
-    if destination.gateway:
-        found.append(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
-    if source is not None:
-        found += _isolated(mesh, source, "Egress")
-    return found
-
-
-def _unread(mesh: Mesh, kind: str, *spaces: str) -> list[str]:
-    why = mesh.why_unread(kind, *spaces)
-    return [why] if why else []
-
-
-def _end_doubts(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint], *, direct: bool) -> list[str]:
-    """What keeps the model from knowing what happens at the pods. direct: no waypoint is on the way."""
-    found: list[str] = []
-    pods = list({name_of(end.pod): end.pod for end in ends if end.pod}.values())
-    for space in dict.fromkeys(map(namespace_of, pods)):
-        found += [*_unread(mesh, "Pod", space), *_unread(mesh, "AuthorizationPolicy", space, mesh.config.root)]
-    for pod in pods:
-        name = f"pod {name_of(pod)}"
-        found += _isolated(mesh, pod, "Ingress")
-        if mesh.membership(pod).sidecar:
-            found.append(f"{name} has a sidecar, whose Envoy decides what it lets in")
-        if not labels_of(pod) and any(selector(item) for item in _policies_near(mesh, pod)):
-            found.append(f"{name} has no label: istiod may give it policies whatever their selectors are")
-        if direct and source is not None:
-            if name_of(source) == name_of(pod):
-                found.append(f"{name} calls itself, and need not pass ztunnel")
-            elif _same_host(source, pod):
-                found.append(f"{name_of(source)} calls {name} from its own node's network, which may go around ztunnel")
-    if pods and mesh.config.flag("PILOT_AUTO_ALLOW_WAYPOINT_POLICY"):
-        found.append("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated")
-    return found
-
-
-def _same_host(source: Object, pod: Object) -> bool:
-    """Whether the source uses the network of the pod's node (istio-cni lets kubelet's probes pass that way)."""
-    here, there = source.get("spec", {}), pod.get("spec", {})
-    return bool(here.get("hostNetwork") and here.get("nodeName") == there.get("nodeName"))
-
-
-def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:
-    """NetworkPolicies that may cut a pod off."""
-    found = [
-        f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
-        for item in mesh.items("NetworkPolicy", namespace_of(pod))
-        if _isolates(item, pod, direction)
-    ]
-    return [*_unread(mesh, "NetworkPolicy", namespace_of(pod)), *found]
-
-
-def _isolates(item: Object, pod: Object, direction: str) -> bool:
-    spec = item.get("spec", {})
-    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
-    wanted = (spec.get("podSelector") or {}).get("matchLabels") or {}
-    return direction in types and wanted.items() <= labels_of(pod).items()
-
-
-def _waypoint_doubts(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str]:
-    spaces = dict.fromkeys([waypoint.namespace, namespace_of(target), mesh.config.root])
-    found = [
-        f"{kind} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
-        for kind in routes.EXTENSIONS
-        for space in spaces
-        for item in mesh.items(kind, space)
-        if _may_select(item, waypoint)
-    ]
-    for kind in _READ_FOR_WAYPOINT:
-        found += _unread(mesh, kind, *spaces)
-    found += _unread(mesh, "Pod", waypoint.namespace)
-    for pod in waypoint.pods:
-        found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
-    if len(waypoint.accounts) > 1:
-        found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
-    if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
-        found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
-    return found
-
-
-def _may_select(item: Object, waypoint: Waypoint) -> bool:
-    """Whether an EnvoyFilter, a WasmPlugin or a TrafficExtension may be for a waypoint's pods."""
-    spec = item.get("spec", {})
-    wanted = (spec.get("workloadSelector") or {}).get("labels") or (spec.get("selector") or {}).get("matchLabels")
-    return not wanted or any(has_labels(pod, wanted) for pod in waypoint.pods)

@@ -5,11 +5,21 @@
 
 from __future__ import annotations
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, annotations_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Mesh,
+    Object,
+    is_true,
+    namespace_of,
+)
 
 DRY_RUN = "istio.io/dry-run"
-# What Go's strconv.ParseBool takes for true; everything else is enforced.
-_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+# API groups of what a policy for waypoints may name (istio/istio pkg/config/validation, allowedTargetRefs).
+_GROUPS = {
+    "Service": ("", "core"),
+    "ServiceEntry": ("networking.istio.io",),
+    "Gateway": ("gateway.networking.k8s.io",),
+    "GatewayClass": ("gateway.networking.k8s.io",),
+}
 
 
 def action(policy: Object) -> str:
@@ -22,6 +32,20 @@ def target_refs(policy: Object) -> list[Object]:
     spec = policy.get("spec", {})
     single = [spec["targetRef"]] if spec.get("targetRef") else []
     return list(spec.get("targetRefs") or single)
+
+
+def targets(policy: Object) -> list[tuple[str, str]]:
+    """Kind and name of what a policy is bound to; without kinds of another group, and Gateways of another namespace.
+
+    Source: istio/istio pilot/pkg/model/policyattachment.go (ShouldAttachPolicy, matchesGroupKind).
+    """
+    own = (None, "", namespace_of(policy))
+    return [
+        (str(ref.get("kind")), str(ref.get("name")))
+        for ref in target_refs(policy)
+        if (ref.get("group") or "") in _GROUPS.get(str(ref.get("kind")), ())
+        and (ref.get("kind") != "Gateway" or ref.get("namespace") in own)
+    ]
 
 
 def selector(policy: Object) -> dict[str, str]:
@@ -41,7 +65,13 @@ def provider(policy: Object) -> str:
 
 def is_dry_run(policy: Object) -> bool:
     """Whether the policy is only to be tried, so that it decides nothing (istiod, ParseBool of the annotation)."""
-    return annotations_of(policy).get(DRY_RUN) in _TRUE
+    return is_true(policy, DRY_RUN)
+
+
+def policies_near(mesh: Mesh, pod: Object) -> list[Object]:
+    """AuthorizationPolicies that ztunnel may enforce for a pod: of its namespace and the root namespace."""
+    spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
+    return [policy for space in spaces for policy in mesh.items("AuthorizationPolicy", space)]
 
 
 def decides(policy: Object, proxy: str) -> bool:

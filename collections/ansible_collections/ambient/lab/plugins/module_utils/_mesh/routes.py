@@ -13,8 +13,9 @@ import dataclasses
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Endpoint, endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import UNSAID
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints, port_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import CHANGED, UNSAID
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
 
 ROUTES = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
@@ -27,7 +28,10 @@ _HARMLESS = ("RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror",
 # API group of what a route's parentRef may name in the mesh (toInternalParentReference).
 _GROUPS = {"Service": "", "ServiceEntry": "networking.istio.io"}
 # Protocols of a port that a waypoint reads as HTTP; of a port without one it looks at the bytes.
-HTTP = ("http", "http2", "grpc", "grpc-web")
+HTTP = ("http", "http2", "http_proxy", "grpc", "grpc-web")
+_APP_PROTOCOLS = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
+# Of these ports istiod looks at no bytes, because servers speak first there: SMTP, DNS, MySQL, MongoDB.
+_SERVER_FIRST = (25, 53, 3306, 27017)
 _BYTES = ("tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
 
 
@@ -56,15 +60,21 @@ class Route:
 
 
 def protocol_of(target: Object, port: int) -> str:
-    """Protocol of a port as istiod reads it: appProtocol, else the beginning of its name; "" where neither says."""
-    for item in target.get("spec", {}).get("ports") or []:
-        # A ServiceEntry has `number` and the protocol of the application; of a Service, `protocol` is TCP or UDP.
-        if port not in (item.get("port"), item.get("number")):
-            continue
-        own = item.get("protocol") if "number" in item else item.get("appProtocol")
-        said = str(own or str(item.get("name", "")).partition("-")[0]).lower().removeprefix("kubernetes.io/")
+    """Protocol of a port as istiod reads it; "" where it looks at the bytes.
+
+    Source: istio/istio pkg/config/kube/conversion.go (ConvertProtocol), pkg/config/protocol/instance.go (Parse).
+    """
+    item = port_of(target, port) or {}
+    if "number" in item:
+        # A ServiceEntry says the application's protocol; of a Service, `protocol` is TCP or UDP.
+        said = str(item.get("protocol", "")).lower()
         return said if said in (*HTTP, *_BYTES) else ""
-    return ""
+    said = str(item.get("appProtocol", item.get("name", "")))
+    said = _APP_PROTOCOLS.get(said, said).lower()
+    said = "grpc-web" if said.startswith("grpc-web") else said.partition("-")[0]
+    if said in (*HTTP, *_BYTES):
+        return said
+    return "tcp" if port in _SERVER_FIRST else ""
 
 
 def reads_bytes(target: Object, port: int, url: str) -> bool:
@@ -102,7 +112,9 @@ def _by_rules(mesh: Mesh, routes: t.Sequence[Object], request: Request, space: s
         return Route((), (f"no rule of HTTPRoute {name_of(routes[0])} matches, so the waypoint answers 404",))
     ends: list[Endpoint] = []
     # A rule that only may match, and a backend that is not there, leave open who answers.
-    doubts = [f"HTTPRoute {name_of(item)} {why}" for item, rule in matching if (why := _open(mesh, item, rule))]
+    doubts = [
+        f"HTTPRoute {name_of(item)} {why}" for item, rule in matching if (why := _open(mesh, item, rule, request))
+    ]
     for item, rule in matching:
         answers = [entry.get("type") for entry in rule.get("filters") or [] if entry.get("type") not in _HARMLESS]
         if answers:
@@ -155,7 +167,7 @@ def _means(mesh: Mesh, host: str, service: Object) -> bool:
     return any(name == host or name.startswith(f"{host}.") for name in names)
 
 
-def _open(mesh: Mesh, route: Object, rule: Object) -> str:
+def _open(mesh: Mesh, route: Object, rule: Object, request: Request) -> str:
     """What of a rule that may take the request is not known; "" where all is."""
     for match in rule.get("matches") or []:
         headers = match.get("headers") or []
@@ -163,8 +175,15 @@ def _open(mesh: Mesh, route: Object, rule: Object) -> str:
         unsaid = any(_is_unsaid(item) for item in headers)
         if match.get("queryParams") or "RegularExpression" in kinds or unsaid:
             return "matches a regular expression, a query or a header of curl's own, which is not evaluated"
-    for ref in rule.get("backendRefs") or []:
-        if ref.get("weight") != 0 and not _backend(mesh, route, ref):
+        if match.get("path") and CHANGED.search(_path(request)):
+            return f"matches the path {_path(request)}, which the waypoint may normalise first"
+    live = [ref for ref in rule.get("backendRefs") or [] if ref.get("weight") != 0]
+    if not live:
+        return "has a rule without a backend, for which the waypoint answers itself (HTTP 500)"
+    for ref in live:
+        if any(entry.get("type") not in _HARMLESS for entry in ref.get("filters") or []):
+            return f"has a filter of its backend {ref.get('name')}, which is not evaluated"
+        if not _backend(mesh, route, ref):
             return f"has a backend {ref.get('name')} that is no Service with this port"
     return ""
 
@@ -174,8 +193,7 @@ def _backend(mesh: Mesh, route: Object, ref: Object) -> tuple[Object, Object] | 
     if ref.get("kind", "Service") != "Service":
         return None
     service = mesh.get("Service", ref.get("namespace") or namespace_of(route), str(ref.get("name")))
-    ports = (service or {}).get("spec", {}).get("ports") or []
-    port = next((item for item in ports if item["port"] == ref.get("port")), None)
+    port = port_of(service or {}, ref.get("port"))
     return (service, port) if service and port else None
 
 
@@ -216,8 +234,8 @@ def _matches(rule: Object, request: Request) -> bool:
 
 
 def _match(match: Object, request: Request) -> bool:
-    path = urllib.parse.urlsplit(request.url).path or "/"
-    wanted = match.get("path") or {}
+    path = _path(request)
+    wanted = {} if CHANGED.search(path) else match.get("path") or {}
     value = str(wanted.get("value") or "/")
     if wanted.get("type", "PathPrefix") == "Exact" and path != value:
         return False
@@ -232,6 +250,10 @@ def _match(match: Object, request: Request) -> bool:
             return False
     # Regular expressions, query parameters and headers of curl's own are not evaluated: such a rule may match.
     return True
+
+
+def _path(request: Request) -> str:
+    return urllib.parse.urlsplit(request.url).path or "/"
 
 
 def _is_unsaid(header: Object) -> bool:

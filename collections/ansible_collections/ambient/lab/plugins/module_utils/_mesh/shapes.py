@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import datetime
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 
-# A type or several, a list of one shape, or a mapping: "x!" must be there, "*" is any key, "#" any number.
+# A type or several, an enum (a set), a list of one shape (with Ellipsis: of at least one), or a mapping: "x!" must be
+# there, "*" is any key, "#" any number.
 Shape = t.Any
 
 _TEXTS = {"*": str}
@@ -24,7 +24,7 @@ _ANONYMOUS = {
     "labels": _TEXTS,
     "annotations": _TEXTS,
     "generateName": str,
-    "creationTimestamp": (str, datetime.datetime),
+    "creationTimestamp": str,
     "ownerReferences": [{"kind!": str, "name!": str, "controller": bool}],
 }
 _META = {**_ANONYMOUS, "name!": str}
@@ -32,7 +32,7 @@ _CONTAINER = {
     "image": str,
     "args": [str],
     "env": [{"name!": str, "value": str}],
-    "ports": [{"name": str, "containerPort!": int}],
+    "ports": [{"name": str, "containerPort!": int, "protocol": str}],
 }
 _POD = {
     "serviceAccountName": str,
@@ -49,21 +49,32 @@ _POD_STATUS = {
     "hostIP": str,
     "conditions": [{"type!": str, "status!": str}],
 }
-_WORKLOAD = {"spec": {"serviceName": str, "template": {"metadata": _ANONYMOUS, "spec": _POD}}}
-_PORTS = [{"name": str, "port!": int, "targetPort": (int, str), "nodePort": int, "appProtocol": str}]
+_WORKLOAD = {"spec": {"replicas": int, "serviceName": str, "template": {"metadata": _ANONYMOUS, "spec": _POD}}}
+_PORTS = [{"name": str, "port!": int, "protocol": str, "targetPort": (int, str), "nodePort": int, "appProtocol": str}]
 _ENDPOINT = {"address": str, "ports": {"*": int}, "labels": _TEXTS}
 _BOUND = [{"group": str, "kind!": str, "name!": str, "namespace": str}]
 _TARGETED = {"selector": _LABELS, "targetRef": _BOUND[0], "targetRefs": _BOUND}
 _MATCH = {
-    "path": {"type": str, "value": str},
-    "headers": [{"type": str, "name!": str, "value": str}],
+    "path": {"type": {"Exact", "PathPrefix", "RegularExpression"}, "value": str},
+    "headers": [{"type": {"Exact", "RegularExpression"}, "name!": str, "value": str}],
     "queryParams": [dict],
     "method": (str, dict),
 }
-_BACKENDS = [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int, "weight": int}]
+_FILTERS = [{"type!": str}]
+_BACKENDS = [
+    {
+        "group": str,
+        "kind": str,
+        "name!": str,
+        "namespace": str,
+        "port": int,
+        "weight": int,
+        "filters": _FILTERS,
+    }
+]
 _ROUTE = {
     "parentRefs": [{"group": str, "kind": str, "name!": str, "namespace": str, "port": int}],
-    "rules": [{"matches": [_MATCH], "filters": [{"type!": str}], "backendRefs": _BACKENDS}],
+    "rules": [{"matches": [_MATCH], "filters": _FILTERS, "backendRefs": _BACKENDS}],
 }
 
 
@@ -76,11 +87,12 @@ _SOURCE = _both(
     "principals", "namespaces", "serviceAccounts", "trustDomains", "ipBlocks", "remoteIpBlocks", "requestPrincipals"
 )  # fmt: skip
 _RULE = {
-    "from": [{"source!": _SOURCE}],
-    "to": [{"operation!": _both("methods", "paths", "hosts", "ports")}],
+    "from": [{"source!": _SOURCE}, ...],
+    "to": [{"operation!": _both("methods", "paths", "hosts", "ports")}, ...],
     "when": [{"key!": str, "values": [str], "notValues": [str]}],
 }
-_MODE = {"mode": str}
+_MODE = {"mode": {"UNSET", "DISABLE", "PERMISSIVE", "STRICT"}}
+_ACTIONS = {"ALLOW", "DENY", "AUDIT", "CUSTOM"}
 _SPECS: dict[str, Shape] = {
     "Pod": _POD,
     "Service": {
@@ -88,6 +100,9 @@ _SPECS: dict[str, Shape] = {
         "clusterIP": str,
         "clusterIPs": [str],
         "externalName": str,
+        "internalTrafficPolicy": str,
+        "externalTrafficPolicy": str,
+        "publishNotReadyAddresses": bool,
         "selector": _TEXTS,
         "ports": _PORTS,
     },
@@ -95,7 +110,11 @@ _SPECS: dict[str, Shape] = {
     "Gateway": {
         "gatewayClassName": str,
         "listeners": [
-            {"protocol": str, "port": int, "allowedRoutes": {"namespaces": {"from": str, "selector": _LABELS}}}
+            {
+                "protocol": str,
+                "port": int,
+                "allowedRoutes": {"namespaces": {"from": {"All", "Same", "Selector", "None"}, "selector": _LABELS}},
+            }
         ],
     },
     "GatewayClass": {"controllerName": str},
@@ -114,7 +133,7 @@ _SPECS: dict[str, Shape] = {
     "EnvoyFilter": {"workloadSelector": {"labels": _TEXTS}},
     "WasmPlugin": _TARGETED,
     "TrafficExtension": _TARGETED,
-    "AuthorizationPolicy": {**_TARGETED, "action": str, "provider": {"name": str}, "rules": [_RULE]},
+    "AuthorizationPolicy": {**_TARGETED, "action": _ACTIONS, "provider": {"name": str}, "rules": [_RULE]},
     "PeerAuthentication": {"selector": _LABELS, "mtls": _MODE, "portLevelMtls": {"#": _MODE}},
     "RequestAuthentication": _TARGETED,
 }
@@ -157,9 +176,15 @@ def _fitted(value: t.Any, shape: Shape, where: str) -> t.Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise Misfit(f"{where} must be {' or '.join(_WORDS[item] for item in types if item in _WORDS)}")
         return value
+    if isinstance(shape, set):
+        if value not in sorted(shape):
+            raise Misfit(f"{where} must be one of {', '.join(sorted(shape))}")
+        return value
     if not isinstance(value, type(shape)):
         raise Misfit(f"{where or 'the object'} must be {_WORDS[type(shape)]}")
     if isinstance(shape, list):
+        if shape[-1] is ... and not value:
+            raise Misfit(f"{where} must have at least one item, or not be there")
         return [_fitted(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value)]
     found: Object = {}
     for key, item in value.items():

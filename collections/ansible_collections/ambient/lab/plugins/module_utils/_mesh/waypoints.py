@@ -12,6 +12,7 @@ import dataclasses
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     GATEWAY_NAME,
+    REVISION,
     Mesh,
     Object,
     account_of,
@@ -20,7 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     name_of,
     namespace_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import targets
 
 USE_WAYPOINT = "istio.io/use-waypoint"
 USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
@@ -118,6 +119,13 @@ def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
     if controller not in (None, _CONTROLLER) or (found is None and chosen != WAYPOINT_CLASS):
         who = controller or "a controller that is not known"
         return f"the waypoint {name_of(gateway)} is of GatewayClass {chosen}, which {who} implements"
+    space = mesh.namespace(namespace_of(gateway))
+    revision = labels_of(gateway).get(REVISION) or labels_of(space).get(REVISION)
+    if revision and revision != mesh.config.revision:
+        own = mesh.config.revision or "not known"
+        return (
+            f"the waypoint {name_of(gateway)} is for revision {revision} of istiod (label {REVISION}), which is {own}"
+        )
     if allowed.get("from") != "Selector":
         return ""
     if (allowed.get("selector") or {}).get("matchExpressions"):
@@ -193,7 +201,7 @@ def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) ->
             policy
             for space in spaces
             for policy in mesh.items(kind, space)
-            if any((ref.get("kind"), space, ref.get("name")) in places for ref in target_refs(policy))
+            if any((what, space, name) in places for what, name in targets(policy))
         ],
     )
 
@@ -203,9 +211,5 @@ def policies_naming(mesh: Mesh, target: Object) -> list[Object]:
     wanted, space = (target["kind"], target["metadata"]["name"]), namespace_of(target)
     return mesh.once(
         ("naming", space, *wanted),
-        lambda: [
-            item
-            for item in mesh.items("AuthorizationPolicy", space)
-            if any((ref.get("kind"), ref.get("name")) == wanted for ref in target_refs(item))
-        ],
+        lambda: [item for item in mesh.items("AuthorizationPolicy", space) if wanted in targets(item)],
     )

@@ -83,7 +83,8 @@ def policy(name: str, namespace: str = "default", **spec: t.Any) -> Object:
 
 def target(name: str = "app", kind: str = "Service") -> list[Object]:
     """targetRefs of a policy."""
-    return [{"kind": kind, "name": name}]
+    groups = {"Service": "", "ServiceEntry": "networking.istio.io"}
+    return [{"group": groups.get(kind, "gateway.networking.k8s.io"), "kind": kind, "name": name}]
 
 
 def mesh_of(*objects: Object | list[Object], config: MeshConfig | None = None, **unread: str) -> Mesh:

@@ -114,6 +114,7 @@ EVERYTHING = """
 - kind: StatefulSet
   metadata: {name: app, namespace: shop}
   spec:
+    replicas: 2
     serviceName: headless
     template:
       metadata: {labels: {app: app}, annotations: {a: b}}
@@ -127,7 +128,7 @@ EVERYTHING = """
   spec: {clusterIP: 10.96.0.1, selector: {app: app}, ports: [{name: http, port: 80, targetPort: web, nodePort: 30080}]}
 - kind: Service
   metadata: {name: headless, namespace: shop}
-  spec: {clusterIP: None, selector: {app: app}, ports: [{port: 8080}]}
+  spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: app}, ports: [{port: 8080, protocol: TCP}]}
 - {kind: Service, metadata: {name: alias, namespace: shop}, spec: {type: ExternalName, externalName: app.shop.svc.c}}
 - {kind: Service, metadata: {name: bare, namespace: shop}, spec: {ports: [{port: 80}]}}
 - kind: EndpointSlice
@@ -163,7 +164,7 @@ EVERYTHING = """
   metadata: {name: vm, namespace: shop}
   spec: {address: 192.0.2.8, labels: {app: app}, ports: {http: 1}}
 - kind: AuthorizationPolicy
-  metadata: {name: l4, namespace: shop, annotations: {a: b}, creationTimestamp: 2026-01-01T00:00:00Z}
+  metadata: {name: l4, namespace: shop, annotations: {a: b}, creationTimestamp: "2026-01-01T00:00:00Z"}
   spec:
     selector: {matchLabels: {app: app}}
     action: DENY
@@ -244,15 +245,73 @@ def test_no_odd_object_gets_past_the_door() -> None:
         ("{rules: [{to: [{operation: {ports: [80]}}]}]}", "spec.rules[0].to[0].operation.ports[0] must be a text"),
         ("{selector: {matchLabels: {version: 1}}}", "spec.selector.matchLabels.version must be a text"),
         ("{targetRefs: [{name: app}]}", "spec.targetRefs[0].kind is missing"),
+        ("{action: deny}", "spec.action must be one of ALLOW, AUDIT, CUSTOM, DENY"),
+        ("{action: DENY, rules: [{from: []}]}", "spec.rules[0].from must have at least one item, or not be there"),
     ],
 )
 def test_the_field_that_is_wrong_is_named(tmp_path: pathlib.Path, spec: str, words: str) -> None:
-    head = "apiVersion: v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: "
+    head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: "
     with pytest.raises(LabError, match=f"bad.yaml: AuthorizationPolicy p: {re.escape(words)}"):
         read_folder(folder(tmp_path, bad=head + spec))
 
 
 def test_null_is_nothing(tmp_path: pathlib.Path) -> None:
-    nulls = "\n---\napiVersion: v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop, labels: null}\n"
+    head = "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
+    nulls = f"{head}\nmetadata: {{name: p, namespace: shop, labels: null}}\n"
     mesh = read_folder(folder(tmp_path, shop=SHOP, none=f"{nulls}spec: {{selector: null, action: null, rules: null}}"))
     assert ask(mesh, "http://app/", "client", "shop").among == ("shop/p",)
+
+
+OTHER = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: app, namespace: shop}
+spec: {template: {metadata: {labels: {app: other}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: app, namespace: shop}
+spec: {gatewayClassName: istio-waypoint}
+"""
+
+
+def test_objects_of_one_name_have_pods_of_their_own(tmp_path: pathlib.Path) -> None:
+    mesh = read_folder(folder(tmp_path, shop=SHOP, other=OTHER))
+    names = {item["metadata"]["name"] for item in mesh.items("Pod", "shop")}
+    assert names == {"app-deployment-0", "app-0", "app-gateway-0", "client"}
+
+
+def test_a_workload_without_replicas_has_no_pod(tmp_path: pathlib.Path) -> None:
+    mesh = read_folder(folder(tmp_path, shop=SHOP.replace("spec:\n  template", "spec:\n  replicas: 0\n  template")))
+    assert ask(mesh, "http://app/", "client", "shop").outcome == "broken"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n",
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {generateName: x-}\n",
+        # The API makes a name of it.
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: x-}\n",
+        "apiVersion: x/v1\nkind: CustomResourceDefinition\nmetadata: {name: x}\nspec: {enum: [=, a]}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: d, annotations: {released: 2026-01-01}}\n",
+        "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: x}}]\n",
+        # Kinds of other groups that have the name of one that the mesh reads.
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: wp, namespace: shop}\nspec: 1\n",
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: app, namespace: shop}\nspec: {a: b}\n",
+        "apiVersion: policy.linkerd.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: l}\nspec: {rules: 1}\n",
+    ],
+)
+def test_objects_that_the_mesh_does_not_read_stop_nothing(tmp_path: pathlib.Path, text: str) -> None:
+    mesh = read_folder(folder(tmp_path, shop=SHOP, waypoint=WAYPOINT, zz=text))
+    assert ask(mesh, "http://app/", "client", "shop", method="POST").outcome == "denied_l7"
+
+
+def test_several_istiods_of_a_folder_have_no_revision(tmp_path: pathlib.Path) -> None:
+    istiods = "\n---\n".join(
+        "apiVersion: apps/v1\nkind: Deployment\n"
+        f"metadata: {{name: {name}, namespace: istio-system, labels: {{app: istiod}}}}"
+        for name in ("istiod", "istiod-canary")
+    )
+    assumed = read_folder(folder(tmp_path, shop=SHOP, mesh=istiods)).config.assumed
+    assert any(text.startswith("several istiods may be in charge") for text in assumed)

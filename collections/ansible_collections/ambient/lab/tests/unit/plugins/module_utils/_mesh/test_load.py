@@ -14,7 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import co
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import NAMESPACE_PATH, PATHS, Object
-from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, pod, policy, service
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, pod, policy, service, target
 
 SHARED = {"istio.io/use-waypoint": "wp", "istio.io/use-waypoint-namespace": "infra"}
 
@@ -64,7 +64,7 @@ def load(api: Api, host: str, port: int = 8080) -> t.Any:
 
 def test_a_waypoint_of_another_namespace_is_followed_with_its_policies() -> None:
     point = gateway("wp", "infra", allowed="All")
-    only = policy("only", "infra", targetRefs=[{"kind": "Gateway", "name": "wp"}])
+    only = policy("only", "infra", targetRefs=target("wp", "Gateway"))
     mesh = load(Api(pod("client"), pod("app"), service("app", labels=SHARED), point, only), "app")
     assert [item["metadata"]["name"] for item in mesh.items("AuthorizationPolicy")] == ["only"]
     assert [item["metadata"]["name"] for item in mesh.items("Pod", "infra")] == ["wp-x"]
@@ -193,6 +193,10 @@ class Istiods(Api):
             return Answer(403, {}, b"{}")
         if path == "/apis/apps/v1/deployments" and query == {"labelSelector": "app=istiod"}:
             return Answer(200, {}, json.dumps({"items": self.istiods}).encode())
+        for item in self.istiods:
+            meta = item["metadata"]
+            if path == f"/apis/apps/v1/namespaces/{meta['namespace']}/deployments/{meta['name']}":
+                return Answer(200, {}, json.dumps(item).encode())
         name = path.removeprefix("/api/v1/namespaces/").replace("/configmaps/", "/")
         if name in self.maps:
             return Answer(200, {}, json.dumps({"data": {"mesh": self.maps[name]}}).encode())
@@ -208,6 +212,7 @@ def istiod(name: str, namespace: str, revision: str) -> Object:
 
 
 CANARY, OTHER = istiod("istiod-canary", "mesh", "canary"), istiod("istiod-b", "mesh", "b")
+ISTIOD = istiod("istiod", "istio-system", "default")
 
 
 def test_an_istiod_of_a_revision_or_another_namespace_is_found() -> None:
@@ -217,13 +222,21 @@ def test_an_istiod_of_a_revision_or_another_namespace_is_found() -> None:
     assert (config.providers, config.assumed) == ({"a": "http"}, ())
 
 
+def test_that_an_istiod_is_the_only_one_is_assumed_where_the_list_is_refused() -> None:
+    config = load(Istiods(ISTIOD, maps={"istio-system/istio": ""}, refused=["/apis/apps/v1/deployments"]), "app").config
+    assert (config.revision, len(config.assumed)) == ("default", 1)
+    assert "is the only istiod can't be read: GET /apis/apps/v1/deployments answers HTTP 403" in config.assumed[0]
+
+
 @pytest.mark.parametrize(
     ("api", "words"),
     [
         (Istiods(CANARY, OTHER, maps={}), "several istiods may be in charge (mesh/istiod-canary, mesh/istiod-b)"),
+        # One of the chart's name does not hide the other.
+        (Istiods(ISTIOD, CANARY, maps={}), "several istiods may be in charge (istio-system/istiod, mesh/istiod-c"),
         (Istiods(maps={}), "istiod's Deployment is not found: GET /apis/apps/v1/deployments answers HTTP 200"),
         (
-            Istiods(CANARY, maps={}, refused=["/apis/apps/v1/namespaces/istio-system/deployments/istiod"]),
+            Istiods(maps={}, refused=["/apis/apps/v1/namespaces/istio-system/deployments/istiod"]),
             "can't be read: GET /apis/apps/v1/namespaces/istio-system/deployments/istiod answers HTTP 403",
         ),
     ],

@@ -48,8 +48,7 @@ def at_app(**spec: t.Any) -> Object:
     return policy("l7", "layer7", **{"targetRefs": target(), **spec})
 
 
-ON_GATEWAY = [{"kind": "Gateway", "name": "waypoint"}]
-EVERYWHERE = [{"kind": "GatewayClass", "name": "istio-waypoint"}]
+ON_GATEWAY, EVERYWHERE = target("waypoint", "Gateway"), target("istio-waypoint", "GatewayClass")
 
 
 @pytest.mark.parametrize(

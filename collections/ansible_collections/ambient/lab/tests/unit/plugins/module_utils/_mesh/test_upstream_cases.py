@@ -276,7 +276,11 @@ def test_golden_peer_authentications(
 
 # --- istiod, what a waypoint enforces
 
-GROUP = {"Gateway": "gateway.networking.k8s.io", "ServiceEntry": "networking.istio.io"}
+GROUP = {
+    "ServiceEntry": "networking.istio.io",
+    "Gateway": "gateway.networking.k8s.io",
+    "GatewayClass": "gateway.networking.k8s.io",
+}
 
 
 def refs(*names: str) -> list[Object]:

@@ -1,0 +1,182 @@
+# What keeps the model from knowing what a request meets: one sentence for each doubt.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, entry_addresses, rivals
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Membership,
+    Mesh,
+    Object,
+    has_labels,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector, targets
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import EXTENSIONS
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+    USE_CANARY,
+    USE_WAYPOINT,
+    WAYPOINT_CLASS,
+    Waypoint,
+)
+
+# Since then policies are bound to waypoints as here (istio/istio pilot/pkg/model/policyattachment.go).
+_AS_NOW = (1, 25)
+# What of them could not be read may change what a waypoint does.
+_READ_FOR_WAYPOINT = ("AuthorizationPolicy", "RequestAuthentication", *EXTENSIONS)
+
+
+def doubts_before(
+    mesh: Mesh, source: Object | None, member: Membership | None, destination: Destination, target: Object | None
+) -> list[str]:
+    """What keeps the model from knowing which proxies a request passes.
+
+    Args:
+        mesh: with the objects on the way.
+        source: the pod that sends it.
+        member: whether ztunnel carries the source's traffic.
+        destination: what the request goes to.
+        target: the Service, the ServiceEntry or the pod whose waypoint counts.
+    """
+    found = [destination.why] if destination.kind == "unknown" else []
+    if mesh.config.selects_namespaces and any(map(mesh.items, ("AuthorizationPolicy", "PeerAuthentication"))):
+        found.append("the mesh's discoverySelectors, by which istiod may leave out namespaces, are not evaluated")
+    if source is None:
+        found.append("there is no pod yet that could send it")
+    if member and member.sidecar:
+        found.append(f"{member.why_not}: its own Envoy decides how it calls")
+    service = destination.service
+    if service is not None:
+        found += _unread(mesh, "Pod", namespace_of(service))
+        found += _unread(mesh, "AuthorizationPolicy", namespace_of(service), mesh.config.root)
+        slices = service["kind"] == "Service" and not service.get("spec", {}).get("selector")
+        found += _unread(mesh, "EndpointSlice" if slices else "WorkloadEntry", namespace_of(service))
+        found += _unread(mesh, "ServiceEntry", namespace_of(source) if source else namespace_of(service))
+        if _is_local(destination, source):
+            found.append(f"{destination} takes pods of one node alone (traffic policy Local), which is not evaluated")
+    if destination.kind == "entry" and service is not None:
+        if not entry_addresses(service):
+            found.append(f"{destination} has no address of its own, so its name may lead around ztunnel and waypoint")
+        if mesh.config.hides_entries:
+            found.append("the mesh's serviceEntryVisibility is set, and is not evaluated")
+    found += [f"{item['kind']} {name_of(item)} has the host, too" for item in rivals(mesh, destination)]
+    if target is not None and USE_WAYPOINT not in labels_of(target):
+        found += _unread(mesh, "Namespace", namespace_of(target))
+    if target is not None and any(
+        USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
+    ):
+        found.append(f"some of the traffic goes through another waypoint (label {USE_CANARY}), which is not evaluated")
+    if destination.gateway:
+        found.append(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
+    if source is not None:
+        found += _isolated(mesh, source, "Egress")
+    return found
+
+
+def _unread(mesh: Mesh, kind: str, *spaces: str) -> list[str]:
+    why = mesh.why_unread(kind, *spaces)
+    return [why] if why else []
+
+
+def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint], *, direct: bool) -> list[str]:
+    """What keeps the model from knowing what happens at the pods. direct: no waypoint is on the way."""
+    found: list[str] = []
+    pods = list({name_of(end.pod): end.pod for end in ends if end.pod}.values())
+    for space in dict.fromkeys(map(namespace_of, pods)):
+        found += [*_unread(mesh, "Pod", space), *_unread(mesh, "AuthorizationPolicy", space, mesh.config.root)]
+    for pod in pods:
+        name = f"pod {name_of(pod)}"
+        found += _isolated(mesh, pod, "Ingress")
+        if mesh.membership(pod).sidecar:
+            found.append(f"{name} has a sidecar, whose Envoy decides what it lets in")
+        if not labels_of(pod) and any(selector(item) for item in policies_near(mesh, pod)):
+            found.append(f"{name} has no label: istiod may give it policies whatever their selectors are")
+        if direct and source is not None:
+            if name_of(source) == name_of(pod):
+                found.append(f"{name} calls itself, and need not pass ztunnel")
+            elif _same_host(source, pod):
+                found.append(f"{name_of(source)} calls {name} from its own node's network, which may go around ztunnel")
+    if pods and mesh.config.flag("PILOT_AUTO_ALLOW_WAYPOINT_POLICY"):
+        found.append("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated")
+    return found
+
+
+def _is_local(destination: Destination, source: Object | None) -> bool:
+    """Whether a Service leads to pods of one node alone, and has others."""
+    key = {"service": "internalTrafficPolicy", "node": "externalTrafficPolicy"}.get(destination.kind)
+    if not key or (destination.service or {}).get("spec", {}).get(key) != "Local":
+        return False
+    pods = [source, *(end.pod for end in destination.endpoints)]
+    nodes = {(pod or {}).get("spec", {}).get("nodeName") for pod in pods}
+    return destination.kind == "node" or None in nodes or len(nodes) > 1
+
+
+def _same_host(source: Object, pod: Object) -> bool:
+    """Whether the source uses the network of the pod's node (istio-cni lets kubelet's probes pass that way)."""
+    here, there = source.get("spec", {}), pod.get("spec", {})
+    return bool(here.get("hostNetwork") and here.get("nodeName") == there.get("nodeName"))
+
+
+def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:
+    """NetworkPolicies that may cut a pod off."""
+    found = [
+        f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
+        for item in mesh.items("NetworkPolicy", namespace_of(pod))
+        if _isolates(item, pod, direction)
+    ]
+    return [*_unread(mesh, "NetworkPolicy", namespace_of(pod)), *found]
+
+
+def _isolates(item: Object, pod: Object, direction: str) -> bool:
+    spec = item.get("spec", {})
+    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    wanted = (spec.get("podSelector") or {}).get("matchLabels") or {}
+    return direction in types and wanted.items() <= labels_of(pod).items()
+
+
+def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str]:
+    """What keeps the model from knowing what a waypoint does with requests to a target."""
+    spaces = dict.fromkeys([waypoint.namespace, namespace_of(target), mesh.config.root])
+    found = [
+        f"{kind} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
+        for kind in EXTENSIONS
+        for space in spaces
+        for item in mesh.items(kind, space)
+        if _may_select(item, waypoint)
+    ]
+    for kind in _READ_FOR_WAYPOINT:
+        found += _unread(mesh, kind, *spaces)
+    found += _unread(mesh, "Pod", waypoint.namespace)
+    for pod in waypoint.pods:
+        found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
+    found += [
+        f"{kind} {name_of(item)} is bound otherwise before Istio 1.25"
+        for kind in _READ_FOR_WAYPOINT[:2]
+        for item in mesh.items(kind, mesh.config.root)
+        if (mesh.config.version or _AS_NOW) < _AS_NOW and _bound_otherwise(mesh, item, waypoint)
+    ]
+    if len(waypoint.accounts) > 1:
+        found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
+    if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
+        found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
+    return found
+
+
+def _bound_otherwise(mesh: Mesh, policy: Object, waypoint: Waypoint) -> bool:
+    """Whether a policy of the root namespace binds to no class before Istio 1.25, but to a Gateway of any namespace."""
+    names = [("Gateway", waypoint.name)] if waypoint.namespace != mesh.config.root else []
+    return bool({*names, ("GatewayClass", WAYPOINT_CLASS)} & {*targets(policy)})
+
+
+def _may_select(item: Object, waypoint: Waypoint) -> bool:
+    """Whether an EnvoyFilter, a WasmPlugin or a TrafficExtension may be for a waypoint's pods."""
+    spec = item.get("spec", {})
+    wanted = (spec.get("workloadSelector") or {}).get("labels") or (spec.get("selector") or {}).get("matchLabels")
+    return not wanted or any(has_labels(pod, wanted) for pod in waypoint.pods)
