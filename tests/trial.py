@@ -83,12 +83,11 @@ class Trial:
         """Remove the policies of the last set."""
         self._replace([])
 
-    def clean_up(self, *, wait: bool = False) -> None:
-        """Remove everything again."""
+    def clean_up(self) -> None:
+        """Remove everything again, and wait until it is gone."""
         self.forget()
         spaces = sorted({SPACE, *(space for _name, space in CLIENTS)})
-        waiting = f"--wait={str(wait).lower()}"
-        self._lab.kubectl("delete", "namespace", *spaces, "--ignore-not-found", "--timeout=55s", waiting)
+        self._lab.kubectl("delete", "namespace", *spaces, "--ignore-not-found", "--timeout=55s")
 
     def run(self, number: int, tally: Tally) -> None:
         """One set: apply its policies, ask, compare."""

@@ -39,4 +39,4 @@ def trial(lab: Lab) -> Iterator[Trial]:
         made.set_up()
         yield made
     finally:
-        made.clean_up(wait=True)
+        made.clean_up()
