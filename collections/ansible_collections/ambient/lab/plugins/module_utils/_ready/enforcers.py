@@ -19,7 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     namespace_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs, targets
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
     MANAGED,
     MESH_CONTROLLERS,
@@ -106,14 +106,17 @@ def _at_ztunnels(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
 
 def _at_waypoints(policy: Object, mesh: Mesh, reader: Reader) -> Plan:
     space = namespace_of(policy)
-    targets = [mesh.get(str(ref.get("kind")), space, str(ref.get("name"))) for ref in target_refs(policy)]
-    named = [named_waypoint(mesh, target) for target in targets if target and target["kind"] != "Gateway"]
+    bound = targets(policy)
+    items = [mesh.get(kind, space, name) for kind, name in bound]
+    named = [named_waypoint(mesh, item) for item in items if item and item["kind"] != "Gateway"]
     mesh = Loader(reader, (), {space, *(item[0] for item in named if item)}, _KINDS).load()
     proxies: dict[str, Proxy] = {}
     gaps: list[str] = []
     for ref in target_refs(policy):
         kind, name = str(ref.get("kind")), str(ref.get("name"))
         pods, why = _pods_for(kind, name, space, mesh, reader)
+        if (kind, name) not in bound and not why:
+            pods, why = (), f"{kind} {name} of its targetRefs has another group or namespace: it binds nothing"
         gaps += [why] if why else []
         proxies |= {str(proxy): proxy for proxy in (proxy_of("waypoint", pod) for pod in pods)}
     return Plan(tuple(Enforcer(proxy) for proxy in proxies.values()), (*gaps, *_unready(proxies.values())))

@@ -238,6 +238,11 @@ NOT_READY = [ztunnel("zt", "n1", ready=False)]
             {},
             "its path: no waypoint takes a policy whose targetRefs have kind HTTPRoute",
         ),
+        (
+            {f"{POLICIES}/p": {**L7, "spec": {**L7["spec"], "targetRefs": [{**REFS[0], "group": "example.com"}]}}},
+            {},
+            "its path: Service app of its targetRefs has another group or namespace: it binds nothing",
+        ),
         ({}, {"mesh/zt": ztunnel_dump(tried=True)}, "ztunnel mesh/zt: it only tries the policy (dry run)"),
         (
             {f"{POLICIES}/p": L7},
