@@ -10,6 +10,7 @@ import pathlib
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of, the_istiod
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     DATAPLANE_MODE,
@@ -98,7 +99,9 @@ def _is_istiod(deployment: Object) -> bool:
 def _objects(file: pathlib.Path) -> t.Iterator[Object]:
     try:
         documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
+        raise LabError(f"{file} can't be read as YAML{place_of(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
     for document in documents:
         # Files of values, and of other tools, may lie beside the manifests.

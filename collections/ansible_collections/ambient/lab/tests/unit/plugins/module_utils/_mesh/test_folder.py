@@ -89,6 +89,8 @@ def test_what_a_folder_says(tmp_path: pathlib.Path, files: dict[str, str], metho
     ("text", "words"),
     [
         ("a: [", "bad.yaml can't be read as YAML"),
+        # The text may be a Secret's.
+        ("stringData: {token: *planted}", "bad.yaml can't be read as YAML at line 1, column 21"),
         ("apiVersion: v1\nkind: Pod\n", "bad.yaml: Pod without a name: metadata is missing"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: 1\n", "Pod p: spec must be a mapping"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: [a]}\n", "metadata.labels must be a mapping"),
