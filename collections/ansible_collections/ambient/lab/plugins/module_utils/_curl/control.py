@@ -130,9 +130,13 @@ def _shows(other: Probe, probe: Probe, outcome: str, mesh: Mesh) -> bool:
     """
     if outcome not in BLOCKED:
         return True
-    same = dataclasses.replace(other.request, url=probe.request.url, insecure=probe.request.insecure) == probe.request
-    is_alike = same and other.request.path == probe.request.path
+    is_alike = _asked(other.request) == _asked(probe.request)
     return other.pod(mesh) != probe.pod(mesh) and (is_alike or outcome != "timeout")
+
+
+def _asked(request: Request) -> tuple[object, ...]:
+    """What the destination gets of a request, however it was named."""
+    return request.method, request.path, request.headers, request.body
 
 
 def _host(probe: Probe) -> str:

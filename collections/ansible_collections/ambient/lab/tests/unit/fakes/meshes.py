@@ -81,6 +81,11 @@ def policy(name: str, namespace: str = "default", **spec: t.Any) -> Object:
     return {"kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec}
 
 
+def denying(name: str = "deny", **spec: t.Any) -> Object:
+    """A policy that denies everything, unless its spec says what."""
+    return policy(name, **{"action": "DENY", "rules": [{}], **spec})
+
+
 def target(name: str = "app", kind: str = "Service") -> list[Object]:
     """targetRefs of a policy."""
     groups = {"Service": "", "ServiceEntry": "networking.istio.io"}

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import typing as t
-
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
     ask,
+    denying,
     mesh_of,
     pod,
     policy,
@@ -24,10 +23,6 @@ FROM_NOBODY = {"from": [{"source": {"principals": ["cluster.local/ns/default/sa/
 GET = {"to": [{"operation": {"methods": ["GET"]}}]}
 CLIENT = pod("client", ip="10.0.0.9")
 APP = pod("app", ip="10.0.0.1")
-
-
-def denying(name: str = "deny", **spec: t.Any) -> Object:
-    return policy(name, **{"action": "DENY", "rules": [{}], **spec})
 
 
 # --- ztunnel alone

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import MeshConfig, Object
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import (
     ask,
+    denying,
     gateway,
     mesh_of,
     pod,
@@ -27,10 +28,6 @@ WAYPOINT = {"istio.io/use-waypoint": "waypoint"}
 FOREIGN = {"istio.io/use-waypoint": "waypoint", "istio.io/use-waypoint-namespace": "layer7"}
 CLIENT = pod("client", ip="10.0.0.9")
 APP = pod("app", ip="10.0.0.1")
-
-
-def denying(name: str = "deny", **spec: t.Any) -> Object:
-    return policy(name, **{"action": "DENY", "rules": [{}], **spec})
 
 
 # --- a waypoint on the way
