@@ -21,29 +21,28 @@ WITHOUT_LENGTH = b"HTTP/1.1 503 No\r\n\r\nuntil the end"
 
 
 def test_output_is_heard_when_it_comes(tmp_path: pathlib.Path) -> None:
-    heard: list[tuple[float, bytes]] = []
+    heard: list[bytes] = []
+    mark = tmp_path / "mark"
 
     def hear(piece: bytes) -> None:
-        heard.append((time.monotonic(), piece))
+        heard.append(piece)
+        mark.touch()
 
+    # Its second line comes when somebody has heard the first.
+    script = f"echo a; until test -e {mark}; do sleep 0.05; done; echo b; echo c >&2"
     with FakeApi({}) as api:
-        answer = Kube(api.kubeconfig(tmp_path), None).run(
-            "default", "curl", "main", "echo a; sleep 0.5; echo b; echo c >&2", 5, hear
-        )
+        answer = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", script, 20, hear)
     assert answer == ("", "c")
-    assert b"".join(piece for _at, piece in heard) == b"a\nb\n"
-    assert heard[-1][0] - heard[0][0] > 0.4
+    assert heard == [b"a\n", b"b\n"]
 
 
 def test_a_listener_that_has_heard_enough_ends_the_script(tmp_path: pathlib.Path) -> None:
     mark = tmp_path / "mark"
     script = f"for i in 1 2 3 4 5 6 7 8; do echo $i || exit; sleep 0.1; done; touch {mark}"
-    start = time.monotonic()
     with FakeApi({}) as api:
-        answer = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", script, 5, lambda piece: True)
+        answer = Kube(api.kubeconfig(tmp_path), None).run("default", "curl", "main", script, 20, lambda piece: True)
         time.sleep(1.5)
     assert answer == ("", "")
-    assert time.monotonic() - start < 4
     assert not mark.exists()
 
 
@@ -95,10 +94,8 @@ def test_forward_is_bounded_in_time(tmp_path: pathlib.Path, monkeypatch: pytest.
 
     with FakeApi({}) as api:
         api.forwarded["mesh/ztunnel-a:15000/"] = slow
-        start = time.monotonic()
         with pytest.raises(LabError, match="did not end in time"):
             Kube(api.kubeconfig(tmp_path), None).forward("mesh", "ztunnel-a", 15000, "/")
-        assert time.monotonic() - start < 0.9
 
 
 def test_a_credential_does_not_follow_a_redirect(tmp_path: pathlib.Path) -> None:

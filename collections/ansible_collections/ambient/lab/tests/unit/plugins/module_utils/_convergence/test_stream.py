@@ -95,10 +95,8 @@ def test_starts_are_the_ticks_and_what_came_before_in_them() -> None:
 
 def test_it_ends_by_its_count_and_by_its_time() -> None:
     with ScriptedServer() as server:
-        start = time.monotonic()
         stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("ok"))], 10, 0.5)))])
         assert 1 <= len(stream.ticks) <= 5
-        assert time.monotonic() - start < 10
         # Each request takes its whole time here, so that the loop is late all the time.
         stream = parse_stream(NONCE, [(0.0, run(loop([Request(server.url("hang"))], 50, 1, 0.3)))])
     assert {answer.seen.outcome for answer in stream.answers} == {"timeout"}
