@@ -24,12 +24,12 @@ class Lab:
 
     def kubectl(self, *arguments: str) -> str:
         """What kubectl prints; raises RuntimeError with its words."""
-        return programs.output([*self.command(), *arguments], timeout=60)
+        return programs.output([*self.command(), *arguments], timeout=120)
 
     def apply(self, objects: list[dict[str, Any]]) -> None:
         """Apply objects; raises RuntimeError with kubectl's words."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        programs.output([*self.command(), "apply", "-f", "-"], given=text, timeout=60)
+        programs.output([*self.command(), "apply", "-f", "-"], given=text, timeout=120)
 
     def delete(self, item: dict[str, Any]) -> None:
         """Delete an object if it is there, and wait until it is gone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from running_lab import Lab
 
 VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
 ROLES = list(yaml.safe_load_all((ROOT / "docs/how-to/rbac.yaml").read_text(encoding="utf-8")))
-SHARED = Lab.at(ROOT / ".lab" / "molecule-default")
+SHARED = Lab.at(ROOT / ".lab" / (os.environ.get("AMBIENT_MOLECULE_LAB") or "molecule-default"))
 
 
 @contextmanager
@@ -56,7 +57,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
 def test_a_missing_right_is_one_clear_line(verb: str, resource: str, group: str, where: dict[str, Any]) -> None:
     quick = json.dumps({"l4_authz_timeout": 3, "l7_waypoint_timeout": 3, "cluster_wait_timeout": 3})
     with without(verb, resource):
-        ran = play("site.yml", "-e", VARIABLES, "-e", quick, "--tags", where["tags"], timeout=200)
+        ran = play("site.yml", "-e", VARIABLES, "-e", quick, "--tags", where["tags"])
     assert ran.returncode != 0, ran.stdout
     words = " ".join(ran.stdout.split())
     assert words_for(verb, resource, group) in words, ran.stdout
@@ -64,7 +65,7 @@ def test_a_missing_right_is_one_clear_line(verb: str, resource: str, group: str,
 
 
 def test_with_all_of_them_again_the_lab_is_whole() -> None:
-    ran = play("site.yml", "-e", VARIABLES, timeout=300)
+    ran = play("site.yml", "-e", VARIABLES)
     assert ran.returncode == 0, ran.stdout
     assert "changed=0" in ran.stdout
     # A witness that may not look is silent while others bear the denial out, so only the results tell.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fleet import Ran, play
+from fleet import NO_GRAPH, Ran, play
 from project import ROOT, load
 from running_lab import Lab
 from state import State, cluster, differences
 
 VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
-SHARED = ROOT / ".lab" / "molecule-default" / "lab.json"
+SHARED = ROOT / ".lab" / (os.environ.get("AMBIENT_MOLECULE_LAB") or "molecule-default") / "lab.json"
 # What is built here is only to be removed.
-NO_GRAPH: dict[str, list[object]] = {"l4_authz_graph_claims": [], "l7_waypoint_graph_claims": []}
 TAGS = ("l7", "l4", "sample_app", "kiali", "istio_ambient")
 # Objects of somebody else's, in the places where the roles work: none of them may be touched.
 STRANGERS: list[dict[str, Any]] = [
@@ -33,7 +33,7 @@ STRANGERS: list[dict[str, Any]] = [
 
 def run(playbook: str, *arguments: str) -> Ran:
     """A playbook for the lab on the shared cluster, as its user."""
-    return play(playbook, "-e", VARIABLES, *arguments, timeout=400)
+    return play(playbook, "-e", VARIABLES, *arguments)
 
 
 def state() -> State:
@@ -80,7 +80,7 @@ def test_nothing_of_a_whole_lab_is_left_but_what_is_somebody_elses(bare: State) 
 
 
 def test_in_the_other_order(bare: State) -> None:
-    built = run("site.yml", "--tags", "cluster,istio_ambient,kiali,sample_app,l4,l7", "-e", json.dumps(NO_GRAPH))
+    built = run("site.yml", "--tags", "cluster,istio_ambient,kiali,sample_app,l4,l7", "-e", NO_GRAPH)
     assert built.returncode == 0, built.stdout
     part_by_part(TAGS[::-1])
     assert differences(bare, state()) == []

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 
-from fleet import play
+from fleet import NO_GRAPH, play
 from project import ROOT
 from running_lab import Lab
 
-NO_GRAPH: dict[str, list[object]] = {"l4_authz_graph_claims": [], "l7_waypoint_graph_claims": []}
 VARIABLES = ("-e", f"@{ROOT}/molecule/vars/lab.yml")
 
 
 def test_convergence_is_measured_and_the_policies_are_back(lab: Lab) -> None:
     policies = ("authorizationpolicies", "-A", "-o", "name")
     before = lab.kubectl("get", *policies)
-    ran = play("playbooks/convergence.yml", *VARIABLES, "-e", "convergence_repeats=1", timeout=300)
+    ran = play("playbooks/convergence.yml", *VARIABLES, "-e", "convergence_repeats=1")
     assert ran.returncode == 0, ran.stdout
-    again = play("site.yml", *VARIABLES, "--tags", "l4,l7", "-e", json.dumps(NO_GRAPH), timeout=200)
+    again = play("site.yml", *VARIABLES, "--tags", "l4,l7", "-e", NO_GRAPH)
     assert "changed=0" in again.stdout, again.stdout
     assert lab.kubectl("get", *policies) == before
     report = json.loads((lab.folder / "convergence.json").read_text(encoding="utf-8"))
@@ -32,8 +31,11 @@ def test_convergence_is_measured_and_the_policies_are_back(lab: Lab) -> None:
 
 
 def test_the_benchmark_compares_three_ways_and_leaves_nothing(lab: Lab) -> None:
-    few = {"bench_claims_each": 1, "bench_kubectl_requests": 1, "bench_k8s_exec_requests": 1}
-    ran = play("playbooks/bench.yml", *VARIABLES, "-e", json.dumps(few), timeout=300)
+    few = {
+        "bench_allowed": ["client-0"], "bench_denied": ["client-7"], "bench_claims_each": 1,
+        "bench_kubectl_requests": 1, "bench_k8s_exec_requests": 1,
+    }  # fmt: skip
+    ran = play("playbooks/bench.yml", *VARIABLES, "-e", json.dumps(few))
     assert ran.returncode == 0, ran.stdout
     for other in ("kubectl exec per request", "k8s_exec in a loop"):
         assert f"times as fast as {other}" in ran.stdout
