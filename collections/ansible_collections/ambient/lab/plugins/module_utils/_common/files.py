@@ -31,7 +31,7 @@ def put(option: str, path: str, content: str, check_mode: bool, mode: int = MODE
         LabError: when its folder is missing, and when it can't be read or written.
     """
     real = os.path.realpath(path)
-    old = _read(option, real, check_mode)
+    old = read_text(option, real, check_mode)
     if old != content and not check_mode:
         try:
             replace_file(real, content, stat.S_IMODE(os.stat(real).st_mode) if os.path.exists(real) else mode)
@@ -64,16 +64,21 @@ def diff_of(path: str, old: str | None, content: str) -> dict[str, t.Any]:
     return {"before": old or "", "after": content, "before_header": path, "after_header": path}
 
 
-def _read(option: str, path: str, check_mode: bool) -> str | None:
-    if not os.path.isdir(os.path.dirname(path)):
+def read_text(option: str, path: str, check_mode: bool = False, errors: str = "replace") -> str | None:
+    """Content of a file, None where there is none. Arguments as of put; errors: as of open().
+
+    Raises:
+        LabError: when it, or its folder, can't be read.
+    """
+    if not os.path.isdir(os.path.dirname(path) or "."):
         if check_mode:
             # An earlier task may be the one that makes it.
             return None
         raise LabError(f"{option}: the folder of {path} does not exist: create it first")
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors=errors) as file:
             return file.read()
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{option}: {path} can't be read ({error})") from error

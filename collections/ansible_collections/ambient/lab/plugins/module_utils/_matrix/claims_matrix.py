@@ -10,20 +10,21 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
+from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put, read_text
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import MatchResult, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers, own_pod
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import ProbePods, own_pod
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
+    OWN_POD,
+    Caller,
     Found,
     comments_of,
     failure,
@@ -31,7 +32,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import 
     section_values,
     warnings_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims, read_text
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Observed, watch
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
@@ -78,29 +79,47 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     # Wrong paths are found before any traffic.
     require_writable(params["results_file"], params["section"])
     if not compare and not check_mode:
-        read_text(params["file"])
+        read_text("file", params["file"])
     edge = StandingEdge(params, wanted.namespaces)
     life = int(settings.timeout) + LIFE_SECONDS
     kind, image = params["probe_with"], params["probe_image"] or ""
     resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
-    with Probers(edge, kind, image, life, Clock(), resources=resources, check_mode=check_mode) as probers:
-        mesh = read_mesh(edge, claims)
+    with ProbePods(edge, kind, image, life, Clock(), resources=resources, check_mode=check_mode) as probe_pods:
+        # All objects of the matrix, and of what a file's claims call by name beside it.
+        named = [Asked.of(claim.request, claim.source.namespace) for claim in claims if not is_ip(claim.request.host)]
+        mesh = edge.mesh(named, {claim.source.namespace for claim in claims})
         plan = lay_out(widened(wanted, claims), mesh)
         matched = match(claims, plan.pairs, mesh)
         pairs = [*matched.known, *(pair for pair in matched.new if within(pair, wanted))]
         require_few(len(pairs))
-        found = Run(settings, edge, probers, kind).look(pairs, mesh)
-    found = dataclasses.replace(found, left=plan.left)
+        sources = {pair.claim.source: pair.origin for pair in pairs}
+        lacking = unable(sources, mesh, settings.concurrency, edge)
+        places = _stand_ins(lacking, mesh, kind, probe_pods)
+        edge.chosen |= probe_pods.pods
+        callers = []
+        for source, name in sources.items():
+            pod, lack = own_pod(source, mesh), lacking.get(source)
+            stands = source in places or (lack and lack.waits)
+            place = _PLACES[kind] if stands else OWN_POD
+            captured = pod is not None and mesh.membership(pod).captured
+            callers.append(Caller(name, captured, None if source in places else lack, place))
+        silent = {caller.name for caller in callers if caller.unavailable}
+        asked = [pair for pair in pairs if pair.origin not in silent]
+        engine = Engine([pair.claim for pair in asked], places, settings, edge)
+        watched = watch(asked, settings, engine, edge) if asked else Observed([], 0, 0.0)
+    found = Found(watched, callers, plan.left)
     changes = compared(claims, found, matched) if compare else None
     if params["results_file"] and not check_mode:
         section, kept_values = params["section"], section_values(found, wanted, changes)
         write_results(
             params["results_file"], lambda old: {**old, section: {**old.get(section, {}), "matrix": kept_values}}
         )
-    values = {"changed": bool(probers.marked), "file": params["file"], **returned(found, changes)}
+    values = {"changed": bool(probe_pods.marked), "file": params["file"], **returned(found, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is not None:
-        values["verdict"] = _verdict(params, changes, values, bool(waiting))
+        values["verdict"] = "fail" if changes.changes else "unknown" if waiting else "pass"
+        if changes.changes and params["fail_on_difference"]:
+            raise LabError(failure(params["file"], changes, kubectl(params)), **values)
     else:
         kept = _kept(params["file"], pairs, mesh) if waiting else {}
         cells = _cells(found, pairs, kept)
@@ -108,77 +127,25 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
             # A real run asks them, and writes what check mode can't know.
             values |= {"changed": True, "verdict": "unknown"}
         else:
-            text = _text(params["file"], wanted, found, cells)
+            text = file_text(params["file"], wanted.namespaces, cells, _notes(found), comments_of(found, cells))
             old = put("file", params["file"], text, check_mode)
             values |= {"changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
             values |= {"diff": diff_of(params["file"], old, text)} if diff else {}
     return {**values, "warnings": warnings_of(found)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run. probe_with: what may stand in for sources."""
-
-    settings: Settings
-    edge: StandingEdge
-    probers: Probers
-    probe_with: str
-
-    def look(self, pairs: t.Sequence[Pair], mesh: Mesh) -> Found:
-        """Ask every pair whose source can be asked.
-
-        Args:
-            pairs: of the matrix.
-            mesh: objects of all their namespaces.
-        """
-        sources = {pair.claim.source: pair.origin for pair in pairs}
-        captured = {name: _captured(source, mesh) for source, name in sources.items()}
-        lacking = unable(sources, mesh, self.settings.concurrency, self.edge)
-        places = self._stand_ins(lacking, mesh)
-        silent = [source for source in lacking if source not in places]
-        unprobed = {sources[source]: lacking[source] for source in sorted(silent, key=lambda item: sources[item])}
-        asked = [pair for pair in pairs if pair.origin not in unprobed]
-        watched = Observed([], 0, 0.0)
-        if asked:
-            claims = [pair.claim for pair in asked]
-            engine = Engine(claims, places, self.settings, self.edge)
-            watched = watch(claims, [pair.http for pair in asked], self.settings, engine, self.edge)
-        standing = [source for source, unavailable in lacking.items() if source in places or unavailable.waits]
-        asked_from = {sources[source]: _PLACES[self.probe_with] for source in standing}
-        return Found(asked, watched, unprobed, (), captured, asked_from)
-
-    def _stand_ins(self, lacking: dict[Source, Unavailable], mesh: Mesh) -> dict[Source, Source]:
-        """What stands in for sources; where that fails, the reason is added to what the source lacks."""
-        mendable = [
-            source for source, unavailable in lacking.items() if unavailable.mendable and source.service_account
-        ]
-        if self.probe_with not in _PLACES:
-            for source in mendable:
-                lacking[source] = dataclasses.replace(lacking[source], more=HELP)
-            return {}
-        if self.probe_with == "pod":
-            names = [str(item["metadata"]["name"]) for item in mesh.items("Namespace")]
-            self.probers.clear(name for name in names if not mesh.why_unread("Pod", name))
-        places = {}
-        for source, place in self.probers.stand_in(mendable, mesh).items():
-            if isinstance(place, str):
-                lacking[source] = dataclasses.replace(lacking[source], more=place)
-            else:
-                places[source] = place
-        self.edge.chosen |= self.probers.pods
-        return places
-
-
-def read_mesh(edge: StandingEdge, claims: t.Iterable[Claim]) -> Mesh:
-    """All objects of the matrix, and of what a file's claims call by name beside it."""
-    asked = [(claim.request, claim.source.namespace) for claim in claims]
-    named = [Asked(request.host, request.port, space) for request, space in asked if not is_ip(request.host)]
-    return edge.mesh(named, {space for _request, space in asked})
-
-
-def _captured(source: Source, mesh: Mesh) -> bool:
-    pod = own_pod(source, mesh)
-    return pod is not None and mesh.membership(pod).captured
+def _stand_ins(
+    lacking: dict[Source, Unavailable], mesh: Mesh, kind: str, probe_pods: ProbePods
+) -> dict[Source, Source]:
+    """What stands in for sources; where that fails, the reason is added to what the source lacks."""
+    mendable = [source for source, why in lacking.items() if why.mendable and source.service_account]
+    if kind == "pod":
+        names = [str(item["metadata"]["name"]) for item in mesh.items("Namespace")]
+        probe_pods.clear(name for name in names if not mesh.why_unread("Pod", name))
+    made = probe_pods.stand_in(mendable, mesh) if kind in _PLACES else dict.fromkeys(mendable, HELP)
+    refused = {source: place for source, place in made.items() if isinstance(place, str)}
+    lacking |= {source: dataclasses.replace(lacking[source], more=why) for source, why in refused.items()}
+    return {source: place for source, place in made.items() if isinstance(place, Source)}
 
 
 def compared(claims: t.Sequence[Claim], found: Found, matched: MatchResult) -> Difference:
@@ -186,33 +153,14 @@ def compared(claims: t.Sequence[Claim], found: Found, matched: MatchResult) -> D
     waiting = {pair.claim.name for pair in matched.known if pair.origin in found.waiting}
     was = {claim.name: stated(claim) for claim in claims if claim.name not in waiting}
     # What can't be told now is no news where the file does not have it: it was left out when that was written.
-    now = {
-        pair.claim.name: cell.state for pair, cell in found.cells if pair.claim.name in was or not cell.state.unclear
-    }
+    states = {cell.pair.claim.name: cell.state for cell in found.watched.cells}
+    now = {name: state for name, state in states.items() if name in was or not state.unclear}
     unprobed = {
         pair.claim.name: f"{pair.origin} was not probed: {found.unprobed[pair.origin]}"
         for pair in matched.known
         if pair.origin in found.unprobed
     }
     return difference(was, now, matched.gone, unprobed)
-
-
-def _verdict(params: t.Mapping[str, t.Any], changes: Difference, values: dict[str, t.Any], waiting: bool) -> str:
-    """The verdict of a comparison.
-
-    Args:
-        params: of the module.
-        changes: what differs.
-        values: to return.
-        waiting: check mode could not ask some of what the file says.
-
-    Raises:
-        LabError: with these return values, where a difference is to be a failure.
-    """
-    verdict = "fail" if changes.changes else "unknown" if waiting else "pass"
-    if changes.changes and params["fail_on_difference"]:
-        raise LabError(failure(params["file"], changes, kubectl(params)), verdict=verdict, **values)
-    return verdict
 
 
 def _kept(path: str, pairs: t.Sequence[Pair], mesh: Mesh) -> dict[tuple[Source, Request], State]:
@@ -237,22 +185,22 @@ def _cells(
     Raises:
         LabError: when too little was seen.
     """
-    clear, total = len(found.clear), len(found.pairs)
+    clear, total = len(found.clear), len(found.watched.cells)
     if not found.waiting and (not clear or 2 * clear < total):
         # A cluster that is broken for a moment must not replace a good file with the little that still works.
         much = f"only {clear} of {total} pairs" if clear else "nothing"
         raise LabError("\n  ".join([f"{much} could be observed, so no file is written:", *warnings_of(found)]))
-    states = {pair.claim.name: cell.state for pair, cell in found.clear}
+    states = {cell.pair.claim.name: cell.state for cell in found.clear}
     waiting = [pair for pair in pairs if pair.origin in found.waiting and _cell(pair) in kept]
     states |= {pair.claim.name: kept[_cell(pair)] for pair in waiting}
     return [(pair, states[pair.claim.name]) for pair in pairs if pair.claim.name in states]
 
 
-def _text(path: str, wanted: Wanted, found: Found, cells: t.Sequence[tuple[Pair, State]]) -> str:
-    notes = {name: "in the mesh" if mesh else "not in the mesh" for name, mesh in found.mesh.items()}
-    notes.update({name: f"{notes[name]}, asked from {place}" for name, place in found.asked_from.items()})
-    written = {pair.origin for pair, _state in cells}
-    return file_text(path, wanted.namespaces, cells, notes, comments_of(found, written))
+def _notes(found: Found) -> dict[str, str]:
+    """What the file says of each source, by its name."""
+    notes = {caller.name: "in the mesh" if caller.captured else "not in the mesh" for caller in found.callers}
+    others = [caller for caller in found.callers if caller.place != OWN_POD]
+    return {**notes, **{caller.name: f"{notes[caller.name]}, asked from {caller.place}" for caller in others}}
 
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:

@@ -1,4 +1,4 @@
-# Asks and proves the cells of a matrix with the check of claims; sources that can't probe are stood in for.
+# Has the cells of a matrix asked and proven on a cluster, and finds the sources that can't ask.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -11,13 +11,12 @@ import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import NOT_NOW, ours
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import NOT_NOW, ours
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
@@ -38,11 +37,9 @@ def visible(mesh: Mesh, chosen: t.Collection[str]) -> Mesh:
 
 
 def _whole(pod: Object) -> Object:
-    extra = pod["spec"].get("ephemeralContainers")
-    if not extra:
-        return pod
     # The pod's own container stays the one that is meant where none is named.
-    return {**pod, "spec": {**pod["spec"], "containers": [*pod["spec"]["containers"], *extra]}}
+    containers = [*pod["spec"]["containers"], *(pod["spec"].get("ephemeralContainers") or [])]
+    return {**pod, "spec": {**pod["spec"], "containers": containers}}
 
 
 class Engine:
@@ -58,38 +55,34 @@ class Engine:
     def __init__(
         self, claims: t.Sequence[Claim], stand_ins: t.Mapping[Source, Source], settings: Settings, edge: Edge
     ) -> None:
-        self._stand_ins = stand_ins
-        self._settings, self._edge = settings, edge
-        self._claims = [self._placed(claim) for claim in claims]
+        self._stand_ins, self._settings, self._edge = stand_ins, settings, edge
+        self._claims = self._placed(claims)
 
-    def _placed(self, claim: Claim) -> Claim:
-        return dataclasses.replace(claim, source=self._stand_ins.get(claim.source, claim.source))
+    def _placed(self, claims: t.Iterable[Claim]) -> list[Claim]:
+        return [dataclasses.replace(claim, source=self._stand_ins.get(claim.source, claim.source)) for claim in claims]
 
     def ask(self) -> list[Seen]:
         """One round: what each cell's probe saw."""
         probes = [Probe(claim.source, claim.request) for claim in self._claims]
+        sources = {probe.source for probe in probes}
+        mesh = self._edge.mesh([], {source.namespace for source in sources})
+        targets = {source: target_in(mesh, source) for source in sources}
         with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-            return probe_all(probes, self._targets(), self._settings.probe_timeout, self._edge, pool)
+            return probe_all(probes, targets, self._settings.probe_timeout, self._edge, pool)
 
     def prove(self, claims: t.Sequence[Claim]) -> list[Proof]:
         """Check claims in one round, with all that the proxies say of it."""
         with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-            rounds = ClaimRounds([self._placed(claim) for claim in claims], self._settings, self._edge, pool)
+            rounds = ClaimRounds(self._placed(claims), self._settings, self._edge, pool)
             rounds.look()
             rounds.close()
-        return [_proof(run) for run in rounds.runs]
-
-    def _targets(self) -> dict[Source, Target | Unusable]:
-        sources = {claim.source for claim in self._claims}
-        mesh = self._edge.mesh([], {source.namespace for source in sources})
-        return {source: target_in(mesh, source) for source in sources}
-
-
-def _proof(run: ClaimRun) -> Proof:
-    attribution = run.attribution or Attribution()
-    # Another answer than the one before is no error: it is one more round.
-    problem = run.verdict.reason if run.verdict.verdict == "error" else ""
-    return Proof(attribution.decided_by, attribution.policy, problem, run.seen)
+        proofs = []
+        for run in rounds.runs:
+            attribution = run.attribution or Attribution()
+            # Another answer than the one before is no error: it is one more round.
+            problem = run.verdict.reason if run.verdict.verdict == "error" else ""
+            proofs.append(Proof(attribution.decided_by, attribution.policy, problem, run.seen))
+        return proofs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,23 +109,23 @@ class Unavailable:
 
 def unable(sources: t.Iterable[Source], mesh: Mesh, concurrency: int, edge: Edge) -> dict[Source, Unavailable]:
     """The sources whose pod can't probe, and why; one exec each."""
-    targets = {source: target_in(mesh, source) for source in sources}
-    found = {source: Unavailable(item.reason, False) for source, item in targets.items() if isinstance(item, Unusable)}
-    ready = {source: item for source, item in targets.items() if isinstance(item, Target)}
 
-    def look(target: Target) -> str:
+    def look(source: Source) -> Unavailable | None:
+        target = target_in(mesh, source)
+        if isinstance(target, Unusable):
+            return Unavailable(target.reason, False)
         said = edge.run(target.namespace, target.pod, target.container, "curl --version", LOOK_SECONDS)
-        return lacking(target.container, *said)
+        reason = lacking(target.container, *said)
+        return Unavailable(reason, True) if reason else None
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
-        reasons = zip(ready, pool.map(look, ready.values()), strict=True)
-        return {**found, **{source: Unavailable(reason, True) for source, reason in reasons if reason}}
+        asked = list(sources)
+        return {source: found for source, found in zip(asked, pool.map(look, asked), strict=True) if found}
 
 
 def lacking(container: str, stdout: str, problem: str) -> str:
     """What a container lacks to probe, from the output of `curl --version`; "" where it has all."""
-    version = re.match(r"curl (\d+)\.(\d+)", stdout)
-    if version:
+    if version := re.match(r"curl (\d+)\.(\d+)", stdout):
         if (int(version[1]), int(version[2])) >= CURL_NEEDED:
             return ""
         return f"its container {container} has curl {version[1]}.{version[2]}, 7.83 or newer is needed"

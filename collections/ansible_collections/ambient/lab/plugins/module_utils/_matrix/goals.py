@@ -67,32 +67,24 @@ def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool)
         pod_ip: also one ready pod of each Service by its address, which leads around the waypoint.
         non_http: also ports that speak something else than HTTP.
     """
-    found: dict[Goal, None] = {}
+    found: list[Goal] = []
     left: list[Skipped] = []
     for namespace in namespaces:
         for service in sorted(mesh.items("Service", namespace), key=name_of):
-            name = f"{service['metadata']['name']}.{namespace}"
-            ports = [(port, _first(mesh, service, port)) for port in service["spec"].get("ports") or []]
-            stands = any(pod for _port, pod in ports)
-            reason = _unusable(service, stands)
-            if reason:
-                left.append(Skipped(name, reason))
-                continue
-            headless = service["spec"].get("clusterIP") == "None"
-            if headless and not (pod_ip and stands):
-                left.append(Skipped(name, "headless: it has no address of its own; pod_ip=true asks one of its pods"))
+            name, spec = str(service["metadata"]["name"]), service.get("spec") or {}
+            ports = [(port, _first(mesh, service, port)) for port in spec.get("ports") or []]
+            headless = spec.get("clusterIP") == "None"
+            if reason := _unusable(service, spec, any(pod for _port, pod in ports), pod_ip):
+                left.append(Skipped(f"{name}.{namespace}", reason))
                 continue
             for port, pod in ports:
-                why = unspoken(port, non_http)
-                if why:
-                    left.append(Skipped(f"{name}:{port['port']}", why))
+                if why := _unspoken(port, non_http):
+                    left.append(Skipped(f"{name}.{namespace}:{port['port']}", why))
                     continue
-                kind, http = speaks(port)
-                if not headless:
-                    found[Goal(namespace, service["metadata"]["name"], int(port["port"]), kind, http)] = None
+                goal = Goal(namespace, name, int(port["port"]), *speaks(port))
+                found += [] if headless else [goal]
                 if pod_ip and pod:
-                    number = pod.port or int(port["port"])
-                    found[Goal(namespace, service["metadata"]["name"], number, kind, http, pod.address)] = None
+                    found.append(dataclasses.replace(goal, port=pod.port or goal.port, address=pod.address))
     order = sorted(found, key=lambda goal: (goal.namespace, goal.service, bool(goal.address), goal.port))
     # Two ports of a Service may lead to the same one of its pods.
     return list({str(goal): goal for goal in reversed(order)}.values())[::-1], left
@@ -100,12 +92,11 @@ def goals(namespaces: t.Iterable[str], mesh: Mesh, pod_ip: bool, non_http: bool)
 
 def _first(mesh: Mesh, service: Object, port: Object) -> Endpoint | None:
     """The first ready pod behind a Service's port, in the order of names."""
-    ready = [(name_of(end.pod), end) for end in endpoints(mesh, service, port) if end.pod and end.ready]
-    return min(ready, key=lambda item: item[0])[1] if ready else None
+    ready = {name_of(end.pod): end for end in endpoints(mesh, service, port) if end.pod and end.ready}
+    return ready[min(ready)] if ready else None
 
 
-def _unusable(service: Object, stands: bool) -> str:
-    spec = service.get("spec") or {}
+def _unusable(service: Object, spec: Object, stands: bool, pod_ip: bool) -> str:
     if is_waypoint(service):
         return "a waypoint's own Service: calls to it are carried inside HBONE"
     if spec.get("type") == "ExternalName":
@@ -114,6 +105,8 @@ def _unusable(service: Object, stands: bool) -> str:
         return "it has no ports"
     if spec.get("selector") and not stands:
         return "no ready pod stands behind it"
+    if spec.get("clusterIP") == "None" and not (pod_ip and stands):
+        return "headless: it has no address of its own; pod_ip=true asks one of its pods"
     return ""
 
 
@@ -122,10 +115,9 @@ def is_waypoint(item: Object) -> bool:
     return labels_of(item).get(MANAGED) == _WAYPOINTS
 
 
-def unspoken(port: Object, non_http: bool) -> str:
+def _unspoken(port: Object, non_http: bool) -> str:
     """Why curl can't ask a Service's port; "" where it can."""
-    protocol = port.get("protocol") or "TCP"
-    if protocol != "TCP":
+    if (protocol := port.get("protocol") or "TCP") != "TCP":
         return f"{protocol}: curl speaks TCP"
     if not speaks(port)[1] and not non_http:
         return f"it speaks {hint(port) or 'no HTTP by its number'}: non_http=true sends it an HTTP request all the same"

@@ -10,11 +10,11 @@ import fnmatch
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Skipped, goals, is_waypoint
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, account_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, account_of, namespace_of
 
 MAX_PROBES = 20_000
 _ALIVE = ("Pending", "Running")
@@ -36,17 +36,6 @@ class Wanted:
     def namespaces(self) -> list[str]:
         """All namespaces whose objects are needed."""
         return sorted({*self.source_namespaces, *self.destination_namespaces})
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """A source: a ServiceAccount that runs pods."""
-
-    namespace: str
-    service_account: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.service_account}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +70,9 @@ def lay_out(wanted: Wanted, mesh: Mesh) -> Plan:
     for name in wanted.namespaces:
         if mesh.namespace(name) is None:
             raise LabError(f"namespace {name} does not exist: correct namespaces, or create it")
-    sources, left = origins(wanted.source_namespaces, mesh)
+    sources, left = _sources(wanted.source_namespaces, mesh)
     destinations, others = goals(wanted.destination_namespaces, mesh, wanted.pod_ip, wanted.non_http)
-    sources = [item for item in sources if not excluded(wanted.exclude, str(item))]
+    sources = [item for item in sources if not excluded(wanted.exclude, origin_of(item))]
     destinations = [item for item in destinations if not excluded(wanted.exclude, *item.shown)]
     left = [item for item in (*left, *others) if not excluded(wanted.exclude, item.what)]
     if not sources or not destinations:
@@ -103,17 +92,22 @@ def require_few(probes: int) -> None:
         )
 
 
-def origins(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Origin], list[Skipped]]:
+def _sources(namespaces: t.Iterable[str], mesh: Mesh) -> tuple[list[Source], list[Skipped]]:
     """One source per ServiceAccount that runs pods, in the order of names; waypoints call nobody of their own."""
-    found: set[tuple[str, str]] = set()
-    waypoints: set[tuple[str, str]] = set()
-    for namespace in namespaces:
-        for pod in mesh.items("Pod", namespace):
-            if pod.get("status", {}).get("phase") in _ALIVE:
-                (waypoints if is_waypoint(pod) else found).add((namespace, account_of(pod)))
+    pods = [pod for namespace in namespaces for pod in mesh.items("Pod", namespace)]
+    alive = [pod for pod in pods if pod.get("status", {}).get("phase") in _ALIVE]
+    found, waypoints = (
+        sorted({(namespace_of(pod), account_of(pod)) for pod in alive if is_waypoint(pod) is forwards})
+        for forwards in (False, True)
+    )
     why = "a waypoint forwards calls and makes none of its own"
-    left = [Skipped(f"{namespace}/{account}", why) for namespace, account in sorted(waypoints)]
-    return [Origin(namespace, account) for namespace, account in sorted(found)], left
+    left = [Skipped(f"{namespace}/{account}", why) for namespace, account in waypoints]
+    return [Source(namespace, service_account=account) for namespace, account in found], left
+
+
+def origin_of(source: Source) -> str:
+    """How a source is shown: namespace and ServiceAccount, where it goes by that."""
+    return f"{source.namespace}/{source.service_account}" if source.service_account else str(source)
 
 
 def excluded(patterns: t.Iterable[str], *shown: str) -> bool:
@@ -121,35 +115,27 @@ def excluded(patterns: t.Iterable[str], *shown: str) -> bool:
     return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in shown)
 
 
-def _pairs(sources: t.Sequence[Origin], destinations: t.Sequence[Goal], wanted: Wanted) -> list[Pair]:
-    raw: list[Object] = []
-    ends: list[tuple[Origin, Goal, str]] = []
-    for origin in sources:
-        for goal in destinations:
-            for path in sorted(set(wanted.paths)):
-                for method in sorted(set(wanted.methods)):
-                    ends.append((origin, goal, path))
-                    raw.append(_raw(origin, goal, method, path))
+def _pairs(sources: t.Sequence[Source], destinations: t.Sequence[Goal], wanted: Wanted) -> list[Pair]:
+    asked = [(path, method) for path in sorted(set(wanted.paths)) for method in sorted(set(wanted.methods))]
+    cells = [(source, goal, *ask) for source in sources for goal in destinations for ask in asked]
     # The same strict reader as that of a user's claims: what is written down later can be read.
-    claims = parse_claims(raw, "default")
+    claims = parse_claims(
+        [
+            {
+                # Unique, because each of its parts is what tells cells apart.
+                "name": f"{origin_of(source)} -> {goal} {method}" + ("" if path == "/" else f" {path}"),
+                "from": {"service_account": source.service_account, "namespace": source.namespace},
+                "to": {"url": goal.url(path), "method": method},
+                "expect": "allowed",
+            }
+            for source, goal, path, method in cells
+        ],
+        "default",
+    )
     return [
-        Pair(claim, str(origin), shown(str(goal), path), bool(goal.address), goal.http)
-        for claim, (origin, goal, path) in zip(claims, ends, strict=True)
+        Pair(claim, origin_of(claim.source), shown(str(goal), path), bool(goal.address), goal.http)
+        for claim, (_source, goal, path, _method) in zip(claims, cells, strict=True)
     ]
-
-
-def _raw(origin: Origin, goal: Goal, method: str, path: str) -> Object:
-    return {
-        "name": name_of(str(origin), str(goal), method, path),
-        "from": {"service_account": origin.service_account, "namespace": origin.namespace},
-        "to": {"url": goal.url(path), "method": method},
-        "expect": "allowed",
-    }
-
-
-def name_of(origin: str, goal: str, method: str, path: str) -> str:
-    """A cell's name: unique, because each of its parts is what tells cells apart."""
-    return f"{origin} -> {goal} {method}" + ("" if path == "/" else f" {path}")
 
 
 def shown(goal: str, path: str) -> str:
@@ -158,20 +144,12 @@ def shown(goal: str, path: str) -> str:
 
 
 def foreign(claim: Claim, mesh: Mesh) -> Pair:
-    """A cell of a claim that somebody has written by hand."""
-    source = claim.source
-    origin = f"{source.namespace}/{source.service_account}" if source.service_account else str(source)
-    return Pair(claim, origin, shown(_called(claim, mesh), path_of(claim.request)))
-
-
-def _called(claim: Claim, mesh: Mesh) -> str:
-    """Host and port of a claim; a Service's are the same however its name is written."""
+    """A cell of a claim that somebody has written by hand; a Service's are the same however its name is written."""
     host = claim.request.host
-    for name in names_of(host, claim.source.namespace, mesh.config.domain):
-        if not name.pod and mesh.get("Service", name.namespace, name.service):
-            host = f"{name.service}.{name.namespace}"
-            break
-    return f"{host}:{claim.request.port}"
+    names = [name for name in names_of(host, claim.source.namespace, mesh.config.domain) if not name.pod]
+    known = [f"{name.service}.{name.namespace}" for name in names if mesh.get("Service", name.namespace, name.service)]
+    called = f"{known[0] if known else host}:{claim.request.port}"
+    return Pair(claim, origin_of(claim.source), shown(called, path_of(claim.request)))
 
 
 def path_of(request: Request) -> str:

@@ -19,6 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import S
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
 
+OWN_POD = "its own pod"
 # Of each kind of warning.
 SHOWN = 3
 _WHY = {
@@ -30,25 +31,37 @@ _WHY = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Caller:
+    """A source of the matrix.
+
+    name: how it is shown. captured: whether its traffic goes through ztunnel. unavailable: why nobody asks for it, None
+    where somebody does. place: what asks for it, or would in a real run.
+    """
+
+    name: str
+    captured: bool
+    unavailable: Unavailable | None = None
+    place: str = OWN_POD
+
+
+@dataclasses.dataclass(frozen=True)
 class Found:
-    """All that a run has found out. asked_from: what stands in for a source, by its name."""
+    """All that a run has found out."""
 
-    pairs: t.Sequence[Pair]
     watched: Observed
-    unprobed: dict[str, Unavailable]
-    left: t.Sequence[Skipped]
-    mesh: dict[str, bool]
-    asked_from: dict[str, str]
+    callers: t.Sequence[Caller]
+    left: t.Sequence[Skipped] = ()
 
     @property
-    def cells(self) -> list[tuple[Pair, Cell]]:
-        """Each pair with what was seen of it."""
-        return list(zip(self.pairs, self.watched.cells, strict=True))
-
-    @property
-    def clear(self) -> list[tuple[Pair, Cell]]:
+    def clear(self) -> list[Cell]:
         """The cells of which something can be said."""
-        return [(pair, cell) for pair, cell in self.cells if not cell.state.unclear]
+        return [cell for cell in self.watched.cells if not cell.state.unclear]
+
+    @property
+    def unprobed(self) -> dict[str, Unavailable]:
+        """Why nobody asks for a source, by its name, in the order of names."""
+        callers = sorted(self.callers, key=lambda caller: caller.name)
+        return {caller.name: caller.unavailable for caller in callers if caller.unavailable}
 
     @property
     def waiting(self) -> set[str]:
@@ -56,13 +69,13 @@ class Found:
         return {name for name, unavailable in self.unprobed.items() if unavailable.waits}
 
 
-def cell_values(pair: Pair, cell: Cell) -> dict[str, t.Any]:
+def _values(cell: Cell) -> dict[str, t.Any]:
     """One cell as plain data."""
     return {
-        "name": pair.claim.name,
-        "from": pair.origin,
-        "to": pair.goal,
-        "method": pair.claim.request.method,
+        "name": cell.pair.claim.name,
+        "from": cell.pair.origin,
+        "to": cell.pair.goal,
+        "method": cell.pair.claim.request.method,
         "outcome": cell.seen.outcome,
         "http_code": cell.seen.http_code,
         "exit_code": cell.seen.exit_code,
@@ -73,48 +86,43 @@ def cell_values(pair: Pair, cell: Cell) -> dict[str, t.Any]:
 
 def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
     """Return values that do not depend on the file."""
-    unclear = [{"name": pair.claim.name, "reason": cell.state.unclear} for pair, cell in found.cells]
+    cells = found.watched.cells
     values: dict[str, t.Any] = {
         "rounds": found.watched.rounds,
         "elapsed": round(found.watched.elapsed, 2),
-        "cells": [cell_values(pair, cell) for pair, cell in found.cells],
-        "unclear": [item for item in unclear if item["reason"]],
+        "cells": [_values(cell) for cell in cells],
+        "unclear": [
+            {"name": cell.pair.claim.name, "reason": cell.state.unclear} for cell in cells if cell.state.unclear
+        ],
         "unprobed": [{"source": name, "reason": str(unavailable)} for name, unavailable in found.unprobed.items()],
         "left_out": [dataclasses.asdict(item) for item in found.left],
         "sources": [
-            {"name": name, "mesh": mesh, "asked_from": found.asked_from.get(name, "its own pod")}
-            for name, mesh in found.mesh.items()
-            if name not in found.unprobed
+            {"name": caller.name, "mesh": caller.captured, "asked_from": caller.place}
+            for caller in found.callers
+            if not caller.unavailable
         ],
     }
     if difference:
-        values.update({_key(kind): [change.as_dict() for change in difference.of(kind)] for kind in KINDS[:3]})
-        values.update({_key(kind): [change.as_dict() for change in difference.of(kind)] for kind in ("added", "gone")})
+        # A module's own `changed` says whether it has changed something.
+        keys = {"altered" if kind == "changed" else kind: kind for kind in KINDS if kind != "unprobed"}
+        values |= {key: [change.as_dict() for change in difference.of(kind)] for key, kind in keys.items()}
         values["same"] = len(difference.same)
     return values
-
-
-def _key(kind: str) -> str:
-    # A module's own `changed` says whether it has changed something.
-    return "altered" if kind == "changed" else kind
 
 
 def section_values(found: Found, wanted: Wanted, difference: Difference | None) -> dict[str, t.Any]:
     """The part of a results file that is about the matrix."""
     values = returned(found, None)
-    empty = Difference((), ())
+    pairs = [cell.pair for cell in found.watched.cells]
+    changes = difference or Difference((), ())
     return {
         "at": now(),
         "namespaces": wanted.namespaces,
         "methods": sorted(set(wanted.methods)),
-        "sources": list(dict.fromkeys(pair.origin for pair in found.pairs)),
-        "destinations": list(dict.fromkeys(pair.goal for pair in found.pairs)),
+        "sources": list(dict.fromkeys(pair.origin for pair in pairs)),
+        "destinations": list(dict.fromkeys(pair.goal for pair in pairs)),
         **{key: values[key] for key in ("cells", "unprobed", "unclear", "left_out")},
-        **{
-            kind: [change.as_dict() for change in (difference or empty).of(kind)]
-            for kind in KINDS
-            if kind != "unprobed"
-        },
+        **{kind: [change.as_dict() for change in changes.of(kind)] for kind in KINDS if kind != "unprobed"},
     }
 
 
@@ -153,29 +161,27 @@ def _short(state: State | None) -> str:
     return state.outcome if state.unclear else str(dataclasses.replace(state, policy=None))
 
 
-def comments_of(found: Found, written: t.Collection[str]) -> list[str]:
+def comments_of(found: Found, cells: t.Iterable[tuple[Pair, State]]) -> list[str]:
     """What the file says of pairs that are no claims, as far as it stays the same while the cluster does.
 
     Args:
         found: by the run.
-        written: sources that the file has claims of.
+        cells: what the file has claims of.
     """
-    lines = [
-        f"Not probed: {name} ({unavailable.lasting})"
-        for name, unavailable in found.unprobed.items()
-        if name not in written
-    ]
+    written = {pair.origin for pair, _state in cells}
+    unprobed = [(name, unavailable.lasting) for name, unavailable in found.unprobed.items() if name not in written]
+    lines = [f"Not probed: {name} ({reason})" for name, reason in unprobed]
     # Who blocks these nobody can tell, so a check of such a claim would be an error.
     return lines + [
-        f"Not claimed: {pair.claim.name} is {cell.state}"
-        for pair, cell in found.cells
+        f"Not claimed: {cell.pair.claim.name} is {cell.state}"
+        for cell in found.watched.cells
         if cell.seen.outcome in BLOCKED and cell.state.unclear and not cell.flapped
     ]
 
 
 def warnings_of(found: Found) -> list[str]:
     """What a person should hear even when all went well: pairs that are not in the file."""
-    unclear = [(pair.claim.name, cell) for pair, cell in found.cells if cell.state.unclear]
+    unclear = [(cell.pair.claim.name, cell) for cell in found.watched.cells if cell.state.unclear]
     groups = {
         "pairs whose answer flaps": [f"{name} ({', '.join(cell.flapped)})" for name, cell in unclear if cell.flapped],
         "pairs that can't be told": [f"{name} ({cell.state.unclear})" for name, cell in unclear if not cell.flapped],

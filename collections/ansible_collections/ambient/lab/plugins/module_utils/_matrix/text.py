@@ -13,6 +13,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.files import read_text
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import is_policy
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
@@ -111,7 +112,7 @@ def read_claims(path: str) -> tuple[Claim, ...]:
     Raises:
         LabError: when there is none, or it holds something else.
     """
-    text = read_text(path)
+    text = read_text("file", path, errors="strict")
     if text is None:
         raise LabError(f"file: {path} does not exist; write it with state=observe first")
     try:
@@ -125,20 +126,3 @@ def read_claims(path: str) -> tuple[Claim, ...]:
         return parse_claims(content["claims"], "default")
     except LabError as error:
         raise LabError(f"file: {path}: {error.message}") from error
-
-
-def read_text(path: str) -> str | None:
-    """Content of a file, None where there is none.
-
-    Raises:
-        LabError: when it, or its folder, can't be read.
-    """
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise LabError(f"file: the folder of {path} does not exist; create it first")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"file: {path} can't be read ({error})") from error

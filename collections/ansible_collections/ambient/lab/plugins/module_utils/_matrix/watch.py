@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
@@ -21,11 +20,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.control import B
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 
 # curl's word for a server that answered with something else than HTTP (curl(1), EXIT CODES, 1 and 8).
 _NOT_HTTP = (1, 8)
 # Without an HTTP answer, only a proxy's own word tells a denial from a server that had no use for the request.
-PROXIES = ("ztunnel", "waypoint")
+_PROXIES = ("ztunnel", "waypoint")
 # A proof may fail for a moment, for example where a log is late.
 MAX_PROOFS = 3
 
@@ -57,6 +57,7 @@ class World(t.Protocol):
 class Cell:
     """One cell as it was seen at last. flapped: the answers of the last rounds, where they were not the same."""
 
+    pair: Pair
     seen: Seen
     state: State
     decided_by: str = "-"
@@ -72,82 +73,97 @@ class Observed:
     elapsed: float
 
 
-class Settled:
-    """The rule of a matrix: until every answer has stayed the same, and is proven.
+class _Answers:
+    """The answers of one cell from round to round, and the proof of the last one."""
 
-    Args:
-        cells: how many there are.
-        stable: rounds in a row in which an answer must be the same; the last of them is the proof.
-        timeout: seconds to wait for that.
-    """
+    def __init__(self, pair: Pair, stable: int) -> None:
+        self.proof = Proof()
+        self._pair, self._stable = pair, stable
+        self.seen = Seen("")
+        self.streak = 0
+        self._codes: set[int] = set()
+        self._changes: list[str] = []
 
-    def __init__(self, cells: int, stable: int, timeout: float) -> None:
-        self.timeout = timeout
-        self.count = self._tried = 0
-        self.last: list[Seen] = []
-        self._stable = stable
-        self._streaks = [0] * cells
-        self._answers: list[tuple[str, int] | None] = [None] * cells
-        self._codes: list[set[int]] = [set() for _cell in range(cells)]
-        self._changes: list[list[str]] = [[] for _cell in range(cells)]
-
-    def add(self, seen: t.Sequence[Seen | None]) -> None:
-        """Take in one round; None is a cell that was not asked in it."""
-        self.count += 1
-        self.last = [item or self.last[index] for index, item in enumerate(seen)]
-        for index, item in enumerate(seen):
-            if item is None:
-                continue
-            answer = (item.outcome, item.http_code)
-            known = self._answers[index]
-            self._streaks[index] = self._streaks[index] + 1 if answer == known else 1
-            if known is None or known[0] != item.outcome:
-                self._codes[index].clear()
-            self._codes[index].add(item.http_code)
-            if answer != known:
-                self._changes[index].append(str(item))
-                self._answers[index] = answer
-
-    def ends(self, look: t.Sequence[Proof], at: float) -> bool:
-        """Whether this round was the last one; look: the proof of all cells, empty where they were only asked."""
-        if not look:
-            return at >= self.timeout
-        self._tried += 1
-        # A log may come late, but a destination that answers nobody goes on doing so.
-        late = any(proof.problem and proof.seen and proof.seen.outcome not in BLOCKED for proof in look)
-        proven = self._tried >= MAX_PROOFS or not late
-        return at >= self.timeout or (proven and self._same(self._stable))
+    def add(self, seen: Seen) -> None:
+        same = (seen.outcome, seen.http_code) == (self.seen.outcome, self.seen.http_code)
+        self.streak = self.streak + 1 if same else 1
+        if seen.outcome != self.seen.outcome:
+            self._codes.clear()
+        self._codes.add(seen.http_code)
+        self._changes += [] if same else [str(seen)]
+        self.seen = seen
 
     @property
-    def provable(self) -> bool:
-        """Whether the answers have stayed the same for so long that the next round can be the proof."""
-        return self.count > 0 and self._same(self._stable - 1)
+    def codes(self) -> frozenset[int] | None:
+        """HTTP statuses of the outcome, None where it has none."""
+        if self.seen.outcome not in DEFAULT_CODES:
+            return None
+        return frozenset({self.seen.http_code} if self.streak >= self._stable else self._codes)
+
+    @property
+    def claim(self) -> Claim:
+        """A claim that expects what was seen, whoever decided it."""
+        return dataclasses.replace(self._pair.claim, after=Expectation(self.seen.outcome, self.codes), by=None)
+
+    def cell(self, rounds: int) -> Cell:
+        flapped: tuple[str, ...] = ()
+        outcomes = {text.split(" ")[0] for text in self._changes[-self._stable :]}
+        if self.streak < min(self._stable, rounds) and len(outcomes) > 1:
+            # Where only the status varies, it is a list of codes.
+            flapped = tuple(self._changes[-4:])
+        problem = f"it flaps: {', '.join(flapped)}" if flapped else _unclear(self.seen, self.proof, self._pair.http)
+        exits = None if self.seen.exit_code is None else frozenset({self.seen.exit_code})
+        # A policy decides a denial; an answer that came through is nobody's.
+        policy = decider(self.proof.policy) if self.proof.policy and self.seen.outcome in DENIALS else None
+        state = State(self.seen.outcome, self.codes, exits, policy, problem)
+        return Cell(self._pair, self.seen, state, self.proof.decided_by, flapped)
+
+
+class _Settled:
+    """The rule of a matrix: until every answer is the same for `stable` rounds, the last of which is the proof."""
+
+    def __init__(self, pairs: t.Sequence[Pair], settings: Settings, world: World) -> None:
+        self.timeout = settings.timeout
+        self.cells = [_Answers(pair, settings.stable) for pair in pairs]
+        self.rounds = self._tried = 0
+        self._stable, self._world = settings.stable, world
+
+    def look(self, prove: bool = False) -> bool:
+        """One round; whether the answers were proven in it."""
+        prove = prove or (self.rounds > 0 and self._same(self._stable - 1))
+        chosen = [cell for cell in self.cells if prove and cell.seen.outcome != "probe_error"]
+        for cell in self.cells:
+            cell.proof = Proof()
+        for cell, proof in zip(
+            chosen, self._world.prove([cell.claim for cell in chosen]) if chosen else (), strict=True
+        ):
+            cell.proof = proof
+        # What no claim can expect is not in a proof, and may have changed all the same.
+        asked = self._world.ask() if len(chosen) < len(self.cells) else [cell.seen for cell in self.cells]
+        for cell, seen in zip(self.cells, asked, strict=True):
+            cell.add(cell.proof.seen or seen)
+        self.rounds += 1
+        return prove
+
+    def ends(self, look: bool, at: float) -> bool:
+        """Whether this round was the last one; look: it was a proof; at: seconds since the start."""
+        self._tried += look
+        # A log may come late, but a destination that answers nobody goes on doing so.
+        late = any(cell.proof.problem and cell.seen.outcome not in BLOCKED for cell in self.cells)
+        proven = look and (self._tried >= MAX_PROOFS or not late)
+        return at >= self.timeout or (proven and self._same(self._stable))
 
     def _same(self, rounds: int) -> bool:
-        return all(streak >= rounds for streak in self._streaks)
-
-    def flapped(self, index: int) -> tuple[str, ...]:
-        """The last answers of a cell that has not settled; empty where only the status of its answer varies."""
-        if self._streaks[index] >= min(self._stable, self.count):
-            return ()
-        outcomes = {change.split(" ")[0] for change in self._changes[index][-self._stable :]}
-        return () if len(outcomes) == 1 else tuple(self._changes[index][-4:])
-
-    def codes(self, index: int) -> frozenset[int] | None:
-        """HTTP statuses of the cell's outcome, None where it has none."""
-        if self.last[index].outcome not in DEFAULT_CODES:
-            return None
-        return frozenset({self.last[index].http_code} if self._streaks[index] >= self._stable else self._codes[index])
+        return all(cell.streak >= rounds for cell in self.cells)
 
 
-def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings, world: World, clock: Time) -> Observed:
+def watch(pairs: t.Sequence[Pair], settings: Settings, world: World, clock: Time) -> Observed:
     """Look until all answers are the same for `stable` rounds in a row, or `timeout` seconds are over.
 
     The last of these rounds is a check of what was seen as claims, with controls and witnesses.
 
     Args:
-        claims: of the cells; what they expect does not matter.
-        http: per cell, whether the destination is known to answer HTTP.
+        pairs: the cells; what their claims expect does not matter.
         settings: how often and how long to look.
         world: asks and proves.
         clock: to measure and to wait with.
@@ -155,54 +171,15 @@ def watch(claims: t.Sequence[Claim], http: t.Sequence[bool], settings: Settings,
     Raises:
         LabError: when the API does not answer.
     """
-    rule = Settled(len(claims), settings.stable, settings.timeout)
-
-    def look() -> list[Proof]:
-        proofs = _prove(claims, rule, world) if rule.provable else []
-        seen = [proof.seen for proof in proofs]
-        # What no claim can expect is not in a proof, and may have changed all the same.
-        asked = world.ask() if None in seen or not proofs else ()
-        rule.add([one or other for one, other in itertools.zip_longest(seen, asked)])
-        return proofs
-
-    ended = repeat(look, rule, clock, settings.interval)
-    proofs, elapsed = ended.last, ended.elapsed
-    if not proofs:
+    rule = _Settled(pairs, settings, world)
+    ended = repeat(rule.look, rule, clock, settings.interval)
+    elapsed = ended.elapsed
+    if not ended.last:
         # The time is over, and what is known by now is proven all the same.
         start = clock.now()
-        proofs = _prove(claims, rule, world)
-        rule.add([proof.seen for proof in proofs])
+        rule.look(prove=True)
         elapsed += clock.now() - start
-    cells = [_cell(rule, index, proofs[index], known) for index, known in enumerate(http)]
-    return Observed(cells, rule.count, elapsed)
-
-
-def _prove(claims: t.Sequence[Claim], rule: Settled, world: World) -> list[Proof]:
-    """Check each cell that has an answer which a claim can expect; the others need no proof."""
-    proofs = [Proof() for _claim in claims]
-    chosen = {
-        index: observed(claim, rule.last[index], rule.codes(index))
-        for index, claim in enumerate(claims)
-        if rule.last[index].outcome != "probe_error"
-    }
-    if chosen:
-        for index, proof in zip(chosen, world.prove(list(chosen.values())), strict=True):
-            proofs[index] = proof
-    return proofs
-
-
-def observed(claim: Claim, seen: Seen, codes: frozenset[int] | None) -> Claim:
-    """A claim that expects what was seen, whoever decided it."""
-    return dataclasses.replace(claim, after=Expectation(seen.outcome, codes), by=None)
-
-
-def _cell(rule: Settled, index: int, proof: Proof, http: bool) -> Cell:
-    seen, flapped = rule.last[index], rule.flapped(index)
-    problem = f"it flaps: {', '.join(flapped)}" if flapped else _unclear(seen, proof, http)
-    exits = None if seen.exit_code is None else frozenset({seen.exit_code})
-    # A policy decides a denial; an answer that came through is nobody's.
-    policy = decider(proof.policy) if proof.policy and seen.outcome in DENIALS else None
-    return Cell(seen, State(seen.outcome, rule.codes(index), exits, policy, problem), proof.decided_by, flapped)
+    return Observed([cell.cell(rule.rounds) for cell in rule.cells], rule.rounds, elapsed)
 
 
 def _unclear(seen: Seen, proof: Proof, http: bool) -> str:
@@ -211,7 +188,7 @@ def _unclear(seen: Seen, proof: Proof, http: bool) -> str:
         if not http and seen.exit_code in _NOT_HTTP:
             return "the destination answered, but speaks no HTTP"
         return seen.errormsg
-    if seen.outcome == "allowed" or proof.decided_by in PROXIES:
+    if seen.outcome == "allowed" or proof.decided_by in _PROXIES:
         return ""
     if not http:
         return "no proxy says that it denied this, and the destination may speak no HTTP"

@@ -9,7 +9,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import 
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, difference
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import Found, comments_of, failure
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import Caller, Found, comments_of, failure
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import cluster, laid_out, service
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
@@ -42,10 +42,10 @@ def test_a_block_that_no_check_could_prove_is_said_in_the_file_and_no_claim() ->
     pairs = laid_out(cluster([pod("a"), pod("b")], [service("b")])).pairs
     blocked = Seen("timeout", 0, 28)
     cells = [
-        Cell(blocked, State("timeout", unclear="nothing shows who blocks it")),
-        Cell(blocked, State("timeout", unclear="it flaps"), flapped=("timeout", "refused")),
+        Cell(pairs[0], blocked, State("timeout", unclear="nothing shows who blocks it")),
+        Cell(pairs[1], blocked, State("timeout", unclear="it flaps"), flapped=("timeout", "refused")),
     ]
-    found = Found(pairs, Observed(cells, 1, 1.0), {"default/c": Unavailable("no curl", True)}, (), {}, {})
+    found = Found(Observed(cells, 1, 1.0), [Caller("default/c", False, Unavailable("no curl", True))])
     assert comments_of(found, ()) == [
         "Not probed: default/c (no curl)",
         "Not claimed: default/a -> b.default:8080 GET is timeout (nothing shows who blocks it)",

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import MAX_PROOFS, Observed, Proof, watch
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 
@@ -59,7 +60,8 @@ def watched(
     """Watch two cells."""
     world = World(answers, proof)
     chosen = Settings(**{"stable": 2, "timeout": 20.0, "interval": 0.5, **settings})
-    return world, watch(CLAIMS, http, chosen, world, world)
+    pairs = [Pair(item, "", "", http=known) for item, known in zip(CLAIMS, http, strict=True)]
+    return world, watch(pairs, chosen, world, world)
 
 
 def by_ztunnel(number: int, item: Claim) -> Proof:

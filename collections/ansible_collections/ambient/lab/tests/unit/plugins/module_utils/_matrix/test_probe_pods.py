@@ -15,11 +15,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import S
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probers import Probers
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.stand import (
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import (
     NOT_NOW,
     RESOURCES,
     RUN,
+    ProbePods,
     ephemeral_of,
     leftover,
     ours,
@@ -96,21 +96,21 @@ class FakeCluster:
         parts = path.split("/")
         return f"{parts[4]}/{parts[6]}"
 
-    def probers(self, kind: str, **fields: t.Any) -> Probers:
-        """Probers with a clock of their own."""
+    def probe_pods(self, kind: str, **fields: t.Any) -> ProbePods:
+        """Probe pods with a clock of their own."""
 
         def sleep(seconds: float) -> None:
             self.clock += seconds
 
         clock = Clock(lambda: self.clock, sleep, lambda: CREATED_AT + 100)
-        return Probers(self, kind, "tools", 600, clock, **fields)
+        return ProbePods(self, kind, "tools", 600, clock, **fields)
 
 
 def test_a_pod_has_the_sources_identity_and_nothing_that_a_service_selects() -> None:
     model = pod("bare", labels={"app": "bare", "istio.io/dataplane-mode": "none"})
-    made = pod_of("default", "bare", model, "tools", 600, "me", RESOURCES)
+    made = pod_of(BARE, model, "tools", 600, RESOURCES)
     assert made["metadata"]["labels"] == {**MANAGED, "istio.io/dataplane-mode": "none"}
-    assert pod_of("default", "bare", pod("bare"), "tools", 600, "me", RESOURCES)["metadata"]["labels"] == MANAGED
+    assert pod_of(BARE, pod("bare"), "tools", 600, RESOURCES)["metadata"]["labels"] == MANAGED
     spec = made["spec"]
     assert (spec["serviceAccountName"], spec["activeDeadlineSeconds"]) == ("bare", 600)
     assert spec["automountServiceAccountToken"] is False
@@ -131,9 +131,9 @@ def test_an_ephemeral_container_gets_a_name_that_is_free() -> None:
     assert ephemeral_of(item, "tools")["name"] == "ambient-lab-probe-2"
 
 
-def _mine(**fields: t.Any) -> Object:
+def _mine(run: str = "elsewhere/1/1", **fields: t.Any) -> Object:
     item = pod("ambient-lab-probe-x", labels=MANAGED, **fields)
-    item["metadata"] |= {"creationTimestamp": CREATED, "annotations": {RUN: "me"}}
+    item["metadata"] |= {"creationTimestamp": CREATED, "annotations": {RUN: run}}
     item["spec"]["activeDeadlineSeconds"] = 600
     return item
 
@@ -150,7 +150,9 @@ def _mine(**fields: t.Any) -> Object:
     ],
 )
 def test_leftovers(phase: str, age: float, gone: bool, expected: bool) -> None:
-    assert leftover(_mine(phase=phase), CREATED_AT + age, lambda run: gone) is expected
+    # No process has both this number and this start.
+    run = f"{socket.gethostname()}/{os.getpid()}/1" if gone else this_run()
+    assert leftover(_mine(run, phase=phase), CREATED_AT + age) is expected
 
 
 def test_only_own_pods_are_ours() -> None:
@@ -180,10 +182,10 @@ def test_pods_are_removed_whatever_happens() -> None:
     api = FakeCluster(pod("bare"))
 
     def probe() -> t.NoReturn:
-        with api.probers("pod") as probers:
-            (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+        with api.probe_pods("pod") as probe_pods:
+            (place,) = probe_pods.stand_in([BARE], cluster([pod("bare")], [])).values()
             assert place == Source("default", pod="ambient-lab-probe-1", container="probe")
-            assert probers.pods == {"default/ambient-lab-probe-1"} <= set(api.pods)
+            assert probe_pods.pods == {"default/ambient-lab-probe-1"} <= set(api.pods)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -195,8 +197,8 @@ def test_leftovers_are_removed_first_and_others_stay() -> None:
     alive, dead, other = _mine(), _mine(phase="Failed"), pod("sample-app", labels=MANAGED)
     dead["metadata"]["name"] = "ambient-lab-probe-y"
     api = FakeCluster(alive, dead, other)
-    with api.probers("pod") as probers:
-        assert probers.clear(["default", "empty"]) == ["default/ambient-lab-probe-y"]
+    with api.probe_pods("pod") as probe_pods:
+        assert probe_pods.clear(["default", "empty"]) == ["default/ambient-lab-probe-y"]
     assert sorted(api.pods) == ["default/ambient-lab-probe-x", "default/sample-app"]
 
 
@@ -216,8 +218,8 @@ def test_where_nothing_can_stand_in(kind: str, method: str, waiting: str, reason
     api.waiting = waiting
     if method:
         api.refuse[method] = 403
-    with api.probers(kind) as probers:
-        (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+    with api.probe_pods(kind) as probe_pods:
+        (place,) = probe_pods.stand_in([BARE], cluster([pod("bare")], [])).values()
     assert isinstance(place, str)
     assert reason in place
     assert seconds <= api.clock < seconds + 1
@@ -235,15 +237,15 @@ def test_where_nothing_can_stand_in(kind: str, method: str, waiting: str, reason
 def test_a_pod_that_does_not_fit_is_refused_with_the_option_that_mends_it(said: str) -> None:
     api = FakeCluster(pod("bare"))
     api.refuse["POST"], api.message = 403, said
-    with api.probers("pod") as probers:
-        (place,) = probers.stand_in([BARE], cluster([pod("bare")], [])).values()
+    with api.probe_pods("pod") as probe_pods:
+        (place,) = probe_pods.stand_in([BARE], cluster([pod("bare")], [])).values()
     assert str(place).endswith(f"{said}; probe_resources sets what it requests, and its limits")
 
 
 def test_a_pod_gets_the_resources_that_are_asked_for() -> None:
     api = FakeCluster(pod("bare"))
-    with api.probers("pod", resources={"requests": {"cpu": "50m"}}) as probers:
-        probers.stand_in([BARE], cluster([pod("bare")], []))
+    with api.probe_pods("pod", resources={"requests": {"cpu": "50m"}}) as probe_pods:
+        probe_pods.stand_in([BARE], cluster([pod("bare")], []))
         (made,) = (item for name, item in api.pods.items() if "probe" in name)
         resources = made["spec"]["containers"][0]["resources"]
     assert resources == {"requests": {"cpu": "50m"}, "limits": RESOURCES["limits"]}
@@ -251,22 +253,22 @@ def test_a_pod_gets_the_resources_that_are_asked_for() -> None:
 
 def test_a_pod_that_stays_is_said() -> None:
     api = FakeCluster(pod("bare"))
-    probers = api.probers("pod")
-    probers.stand_in([BARE], cluster([pod("bare")], []))
+    probe_pods = api.probe_pods("pod")
+    probe_pods.stand_in([BARE], cluster([pod("bare")], []))
     api.refuse["DELETE"] = 403
     words = "can't be removed, do it by hand: default/ambient-lab-probe-1: HTTP 403: not you"
     with pytest.raises(LabError, match=words):
-        probers.__exit__(None, None, None)
+        probe_pods.__exit__(None, None, None)
 
 
 def test_a_pod_that_nobody_answers_for_keeps_no_other_from_being_removed() -> None:
     api = FakeCluster(pod("bare"))
-    probers = api.probers("pod")
-    probers.stand_in([BARE, Source("default", service_account="other")], cluster([pod("bare")], []))
+    probe_pods = api.probe_pods("pod")
+    probe_pods.stand_in([BARE, Source("default", service_account="other")], cluster([pod("bare")], []))
     api.dead = "/ambient-lab-probe-1"
     words = "can't be removed, do it by hand: default/ambient-lab-probe-1: the cluster does not answer$"
     with pytest.raises(LabError, match=words):
-        probers.__exit__(None, None, None)
+        probe_pods.__exit__(None, None, None)
     assert sorted(api.pods) == ["default/ambient-lab-probe-1", "default/bare"]
 
 
@@ -274,40 +276,40 @@ def test_a_pod_that_nobody_answers_for_keeps_no_other_from_being_removed() -> No
 def test_check_mode_makes_and_removes_nothing(kind: str) -> None:
     dead = _mine(phase="Failed")
     api = FakeCluster(pod("bare"), dead)
-    with api.probers(kind, check_mode=True) as probers:
-        assert probers.clear(["default"]) == []
-        assert probers.stand_in([BARE], cluster([pod("bare")], [])) == {BARE: NOT_NOW}
+    with api.probe_pods(kind, check_mode=True) as probe_pods:
+        assert probe_pods.clear(["default"]) == []
+        assert probe_pods.stand_in([BARE], cluster([pod("bare")], [])) == {BARE: NOT_NOW}
     # A container stays in its pod, so that the pod would be another one then.
-    assert probers.marked == (["default/bare"] if kind == "ephemeral" else [])
+    assert probe_pods.marked == (["default/bare"] if kind == "ephemeral" else [])
     assert api.sent == []
 
 
 def test_check_mode_asks_from_a_container_that_is_there() -> None:
     bare = pod("bare")
     api = FakeCluster(bare)
-    with api.probers("ephemeral") as probers:
-        made = probers.stand_in([BARE], cluster([bare], []))
-    with api.probers("ephemeral", check_mode=True) as probers:
-        assert probers.stand_in([BARE], cluster([bare], [])) == made
-    assert probers.marked == []
+    with api.probe_pods("ephemeral") as probe_pods:
+        made = probe_pods.stand_in([BARE], cluster([bare], []))
+    with api.probe_pods("ephemeral", check_mode=True) as probe_pods:
+        assert probe_pods.stand_in([BARE], cluster([bare], [])) == made
+    assert probe_pods.marked == []
 
 
 def test_an_ephemeral_container_is_made_once() -> None:
     bare = pod("bare")
     api = FakeCluster(bare)
     for marked in (["default/bare"], []):
-        with api.probers("ephemeral") as probers:
-            (place,) = probers.stand_in([BARE], cluster([bare], [])).values()
+        with api.probe_pods("ephemeral") as probe_pods:
+            (place,) = probe_pods.stand_in([BARE], cluster([bare], [])).values()
             assert place == Source("default", pod="bare", container="ambient-lab-probe-1")
-            assert probers.marked == marked
+            assert probe_pods.marked == marked
     assert len(api.sent) == 1
     assert running_ephemeral(bare) == "ambient-lab-probe-1"
     bare["status"]["ephemeralContainerStatuses"][0]["state"] = {"terminated": {"reason": "Completed"}}
-    with api.probers("ephemeral") as probers:
-        (place,) = probers.stand_in([BARE], cluster([bare], [])).values()
+    with api.probe_pods("ephemeral") as probe_pods:
+        (place,) = probe_pods.stand_in([BARE], cluster([bare], [])).values()
         assert place == Source("default", pod="bare", container="ambient-lab-probe-2")
 
 
 def test_a_source_whose_pod_is_gone_gets_no_container() -> None:
-    with FakeCluster().probers("ephemeral") as probers:
-        assert probers.stand_in([BARE], cluster([], [])) == {BARE: "it has no pod that could take a container"}
+    with FakeCluster().probe_pods("ephemeral") as probe_pods:
+        assert probe_pods.stand_in([BARE], cluster([], [])) == {BARE: "it has no pod that could take a container"}
