@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import (
-    Facts,
-    Pair,
-    Proxy,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Facts, Pair, Proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import METRICS_PATH, METRICS_PORT
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
@@ -32,11 +29,6 @@ class Places:
     kiali: t.Mapping[str, t.Any]
     prometheus: t.Mapping[str, t.Any]
     url: str | None = None
-
-    @property
-    def kiali_name(self) -> str:
-        """Its address, or namespace/name of its Service."""
-        return self.url or f"{self.kiali['namespace']}/{self.kiali['service']}"
 
     def describe(self, where: t.Mapping[str, t.Any]) -> str:
         """Command that shows a Service with its endpoints."""
@@ -59,21 +51,6 @@ class Places:
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """An edge that is missing.
-
-    answered: whether the last round had a request on it that would be counted. graph: parameters of the last question
-    to Kiali.
-    """
-
-    pair: Pair
-    facts: Facts
-    places: Places
-    answered: bool
-    graph: t.Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Finding:
     """What is broken, and the command to look further. telemetry: counting or drawing is, not the traffic."""
 
@@ -82,121 +59,87 @@ class Finding:
     telemetry: bool = True
 
 
-def diagnose(case: Case) -> Finding:
-    """The first part that is broken, in the order in which the data come to the picture's reader, backwards."""
-    return next(finding for rule in _RULES for finding in [rule(case)] if finding)
+def diagnose(pair: Pair, facts: Facts, places: Places, answered: bool, graph: t.Mapping[str, str]) -> Finding:
+    """The first part that is broken, in the order in which the data come to the picture's reader, backwards.
+
+    Args:
+        pair: the edge that is missing.
+        facts: of it.
+        places: how the user reaches the parts.
+        answered: whether the last round had a request on it that would be counted.
+        graph: parameters of the last question to Kiali.
+    """
+    rules = itertools.chain(_servers(facts, places), _proxies(pair, facts, places, answered))
+    last = _stored(pair, facts, places, answered, graph)
+    return next(rules, last)
 
 
-def _kiali_silent(case: Case) -> Finding | None:
-    kiali, places = case.facts.kiali, case.places
-    if not kiali.problem or kiali.reached:
-        return None
-    look = places.ask_kiali("/healthz") if places.url else places.describe(places.kiali)
-    return Finding(f"Kiali ({places.kiali_name}) does not answer: {kiali.problem}", look)
+def _servers(facts: Facts, places: Places) -> t.Iterator[Finding]:
+    kiali, where = facts.kiali, places.prometheus
+    if kiali.problem and not kiali.reached:
+        name = places.url or f"{places.kiali['namespace']}/{places.kiali['service']}"
+        look = places.ask_kiali("/healthz") if places.url else places.describe(places.kiali)
+        yield Finding(f"Kiali ({name}) does not answer: {kiali.problem}", look)
+    if facts.prometheus:
+        text = f"Prometheus ({where['namespace']}/{where['service']}) does not answer: {facts.prometheus}"
+        ready = "" if facts.endpoints is None else f"; {facts.endpoints} of its endpoints are ready"
+        yield Finding(text + ready, places.describe(where))
+    # Its own refusal comes after Prometheus, because Kiali refuses while it has none.
+    if kiali.problem:
+        logs = f"{places.kubectl} -n {places.kiali['namespace']} logs service/{places.kiali['service']} --tail=20"
+        yield Finding(kiali.problem, places.ask_kiali("/api/status") if places.url else logs)
 
 
-def _prometheus_silent(case: Case) -> Finding | None:
-    if not case.facts.prometheus:
-        return None
-    where = case.places.prometheus
-    text = f"Prometheus ({where['namespace']}/{where['service']}) does not answer: {case.facts.prometheus}"
-    if case.facts.endpoints is not None:
-        text += f"; {case.facts.endpoints} of its endpoints are ready"
-    return Finding(text, case.places.describe(where))
-
-
-def _kiali_refuses(case: Case) -> Finding | None:
-    problem, places = case.facts.kiali.problem, case.places
-    if not problem:
-        return None
-    if places.url:
-        return Finding(problem, places.ask_kiali("/api/status"))
-    where = places.kiali
-    return Finding(problem, f"{places.kubectl} -n {where['namespace']} logs service/{where['service']} --tail=20")
-
-
-def _no_proxy(case: Case) -> Finding | None:
-    if case.facts.proxies:
-        return None
-    if case.pair.reporter == "ztunnel":
-        look = f"{case.places.kubectl} get pods -A -l {ZTUNNEL_SELECTOR}"
-        return Finding("there is no ztunnel pod, so nobody counts", look)
-    namespace = case.pair.target.namespace
-    text = f"there is no waypoint pod in namespace {namespace}, so nobody counts HTTP requests there"
-    return Finding(text, f"{case.places.kubectl} -n {namespace} get gateways,pods")
-
-
-def _not_scraped(case: Case) -> Finding | None:
-    look = case.places.ask_prometheus("/api/v1/targets", state="active")
-    for proxy in case.facts.proxies:
+def _proxies(pair: Pair, facts: Facts, places: Places, answered: bool) -> t.Iterator[Finding]:
+    namespace = pair.target.namespace
+    if not facts.proxies and pair.reporter == "ztunnel":
+        look = f"{places.kubectl} get pods -A -l {ZTUNNEL_SELECTOR}"
+        yield Finding("there is no ztunnel pod, so nobody counts", look)
+    elif not facts.proxies:
+        text = f"there is no waypoint pod in namespace {namespace}, so nobody counts HTTP requests there"
+        yield Finding(text, f"{places.kubectl} -n {namespace} get gateways,pods")
+    look = places.ask_prometheus("/api/v1/targets", state="active")
+    for proxy in facts.proxies:
+        named = f"{pair.reporter} {proxy}" + ("" if proxy.ready else " (not ready)")
         if proxy.scraped is None:
-            return Finding(
-                f"Prometheus has no target for {_named(case, proxy)}, so it does not know what it counts", look
-            )
-        health, error = proxy.scraped
-        if health != "up":
+            yield Finding(f"Prometheus has no target for {named}, so it does not know what it counts", look)
+        elif proxy.scraped[0] != "up":
+            health, error = proxy.scraped
             state = "has not been scraped yet" if health == "unknown" else f"is {health}"
-            return Finding(f"Prometheus' target {_named(case, proxy)} {state}: {error or 'no error given'}", look)
-    return None
+            yield Finding(f"Prometheus' target {named} {state}: {error or 'no error given'}", look)
+    if not any(proxy.exports for proxy in facts.proxies):
+        yield _not_exported(pair, facts.proxies, places, answered)
 
 
-def _not_exported(case: Case) -> Finding | None:
-    proxies = case.facts.proxies
-    if any(proxy.exports for proxy in proxies):
-        return None
-    silent = [proxy for proxy in proxies if proxy.exports is None]
-    if silent:
-        text = f"{_named(case, silent[0])} does not hand out its metrics: {silent[0].problem}"
-        return Finding(text, f"{case.places.kubectl} -n {silent[0].namespace} describe pod {silent[0].pod}")
-    look = f"{case.places.raw(_metrics(case, proxies[0]))} | grep {case.pair.metric}"
-    pair = f"{case.pair.source} to {case.pair.target}"
-    if not case.answered:
-        text = f"no request from {pair} was answered, and {_names(case)} counted none"
-        return Finding(text, look, telemetry=False)
-    text = f"requests from {pair} were answered, but {_names(case)} has no {case.pair.metric} of them"
-    if case.pair.reporter == "waypoint":
+def _not_exported(pair: Pair, proxies: t.Sequence[Proxy], places: Places, answered: bool) -> Finding:
+    for proxy in proxies:
+        if proxy.exports is None:
+            named = f"{pair.reporter} {proxy}" + ("" if proxy.ready else " (not ready)")
+            look = f"{places.kubectl} -n {proxy.namespace} describe pod {proxy.pod}"
+            return Finding(f"{named} does not hand out its metrics: {proxy.problem}", look)
+    metrics = proxy_path("pods", proxies[0].namespace, proxies[0].pod, METRICS_PORT) + METRICS_PATH[pair.reporter]
+    look = f"{places.raw(metrics)} | grep {pair.metric}"
+    ends, names = f"{pair.source} to {pair.target}", _names(pair, proxies)
+    if not answered:
+        return Finding(f"no request from {ends} was answered, and {names} counted none", look, telemetry=False)
+    text = f"requests from {ends} were answered, but {names} has no {pair.metric} of them"
+    if pair.reporter == "waypoint":
         text += " (did they go through the waypoint? the Service needs istio.io/use-waypoint)"
     return Finding(text, look)
 
 
-def _not_stored(case: Case) -> Finding | None:
-    if (case.facts.increase or 0) > 0:
-        return None
-    how = "has no series of" if case.facts.increase is None else "saw no increase in the window of"
-    text = f"{_names(case)} exports {case.pair.metric} of this pair, but Prometheus {how} it"
-    if not case.answered:
-        text = f"no request from {case.pair.source} to {case.pair.target} was answered in the window"
-    look = case.places.ask_prometheus("/api/v1/query", query=case.pair.selector)
-    return Finding(text, look, telemetry=case.answered)
+def _stored(pair: Pair, facts: Facts, places: Places, answered: bool, graph: t.Mapping[str, str]) -> Finding:
+    """Every proxy counts, and is scraped."""
+    rise = facts.increase or 0
+    if rise > 0:
+        text = f"Prometheus has {pair.metric} of this pair (up by {rise:g} in the window), but Kiali does not draw it"
+        return Finding(text, places.ask_kiali("/api/namespaces/graph", **graph))
+    how = "has no series of" if facts.increase is None else "saw no increase in the window of"
+    text = f"{_names(pair, facts.proxies)} exports {pair.metric} of this pair, but Prometheus {how} it"
+    if not answered:
+        text = f"no request from {pair.source} to {pair.target} was answered in the window"
+    return Finding(text, places.ask_prometheus("/api/v1/query", query=pair.selector), telemetry=answered)
 
 
-def _not_drawn(case: Case) -> Finding:
-    rise = f"{case.facts.increase or 0:g}"
-    text = f"Prometheus has {case.pair.metric} of this pair (up by {rise} in the window), but Kiali does not draw it"
-    return Finding(text, case.places.ask_kiali("/api/namespaces/graph", **case.graph))
-
-
-# Kiali's own refusal comes after Prometheus, because Kiali refuses while it has none.
-_RULES: tuple[t.Callable[[Case], Finding | None], ...] = (
-    _kiali_silent,
-    _prometheus_silent,
-    _kiali_refuses,
-    _no_proxy,
-    _not_scraped,
-    _not_exported,
-    _not_stored,
-    _not_drawn,
-)
-
-
-def _named(case: Case, proxy: Proxy) -> str:
-    state = "" if proxy.ready else " (not ready)"
-    return f"{case.pair.reporter} {proxy}{state}"
-
-
-def _names(case: Case) -> str:
-    return f"{case.pair.reporter} {', '.join(str(proxy) for proxy in case.facts.proxies)}"
-
-
-def _metrics(case: Case, proxy: Proxy) -> str:
-    return proxy_path("pods", proxy.namespace, proxy.pod, METRICS_PORT) + METRICS_PATH[case.pair.reporter]
+def _names(pair: Pair, proxies: t.Sequence[Proxy]) -> str:
+    return f"{pair.reporter} {', '.join(str(proxy) for proxy in proxies)}"

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker, Lister
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import workload_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     GATEWAY_NAME,
     PATHS,
@@ -28,10 +27,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 
 # What Kiali makes its edges of (graph/telemetry/istio/istio.go; rateTcp=sent reads what ztunnel received).
 METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}
-
-
-class Cluster(Asker, Lister, t.Protocol):
-    """What is asked of the Kubernetes API."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,28 +109,30 @@ class Gatherer:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ProxyReader,
         prometheus: t.Mapping[str, t.Any],
         kiali: Reply,
         window: tuple[int, int] | None,
     ) -> None:
         self._cluster, self._where, self._kiali, self._window = cluster, prometheus, kiali, window
         self._base = service_proxy(prometheus)
-        self._lists: dict[tuple[t.Any, ...], list[Object]] = {}
-        self._texts: dict[str, Answer] = {}
-        self._targets: Reply | None = None
+        self._ask, self._items = functools.cache(cluster.ask), functools.cache(cluster.items)
 
-    def facts(self, pair: Pair) -> Facts:
-        """What is known about a pair.
+    def facts(self, pair: Pair, nodes: t.Collection[str]) -> Facts:
+        """What is known about a pair; nodes: of the pods at its ends.
 
         Raises:
             LabError: when the Kubernetes API does not answer, or refuses.
         """
-        problem = self._asked().problem
-        if problem:
-            return Facts(self._kiali, problem, self._endpoints())
-        proxies = tuple(self._proxy(pod, pair) for pod in self._pods(pair))
-        return Facts(self._kiali, proxies=proxies, increase=self._increase(pair))
+        if self._targets.problem:
+            return Facts(self._kiali, self._targets.problem, self._endpoints())
+        if pair.reporter == "waypoint":
+            path = f"/api/v1/namespaces/{pair.target.namespace}/pods"
+            pods = self._items(path, labelSelector=GATEWAY_NAME)
+        else:
+            ztunnels = self._items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
+            pods = [pod for pod in ztunnels if _node(pod) in nodes] or ztunnels
+        return Facts(self._kiali, proxies=tuple(self._proxy(pod, pair) for pod in pods), increase=self._increase(pair))
 
     def unseen(self, nodes: t.Collection[str]) -> str:
         """Why nobody would know of what the ztunnels of some nodes count; "" where one of them is scraped.
@@ -145,66 +142,38 @@ class Gatherer:
         Raises:
             LabError: when the Kubernetes API does not answer, or refuses.
         """
-        ztunnels = self._list("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR) if not self._asked().problem else []
-        health = {
-            name_of(pod): (pod.get("spec", {}).get("nodeName"), self._scraped(str(pod.get("status", {}).get("podIP"))))
-            for pod in ztunnels
-        }
-        scraped = {node for node, found in health.values() if found and found[0] == "up"}
-        near = [name for name, (node, _found) in health.items() if node in nodes]
+        ztunnels = [] if self._targets.problem else self._items("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
+        near = [name_of(pod) for pod in ztunnels if _node(pod) in nodes]
+        scraped = {_node(pod) for pod in ztunnels if (self._scraped(pod) or ("",))[0] == "up"}
         if not near or not scraped or scraped & set(nodes):
             return ""
         return f"Prometheus scrapes other ztunnels, but not those of its pods' nodes ({', '.join(near)})"
 
-    def _asked(self) -> Reply:
-        """Prometheus' targets, asked for once."""
-        if self._targets is None:
-            self._targets = get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
-        return self._targets
+    @functools.cached_property
+    def _targets(self) -> Reply:
+        return get(self._cluster, f"{self._base}/api/v1/targets", "Prometheus", state="active")
 
     def _endpoints(self) -> int:
         """How many of Prometheus' endpoints are ready; one that says nothing is (discovery/v1)."""
         path = PATHS["EndpointSlice"].format(f"/namespaces/{self._where['namespace']}")
-        slices = self._list(path, labelSelector=f"kubernetes.io/service-name={self._where['service']}")
+        slices = self._items(path, labelSelector=f"kubernetes.io/service-name={self._where['service']}")
         ends = [end for item in slices for end in item.get("endpoints") or []]
         return sum((end.get("conditions") or {}).get("ready") is not False for end in ends)
 
-    def _pods(self, pair: Pair) -> list[Object]:
-        """The proxies on the way: the waypoints of the destination's namespace, or the ztunnels of both ends' nodes."""
-        if pair.reporter == "waypoint":
-            return self._list(f"/api/v1/namespaces/{pair.target.namespace}/pods", labelSelector=GATEWAY_NAME)
-        ends = {
-            pod.get("spec", {}).get("nodeName")
-            for end in (pair.source, pair.target)
-            for pod in self._list(f"/api/v1/namespaces/{end.namespace}/pods")
-            if workload_of(pod) == end
-        }
-        ztunnels = self._list("/api/v1/pods", labelSelector=ZTUNNEL_SELECTOR)
-        near = [pod for pod in ztunnels if pod.get("spec", {}).get("nodeName") in ends]
-        return near or ztunnels
-
     def _proxy(self, pod: Object, pair: Pair) -> Proxy:
         namespace, name = namespace_of(pod), pod["metadata"]["name"]
-        path = proxy_path("pods", namespace, name, METRICS_PORT) + METRICS_PATH[pair.reporter]
-        if path not in self._texts:
-            self._texts[path] = self._cluster.ask(path)
-        answer = self._texts[path]
-        good = answer.status == 200
-        return Proxy(
-            namespace,
-            name,
-            is_ready(pod),
-            self._scraped(str(pod.get("status", {}).get("podIP"))),
-            has_series(answer.body.decode("utf-8", "replace"), pair) if good else None,
-            "" if good else f"HTTP {answer.status}",
-        )
+        answer = self._ask(proxy_path("pods", namespace, name, METRICS_PORT) + METRICS_PATH[pair.reporter])
+        exports, problem = None, f"HTTP {answer.status}"
+        if answer.status == 200:
+            exports, problem = has_series(answer.body.decode("utf-8", "replace"), pair), ""
+        return Proxy(namespace, name, is_ready(pod), self._scraped(pod), exports, problem)
 
-    def _scraped(self, address: str) -> tuple[str, str] | None:
+    def _scraped(self, pod: Object) -> tuple[str, str] | None:
         """Health and last error of the pod's target; a pod without one that is up may have several."""
-        data = self._asked().body.get("data") or {}
+        address = pod.get("status", {}).get("podIP")
         found = [
             (str(item.get("health")), str(item.get("lastError") or ""))
-            for item in data.get("activeTargets") or []
+            for item in (self._targets.body.get("data") or {}).get("activeTargets") or []
             if urllib.parse.urlsplit(str(item.get("scrapeUrl"))).hostname == address
         ]
         return next((item for item in found if item[0] == "up"), found[0] if found else None)
@@ -218,11 +187,9 @@ class Gatherer:
         result = ((reply.body or {}).get("data") or {}).get("result") or []
         return float(result[0]["value"][1]) if result else None
 
-    def _list(self, path: str, **query: str) -> list[Object]:
-        key = (path, *query.items())
-        if key not in self._lists:
-            self._lists[key] = self._cluster.items(path, **query)
-        return self._lists[key]
+
+def _node(pod: Object) -> t.Any:
+    return pod.get("spec", {}).get("nodeName")
 
 
 def has_series(text: str, pair: Pair) -> bool:

@@ -98,42 +98,26 @@ def _judge(expect: EdgeExpectation, seen: EdgesSeen) -> Judged:
     edges = [edge for edge in edges if edge.rate > 0]
     if not edges:
         return Judged(seen, Verdict("fail", f"expected {expect}, saw {seen}"), missing=True)
-    for rule in (_codes, _mtls, _rate):
-        problem, sticky = rule(expect, edges)
-        if problem:
-            return Judged(seen, Verdict("fail", problem), sticky=sticky)
-    return Judged(seen, Verdict("pass"))
+    problem, sticky = next(_problems(expect, edges), ("", False))
+    return Judged(seen, Verdict("fail", problem) if problem else Verdict("pass"), sticky=sticky)
 
 
-def _rate(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> tuple[str, bool]:
-    total = sum(edge.rate for edge in edges)
-    if expect.min_rate is None or total >= expect.min_rate:
-        return "", False
-    return f"expected {expect}, saw a rate of {total:g}", False
-
-
-def _codes(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> tuple[str, bool]:
-    if expect.codes is None:
-        return "", False
-    wanted = {str(code) for code in expect.codes}
+def _problems(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> t.Iterator[tuple[str, bool]]:
+    """What is wrong with edges that are there, and whether the window keeps it."""
+    wanted = {str(code) for code in expect.codes or ()}
     found = {code for edge in edges for code in edge.codes}
-    if found == wanted:
-        return "", False
-    shown = ", ".join("no response" if code == NO_RESPONSE else code for code in sorted(found)) or "none"
-    # A code too many stays in the window, one that is missing may come.
-    return f"the codes are {shown}, the claim wants exactly {', '.join(sorted(wanted))}", bool(found - wanted)
-
-
-def _mtls(expect: EdgeExpectation, edges: t.Sequence[Edge]) -> tuple[str, bool]:
-    if expect.mtls is None:
-        return "", False
+    if expect.codes is not None and found != wanted:
+        shown = ", ".join("no response" if code == NO_RESPONSE else code for code in sorted(found)) or "none"
+        # A code too many stays in the window, one that is missing may come.
+        yield f"the codes are {shown}, the claim wants exactly {', '.join(sorted(wanted))}", bool(found - wanted)
     shares = [edge.mtls for edge in edges if edge.mtls is not None]
-    if len(shares) < len(edges):
+    if expect.mtls is not None and len(shares) < len(edges):
         # The appender asks Prometheus for the destination's series, which may come a sample later than the source's.
-        return "Kiali does not say whether mTLS protects this edge", False
-    least, most = min(shares), max(shares)
-    if expect.mtls is True and least < 100:
-        return f"mTLS protects only {least:.0f}% of it", True
-    if expect.mtls is False and most > 0:
-        return f"mTLS protects {most:.0f}% of it", True
-    return "", False
+        yield "Kiali does not say whether mTLS protects this edge", False
+    elif expect.mtls is True and min(shares) < 100:
+        yield f"mTLS protects only {min(shares):.0f}% of it", True
+    elif expect.mtls is False and max(shares) > 0:
+        yield f"mTLS protects {max(shares):.0f}% of it", True
+    total = sum(edge.rate for edge in edges)
+    if expect.min_rate is not None and total < expect.min_rate:
+        yield f"expected {expect}, saw a rate of {total:g}", False

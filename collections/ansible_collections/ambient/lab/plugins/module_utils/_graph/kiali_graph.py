@@ -14,11 +14,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Web, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Finding, Places, diagnose
-from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Cluster, Gatherer, Pair
+from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Finding, Places, diagnose
+from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Gatherer, Pair
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
     may_control,
@@ -64,13 +65,10 @@ def prove_graphs(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool)
         if not isinstance(error, LabError):
             raise error
     if failures:
-        raise LabError("\n".join(str(error) for error in failures), verdict=_worst(failures))
+        verdicts = {getattr(error, "result", {}).get("verdict", "error") for error in failures}
+        verdict = "error" if "error" in verdicts else "fail"
+        raise LabError("\n".join(str(error) for error in failures), verdict=verdict)
     return {"verdict": "pass", "checks": [one.result() for one in running]}
-
-
-def _worst(failures: t.Sequence[BaseException]) -> str:
-    verdicts = {getattr(error, "result", {}).get("verdict", "error") for error in failures}
-    return "error" if "error" in verdicts else "fail"
 
 
 def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) -> dict[str, t.Any]:
@@ -100,22 +98,32 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     return returned
 
 
-def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: Cluster, places: Places) -> None:
+def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: ProxyReader, places: Places) -> None:
     """Give the claims their causes; an edge that is missing because telemetry is broken becomes an error."""
     look = result.look
     window = (look.window.start, look.end) if look.window and look.answer else None
     query = {key: graph_query(namespaces, *(window or (0, 0)), inject=True)[key] for key in ASKED_AGAIN}
     gatherer = Gatherer(cluster, places.prometheus, look.reply, window)
     for run in result.claims:
+        nodes = nodes_of(run.ends, result.mesh)
         if run.judged.missing or run.judged.seen.problem:
             pair = Pair.of(*run.ends, run.claim.protocol(run.phase))
-            _explain(run, pair, gatherer, places, _answered(result, pair), query)
+            counted = COUNTED[pair.reporter]
+            sent = [one for one in result.traffic if one.seen.outcome in counted and run.ends in routes(one)]
+            try:
+                finding = diagnose(pair, gatherer.facts(pair, nodes), places, bool(sent), query)
+            except LabError as error:
+                # Who can't look can't say that the traffic is to blame.
+                finding = Finding(f"the telemetry could not be checked: {error.message}", "")
+            run.cause, run.look = finding.text, finding.look
+            if finding.telemetry and run.judged.missing:
+                run.decide(Verdict("error", f"{run.verdict.reason}; {run.cause}"))
         elif run.judged.uncontrolled:
             run.cause = _uncontrolled(run, result.claims)
         elif not run.holds and window:
             run.look = places.ask_kiali("/api/namespaces/graph", **query)
         elif run.holds and run.expect.outcome == "no_edge" and "ztunnel" in reporters(run.claim, run.phase, False):
-            _confirm(run, nodes_of(run.ends, result.mesh), gatherer, places)
+            _confirm(run, nodes, gatherer, places)
     if not all(run.holds for run in result.claims):
         result.converged_after = None
 
@@ -132,36 +140,12 @@ def _confirm(run: GraphRun, nodes: t.Collection[str], gatherer: Gatherer, places
         run.cause, run.look = problem, places.ask_prometheus("/api/v1/targets", state="active")
 
 
-def _answered(result: GraphResult, pair: Pair) -> bool:
-    """Whether the last round's requests between the two were such as the proxy counts."""
-    counted = COUNTED[pair.reporter]
-    return any(run.seen.outcome in counted and (pair.source, pair.target) in routes(run) for run in result.traffic)
-
-
 def _uncontrolled(run: GraphRun, runs: t.Sequence[GraphRun]) -> str:
     """Its control has an explanation of its own."""
     for other in runs:
         if not other.holds and may_control(run.claim, other.claim, run.phase, run.judged.uncontrolled):
             return f"{run.verdict.reason}: {other.claim.name!r} does not hold"
     return ""
-
-
-def _explain(
-    run: GraphRun,
-    pair: Pair,
-    gatherer: Gatherer,
-    places: Places,
-    answered: bool,
-    query: t.Mapping[str, str],
-) -> None:
-    try:
-        finding = diagnose(Case(pair, gatherer.facts(pair), places, answered, query))
-    except LabError as error:
-        # Who can't look can't say that the traffic is to blame.
-        finding = Finding(f"the telemetry could not be checked: {error.message}", "")
-    run.cause, run.look = finding.text, finding.look
-    if finding.telemetry and run.judged.missing:
-        run.decide(Verdict("error", f"{run.verdict.reason}; {run.cause}"))
 
 
 def _traffic(params: t.Mapping[str, t.Any]) -> tuple[Claim, ...]:

@@ -17,7 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.stable import C
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import repeat
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, Reply
 from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import WaypointsOf, judge_all
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
@@ -29,16 +29,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 # Seconds between two samples of Prometheus, where Kiali does not say (Kiali's own default, handlers/config.go).
 DEFAULT_SCRAPE = 15.0
 NO_DATE = "Kiali's answer has no Date header, so that its window can't be placed"
-
-
-class KialiApi(t.Protocol):
-    """The two questions to Kiali; nothing is raised, the reply says what went wrong."""
-
-    def config(self) -> Reply:
-        """Kiali's configuration."""
-
-    def graph(self, namespaces: t.Sequence[str], start: int, end: int, inject: bool) -> Reply:
-        """The graph of a window, with or without Services between the workloads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +58,7 @@ class Watch:
         self,
         runs: t.Sequence[GraphRun],
         namespaces: t.Sequence[str],
-        kiali: KialiApi,
+        kiali: Kiali,
         now: t.Callable[[], float],
     ) -> None:
         self.window: Window | None = None
@@ -209,7 +199,7 @@ def check_graph(
     namespaces: t.Sequence[str],
     settings: Settings,
     edge: Edge,
-    kiali: KialiApi,
+    kiali: Kiali,
 ) -> GraphResult:
     """Send the traffic and look, until everything holds `stable` rounds in a row or time is up.
 

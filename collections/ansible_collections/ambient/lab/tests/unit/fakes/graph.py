@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
+from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, Reply
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, parse_graph_claims
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Answer, FakeEdge, Object, pod
 
@@ -77,7 +77,7 @@ def _node(nodes: dict[str, Object], text: str) -> str:
     return str(nodes[text]["id"])
 
 
-class FakeKiali:
+class FakeKiali(Kiali):
     """Draws what Prometheus would have sampled of the counted requests, each `scrape` seconds on the server's clock.
 
     Args:

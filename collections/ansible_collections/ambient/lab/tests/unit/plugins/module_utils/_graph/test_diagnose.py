@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
-from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Case, Places, diagnose
+from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Places, diagnose
 from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import (
     Facts,
     Gatherer,
@@ -20,7 +20,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import nodes_of
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import mesh_of
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 
 CURL, APP = End("workload", "default", "curl"), End("workload", "default", "sample-app")
@@ -182,7 +184,7 @@ PROM_PATH = "/api/v1/namespaces/istio-system/services/prometheus:9090/proxy/api/
 def test_the_first_broken_part(
     facts: Facts, pair: Pair, answered: bool, words: str, look: str, telemetry: bool
 ) -> None:
-    finding = diagnose(Case(pair, facts, PLACES, answered, GRAPH))
+    finding = diagnose(pair, facts, PLACES, answered, GRAPH)
     assert words in finding.text
     assert finding.telemetry is telemetry
     assert finding.look == look if look else finding.look.startswith("kubectl --context lab ")
@@ -197,7 +199,7 @@ def test_the_first_broken_part(
 )
 def test_a_kiali_at_its_own_address(reply: Reply, look: str) -> None:
     places = dataclasses.replace(PLACES, url="http://localhost:28080/kiali/")
-    assert diagnose(Case(L4, but(kiali=reply), places, True, GRAPH)).look == look
+    assert diagnose(L4, but(kiali=reply), places, True, GRAPH).look == look
 
 
 LINE = (
@@ -273,7 +275,8 @@ def gather(
     """Facts of some pairs."""
     with cluster:
         gatherer = Gatherer(Kube(cluster.kubeconfig(folder), None), PROMETHEUS, GOOD, window)
-        return [gatherer.facts(pair) for pair in pairs]
+        mesh = mesh_of(*({**item, "kind": "Pod"} for item in APPS))
+        return [gatherer.facts(pair, nodes_of((pair.source, pair.target), mesh)) for pair in pairs]
 
 
 def test_facts_of_the_proxies_on_the_way(tmp_path: pathlib.Path) -> None:
