@@ -53,16 +53,24 @@ def arrange(nodes: t.Sequence[str], pairs: t.Sequence[Pair], grid: Grid) -> Layo
     """
     turned = _turned(nodes, pairs)
     forward = [(pair[1], pair[0]) if pair in turned else pair for pair in pairs]
-    depth = _depths(nodes, forward)
-    chains = [_chain(number, pair, depth) for number, pair in enumerate(forward)]
+    # Column of each node: one more than the last of those that lead to it.
+    depth = dict.fromkeys(nodes, 0)
+    for _step in nodes:
+        for source, target in forward:
+            depth[target] = max(depth[target], depth[source] + 1)
+    # The pair's ends, and between them a place in each column that its line passes.
+    chains = [
+        [source, *(f"\0{number} {column}" for column in range(depth[source] + 1, depth[target])), target]
+        for number, (source, target) in enumerate(forward)
+    ]
     columns = _columns(nodes, chains, depth)
     tallest = max((len(column) for column in columns), default=0)
-    places = {}
-    for number, column in enumerate(columns):
-        top = (tallest - len(column)) * grid.pitch / 2
-        for row, name in enumerate(column):
-            places[name] = Point(number * (grid.width + grid.gap), top + row * grid.pitch)
-    lines = _lines(chains, places, set(nodes), grid)
+    places = {
+        name: Point(number * (grid.width + grid.gap), ((tallest - len(column)) / 2 + row) * grid.pitch)
+        for number, column in enumerate(columns)
+        for row, name in enumerate(column)
+    }
+    lines = _lines(chains, places, grid)
     return Layout(
         {name: places[name] for name in nodes},
         [line[::-1] if pair in turned else line for pair, line in zip(pairs, lines, strict=True)],
@@ -92,22 +100,6 @@ def _turned(nodes: t.Sequence[str], pairs: t.Sequence[Pair]) -> set[Pair]:
                 done.add(node)
                 trail.pop()
     return turned
-
-
-def _depths(nodes: t.Sequence[str], forward: t.Sequence[Pair]) -> dict[str, int]:
-    """Column of each node: one more than the last of those that lead to it."""
-    depth = dict.fromkeys(nodes, 0)
-    for _step in nodes:
-        for source, target in forward:
-            depth[target] = max(depth[target], depth[source] + 1)
-    return depth
-
-
-def _chain(number: int, pair: Pair, depth: t.Mapping[str, int]) -> list[str]:
-    """The pair's ends, and between them a place in each column that its line passes."""
-    source, target = pair
-    passed = [f"\0{number} {column}" for column in range(depth[source] + 1, depth[target])]
-    return [source, *passed, target]
 
 
 def _columns(nodes: t.Sequence[str], chains: t.Sequence[list[str]], depth: t.Mapping[str, int]) -> list[list[str]]:
@@ -141,9 +133,7 @@ def _sorted(column: list[str], beside: list[str], neighbours: t.Mapping[str, lis
     return [name for _row, name in sorted(enumerate(column), key=mean)]
 
 
-def _lines(
-    chains: t.Sequence[list[str]], places: t.Mapping[str, Point], nodes: set[str], grid: Grid
-) -> list[list[Point]]:
+def _lines(chains: t.Sequence[list[str]], places: t.Mapping[str, Point], grid: Grid) -> list[list[Point]]:
     leaving, arriving = _ports(chains, places, 0, grid), _ports(chains, places, -1, grid)
     lines = []
     for number, chain in enumerate(chains):

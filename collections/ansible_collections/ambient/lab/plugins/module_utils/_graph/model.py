@@ -55,13 +55,8 @@ class Edge:
 
     def as_dict(self) -> dict[str, t.Any]:
         """The same as plain data for the module's result."""
-        return {
-            "protocol": self.protocol,
-            "rate": self.rate,
-            "codes": list(self.codes),
-            "errors": self.errors,
-            "mtls": self.mtls,
-        }
+        values = {key: getattr(self, key) for key in ("protocol", "rate", "codes", "errors", "mtls")}
+        return {**values, "codes": list(self.codes)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,20 +39,22 @@ SIZE, LETTER, MARGIN, HEAD, ROW = 13, 7.3, 28.0, 66.0, 17.0
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What is drawn between two nodes, one line for all protocols.
-
-    texts: of its label.
-    """
+    """What is drawn between two nodes, one line for all protocols; texts: of its label."""
 
     source: str
     target: str
     kind: str
     texts: tuple[str, ...]
 
+    @property
+    def colour(self) -> str:
+        """Of the line and its label."""
+        return LINE[self.kind][0]
+
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A label's place, to keep labels apart."""
+    """A rectangle's place, in pixels."""
 
     x: float
     y: float
@@ -93,7 +95,8 @@ def draw(graph: Graph, absent: t.Sequence[tuple[End, End]], title: str) -> str:
     )
     _draw_lines(moved, lines, layout)
     for name, node in nodes.items():
-        _draw_node(moved, node, layout.nodes[name], grid)
+        place = layout.nodes[name]
+        _draw_node(moved, node, Box(place.x, place.y, grid.width, grid.height))
     _draw_legend(svg, used, height - MARGIN)
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
@@ -166,8 +169,7 @@ def _svg(
     ET.SubElement(svg, "title").text = printable(title)
     told = [f"{nodes[line.source].name} to {nodes[line.target].name}: {', '.join(line.texts)}" for line in lines]
     ET.SubElement(svg, "desc").text = printable("; ".join([caption, *told]))
-    size = {"x": "0.5", "y": "0.5", "width": _n(width - 1), "height": _n(height - 1)}
-    ET.SubElement(svg, "rect", {**size, "rx": "8", "fill": PAPER, "stroke": "#d1d9e0"})
+    _rect(svg, Box(0.5, 0.5, width - 1, height - 1), {"rx": "8", "fill": PAPER, "stroke": "#d1d9e0"})
     _write(svg, printable(title), MARGIN, 36, {"font-size": "18", "font-weight": "600"})
     _write(svg, caption if lines else f"{caption}: no traffic", MARGIN, 56, {"fill": FAINT})
     return svg
@@ -177,43 +179,54 @@ def _write(parent: ET.Element, text: str, x: float, y: float, style: t.Mapping[s
     ET.SubElement(parent, "text", {"x": _n(x), "y": _n(y), "fill": INK, **style}).text = text
 
 
-def _draw_node(parent: ET.Element, node: Node, place: Point, grid: Grid) -> None:
+def _rect(parent: ET.Element, box: Box, style: t.Mapping[str, str]) -> None:
+    size = {"x": _n(box.x), "y": _n(box.y), "width": _n(box.width), "height": _n(box.height)}
+    ET.SubElement(parent, "rect", {**size, **style})
+
+
+def _polygon(parent: ET.Element, corners: t.Iterable[tuple[float, float]], style: t.Mapping[str, str]) -> None:
+    ET.SubElement(parent, "polygon", {"points": " ".join(f"{_n(x)},{_n(y)}" for x, y in corners), **style})
+
+
+def _stroke(parent: ET.Element, path: str, kind: str) -> None:
+    colour, dashes = LINE[kind]
+    style = {"fill": "none", "stroke": colour, "stroke-width": "2"}
+    ET.SubElement(parent, "path", {"d": path, **style, **({"stroke-dasharray": dashes} if dashes else {})})
+
+
+def _draw_node(parent: ET.Element, node: Node, box: Box) -> None:
     kind = _kind(node)
     style = {"fill": FILL[kind], "stroke": STROKE[kind], "stroke-width": "1.5"}
     if kind == "outside":
         style["stroke-dasharray"] = "4 3"
     if kind == "waypoint":
-        left, right, bottom = place.x, place.x + grid.width, place.y + grid.height
-        middle = place.y + grid.height / 2
+        left, right, bottom, middle = box.x, box.x + box.width, box.y + box.height, box.y + box.height / 2
         corners = [
-            (left, middle), (left + 14, place.y), (right - 14, place.y),
+            (left, middle), (left + 14, box.y), (right - 14, box.y),
             (right, middle), (right - 14, bottom), (left + 14, bottom),
         ]  # fmt: skip
-        ET.SubElement(parent, "polygon", {"points": " ".join(f"{_n(x)},{_n(y)}" for x, y in corners), **style})
+        _polygon(parent, corners, style)
     else:
-        size = {"x": _n(place.x), "y": _n(place.y), "width": _n(grid.width), "height": _n(grid.height)}
-        ET.SubElement(parent, "rect", {**size, "rx": _n(grid.height / 2) if kind == "service" else "6", **style})
-    centre = place.x + grid.width / 2
-    _write(parent, printable(node.name), centre, place.y + 21, {"text-anchor": "middle", "font-weight": "600"})
-    _write(parent, _caption(node), centre, place.y + 38, {"text-anchor": "middle", "fill": FAINT, "font-size": "11"})
+        _rect(parent, box, {"rx": _n(box.height / 2) if kind == "service" else "6", **style})
+    centre = box.x + box.width / 2
+    _write(parent, printable(node.name), centre, box.y + 21, {"text-anchor": "middle", "font-weight": "600"})
+    _write(parent, _caption(node), centre, box.y + 38, {"text-anchor": "middle", "fill": FAINT, "font-size": "11"})
 
 
 def _draw_lines(parent: ET.Element, lines: t.Sequence[Line], layout: Layout) -> None:
     placed: list[Box] = []
-    labels = []
     for line, points in zip(lines, layout.lines, strict=True):
-        colour, dashes = LINE[line.kind]
-        style = {"fill": "none", "stroke": colour, "stroke-width": "2"}
-        if dashes:
-            style["stroke-dasharray"] = dashes
-        ET.SubElement(parent, "path", {"d": _path(points), **style})
-        _draw_arrow(parent, points, colour)
-        box = _free_place(line, points, placed)
-        placed.append(box)
-        labels.append((line, box, colour))
+        _stroke(parent, _path(points), line.kind)
+        tip, back = points[-1], 9.0 if points[-1].x >= points[-2].x else -9.0
+        corners = [(tip.x, tip.y), (tip.x - back, tip.y - 5), (tip.x - back, tip.y + 5)]
+        _polygon(parent, corners, {"fill": line.colour})
+        placed.append(_free_place(line, points, placed))
     # Labels come last, so that no line crosses them.
-    for line, box, colour in labels:
-        _draw_label(parent, line, box, colour)
+    for line, box in zip(lines, placed, strict=True):
+        _rect(parent, box, {"rx": "4", "fill": PAPER})
+        for number, text in enumerate(line.texts):
+            style = {"text-anchor": "middle", "fill": line.colour}
+            _write(parent, text, box.x + box.width / 2, box.y + 14 + number * ROW, style)
 
 
 def _path(points: t.Sequence[Point]) -> str:
@@ -223,12 +236,6 @@ def _path(points: t.Sequence[Point]) -> str:
         middle = _n((start.x + end.x) / 2)
         parts.append(f"C{middle} {_n(start.y)} {middle} {_n(end.y)} {_n(end.x)} {_n(end.y)}")
     return " ".join(parts)
-
-
-def _draw_arrow(parent: ET.Element, points: t.Sequence[Point], colour: str) -> None:
-    tip, back = points[-1], 9.0 if points[-1].x >= points[-2].x else -9.0
-    corners = [(tip.x, tip.y), (tip.x - back, tip.y - 5), (tip.x - back, tip.y + 5)]
-    ET.SubElement(parent, "polygon", {"points": " ".join(f"{_n(x)},{_n(y)}" for x, y in corners), "fill": colour})
 
 
 def _free_place(line: Line, points: t.Sequence[Point], placed: t.Sequence[Box]) -> Box:
@@ -248,14 +255,6 @@ def _free_place(line: Line, points: t.Sequence[Point], placed: t.Sequence[Box]) 
     return next((box for box in boxes if not any(box.overlaps(other) for other in placed)), boxes[0])
 
 
-def _draw_label(parent: ET.Element, line: Line, box: Box, colour: str) -> None:
-    size = {"x": _n(box.x), "y": _n(box.y), "width": _n(box.width), "height": _n(box.height)}
-    ET.SubElement(parent, "rect", {**size, "rx": "4", "fill": PAPER})
-    for number, text in enumerate(line.texts):
-        style = {"text-anchor": "middle", "fill": colour}
-        _write(parent, text, box.x + box.width / 2, box.y + 14 + number * ROW, style)
-
-
 def _legend_width(kind: str) -> float:
     return len(MEANING[kind]) * LETTER + 60
 
@@ -263,11 +262,7 @@ def _legend_width(kind: str) -> float:
 def _draw_legend(parent: ET.Element, used: t.Sequence[str], y: float) -> None:
     x = MARGIN
     for kind in used:
-        colour, dashes = LINE[kind]
-        style = {"stroke": colour, "stroke-width": "2", "fill": "none"}
-        if dashes:
-            style["stroke-dasharray"] = dashes
-        ET.SubElement(parent, "path", {"d": f"M{_n(x)} {_n(y)} h30", **style})
+        _stroke(parent, f"M{_n(x)} {_n(y)} h30", kind)
         _write(parent, MEANING[kind], x + 38, y + 4, {"fill": FAINT})
         x += _legend_width(kind)
 
