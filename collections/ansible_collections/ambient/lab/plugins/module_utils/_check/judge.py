@@ -70,7 +70,7 @@ def judge(
         required: a denial counts only where some proxy confirms it.
     """
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
-    traffic = Verdict("error", seen.unclear) if seen.unclear else _traffic(expect, seen)
+    traffic = Verdict("error", seen.unclear) if seen.unclear else traffic_of(expect, seen)
     if not traffic.passed:
         return dataclasses.replace(traffic, retry=policy.retry) if policy else traffic
     if policy:
@@ -131,7 +131,8 @@ def _not_by(by: str, where: str, path: Path | None, prediction: Prediction | Non
     return None
 
 
-def _traffic(expect: Expectation, seen: Seen) -> Verdict:
+def traffic_of(expect: Expectation, seen: Seen) -> Verdict:
+    """Whether an answer is the expected one, whoever gave it."""
     if seen.outcome == "probe_error":
         return Verdict("error", seen.errormsg)
     if seen.outcome != expect.outcome:

@@ -10,25 +10,29 @@ import itertools
 import math
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._check.judge import traffic_of
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Record, lacks, read_marks
 
 # The clock of /proc/uptime goes in steps of a hundredth of a second (proc(5)).
 CLOCK_STEP = 0.01
+# Changes of answer that a result keeps per run.
+MAX_CHANGES = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
-    """One answer of the loop: to which request, and what it saw.
+class Timed:
+    """What one request saw. start: not later than it really began; end: not earlier than it really ended; in seconds.
 
-    start: when the request began, by the pod's clock; at: when the answer was heard, by ours. In seconds.
+    In a stream, start goes by the pod's clock and end by ours. Later both count from when the API accepted the change,
+    and are negative before it. number: of the request.
     """
 
-    number: int
     start: float
-    at: float
+    end: float
     seen: Seen
+    number: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Stream:
     """What a loop said. ticks: of each, when it began by the pod's clock, and when that was heard by ours."""
 
     ticks: list[tuple[float, float]]
-    answers: list[Heard]
+    answers: list[Timed]
     problem: str = ""
 
 
@@ -51,7 +55,7 @@ def parse_stream(nonce: str, pieces: t.Sequence[tuple[float, bytes]]) -> Stream:
         pieces: of its output, each with the time of our clock when it was heard; the last line may be cut.
     """
     ticks: list[tuple[float, float]] = []
-    answers: list[Heard] = []
+    answers: list[Timed] = []
     problem = ""
     start = 0.0
     for mark in read_marks(nonce, pieces):
@@ -61,13 +65,9 @@ def parse_stream(nonce: str, pieces: t.Sequence[tuple[float, bytes]]) -> Stream:
         elif mark.kind == "missing":
             problem = lacks(mark)
         elif mark.kind == "end" and mark.about.isdecimal() and ticks:
-            answers.append(Heard(int(mark.about), start, mark.at, classify(mark.record)))
+            answers.append(Timed(start, mark.at, classify(mark.record), int(mark.about)))
             start += mark.record.elapsed if isinstance(mark.record, Record) else 0.0
     return Stream(ticks, answers, problem)
-
-
-# Changes of answer that a result keeps per run.
-MAX_CHANGES = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +81,6 @@ class Limits:
     def as_dict(self) -> dict[str, t.Any]:
         """Those that are set."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-
-
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """What one request saw. Seconds after the API accepted the change, negative before it.
-
-    start: not later than it really began. end: not earlier than it really ended.
-    """
-
-    start: float
-    end: float
-    seen: Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +119,7 @@ class Run:
 
 def fits(expect: Expectation, seen: Seen) -> bool:
     """Whether an answer is the expected one."""
-    codes = expect.accepted_codes
-    return (
-        seen.outcome == expect.outcome
-        and (codes is None or seen.http_code in codes)
-        and (expect.exit_codes is None or seen.exit_code in expect.exit_codes)
-    )
+    return traffic_of(expect, seen).passed
 
 
 def analyse(old: Expectation, new: Expectation, answers: t.Sequence[Timed], moments: Moments) -> Run:
@@ -241,15 +224,11 @@ def judge_runs(new: Expectation, old: Expectation, limits: Limits, runs: t.Seque
     if not runs:
         return "error", "there was no run"
     # A stale answer leaks only where the change is to deny.
-    if new.outcome in DENIALS and old != new:
-        for key, moment in (
-            ("stale_after_ready", "every proxy had it"),
-            ("stale_after_accepted", "the API accepted it"),
-        ):
-            allowed = getattr(limits, key.replace("stale", "leaks"))
-            worst = max(getattr(run, key) for run in runs)
-            if allowed is not None and worst > allowed:
-                return "fail", f"{worst} requests leaked after {moment} ({key.replace('stale', 'leaks')}: {allowed})"
+    for key, moment in (("ready", "every proxy had it"), ("accepted", "the API accepted it")):
+        allowed = getattr(limits, f"leaks_after_{key}")
+        worst = max(getattr(run, f"stale_after_{key}") for run in runs)
+        if new.outcome in DENIALS and old != new and allowed is not None and worst > allowed:
+            return "fail", f"{worst} requests leaked after {moment} (leaks_after_{key}: {allowed})"
     if limits.converges_within is not None:
         worst_time = max(max(run.first_new or 0.0, run.last_old) for run in runs)
         if worst_time > limits.converges_within:

@@ -85,7 +85,7 @@ def read_plan(params: t.Mapping[str, t.Any]) -> Plan:
     """
     definition, policy = _definition(params["definition"], params["namespace"])
     plan = Plan(
-        pairs=read_pairs(params["claims"], params["namespace"], policy),
+        pairs=_pairs(params["claims"], params["namespace"], policy),
         definition=definition,
         policy=policy,
         repeats=_within("repeats", params["repeats"], 1, MAX_REPEATS),
@@ -110,17 +110,8 @@ def read_plan(params: t.Mapping[str, t.Any]) -> Plan:
     return plan
 
 
-def read_pairs(raw: object, namespace: str, policy: PolicyRef) -> tuple[Pair, ...]:
-    """Claims as curl_outcomes takes them, each with `limits` where it demands something.
-
-    Args:
-        raw: the list as Ansible hands it over.
-        namespace: of sources that name none.
-        policy: the one that comes and goes.
-
-    Raises:
-        LabError: with one line per problem.
-    """
+def _pairs(raw: object, namespace: str, policy: PolicyRef) -> tuple[Pair, ...]:
+    """Claims as curl_outcomes takes them, each with `limits` where it demands something; LabError with all problems."""
 
     def parse(item: object, number: int) -> Pair:
         label = label_of(item, number)
@@ -142,12 +133,7 @@ def read_pairs(raw: object, namespace: str, policy: PolicyRef) -> tuple[Pair, ..
 
 
 def _unproven(claim: Claim, policy: PolicyRef) -> str:
-    """Why nothing here shows that the policy in `by` decides; "" where its coming and going does.
-
-    Args:
-        claim: whose expectations are the same where the policy does not concern it.
-        policy: the one that comes and goes.
-    """
+    """Why nothing here shows that the policy in `by` decides; "" where its coming and going does."""
     if claim.by is None:
         return ""
     if claim.by != policy:

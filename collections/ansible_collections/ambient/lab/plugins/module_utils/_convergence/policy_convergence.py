@@ -64,9 +64,11 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
         }
     try:
         measured = _measured(runner, targets)
-        summary = summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
+        summary = _summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
         if path:
-            write_results(path, lambda results: _merged(results, section, summary))
+            empty: Results = {"claims": []}
+            # Beside the section's claims.
+            write_results(path, lambda old: {**old, section: {**empty, **old.get(section, {}), "convergence": summary}})
         if summary["verdict"] != "pass":
             raise LabError(failure(summary, kubectl(params)), convergence=summary)
     except LabError as error:
@@ -88,17 +90,8 @@ def _measured(runner: Runner, targets: t.Mapping[Source, Target]) -> list[Measur
     return measured
 
 
-def _merged(results: Results, section: str, summary: dict[str, t.Any]) -> Results:
-    """The results with what was measured, beside the section's claims."""
-    return {**results, section: {"claims": [], **results.get(section, {}), "convergence": summary}}
-
-
-def summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
-    """All runs as results keep them.
-
-    Args:
-        sources: the pod of each pair.
-    """
+def _summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
+    """All runs as results keep them; sources: the pod of each pair."""
     directions = {
         name: _direction(name, plan, [item for item in measured if item.direction == name], sources)
         for name in DIRECTIONS
@@ -162,7 +155,8 @@ def failure(summary: t.Mapping[str, t.Any], command: str) -> str:
     for name, direction in summary["directions"].items():
         for pair in direction["pairs"]:
             if pair["verdict"] != "pass" and pair["runs"]:
-                rows.append([pair["name"], name, _seconds(pair["first_new"]), _seconds(pair["last_old"]), _stale(pair)])
+                stale = f"{pair['stale_after_accepted']} ({pair['stale_after_ready']})"
+                rows.append([pair["name"], name, _seconds(pair["first_new"]), _seconds(pair["last_old"]), stale])
     titles = ["CLAIM", "CHANGE", "FIRST NEW", "LAST OLD", "STALE (READY)"]
     lines += [*table(titles, rows[:MAX_SHOWN]), ""] if rows else []
     if len(rows) > MAX_SHOWN:
@@ -175,10 +169,6 @@ def failure(summary: t.Mapping[str, t.Any], command: str) -> str:
 
 def _seconds(quantile: t.Mapping[str, float] | None) -> str:
     return "never" if quantile is None else f"{quantile['max']:.2f} s"
-
-
-def _stale(pair: t.Mapping[str, t.Any]) -> str:
-    return f"{pair['stale_after_accepted']} ({pair['stale_after_ready']})"
 
 
 def _foreseen(plan: Plan, sources: int) -> str:

@@ -156,8 +156,14 @@ class Runner:
         wanted = wanted_at_end(self._plan.final_state, self._plan.definition, self._before)
         try:
             there = self.current()
-            if differs(there, wanted):
-                self._replace(there, wanted)
+            differ = differs(there, wanted)
+            if differ and there is not None:
+                self._delete()
+            if differ and wanted is not None and wanted is self._before:
+                parent = self._plan.path.rpartition("/")[0]
+                _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
+            elif differ and wanted is not None:
+                self._apply()
         except LabError as error:
             if self._before is None:
                 raise
@@ -169,16 +175,6 @@ class Runner:
             Barrier(self._kube, [self._plan.policy], "present", self._clock).wait(self._plan.timeout, BARRIER_INTERVAL)
         self.changed = differs(wanted, self._before)
 
-    def _replace(self, there: Object | None, wanted: Object | None) -> None:
-        """Put a policy, or none, in the place of the one that is there."""
-        if there is not None:
-            self._delete()
-        if wanted is self._before and wanted is not None:
-            parent = self._plan.path.rpartition("/")[0]
-            _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
-        elif wanted is not None:
-            self._apply()
-
     def _run(self, direction: str, targets: t.Mapping[Source, Target]) -> Measured:
         rows: dict[Target, list[int]] = {}
         for number, pair in enumerate(self._plan.pairs):
@@ -187,12 +183,12 @@ class Runner:
         with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
             try:
                 loops = {target: pool.submit(self._loop, target, row, buffers[target]) for target, row in rows.items()}
-                self._await(buffers, loops, BASELINE_TICKS, START_SECONDS)
+                self._await(buffers, loops, BASELINE_TICKS)
                 sent = self._clock.now()
                 accepted, passed, ready = self._change(direction)
                 self._clock.sleep(self._plan.settle)
                 # A busy machine must not end this before anybody was asked.
-                self._await(buffers, loops, END_TICKS, START_SECONDS)
+                self._await(buffers, loops, END_TICKS)
             finally:
                 for buffer in buffers.values():
                     buffer.enough.set()
@@ -219,14 +215,9 @@ class Runner:
         buffers: t.Mapping[Target, StreamBuffer],
         loops: t.Mapping[Target, concurrent.futures.Future[str]],
         ticks: int,
-        seconds: float,
     ) -> None:
-        """Until every loop has made so many more ticks, and has begun another one.
-
-        Raises:
-            LabError: when one has ended, or makes them not in time.
-        """
-        end = self._clock.now() + seconds
+        """Until every loop has made so many more ticks, and has begun another one; LabError where one does not."""
+        end = self._clock.now() + START_SECONDS
         wanted = {target: buffer.ticks + ticks + 1 for target, buffer in buffers.items()}
         for target, buffer in buffers.items():
             while buffer.ticks < wanted[target]:
@@ -266,12 +257,11 @@ class Runner:
         for stream in streams.values():
             offset = clock_offset(stream.ticks) - accepted
             resolution = max(resolution, spacing(stream.ticks) + CLOCK_STEP)
-            for heard in stream.answers:
-                answers[heard.number].append(Timed(heard.start + offset, heard.at - accepted, heard.seen))
-        runs = []
-        for number, pair in enumerate(self._plan.pairs):
-            runs.append(analyse(*pair.change(direction), answers[number], moments))
-        return runs, resolution
+            for one in stream.answers:
+                timed = dataclasses.replace(one, start=one.start + offset, end=one.end - accepted)
+                answers[one.number].append(timed)
+        changes = [pair.change(direction) for pair in self._plan.pairs]
+        return [analyse(*change, answers[number], moments) for number, change in enumerate(changes)], resolution
 
 
 def gaps_of(passed: Passed) -> str:

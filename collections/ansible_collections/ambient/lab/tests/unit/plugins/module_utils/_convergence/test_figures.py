@@ -230,3 +230,5 @@ def test_codes_count() -> None:
     assert not fits(OPEN, Seen("allowed", 500, 0))
     assert fits(Expectation("denied_l7"), Seen("denied_l7", 403, 0))
     assert not fits(Expectation("denied_l4", None, frozenset({56})), Seen("denied_l4", 0, 52))
+    # Of gRPC the refusal is in its own status.
+    assert fits(Expectation("denied_l7"), Seen("denied_l7", 200, 0, headers={"grpc-status": "7"}))
