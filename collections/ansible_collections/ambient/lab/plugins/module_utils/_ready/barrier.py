@@ -152,7 +152,12 @@ class Barrier:
         try:
             dump = config_dump(self._reader, enforcer.proxy)
         except LabError as error:
-            return _unheard(name_of(policy), enforcer, error.message)
+            who, space = f"{enforcer.proxy.kind} {enforcer.proxy}", enforcer.proxy.namespace
+            if "HTTP 403" not in error.message:
+                return Gap(name_of(policy), who, f"its configuration can't be read: {error.message}")
+            right = f"the user lacks the right to create pods/portforward in namespace {space}"
+            why = f"{right}, so its configuration can't be read ({error.message})"
+            return Gap(name_of(policy), who, why, Retry.POINTLESS)
         if enforcer.proxy.kind == "ztunnel":
             return ztunnel_has(dump, policy, enforcer.pods, root)
         return waypoint_has(dump, policy)
@@ -184,11 +189,3 @@ def _version(policy: Object) -> str:
     """What tells a policy from what it was before; an annotation does not raise its generation."""
     meta = policy["metadata"]
     return f"{meta.get('uid')} {meta.get('generation')} {is_dry_run(policy)}"
-
-
-def _unheard(policy: str, enforcer: Enforcer, error: str) -> Gap:
-    who = f"{enforcer.proxy.kind} {enforcer.proxy}"
-    if "HTTP 403" in error:
-        right = f"the user lacks the right to create pods/portforward in namespace {enforcer.proxy.namespace}"
-        return Gap(policy, who, f"{right}, so its configuration can't be read ({error})", Retry.POINTLESS)
-    return Gap(policy, who, f"its configuration can't be read: {error}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing as t
 
@@ -13,7 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import K
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
-from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Arrival, Barrier, Gap, Passed
+from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
 
 MAX_SHOWN = 12
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -39,7 +40,7 @@ def policy_ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {
         "changed": False,
         "waited": round(passed.waited, 2),
-        "proxies": [as_dict(arrival) for arrival in passed.arrivals],
+        "proxies": [{**dataclasses.asdict(arrival), "after": round(arrival.after, 2)} for arrival in passed.arrivals],
     }
 
 
@@ -66,16 +67,6 @@ def policy_ref(option: str, text: str) -> PolicyRef:
     return PolicyRef(namespace, name)
 
 
-def as_dict(arrival: Arrival) -> dict[str, t.Any]:
-    """One line of the module's result."""
-    return {
-        "policy": arrival.policy,
-        "kind": arrival.kind,
-        "proxy": arrival.proxy,
-        "after": round(arrival.after, 2),
-    }
-
-
 def failure(passed: Passed, state: str, command: str) -> str:
     """One screen that names each proxy without the policy, or still with it, and why.
 
@@ -89,13 +80,9 @@ def failure(passed: Passed, state: str, command: str) -> str:
     lines = [f"{'1 policy is' if len(names) == 1 else f'{len(names)} policies are'} not {wanted} {when}:"]
     # What no waiting can change is what the user must see first.
     gaps = sorted(passed.gaps, key=lambda gap: gap.retry is Retry.USEFUL)
-    lines += [f"  {gap.policy}: {_sentence(gap)}" for gap in gaps[:MAX_SHOWN]]
+    lines += [f"  {gap.policy}: {printable(f'{gap.who}: {gap.why}')[:400]}" for gap in gaps[:MAX_SHOWN]]
     if len(gaps) > MAX_SHOWN:
         lines.append(f"  ({len(gaps) - MAX_SHOWN} more)")
     namespace, _slash, name = names[0].partition("/")
     lines.append(f"look: {command} -n {namespace} get authorizationpolicy {name} -o yaml")
     return "\n".join(lines)
-
-
-def _sentence(gap: Gap) -> str:
-    return printable(f"{gap.who}: {gap.why}")[:400]

@@ -74,51 +74,43 @@ def _job(item: Object) -> Reason | None:
 
 def _deployment(item: Object) -> Reason | None:
     """As `kubectl rollout status` sees it (kubectl, pkg/polymorphichelpers/rollout_status.go)."""
-    wanted = _replicas(item)
-    status = item.get("status", {})
-    updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
-    if problem := _not_rolled_out(item, wanted, updated):
-        failure = condition(item, "ReplicaFailure")
-        return Reason(_sentence(problem.text, failure)) if failure else problem
-    if int(status.get("replicas") or 0) > updated:
+    updated, older = _count(item, "updatedReplicas"), _count(item, "replicas")
+    available = _count(item, "availableReplicas")
+    problem = _rolled_out(item, _replicas(item), updated, available, older=older > updated)
+    failure = condition(item, "ReplicaFailure")
+    return Reason(_sentence(problem.text, failure)) if problem and failure else problem
+
+
+def _daemon_set(item: Object) -> Reason | None:
+    wanted = _count(item, "desiredNumberScheduled")
+    updated = wanted if _on_delete(item) else _count(item, "updatedNumberScheduled")
+    return _rolled_out(item, wanted, updated, _count(item, "numberAvailable"), none="no node takes its pods")
+
+
+def _stateful_set(item: Object) -> Reason | None:
+    update = (item["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
+    # Pods below the partition keep the older version on purpose.
+    kept = _replicas(item) if _on_delete(item) else int(update.get("partition") or 0)
+    return _rolled_out(item, _replicas(item), _count(item, "updatedReplicas") + kept, _count(item, "readyReplicas"))
+
+
+def _rolled_out(
+    item: Object, wanted: int, updated: int, available: int, *, older: bool = False, none: str = "is scaled to 0"
+) -> Reason | None:
+    """What is wrong with a rollout. older: pods of the older version are there; none: what it means to want no pod."""
+    if _count(item, "observedGeneration") < int(item["metadata"].get("generation") or 0):
+        return Reason("its controller has not seen its latest version yet")
+    if not wanted:
+        return Reason(none)
+    if updated < wanted:
+        return Reason(f"{updated} of {wanted} pods have its latest version")
+    if older:
         return Reason("pods of its older version are still there")
     return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
 
 
-def _daemon_set(item: Object) -> Reason | None:
-    status = item.get("status", {})
-    wanted, available = int(status.get("desiredNumberScheduled") or 0), int(status.get("numberAvailable") or 0)
-    updated = wanted if _on_delete(item) else int(status.get("updatedNumberScheduled") or 0)
-    if _observed(item) and not wanted:
-        return Reason("no node takes its pods")
-    if problem := _not_rolled_out(item, wanted, updated):
-        return problem
-    return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
-
-
-def _stateful_set(item: Object) -> Reason | None:
-    wanted = _replicas(item)
-    status = item.get("status", {})
-    update = (item["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
-    # Pods below the partition keep the older version on purpose.
-    kept = wanted if _on_delete(item) else int(update.get("partition") or 0)
-    if problem := _not_rolled_out(item, wanted, int(status.get("updatedReplicas") or 0) + kept):
-        return problem
-    available = int(status.get("readyReplicas") or 0)
-    return None if available >= wanted else Reason(f"{available} of {wanted} pods are ready")
-
-
-def _not_rolled_out(item: Object, wanted: int, updated: int) -> Reason | None:
-    if not _observed(item):
-        return Reason("its controller has not seen its latest version yet")
-    if not wanted:
-        return Reason("is scaled to 0")
-    return None if updated >= wanted else Reason(f"{updated} of {wanted} pods have its latest version")
-
-
-def _observed(item: Object) -> bool:
-    observed = int(item.get("status", {}).get("observedGeneration") or 0)
-    return observed >= int(item["metadata"].get("generation") or 0)
+def _count(item: Object, key: str) -> int:
+    return int(item.get("status", {}).get(key) or 0)
 
 
 def _replicas(item: Object) -> int:
