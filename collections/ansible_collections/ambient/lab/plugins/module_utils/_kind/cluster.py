@@ -17,7 +17,6 @@ import typing as t
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
-from ansible_collections.ambient.lab.plugins.module_utils._kind.config import Config, rendered
 from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import COLOUR, progress
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
     CANNOT_RUN,
@@ -44,6 +43,9 @@ LOAD_BALANCER = "external-load-balancer"
 NETWORK_LINE = re.compile(r"# network: (.+)")
 KNOWN_ISSUES = "https://kind.sigs.k8s.io/docs/user/known-issues/"
 LAST_LINES = 3
+Config = dict[str, t.Any]
+API = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
+PORT_FIELDS = ("containerPort", "hostPort")
 # Name of an image, and the digest of its configuration, by which the kubelet knows it.
 Images = set[tuple[str, str]]
 
@@ -241,6 +243,36 @@ def explain(what: str, stderr: str) -> str:
     # The whole command line says nothing more.
     said = re.sub(r'command "(\S+ \S+)[^"]*"', r'command "\1 ..."', " / ".join([*first, *rest[-LAST_LINES:]]))
     return f"{what}: {said or 'it gave no reason'} (known causes: {KNOWN_ISSUES})"
+
+
+def rendered(config: t.Mapping[str, t.Any], name: str, image: str | None) -> Config:
+    """The whole configuration: what was given, with the cluster's name, its nodes, and the image of each.
+
+    Raises:
+        LabError: when it does not have the form of a configuration.
+    """
+    # Plain types, whatever kinds of strings the values came as.
+    whole: Config = {**API, **json.loads(json.dumps(config)), "name": name}
+    nodes = whole.get("nodes") or [{"role": "control-plane"}]
+    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
+        raise LabError("config: nodes must be a list, each a dict with a role (control-plane or worker)")
+    whole["nodes"] = [_node(node, image) for node in nodes]
+    return whole
+
+
+def _node(node: Config, image: str | None) -> Config:
+    whole = {**node, **({"image": image} if image else {})}
+    if mappings := whole.get("extraPortMappings"):
+        whole["extraPortMappings"] = [_mapping(mapping) for mapping in mappings]
+    return whole
+
+
+def _mapping(mapping: Config) -> Config:
+    """A port mapping with the numbers that kind wants; the keys of a dict in a playbook are texts."""
+    try:
+        return {**mapping, **{field: int(mapping[field]) for field in PORT_FIELDS}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LabError(f"config: {mapping} is no port mapping: containerPort and hostPort must be numbers") from error
 
 
 def images_of(path: str) -> Images:

@@ -108,10 +108,6 @@ def _kind(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
     return [*lacks, *_helm(options, machine), *_program(machine.run, options["kubectl"], "version", "kubectl")]
 
 
-def _existing(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
-    return _helm(options, machine)
-
-
 def _embedded(machine: Machine) -> list[str]:
     """What the choice looks at; all the rest is checked, and named at once, by the provider itself."""
     lacks = [] if machine.system == "Linux" else [f"Linux (this is {machine.system})"]
@@ -138,5 +134,5 @@ def _helm(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
 NEEDS: dict[str, t.Callable[[t.Mapping[str, t.Any], Machine], list[str]]] = {
     "kind": _kind,
     "embedded": lambda options, machine: [],
-    "existing": _existing,
+    "existing": _helm,
 }

@@ -15,8 +15,7 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, explain, settle
-from ansible_collections.ambient.lab.plugins.module_utils._kind.config import rendered
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, explain, rendered, settle
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import NOT_FOUND, Answer
 
 Object = dict[str, t.Any]
