@@ -73,7 +73,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     Raises:
         LabError: on wrong input, an API that does not answer, and, when comparing, differences.
     """
-    settings, wanted = settings_of({**params, "phase": "after"}), wanted_of(params)
+    settings, wanted = settings_of({**params, "phase": "after"}), _wanted(params)
     compare = params["state"] == "compare"
     claims = read_claims(params["file"]) if compare else ()
     # Wrong paths are found before any traffic.
@@ -180,11 +180,7 @@ def _cell(pair: Pair) -> tuple[Source, Request]:
 def _cells(
     found: Found, pairs: t.Sequence[Pair], kept: t.Mapping[tuple[Source, Request], State]
 ) -> list[tuple[Pair, State]]:
-    """What to write: what was seen, and what is kept of the sources that wait.
-
-    Raises:
-        LabError: when too little was seen.
-    """
+    """What to write: what was seen, and what is kept of the sources that wait; LabError when too little was seen."""
     clear, total = len(found.clear), len(found.watched.cells)
     if not found.waiting and (not clear or 2 * clear < total):
         # A cluster that is broken for a moment must not replace a good file with the little that still works.
@@ -203,12 +199,8 @@ def _notes(found: Found) -> dict[str, str]:
     return {**notes, **{caller.name: f"{notes[caller.name]}, asked from {caller.place}" for caller in others}}
 
 
-def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:
-    """What to span, from the module's parameters.
-
-    Raises:
-        LabError: on names that are none, empty lists, and a probe image that is missing.
-    """
+def _wanted(params: t.Mapping[str, t.Any]) -> Wanted:
+    """What to span; raises LabError on names that are none, empty lists, and a probe image that is missing."""
     if params["probe_with"] != "none" and not params["probe_image"]:
         raise LabError(f"probe_with={params['probe_with']} needs probe_image, an image with sh and curl 7.83 or newer")
     for key in ("namespaces", "methods", "paths"):

@@ -9,9 +9,12 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import CONVERTED, STATIC_STRICT
 
 # A server's certificate that the client does not trust was shown to the client: nobody denied the call.
 REACHED = ("allowed", "tls")
+_KIND = "PeerAuthentication "
+STRICT = f"{_KIND}STRICT, which refuses plain text"
 # In the order in which they are shown: what opened is what a policy is there to prevent.
 KINDS = ("opened", "closed", "changed", "unprobed", "added", "gone")
 
@@ -21,7 +24,7 @@ class State:
     """What a cell is, or what a file says that it is.
 
     codes, exits: HTTP and exit codes that it may have, None where any will do. policy: which one decided, named as by
-    deciders.py, None where nobody said. unclear: why the cell can't be said to be anything, "" where it can.
+    `decider`, None where nobody said. unclear: why the cell can't be said to be anything, "" where it can.
     """
 
     outcome: str
@@ -147,3 +150,33 @@ def stated(claim: Claim) -> State:
     """What a claim says of its cell."""
     expect = claim.after
     return State(expect.outcome, expect.accepted_codes, expect.exit_codes, str(claim.by) if claim.by else None)
+
+
+def decider(policy: str) -> str:
+    """What stands behind a policy's name (namespace/name) as a proxy logs it, for people."""
+    namespace, _slash, name = policy.partition("/")
+    if name == STATIC_STRICT:
+        return STRICT
+    if name.startswith(CONVERTED):
+        return f"{_KIND}{namespace}/{name.removeprefix(CONVERTED)}"
+    # istiod's own names have an underscore, which no Kubernetes object can have.
+    return f"istiod's own {policy}" if "_" in policy else policy
+
+
+def is_policy(named: str) -> bool:
+    """Whether a decider is an AuthorizationPolicy, which `by` can name."""
+    return " " not in named
+
+
+def command(named: str, kubectl: str) -> str:
+    """Command that shows a decider; "" where there is no object.
+
+    Args:
+        named: of `decider`.
+        kubectl: command with which the user reaches the cluster.
+    """
+    if named == STRICT:
+        return f"{kubectl} get peerauthentications -A"
+    kind = "authorizationpolicy" if is_policy(named) else "peerauthentication"
+    namespace, slash, name = named.removeprefix(_KIND).partition("/")
+    return f"{kubectl} -n {namespace} get {kind} {name} -o yaml" if slash and is_policy(namespace) else ""

@@ -42,7 +42,7 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Mat
     known, gone = [], {}
     used: set[str] = set()
     for claim in claims:
-        reason = vanished(claim, mesh)
+        reason = _vanished(claim, mesh)
         twin = twins.get((claim.source, claim.request)) or pods.get(_row(claim))
         if reason and not (twin and twin.pod):
             gone[claim.name] = reason
@@ -52,7 +52,14 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Mat
         else:
             known.append(foreign(claim, mesh))
     names = {claim.name for claim in claims}
-    new = [_renamed(pair, names) for pair in pairs if pair.claim.name not in used]
+    new = []
+    for pair in pairs:
+        name = pair.claim.name
+        while name in names:
+            # Somebody has given it to another one in the file.
+            name += " (not in the file)"
+        if pair.claim.name not in used:
+            new.append(dataclasses.replace(pair, claim=dataclasses.replace(pair.claim, name=name)))
     return MatchResult(tuple(known), tuple(new), gone)
 
 
@@ -78,15 +85,7 @@ def _row(claim: Claim) -> tuple[str, Source, str]:
     return claim.name, claim.source, claim.request.method
 
 
-def _renamed(pair: Pair, names: t.Collection[str]) -> Pair:
-    """A new pair whose name somebody has given to another one in the file."""
-    name = pair.claim.name
-    while name in names:
-        name += " (not in the file)"
-    return dataclasses.replace(pair, claim=dataclasses.replace(pair.claim, name=name))
-
-
-def vanished(claim: Claim, mesh: Mesh) -> str:
+def _vanished(claim: Claim, mesh: Mesh) -> str:
     """Why a claim can't be probed any more: its source, or what it calls, is not there. "" where both are."""
     source, request = claim.source, claim.request
     target = target_in(mesh, source)

@@ -12,8 +12,7 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import command
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State, command
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Skipped
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted

@@ -15,8 +15,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import D
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import read_text
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import is_policy
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, is_policy
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
 

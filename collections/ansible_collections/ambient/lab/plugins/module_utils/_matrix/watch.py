@@ -18,8 +18,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Time, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, decider
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 
 # curl's word for a server that answered with something else than HTTP (curl(1), EXIT CODES, 1 and 8).

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, difference
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, decider, difference
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import Caller, Found, comments_of, failure
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed

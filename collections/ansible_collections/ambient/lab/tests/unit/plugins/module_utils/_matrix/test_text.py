@@ -16,8 +16,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     parse_claims,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.deciders import decider
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, compare, difference, stated
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import (
+    State,
+    compare,
+    decider,
+    difference,
+    stated,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
 from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
@@ -27,7 +32,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.matrix import (
     service,
 )
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import pod
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 OPEN = State("allowed", frozenset({200}), frozenset({0}))
@@ -141,6 +146,7 @@ def seen(draw: some.DrawFn) -> State:
     return State(outcome, codes, None, policy)
 
 
+@settings(deadline=None)
 @given(some.lists(seen(), min_size=4, max_size=4), some.sampled_from(["/", "/a: b#c", "/{x}?y=[1],2", "/'\"", "/ü"]))
 def test_what_is_written_can_be_read(states: list[State], path: str) -> None:
     if " " in path:
