@@ -101,7 +101,7 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
 def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: ProxyReader, places: Places) -> None:
     """Give the claims their causes; an edge that is missing because telemetry is broken becomes an error."""
     look = result.look
-    window = (look.window.start, look.end) if look.window and look.answer else None
+    window = look.asked
     query = {key: graph_query(namespaces, *(window or (0, 0)), inject=True)[key] for key in ASKED_AGAIN}
     gatherer = Gatherer(cluster, places.prometheus, look.reply, window)
     for run in result.claims:

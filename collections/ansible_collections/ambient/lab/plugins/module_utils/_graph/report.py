@@ -23,28 +23,24 @@ def as_graph_result(result: GraphResult, verbose: bool) -> dict[str, t.Any]:
         result: of the check.
         verbose: hand over Kiali's whole answer.
     """
+    answer = result.look.answer
+    elements = (answer or {}).get("elements") or {}
+    counts = answer and {key: len(elements.get(key) or []) for key in ("nodes", "edges")}
     return {
         "changed": False,
         **result.summary(),
-        "window": window_seconds(result),
+        "window": _seconds(result),
         "restarts": result.restarts,
         "claims": [_values(run) for run in result.claims],
         "traffic": [claim_values(run) for run in result.traffic],
-        "graph": result.look.answer if verbose else _counts(result),
+        "graph": answer if verbose else counts,
     }
 
 
-def window_seconds(result: GraphResult) -> int | None:
+def _seconds(result: GraphResult) -> int | None:
     """Length of the window of Kiali's last answer; None where there is none."""
-    look = result.look
-    return None if look.window is None or look.answer is None else look.window.seconds(look.end)
-
-
-def _counts(result: GraphResult) -> dict[str, int] | None:
-    if result.look.answer is None:
-        return None
-    elements = result.look.answer["elements"]
-    return {key: len(elements.get(key) or []) for key in ("nodes", "edges")}
+    asked = result.look.asked
+    return asked[1] - asked[0] if asked else None
 
 
 def _values(run: GraphRun) -> dict[str, t.Any]:
@@ -78,7 +74,7 @@ def graph_failure(result: GraphResult, phase: str, section: str, kubectl: str) -
     rows += [_row(run) for run in result.claims if not run.holds]
     total = len(result.claims) + len(result.traffic)
     where = f" of {section}" if section else ""
-    seconds = window_seconds(result)
+    seconds = _seconds(result)
     window = "no answer of Kiali" if seconds is None else f"window of {seconds} s"
     when = f"{phase} the policy, {result.rounds} rounds in {result.elapsed:.1f} s, {window}"
     head = f"{len(rows)} of {total} claims{where} did not hold on Kiali's graph ({when})"
@@ -119,7 +115,7 @@ def merge_graph(results: dict[str, t.Any], section: str, phase: str, result: Gra
                 "after": entry if phase == "after" else None,
             }
         )
-    summary = {**result.summary(), "window": window_seconds(result), "restarts": result.restarts}
+    summary = {**result.summary(), "window": _seconds(result), "restarts": result.restarts}
     graphs = {"before": (kept.get("graphs") or {}).get("before"), "after": None, phase: result.look.answer}
     graph = {"claims": rows, "phase": phase, **summary, "at": now()}
     return {**results, section: {**kept, "graph": graph, "graphs": graphs}}

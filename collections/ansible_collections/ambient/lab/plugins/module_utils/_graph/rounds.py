@@ -43,6 +43,11 @@ class Look:
     end: int = 0
     answer: dict[str, t.Any] | None = None
 
+    @property
+    def asked(self) -> tuple[int, int] | None:
+        """Begin and end of what the answer is about; None where there is none."""
+        return (self.window.start, self.end) if self.window and self.answer is not None else None
+
 
 class Watch:
     """What is known of the graph: the server's clock, the window, what was sent in it, the last good look.
