@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 
 display = Display()
@@ -68,30 +65,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
 
 def _command(source: str, request: dict[str, t.Any]) -> dict[str, t.Any]:
     """Run the command to its end; its progress goes to the screen, its answer is returned."""
-    environment = {**os.environ, "PYTHONPATH": source}
-    trouble: list[str] = []
-    with ended_politely(), subprocess.Popen(
-        [sys.executable, "-m", "ambient_embedded"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment, start_new_session=True,
-    ) as process:  # fmt: skip
-        # Each is a pipe, as asked for above.
-        stdin, stdout, stderr = (t.cast("t.IO[str]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))
-        try:
-            stdin.write(json.dumps(request))
-            stdin.close()
-            for line in stderr:
-                display.display(f"  {line.rstrip()}")
-                trouble = [*trouble[-20:], line]
-            answer = stdout.read()
-        except BaseException:
-            # A play that is ended, or a task's timeout, takes the build along, with all that it has started; a lab that
-            # runs is in a session of its own.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            raise
+    run = Programs(lambda line: display.display(f"  {line.rstrip()}"))
+    # A lab that runs is in a session of its own, and stays where this is ended.
+    with ended_politely():
+        command = (sys.executable, "-m", "ambient_embedded")
+        answer = run(*command, env={"PYTHONPATH": source}, given=json.dumps(request))
     try:
-        return dict(json.loads(answer))
+        return dict(json.loads(answer.out))
     except ValueError:
         head = "The embedded provider broke off; run it again, what is built is kept:\n"
-        raise AnsibleActionFail(head + "".join(trouble)) from None
+        raise AnsibleActionFail(head + "".join(answer.err.splitlines(keepends=True)[-21:])) from None

@@ -10,9 +10,9 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, settle
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, progress, settle
 
 display = Display()
 
@@ -25,7 +25,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(argument_spec=SPEC)
-        run = Programs(lambda line: display.display(f"  {line}"))
+        run = Programs(lambda line: (step := progress(line)) and display.display(f"  {step}"))
         try:
             with ended_politely():
                 result.update(settle(options, run, os.environ, self._task.check_mode))

@@ -76,8 +76,8 @@ import platform
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import Programs
 
 
 def run(call: Call) -> dict[str, t.Any]:

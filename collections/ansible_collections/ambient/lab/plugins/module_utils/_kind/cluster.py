@@ -17,16 +17,8 @@ import typing as t
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import COLOUR, progress
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
-    CANNOT_RUN,
-    NOT_FOUND,
-    Answer,
-    Engine,
-    Run,
-    engine_of,
-    last_line,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import CANNOT_RUN, NOT_FOUND, Answer, Run
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import Engine, engine_of, last_line
 
 SPEC: dict[str, dict[str, t.Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -43,6 +35,7 @@ LOAD_BALANCER = "external-load-balancer"
 NETWORK_LINE = re.compile(r"# network: (.+)")
 KNOWN_ISSUES = "https://kind.sigs.k8s.io/docs/user/known-issues/"
 LAST_LINES = 3
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Config = dict[str, t.Any]
 API = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4"}
 PORT_FIELDS = ("containerPort", "hostPort")
@@ -243,6 +236,16 @@ def explain(what: str, stderr: str) -> str:
     # The whole command line says nothing more.
     said = re.sub(r'command "(\S+ \S+)[^"]*"', r'command "\1 ..."', " / ".join([*first, *rest[-LAST_LINES:]]))
     return f"{what}: {said or 'it gave no reason'} (known causes: {KNOWN_ISSUES})"
+
+
+def progress(line: str) -> str | None:
+    """What kind begins with, or has failed with; None for a line that says nothing more."""
+    found = re.match(r"([•✗]) (.+)", COLOUR.sub("", line).strip())
+    if not found:
+        return None
+    # kind decorates its steps with pictures.
+    text = found[2].encode("ascii", "ignore").decode().rstrip(" .")
+    return text if found[1] == "•" else f"failed: {text}"
 
 
 def rendered(config: t.Mapping[str, t.Any], name: str, image: str | None) -> Config:

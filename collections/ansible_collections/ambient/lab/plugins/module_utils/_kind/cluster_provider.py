@@ -11,14 +11,8 @@ import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
-    CANNOT_RUN,
-    NOT_FOUND,
-    Run,
-    answering,
-    last_line,
-    no_engine,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import CANNOT_RUN, NOT_FOUND, Run
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import answering, last_line, no_engine
 
 PROVIDERS = ("embedded", "kind", "existing")
 SPEC: dict[str, dict[str, t.Any]] = {

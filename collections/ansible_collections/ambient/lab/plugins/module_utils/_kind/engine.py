@@ -10,6 +10,7 @@ import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import NOT_FOUND, Run
 
 # In the order in which kind looks for them (pkg/cluster/provider.go, DetectNodeProvider), and all it knows by name
 # (pkg/internal/runtime/runtime.go).
@@ -22,31 +23,8 @@ ROLE_LABEL = "io.x-k8s.kind.role"
 # The network that kind puts nodes into, and makes where it is missing: each provider's network.go and provider.go.
 NETWORK = "kind"
 NETWORK_CHOICES = {"docker": "KIND_EXPERIMENTAL_DOCKER_NETWORK", "podman": "KIND_EXPERIMENTAL_PODMAN_NETWORK"}
-# As a shell has them.
-CANNOT_RUN, NOT_FOUND = 126, 127
 ANSWER_SECONDS = 30.0
 REFUSED = "permission denied"
-
-
-class Answer(t.NamedTuple):
-    """How a program ended: its exit status (127 where there is no such program) and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Run(t.Protocol):
-    """Runs a program to its end; the one way from here to the machine."""
-
-    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
-        """Run a command.
-
-        Args:
-            command: program and arguments.
-            env: variables on top of this process's own.
-            timeout: seconds; one that takes longer counts as failed.
-        """
 
 
 class Node(t.NamedTuple):

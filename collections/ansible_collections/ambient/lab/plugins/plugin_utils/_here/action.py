@@ -59,6 +59,11 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
         )
 
 
+def here(work: Work) -> type[Here]:
+    """The action plugin of a module."""
+    return type("ActionModule", (Here,), {"work": work})
+
+
 def plain(value: t.Any) -> t.Any:
     """The same as Python's own types; Ansible's subclasses of them evaluate what they hold only when asked for it."""
     if isinstance(value, dict):

@@ -16,6 +16,13 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import (
+    CANNOT_RUN,
+    NOT_FOUND,
+    TIMED_OUT,
+    Answer,
+    Programs,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._kind import cluster
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import (
@@ -24,15 +31,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     choose,
     own_provider,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._kind.edge import TIMED_OUT, Programs, progress
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import (
-    CANNOT_RUN,
-    CHOICE,
-    NOT_FOUND,
-    Answer,
-    answering,
-    engine_of,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
 from ansible_collections.ambient.lab.plugins.modules import cluster_provider, kind_cluster
 
 DOWN = Answer(
@@ -192,7 +191,7 @@ def test_a_chosen_engine_is_the_only_one_asked() -> None:
 def test_programs_are_run_shown_and_ended() -> None:
     """The edge itself: exit status, both outputs, progress, a program that is not there, one that hangs."""
     shown: list[str] = []
-    run = Programs(shown.append)
+    run = Programs(lambda line: shown.extend(filter(None, [cluster.progress(line)])))
     script = "import sys, os; print(os.environ['X']); print(' • Step ...\\nwords', file=sys.stderr); sys.exit(3)"
     assert run(sys.executable, "-c", script, env={"X": "1"}) == Answer(3, "1\n", " • Step ...\nwords\n")
     assert shown == ["Step"]
@@ -247,7 +246,7 @@ def test_what_a_failed_program_has_begun_is_waited_for(tmp_path: pathlib.Path) -
     ],
 )
 def test_progress_is_the_steps_that_begin(line: str, shown: str | None) -> None:
-    assert progress(line) == shown
+    assert cluster.progress(line) == shown
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.programs import NOT_FOUND, Answer
 from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster import SPEC, explain, rendered, settle
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import NOT_FOUND, Answer
 
 Object = dict[str, t.Any]
 CONTROL_PLANE, WORKER = "lab-control-plane", "lab-worker"

@@ -1,4 +1,4 @@
-# Runs programs, and shows what kind is at.
+# Runs programs of this machine, and ends them with the play.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.
@@ -7,36 +7,55 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import threading
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CANNOT_RUN, NOT_FOUND, Answer
-
-Show = t.Callable[[str], None]
-TIMED_OUT = 124
+# As a shell has them.
+TIMED_OUT, CANNOT_RUN, NOT_FOUND = 124, 126, 127
 GROUP_SECONDS = 10.0
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Answer(t.NamedTuple):
+    """How a program ended: its exit status (127 where there is no such program) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run(t.Protocol):
+    """Runs a program to its end; the one way from here to the machine."""
+
+    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
+        """Run a command.
+
+        Args:
+            command: program and arguments.
+            env: variables on top of this process's own.
+            timeout: seconds; one that takes longer counts as failed.
+        """
 
 
 class Programs:
     """Runs programs of this machine.
 
     Args:
-        show: gets the steps that kind prints, as they begin or fail.
+        show: gets each line of a program's errors, at once.
     """
 
-    def __init__(self, show: Show) -> None:
+    def __init__(self, show: t.Callable[[str], object]) -> None:
         self._show = show
 
-    def __call__(self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None) -> Answer:
-        """See engine.Run."""
+    def __call__(
+        self, *command: str, env: t.Mapping[str, str] | None = None, timeout: float | None = None, given: str = ""
+    ) -> Answer:
+        """See Run. given: for its standard input."""
         try:
             process = subprocess.Popen(
-                command, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                command, env={**os.environ, **(env or {})}, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
             )  # fmt: skip
         except OSError as error:
@@ -49,6 +68,8 @@ class Programs:
             try:
                 timer.start()
                 reader.start()
+                with contextlib.suppress(BrokenPipeError), t.cast("t.IO[str]", process.stdin) as stdin:
+                    stdin.write(given)
                 out = process.stdout.read() if process.stdout else ""
                 reader.join()
             except BaseException:
@@ -66,18 +87,7 @@ class Programs:
     def _read(self, stream: t.Iterable[str] | None, lines: list[str]) -> None:
         for line in stream or ():
             lines.append(line)
-            if text := progress(line):
-                self._show(text)
-
-
-def progress(line: str) -> str | None:
-    """What kind begins with, or has failed with; None for a line that says nothing more."""
-    found = re.match(r"([•✗]) (.+)", COLOUR.sub("", line).strip())
-    if not found:
-        return None
-    # kind decorates its steps with pictures.
-    text = found[2].encode("ascii", "ignore").decode().rstrip(" .")
-    return text if found[1] == "•" else f"failed: {text}"
+            self._show(line)
 
 
 def _await_group(group: int) -> None:
