@@ -78,7 +78,10 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
         LabError: on wrong input, an API that does not answer, and claims that do not hold.
     """
     settings = settings_of(params)
-    namespaces = _namespaces(params)
+    namespaces = list(params["namespaces"] or [params["namespace"]])
+    for name in namespaces:
+        if not _NAMESPACE.fullmatch(name):
+            raise LabError(f"namespaces: {name!r} is not a namespace's name")
     claims = parse_graph_claims(params["claims"], params["namespace"], namespaces)
     traffic = _traffic(params)
     path, section, url = params["results_file"], params["section"], params["url"]
@@ -157,11 +160,3 @@ def _traffic(params: t.Mapping[str, t.Any]) -> tuple[Claim, ...]:
         raise LabError(f"traffic: {error.message}") from error
     # Which policy denied a request no graph can say; what is not judged is not reported either.
     return tuple(dataclasses.replace(claim, by=None) for claim in claims)
-
-
-def _namespaces(params: t.Mapping[str, t.Any]) -> list[str]:
-    names = list(params["namespaces"] or [params["namespace"]])
-    for name in names:
-        if not _NAMESPACE.fullmatch(name):
-            raise LabError(f"namespaces: {name!r} is not a namespace's name")
-    return names

@@ -151,13 +151,13 @@ class Watch:
         def seen(claim: GraphClaim) -> EdgesSeen:
             return EdgesSeen(tuple(graphs[_through_service(claim)].between(claim.source, claim.target)))
 
-        judge_all(self._runs, seen, functools.partial(self._covered, window=window, end=end), waypoints)
+        def sent(claim: GraphClaim) -> bool:
+            return covered(self._sent.get((claim.source, claim.target), []), window, end)
+
+        judge_all(self._runs, seen, sent, waypoints)
         if not window.proves(end):
             self._wait()
         return Look(reply, window, end, reply.body)
-
-    def _covered(self, claim: GraphClaim, window: Window, end: int) -> bool:
-        return covered(self._sent.get((claim.source, claim.target), []), window, end)
 
     def _wait(self) -> None:
         """What is there proves something at once; what is missing may still come."""

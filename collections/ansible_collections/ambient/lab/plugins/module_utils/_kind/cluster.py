@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import re
 import tarfile
 import typing as t
@@ -136,7 +137,7 @@ class Cluster:
         brought = "" if network in self._engine.networks() else f"# network: {network}\n"
         _write(self._kept, brought + yaml_dump(config, sort_keys=False, default_flow_style=False), 0o644)
         # kind would merge into it what is left of an earlier cluster.
-        _remove(self._kubeconfig)
+        pathlib.Path(self._kubeconfig).unlink(missing_ok=True)
         answer = self._kind("create", "cluster", "--config", self._kept, "--kubeconfig", self._kubeconfig)
         if answer.code:
             # kind takes back what it knows of, not a node that came later.
@@ -157,7 +158,7 @@ class Cluster:
         if brought and brought[1] in self._engine.networks() and not self._engine.members(brought[1]):
             self._engine.ask("network", "rm", brought[1])
         for file in (self._kubeconfig, self._kept):
-            _remove(file)
+            pathlib.Path(file).unlink(missing_ok=True)
 
 
 def settle(
@@ -337,8 +338,3 @@ def _write(path: str, text: str, mode: int) -> None:
     """Replace a file as a whole; its folder is made where it is missing."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     replace_file(path, text, mode)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)

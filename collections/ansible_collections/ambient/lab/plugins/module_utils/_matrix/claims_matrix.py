@@ -123,7 +123,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     else:
         kept = _kept(params["file"], pairs, mesh) if waiting else {}
         cells = _cells(found, pairs, kept)
-        if any(_cell(pair) not in kept for pair in waiting):
+        if any(pair.key not in kept for pair in waiting):
             # A real run asks them, and writes what check mode can't know.
             values |= {"changed": True, "verdict": "unknown"}
         else:
@@ -170,11 +170,7 @@ def _kept(path: str, pairs: t.Sequence[Pair], mesh: Mesh) -> dict[tuple[Source, 
     except LabError:
         # It is missing, or whatever it is will be replaced.
         return {}
-    return {_cell(pair): stated(pair.claim) for pair in match(claims, pairs, mesh).known}
-
-
-def _cell(pair: Pair) -> tuple[Source, Request]:
-    return pair.claim.source, pair.claim.request
+    return {pair.key: stated(pair.claim) for pair in match(claims, pairs, mesh).known}
 
 
 def _cells(
@@ -187,8 +183,8 @@ def _cells(
         much = f"only {clear} of {total} pairs" if clear else "nothing"
         raise LabError("\n  ".join([f"{much} could be observed, so no file is written:", *warnings_of(found)]))
     states = {cell.pair.claim.name: cell.state for cell in found.clear}
-    waiting = [pair for pair in pairs if pair.origin in found.waiting and _cell(pair) in kept]
-    states |= {pair.claim.name: kept[_cell(pair)] for pair in waiting}
+    waiting = [pair for pair in pairs if pair.origin in found.waiting and pair.key in kept]
+    states |= {pair.claim.name: kept[pair.key] for pair in waiting}
     return [(pair, states[pair.claim.name]) for pair in pairs if pair.claim.name in states]
 
 

@@ -102,30 +102,17 @@ def difference(
     same, changes = [], []
     for name in [*was, *(name for name in now if name not in was)]:
         old, new = was.get(name), now.get(name)
-        if old is None or new is None:
-            changes.append(_one_sided(name, old, new, gone or {}, unprobed or {}))
-            continue
-        kind = compare(old, new)
-        if kind:
+        if old is None:
+            changes.append(Change(name, "added", None, new, "the file does not have it"))
+        elif new is None:
+            kind, reasons = ("unprobed", unprobed) if name in (unprobed or ()) else ("gone", gone)
+            changes.append(Change(name, kind, old, None, (reasons or {}).get(name, "it is not there any more")))
+        elif kind := compare(old, new):
             changes.append(Change(name, kind, old, new, new.unclear))
         else:
             same.append(name)
     changes.sort(key=lambda change: KINDS.index(change.kind))
     return Difference(tuple(same), tuple(changes))
-
-
-def _one_sided(
-    name: str,
-    old: State | None,
-    new: State | None,
-    gone: t.Mapping[str, str],
-    unprobed: t.Mapping[str, str],
-) -> Change:
-    if old is None:
-        return Change(name, "added", None, new, "the file does not have it")
-    if name in unprobed:
-        return Change(name, "unprobed", old, None, unprobed[name])
-    return Change(name, "gone", old, None, gone.get(name, "it is not there any more"))
 
 
 def compare(was: State, now: State) -> str:

@@ -37,7 +37,7 @@ def match(claims: t.Sequence[Claim], pairs: t.Sequence[Pair], mesh: Mesh) -> Mat
         pairs: of the cluster.
         mesh: objects of all their namespaces.
     """
-    twins = {(pair.claim.source, pair.claim.request): pair for pair in pairs}
+    twins = {pair.key: pair for pair in pairs}
     pods = {_row(pair.claim): pair for pair in pairs if pair.pod}
     known, gone = [], {}
     used: set[str] = set()

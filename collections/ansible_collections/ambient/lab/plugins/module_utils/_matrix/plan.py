@@ -48,6 +48,11 @@ class Pair:
     pod: bool = False
     http: bool = True
 
+    @property
+    def key(self) -> tuple[Source, Request]:
+        """What it asks, whatever its name is."""
+        return self.claim.source, self.claim.request
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import typing as t
-
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Reader, Wanted
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
@@ -23,10 +21,6 @@ _POD = Wanted("Pod", name="any")
 
 def explain(item: Object, wanted: Wanted, reader: Reader) -> tuple[list[str], list[str]]:
     """Why an object is not ready, as far as its pods and the cluster's events say.
-
-    Args:
-        item: the object.
-        wanted: its kind.
 
     Returns:
         Lines, and the names of the pods that they are about. Both empty where nothing is known, or where the
@@ -119,12 +113,8 @@ def _warnings(item: Object, reader: Reader) -> list[str]:
         f"/api/v1/namespaces/{meta['namespace']}/events",
         fieldSelector=f"involvedObject.name={meta['name']},type=Warning",
     )
-    newest: t.Sequence[Object] = sorted(events, key=_when)[-1:]
+    newest = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))[-1:]
     return [_short(f"{event.get('reason')}: {event.get('message')}") for event in newest]
-
-
-def _when(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _short(text: str) -> str:

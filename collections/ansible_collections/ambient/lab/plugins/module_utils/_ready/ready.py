@@ -102,17 +102,14 @@ def failure(looks: t.Sequence[Look], elapsed: float, finder: Finder, command: st
         name = str(wanted if item is None else dataclasses.replace(wanted, name=item["metadata"]["name"]))
         # A CRD may still have come while it waited.
         known = item is not None or finder.resource(wanted)
-        lines.append(f"  {name}: {problem.text if known else _unknown(wanted)}")
+        unknown = f"the API knows no kind {wanted.kind} in {wanted.api_version}: correct it, or install its CRD first"
+        lines.append(f"  {name}: {problem.text if known else unknown}")
         reasons, pods = explain(item, wanted, finder.reader) if item is not None else ([], [])
         lines += [f"    {line}" for line in reasons]
         further.append(_further(wanted, item, pods) if known else "api-resources")
     if len(bad) > MAX_SHOWN:
         lines.append(f"  ({len(bad) - MAX_SHOWN} more)")
     return "\n".join([*lines, *(f"look: {command} {text}" for text in list(dict.fromkeys(further))[:2])])
-
-
-def _unknown(wanted: Wanted) -> str:
-    return f"the API knows no kind {wanted.kind} in {wanted.api_version}: correct it, or install its CRD first"
 
 
 def _further(wanted: Wanted, item: Object | None, pods: t.Sequence[str]) -> str:

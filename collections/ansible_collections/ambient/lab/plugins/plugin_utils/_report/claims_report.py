@@ -21,7 +21,6 @@ from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import (
     report_of,
 )
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import page
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
 
 FORMATS = ("html", "junit", "json")
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -142,6 +141,46 @@ def _times(measured: Object | None) -> str:
     if not measured or measured["p50"] is None:
         return "never"
     return f"{measured['p50']:.3g} s, max {measured['max']:.3g} s"
+
+
+def results_table(results: dict[str, t.Any]) -> list[str]:
+    """Lines of the closing table: claim, before, after, who decided by which policy, converged after."""
+    rows = []
+    for section in results.values():
+        for part, short in ((section, _short_curl), (section.get("graph") or {}, _short_graph)):
+            after = part.get("converged_after") if part.get("phase") == "after" else None
+            for claim in part.get("claims") or []:
+                rows.append(
+                    [
+                        claim["name"],
+                        short(claim["before"]),
+                        short(claim["after"]),
+                        _decided(claim),
+                        "-" if after is None else f"{after:.1f} s",
+                    ]
+                )
+    return table(["CLAIM", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
+
+
+def _decided(claim: dict[str, t.Any]) -> str:
+    """Who decided, and the policy's name; its namespace is in the results file."""
+    policy = claim.get("policy")
+    return f"{claim['decided_by']} {policy.partition('/')[2]}" if policy else str(claim["decided_by"])
+
+
+def _short_curl(entry: dict[str, t.Any] | None) -> str:
+    if entry is None:
+        return "-"
+    code = "" if entry["exit_code"] is None else f" {entry['http_code']:03d}/{entry['exit_code']}"
+    return f"{entry['outcome']}{code}{_unless_passed(entry)}"
+
+
+def _short_graph(entry: dict[str, t.Any] | None) -> str:
+    return "-" if entry is None else f"{entry['seen']}{_unless_passed(entry)}"
+
+
+def _unless_passed(entry: dict[str, t.Any]) -> str:
+    return "" if entry["verdict"] == "pass" else f" {entry['verdict'].upper()}"
 
 
 _WRITERS: dict[str, t.Callable[[Object, t.Sequence[Given]], str]] = {

@@ -9,7 +9,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     OK,
     RESET,

@@ -20,7 +20,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.table import results_table
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     FakeKiali,
     Flow,
