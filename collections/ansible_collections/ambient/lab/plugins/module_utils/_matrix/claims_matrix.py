@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
@@ -18,7 +19,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.files import d
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, Unavailable, unable, visible
+from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, unable, visible
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import MatchResult, match, widened, within
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import ProbePods, own_pod
@@ -93,16 +94,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         pairs = [*matched.known, *(pair for pair in matched.new if within(pair, wanted))]
         require_few(len(pairs))
         sources = {pair.claim.source: pair.origin for pair in pairs}
-        lacking = unable(sources, mesh, settings.concurrency, edge)
-        places = _stand_ins(lacking, mesh, kind, probe_pods)
-        edge.chosen |= probe_pods.pods
-        callers = []
-        for source, name in sources.items():
-            pod, lack = own_pod(source, mesh), lacking.get(source)
-            stands = source in places or (lack and lack.waits)
-            place = _PLACES[kind] if stands else OWN_POD
-            captured = pod is not None and mesh.membership(pod).captured
-            callers.append(Caller(name, captured, None if source in places else lack, place))
+        callers, places = _callers(sources, mesh, edge, settings, kind, probe_pods)
         silent = {caller.name for caller in callers if caller.unavailable}
         asked = [pair for pair in pairs if pair.origin not in silent]
         engine = Engine([pair.claim for pair in asked], places, settings, edge)
@@ -116,36 +108,45 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         )
     values = {"changed": bool(probe_pods.marked), "file": params["file"], **returned(found, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
-    if changes is not None:
-        values["verdict"] = "fail" if changes.changes else "unknown" if waiting else "pass"
-        if changes.changes and params["fail_on_difference"]:
-            raise LabError(failure(params["file"], changes, kubectl(params)), **values)
-    else:
+    if changes is None:
         kept = _kept(params["file"], pairs, mesh) if waiting else {}
-        cells = _cells(found, pairs, kept)
-        if any(pair.key not in kept for pair in waiting):
-            # A real run asks them, and writes what check mode can't know.
-            values |= {"changed": True, "verdict": "unknown"}
-        else:
-            text = file_text(params["file"], wanted.namespaces, cells, _notes(found), comments_of(found, cells))
-            old = put("file", params["file"], text, check_mode)
-            values |= {"changed": values["changed"] or old != text, "verdict": "observed", "claims": len(cells)}
-            values |= {"diff": diff_of(params["file"], old, text)} if diff else {}
+        written = _written(params, wanted, found, pairs, kept, check_mode)
+        written["changed"] |= values["changed"]
+        shown = {key: value for key, value in written.items() if diff or key != "diff"}
+        return {**values, **shown, "warnings": warnings_of(found)}
+    values["verdict"] = "fail" if changes.changes else "unknown" if waiting else "pass"
+    if changes.changes and params["fail_on_difference"]:
+        raise LabError(failure(params["file"], changes, kubectl(params)), **values)
     return {**values, "warnings": warnings_of(found)}
 
 
-def _stand_ins(
-    lacking: dict[Source, Unavailable], mesh: Mesh, kind: str, probe_pods: ProbePods
-) -> dict[Source, Source]:
-    """What stands in for sources; where that fails, the reason is added to what the source lacks."""
+def _callers(
+    sources: t.Mapping[Source, str],
+    mesh: Mesh,
+    edge: StandingEdge,
+    settings: Settings,
+    kind: str,
+    probe_pods: ProbePods,
+) -> tuple[list[Caller], dict[Source, Source]]:
+    """Who asks for each source, and the pod and container of those that ask in its place."""
+    lacking = unable(sources, mesh, settings.concurrency, edge)
     mendable = [source for source, why in lacking.items() if why.mendable and source.service_account]
     if kind == "pod":
         names = [str(item["metadata"]["name"]) for item in mesh.items("Namespace")]
         probe_pods.clear(name for name in names if not mesh.why_unread("Pod", name))
     made = probe_pods.stand_in(mendable, mesh) if kind in _PLACES else dict.fromkeys(mendable, HELP)
-    refused = {source: place for source, place in made.items() if isinstance(place, str)}
-    lacking |= {source: dataclasses.replace(lacking[source], more=why) for source, why in refused.items()}
-    return {source: place for source, place in made.items() if isinstance(place, Source)}
+    edge.chosen |= probe_pods.pods
+    callers = []
+    for source, name in sources.items():
+        pod, lack, place = own_pod(source, mesh), lacking.get(source), made.get(source)
+        captured = pod is not None and mesh.membership(pod).captured
+        if lack and isinstance(place, str):
+            lack = dataclasses.replace(lack, more=place)
+        if isinstance(place, Source):
+            lack = None
+        stands = isinstance(place, Source) or (lack and lack.waits)
+        callers.append(Caller(name, captured, lack, _PLACES[kind] if stands else OWN_POD))
+    return callers, {source: place for source, place in made.items() if isinstance(place, Source)}
 
 
 def compared(claims: t.Sequence[Claim], found: Found, matched: MatchResult) -> Difference:
@@ -173,10 +174,15 @@ def _kept(path: str, pairs: t.Sequence[Pair], mesh: Mesh) -> dict[tuple[Source, 
     return {pair.key: stated(pair.claim) for pair in match(claims, pairs, mesh).known}
 
 
-def _cells(
-    found: Found, pairs: t.Sequence[Pair], kept: t.Mapping[tuple[Source, Request], State]
-) -> list[tuple[Pair, State]]:
-    """What to write: what was seen, and what is kept of the sources that wait; LabError when too little was seen."""
+def _written(
+    params: t.Mapping[str, t.Any],
+    wanted: Wanted,
+    found: Found,
+    pairs: t.Sequence[Pair],
+    kept: t.Mapping[tuple[Source, Request], State],
+    check_mode: bool,
+) -> dict[str, t.Any]:
+    """Write what was seen, and what is kept of the sources that wait; LabError when too little was seen."""
     clear, total = len(found.clear), len(found.watched.cells)
     if not found.waiting and (not clear or 2 * clear < total):
         # A cluster that is broken for a moment must not replace a good file with the little that still works.
@@ -185,14 +191,18 @@ def _cells(
     states = {cell.pair.claim.name: cell.state for cell in found.clear}
     waiting = [pair for pair in pairs if pair.origin in found.waiting and pair.key in kept]
     states |= {pair.claim.name: kept[pair.key] for pair in waiting}
-    return [(pair, states[pair.claim.name]) for pair in pairs if pair.claim.name in states]
-
-
-def _notes(found: Found) -> dict[str, str]:
-    """What the file says of each source, by its name."""
-    notes = {caller.name: "in the mesh" if caller.captured else "not in the mesh" for caller in found.callers}
-    others = [caller for caller in found.callers if caller.place != OWN_POD]
-    return {**notes, **{caller.name: f"{notes[caller.name]}, asked from {caller.place}" for caller in others}}
+    if any(pair.origin in found.waiting and pair.key not in kept for pair in pairs):
+        # A real run asks them, and writes what check mode can't know.
+        return {"changed": True, "verdict": "unknown"}
+    cells = [(pair, states[pair.claim.name]) for pair in pairs if pair.claim.name in states]
+    notes = {}
+    for caller in found.callers:
+        place = "" if caller.place == OWN_POD else f", asked from {caller.place}"
+        notes[caller.name] = ("in the mesh" if caller.captured else "not in the mesh") + place
+    text = file_text(params["file"], wanted.namespaces, cells, notes, comments_of(found, cells))
+    old = put("file", params["file"], text, check_mode)
+    changes = diff_of(params["file"], old, text)
+    return {"changed": old != text, "verdict": "observed", "claims": len(cells), "diff": changes}
 
 
 def _wanted(params: t.Mapping[str, t.Any]) -> Wanted:
