@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
@@ -35,6 +33,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._convergence.run impor
 )
 
 MAX_SHOWN = 6
+_SUMMED = ("stale_after_accepted", "stale_after_ready", "flaps", "requests")
 _ORDER = ("pass", "fail", "error")
 
 
@@ -58,13 +57,14 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
     before = runner.current()
     kept.require_none(before)
     if check_mode:
-        return {
-            "changed": differs(wanted_at_end(plan.final_state, plan.definition, before), before),
-            "msg": _foreseen(plan, len(set(targets.values()))),
-        }
+        would = (
+            f"would apply and remove {plan.policy} {plan.repeats} times while {len(plan.pairs)} claims are probed from "
+            f"{len(set(targets.values()))} pods, {plan.rate:g} requests per claim and second, in at most "
+            f"{2 * plan.repeats * plan.run_seconds:.0f} s"
+        )
+        return {"changed": differs(wanted_at_end(plan.final_state, plan.definition, before), before), "msg": would}
     try:
-        measured = _measured(runner, targets)
-        summary = _summed_up(plan, measured, [str(targets[pair.claim.source]) for pair in plan.pairs])
+        summary = _summed_up(plan, runner.measure(targets), [str(targets[pair.claim.source]) for pair in plan.pairs])
         if path:
             empty: Results = {"claims": []}
             # Beside the section's claims.
@@ -75,19 +75,6 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
         error.result["changed"] = runner.changed
         raise
     return {"changed": runner.changed, "convergence": summary}
-
-
-def _measured(runner: Runner, targets: t.Mapping[Source, Target]) -> list[Measured]:
-    """The runs, up to the first that did not reach the barrier."""
-    measured: list[Measured] = []
-    try:
-        for run in runner.measure(targets):
-            measured.append(run)
-            if run.passed.gaps:
-                break
-    finally:
-        runner.restore()
-    return measured
 
 
 def _summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[str]) -> dict[str, t.Any]:
@@ -128,12 +115,8 @@ def _direction(name: str, plan: Plan, measured: t.Sequence[Measured], sources: t
                 "to": str(pair.claim.request),
                 "old": str(old),
                 "new": str(new),
-                "first_new": quantiles(run.first_new for run in runs),
-                "last_old": quantiles(run.last_old for run in runs),
-                "stale_after_accepted": sum(run.stale_after_accepted for run in runs),
-                "stale_after_ready": sum(run.stale_after_ready for run in runs),
-                "flaps": sum(run.flaps for run in runs),
-                "requests": sum(run.requests for run in runs),
+                **{key: quantiles(getattr(run, key) for run in runs) for key in ("first_new", "last_old")},
+                **{key: sum(getattr(run, key) for run in runs) for key in _SUMMED},
                 "limits": pair.limits.as_dict(),
                 "verdict": verdict,
                 "reason": reason,
@@ -169,11 +152,3 @@ def failure(summary: t.Mapping[str, t.Any], command: str) -> str:
 
 def _seconds(quantile: t.Mapping[str, float] | None) -> str:
     return "never" if quantile is None else f"{quantile['max']:.2f} s"
-
-
-def _foreseen(plan: Plan, sources: int) -> str:
-    seconds = 2 * plan.repeats * plan.run_seconds
-    return (
-        f"would apply and remove {plan.policy} {plan.repeats} times while {len(plan.pairs)} claims are probed from "
-        f"{sources} pods, {plan.rate:g} requests per claim and second, in at most {seconds:.0f} s"
-    )

@@ -126,44 +126,49 @@ class Runner:
             found[pair.claim.source] = target
         return found
 
-    def measure(self, targets: t.Mapping[Source, Target]) -> t.Iterator[Measured]:
-        """All runs, both directions in turn. Whoever stops asking must call restore().
+    def measure(self, targets: t.Mapping[Source, Target]) -> list[Measured]:
+        """All runs, both directions in turn, up to the first that does not reach the barrier.
+
+        The policy is left as the plan says, or as it was before, also after a failure.
 
         Raises:
             LabError: when the API does not answer or refuses, when a loop does not begin, and when the policy that is
-                there can't be written down.
+                there can't be written down, or given back; says where it is kept then.
         """
-        self._before = self.current()
-        if self._before is not None:
-            self._kept.keep(self._before)
-        self.changed = True
-        if self._before is not None:
-            _accepted_at, passed, _ready_at = self._change("remove")
-            if passed.gaps:
-                raise LabError(f"The policy was there already, and is not gone after it was removed: {gaps_of(passed)}")
-        for _repeat in range(self._plan.repeats):
-            for direction in DIRECTIONS:
-                yield self._run(direction, targets)
+        measured: list[Measured] = []
+        try:
+            self._before = self.current()
+            if self._before is not None:
+                self._kept.keep(self._before)
+            self.changed = True
+            if self._before is not None:
+                _accepted_at, passed, _ready_at = self._change("remove")
+                if passed.gaps:
+                    gone = f"is not gone after it was removed: {gaps_of(passed)}"
+                    raise LabError(f"The policy was there already, and {gone}")
+            for direction in DIRECTIONS * self._plan.repeats:
+                measured.append(self._run(direction, targets))
+                if measured[-1].passed.gaps:
+                    break
+        finally:
+            self._restore()
+        return measured
 
-    def restore(self) -> None:
-        """Leave the policy as the plan says, or as it was before.
-
-        Raises:
-            LabError: when the API does not answer, or refuses; says where the policy that was there is kept.
-        """
+    def _restore(self) -> None:
+        """Leave the policy as the plan says, or as it was before; LabError says where that one is kept."""
         if not self.changed:
             return
         wanted = wanted_at_end(self._plan.final_state, self._plan.definition, self._before)
         try:
             there = self.current()
-            differ = differs(there, wanted)
-            if differ and there is not None:
-                self._delete()
-            if differ and wanted is not None and wanted is self._before:
-                parent = self._plan.path.rpartition("/")[0]
-                _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
-            elif differ and wanted is not None:
-                self._apply()
+            if differs(there, wanted):
+                if there is not None:
+                    self._delete()
+                if wanted is not None and wanted is self._before:
+                    parent = self._plan.path.rpartition("/")[0]
+                    _object(self._kube.send("POST", parent, as_new(wanted)), "restore")
+                elif wanted is not None:
+                    self._apply()
         except LabError as error:
             if self._before is None:
                 raise
