@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,14 @@ def main() -> int:
     # Not within the checkout: ansible-test would look at what git knows alone.
     with tempfile.TemporaryDirectory(prefix="ambient-lab-") as folder:
         collection = install(pathlib.Path(folder))
-        return subprocess.run(command, cwd=collection, env=environment, check=False).returncode
+        process = subprocess.Popen(command, cwd=collection, env=environment, start_new_session=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        try:
+            return process.wait()
+        finally:
+            # Whoever ends this ends what ansible-test has begun, too.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":
