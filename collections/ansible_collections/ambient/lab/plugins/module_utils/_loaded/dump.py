@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._loaded.envoy import difference, filters
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.ztunnel import TITLES, form_of_dump, form_of_policy
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Match, convert, network_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import is_dry_run, not_
 
 State = t.Literal["current", "old", "absent"]
+# Scope, action, whether it is only tried, and rules; of rules, clauses and matches the order means nothing.
+_Form = tuple[str, str, bool, list[t.Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +42,14 @@ def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object], root: st
     found = next((item for item in _values(dump, "policies") if _name(item) == name), None)
     if found is None:
         return Loaded("absent", "it has not been given the policy")
-    wanted = form_of_policy(policy, root)
-    loaded = form_of_dump(found)
+    wanted, loaded = _form_of_policy(policy, root), _form_of_dump(found)
     if wanted is None:
         return Loaded("old", "it has a policy of this name that is not for ztunnel any more")
-    for title, here, there in zip(TITLES, wanted, loaded, strict=True):
-        if here != there and title == "dry run":
-            return Loaded(
-                "old", "it only tries the policy (dry run)" if there else "it enforces what is only to be tried"
-            )
+    tried = "it only tries the policy (dry run)" if loaded[2] else "it enforces what is only to be tried"
+    differences = ("it has a version with another scope", "it has a version with another action", tried)
+    for here, there, why in zip(wanted, loaded, (*differences, "it has other rules"), strict=True):
         if here != there:
-            return Loaded("old", f"it has a version with another {title}" if title != "rules" else "it has other rules")
+            return Loaded("old", why)
     if loaded[0] != "WorkloadSelector":
         return Loaded("current")
     workloads = {_name(item): item for item in _values(dump, "workloads")}
@@ -90,3 +91,59 @@ def _values(dump: Object, key: str) -> list[Object]:
 
 def _name(item: Object) -> str:
     return f"{item.get('namespace', '')}/{item.get('name', '')}"
+
+
+def _form_of_policy(policy: Object, root: str) -> _Form | None:
+    """What ztunnel must have of a policy; None where istiod sends ztunnel nothing of it."""
+    converted = convert(policy)
+    if converted is None:
+        return None
+    scope = "Global" if namespace_of(policy) == root else "Namespace"
+    if policy.get("spec", {}).get("selector") is not None:
+        scope = "WorkloadSelector"
+    rules = [[[_fields(match) for match in clause] for clause in rule] for rule in converted.rules]
+    return scope, converted.action.capitalize(), is_dry_run(policy), _unordered(rules)
+
+
+def _form_of_dump(found: Object) -> _Form:
+    """The same of a policy in ztunnel's config dump (ztunnel, src/rbac.rs, Authorization)."""
+    rules = _unordered(found.get("rules") or [])
+    return str(found.get("scope")), str(found.get("action")), bool(found.get("dryRun")), rules
+
+
+def _unordered(rules: t.Any) -> list[t.Any]:
+    return sorted(sorted(sorted(map(_text, clause)) for clause in rule) for rule in rules)
+
+
+def _fields(match: Match) -> Object:
+    """A match as ztunnel's dump writes it."""
+    fields = {}
+    for field, (wanted, unwanted) in match.items():
+        fields[field] = [_value(field, value) for value in wanted]
+        fields[not_(field)] = [_value(field, value) for value in unwanted]
+    return fields
+
+
+def _value(field: str, value: str) -> t.Any:
+    if field == "destinationPorts":
+        return int(value)
+    if field.endswith("Ips"):
+        return value
+    if field == "serviceAccounts":
+        namespace, _slash, account = value.partition("/")
+        return {"namespace": namespace, "serviceAccount": account}
+    if value == "*":
+        return {"Presence": []}
+    if value.startswith("*"):
+        return {"Suffix": value[1:]}
+    return {"Prefix": value[:-1]} if value.endswith("*") else {"Exact": value}
+
+
+def _text(match: Object) -> str:
+    """One text per match, the same for the same meaning."""
+    fields = {}
+    for key, values in match.items():
+        if values:
+            texts = [network_of(str(value)) if key.lower().endswith("ips") else value for value in values]
+            fields[key] = sorted(json.dumps(text, sort_keys=True) for text in texts)
+    return json.dumps(fields, sort_keys=True)

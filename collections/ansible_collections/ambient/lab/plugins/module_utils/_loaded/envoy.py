@@ -10,21 +10,35 @@ import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import network_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run, rules
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import (
+    Condition,
+    Rule,
+    action,
+    is_dry_run,
+    rules,
+)
 
 # Values by attribute, "!" before an attribute that must not match. What no attribute here names is not compared.
 Attributes = dict[str, set[str]]
 # istiod, pilot/pkg/security/authz/model/model.go: what becomes part of a permission, the rest of a principal.
-_OPERATION = {"methods": "method", "paths": "path", "hosts": "host", "ports": "port"}
-_SOURCE = {"ipBlocks": "source.ip", "remoteIpBlocks": "remote.ip", "principals": "identity"}
-_WHEN_PERMISSION = {"destination.ip": "destination.ip", "destination.port": "port"}
-_WHEN_PRINCIPAL = {
-    "source.ip": "source.ip",
-    "remote.ip": "remote.ip",
-    "source.principal": "identity",
-    "source.namespace": "namespace",
+_NAMES = {
+    "permissions": {
+        "method": "method",
+        "path": "path",
+        "host": "host",
+        "destination.port": "port",
+        "destination.ip": "destination.ip",
+    },
+    "principals": {
+        "source.ip": "source.ip",
+        "remote.ip": "remote.ip",
+        "source.principal": "identity",
+        "source.namespace": "namespace",
+        "source.serviceAccount": "account",
+    },
 }
+_HEADER = re.compile(r"request\.headers\[(.+)\]")
 _L7 = ("method", "path", "host", "header:")
 _ADDRESSES = {"direct_remote_ip": "source.ip", "source_ip": "source.ip", "remote_ip": "remote.ip"}
 _PEER = "io.istio.peer_principal"
@@ -102,59 +116,37 @@ def difference(policy: Object, found: Filter) -> str:
     if found.shadow != (kind == "CUSTOM" or is_dry_run(policy)):
         return "it only tries the policy (dry run)" if found.shadow else "it enforces what is only to be tried"
     # A policy without rules becomes one that never matches.
-    wanted: list[Object | None] = [*rules(policy)] or [None]
+    wanted: list[Rule | None] = [*rules(policy)] or [None]
     lost = set(range(len(wanted))) - set(found.rules)
     if set(found.rules) - set(range(len(wanted))) or (lost and not found.tcp):
         return f"it has {len(found.rules)} of {len(wanted)} rules" if lost else f"it has {len(found.rules)} rules"
     for number, rule in found.rules.items():
-        for part in _PARTS:
-            expected = _expected(part, wanted[number], policy)
+        for part in _NAMES:
+            expected = _expected(part, wanted[number], namespace_of(policy))
             loaded = [_loaded(item) for item in rule.get(part) or []]
             if not _same(expected, loaded, found):
                 return f"{part} of rule {number} are other ones"
     return ""
 
 
-_PARTS = ("permissions", "principals")
-
-
-def _expected(part: str, rule: Object | None, policy: Object) -> list[Attributes]:
+def _expected(part: str, rule: Rule | None, namespace: str) -> list[Attributes]:
     if rule is None:
         return [dict(_NEVER)]
-    outer, inner = ("to", "operation") if part == "permissions" else ("from", "source")
-    items = [(item or {}).get(inner) or {} for item in rule.get(outer) or []] or [{}]
-    namespace = str(policy["metadata"]["namespace"])
-    return [_attributes(part, item, rule.get("when") or [], namespace) for item in items]
+    items = (rule.operations if part == "permissions" else rule.sources) or [[]]
+    return [_attributes(part, [*item, *rule.when], namespace) for item in items]
 
 
-def _attributes(part: str, item: Object, conditions: t.Sequence[Object], namespace: str) -> Attributes:
+def _attributes(part: str, conditions: t.Iterable[Condition], namespace: str) -> Attributes:
     """Attributes of one operation or source, with the rule's conditions that go with it."""
-    given: list[tuple[str, t.Sequence[str], bool]] = []
-    for key, name in (_OPERATION if part == "permissions" else _SOURCE).items():
-        given += [(name, item.get(key) or [], False), (name, item.get(f"not{key[0].upper()}{key[1:]}") or [], True)]
-    if part == "principals":
-        given += [
-            ("namespace", item.get("namespaces") or [], False),
-            ("namespace", item.get("notNamespaces") or [], True),
-        ]
-        given += [("account", item.get("serviceAccounts") or [], False)]
-        given += [("account", item.get("notServiceAccounts") or [], True)]
-    for condition in conditions:
-        if name := _when_name(part, str(condition.get("key"))):
-            given += [(name, condition.get("values") or [], False), (name, condition.get("notValues") or [], True)]
     found: Attributes = {}
-    for name, values, negated in given:
-        for value in values:
-            kind = "identity" if name in ("namespace", "account") else name
-            _add(found, kind, _written(name, str(value), namespace), negated)
+    for item in conditions:
+        header = _HEADER.fullmatch(item.attribute) if part == "principals" else None
+        name = f"header:{header[1].lower()}" if header else _NAMES[part].get(item.attribute, "")
+        for values, negated in ((item.wanted, False), (item.unwanted, True)) if name else ():
+            for value in values:
+                kind = "identity" if name in ("namespace", "account") else name
+                _add(found, kind, _written(name, value, namespace), negated)
     return found
-
-
-def _when_name(part: str, key: str) -> str:
-    if part == "permissions":
-        return _WHEN_PERMISSION.get(key, "")
-    header = re.fullmatch(r"request\.headers\[(.+)\]", key)
-    return f"header:{header[1].lower()}" if header else _WHEN_PRINCIPAL.get(key, "")
 
 
 def _written(name: str, value: str, namespace: str) -> str:

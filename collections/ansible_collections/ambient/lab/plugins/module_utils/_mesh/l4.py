@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._mesh import policies
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, rules, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match as Matched
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth, every, negated, some
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth, every, first, holds, some
 
-# Fields of a source, and conditions, by their names in ztunnel.
-_SOURCE = {
+# Fields of operations and sources, and conditions, by their names in ztunnel.
+_FIELDS = {
+    "ports": "destinationPorts",
     "ipBlocks": "sourceIps",
     "namespaces": "namespaces",
     "serviceAccounts": "serviceAccounts",
@@ -31,7 +33,6 @@ _WHEN = {
     "destination.ip": "destinationIps",
     "destination.port": "destinationPorts",
 }
-_OPERATION = {"ports": "destinationPorts"}
 # Neither converted nor reported by istiod.
 _IGNORED = ("trustDomains",)
 
@@ -72,21 +73,14 @@ class L4Policy:
     lost: t.Mapping[int, tuple[str, ...]]
 
 
-def not_(field: str) -> str:
-    """The negative twin of a field: `ports` -> `notPorts`."""
-    return f"not{field[0].upper()}{field[1:]}"
-
-
-def http_attributes(rule: Object) -> tuple[str, ...]:
-    """Attributes of a rule that ztunnel can't match, in the order in which they stand there."""
+def http_attributes(rule: policies.Rule) -> tuple[str, ...]:
+    """Attributes of a rule that ztunnel can't match."""
     found: list[str] = []
-    for key, inner, known in (("to", "operation", _OPERATION), ("from", "source", _SOURCE)):
-        for item in rule.get(key) or []:
-            for field, values in ((item or {}).get(inner) or {}).items():
-                name = f"{field[3].lower()}{field[4:]}" if field.startswith("not") else field
-                if values and name not in known and name not in _IGNORED:
-                    found.append(field)
-    found += [str(item.get("key")) for item in rule.get("when") or [] if item.get("key") not in _WHEN]
+    for item in (item for items in (*rule.operations, *rule.sources) for item in items):
+        if item.key not in _FIELDS and item.key not in _IGNORED:
+            found += [item.key] if item.wanted else []
+            found += [policies.not_(item.key)] if item.unwanted else []
+    found += [item.key for item in rule.when if item.key not in _WHEN]
     return tuple(dict.fromkeys(found))
 
 
@@ -95,46 +89,34 @@ def convert(policy: Object) -> L4Policy | None:
 
     A rule with HTTP attributes is left out of an ALLOW policy; a DENY policy keeps what is left of it.
     """
-    kind = action(policy)
-    if target_refs(policy) or kind not in ("ALLOW", "DENY"):
+    kind = policies.action(policy)
+    if policies.target_refs(policy) or kind not in ("ALLOW", "DENY"):
         return None
-    lost = {number: found for number, rule in enumerate(rules(policy)) if (found := http_attributes(rule))}
-    kept = [rule for number, rule in enumerate(rules(policy)) if kind == "DENY" or number not in lost]
-    return L4Policy(kind, tuple(_rule(rule, namespace_of(policy)) for rule in kept), lost)
+    rules = policies.rules(policy)
+    lost = {number: found for number, rule in enumerate(rules) if (found := http_attributes(rule))}
+    kept = [rule for number, rule in enumerate(rules) if kind == "DENY" or number not in lost]
+    return L4Policy(kind, tuple(_clauses(rule, namespace_of(policy)) for rule in kept), lost)
 
 
-def _rule(rule: Object, namespace: str) -> Rule:
-    clauses: Rule = []
-    if rule.get("to"):
-        clauses.append([_match((item or {}).get("operation") or {}, _OPERATION, namespace) for item in rule["to"]])
-    if rule.get("from"):
-        clauses.append([_match((item or {}).get("source") or {}, _SOURCE, namespace) for item in rule["from"]])
-    for item in rule.get("when") or []:
-        field = _WHEN.get(str(item.get("key")))
-        found: Match = {}
-        if field:
-            _put(found, field, item.get("values") or [], item.get("notValues") or [], namespace)
-        clauses.append([found])
-    return clauses
+def _clauses(rule: policies.Rule, namespace: str) -> Rule:
+    groups = [group for group in (rule.operations, rule.sources) if group]
+    found = [[_match(conditions, _FIELDS, namespace) for conditions in group] for group in groups]
+    return [*found, *([_match([item], _WHEN, namespace)] for item in rule.when)]
 
 
-def _match(given: Object, names: t.Mapping[str, str], namespace: str) -> Match:
+def _match(conditions: t.Iterable[policies.Condition], names: t.Mapping[str, str], namespace: str) -> Match:
+    """What is no number and no address is left out, as istiod does; a list that is empty then restricts nothing."""
     found: Match = {}
-    for key, field in names.items():
-        _put(found, field, given.get(key) or [], given.get(not_(key)) or [], namespace)
+    for item in conditions:
+        if field := names.get(item.key):
+            values = tuple(_written(field, item.wanted, namespace)), tuple(_written(field, item.unwanted, namespace))
+            if any(values):
+                found[field] = values
     return found
 
 
-def _put(found: Match, field: str, wanted: t.Sequence[str], unwanted: t.Sequence[str], namespace: str) -> None:
-    """What is no number and no address is left out, as istiod does; a list that is empty then restricts nothing."""
-    values = tuple(_written(field, wanted, namespace)), tuple(_written(field, unwanted, namespace))
-    if any(values):
-        found[field] = values
-
-
-def _written(field: str, values: t.Sequence[str], namespace: str) -> t.Iterator[str]:
-    for item in values:
-        value = str(item)
+def _written(field: str, values: t.Iterable[str], namespace: str) -> t.Iterator[str]:
+    for value in values:
         if field == "destinationPorts":
             if value.isdecimal() and int(value) <= 65535:
                 yield value
@@ -156,11 +138,9 @@ def network_of(text: str) -> str:
 
 
 def policy_matches(policy: L4Policy, connection: Connection) -> Matched:
-    """Whether any rule matches a connection."""
-    results = [rule_matches(rule, connection) for rule in policy.rules]
-    if True in results:
-        return Matched(True, results.index(True))
-    return Matched(some(results), why_not=_why_not(policy.rules[0], connection) if policy.rules else "it has no rule")
+    """Whether any rule matches a connection; a rule without clauses matches everything."""
+    results = [every(some(_matches(match, connection) for match in clause) for clause in rule) for rule in policy.rules]
+    return first(results, lambda: _why_not(policy.rules[0], connection))
 
 
 def _why_not(rule: Rule, connection: Connection) -> str:
@@ -200,26 +180,13 @@ def _actual(field: str, connection: Connection) -> str:
     return str((connection.source_ip if field == "sourceIps" else connection.destination_ip) or "not known")
 
 
-def rule_matches(rule: Rule, connection: Connection) -> Truth:
-    """Whether all clauses match; a rule without any matches everything."""
-    return every(some(_matches(match, connection) for match in clause) for clause in rule)
-
-
 def _matches(match: Match, connection: Connection) -> Truth:
-    if not match:
-        return False
-    return every(
-        every(
-            (
-                some(_fits(field, value, connection) for value in wanted) if wanted else True,
-                negated(some(_fits(field, value, connection) for value in unwanted)),
-            )
-        )
-        for field, (wanted, unwanted) in match.items()
+    return bool(match) and every(
+        holds(*values, functools.partial(_fits, field, connection)) for field, values in match.items()
     )
 
 
-def _fits(field: str, value: str, connection: Connection) -> Truth:
+def _fits(field: str, connection: Connection, value: str) -> Truth:
     identity = connection.identity
     if field == "principals":
         return identity is not None and glob(value, str(identity))

@@ -12,30 +12,13 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import (
-    Connection,
-    glob,
-    network_of,
-    not_,
-    said,
-    within,
-)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, glob, network_of, said, within
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, rules
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match, Truth, every, negated, some
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import SOURCE, Condition, Rule, action, rules
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match, Truth, every, first, holds, some
 
-_OPERATION = {"methods": "method", "paths": "path", "hosts": "host", "ports": "destination.port"}
-_SOURCE = {
-    "principals": "source.principal",
-    "namespaces": "source.namespace",
-    "serviceAccounts": "source.serviceAccount",
-    "trustDomains": "source.trustDomain",
-    "ipBlocks": "source.ip",
-    "remoteIpBlocks": "remote.ip",
-    "requestPrincipals": "request.auth.principal",
-}
 _WHEN = (
-    *(value for value in _SOURCE.values()),
+    *SOURCE.values(),
     "destination.ip",
     "destination.port",
     "connection.sni",
@@ -43,7 +26,7 @@ _WHEN = (
     "request.auth.presenter",
 )
 _HEADER = re.compile(r"request\.headers\[(.+)\]")
-_CLAIM = re.compile(r"request\.auth\.claims(\[.+\])+")
+_OTHER = re.compile(rf"{_HEADER.pattern}|request\.auth\.claims(\[.+\])+|experimental\..*")
 # What only a request has; a filter for TCP leaves it out.
 _HTTP = ("method", "path", "host", "request.")
 # What curl, or a proxy on the way, sends without the claim's saying so. Its value is nobody's promise.
@@ -75,64 +58,41 @@ class Context:
     trust_domains: tuple[str, ...] = ("cluster.local",)
 
 
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """One attribute of a rule, with the values that must match and those that must not."""
-
-    attribute: str
-    wanted: tuple[str, ...]
-    unwanted: tuple[str, ...]
-
-    @property
-    def is_http(self) -> bool:
-        """Whether only a request has it."""
-        return self.attribute.startswith(_HTTP)
-
-
 def policy_matches(policy: Object, context: Context) -> Match:
     """Whether any rule matches a request."""
-    results = [rule_matches(policy, rule, context) for rule in rules(policy)]
-    if True in results:
-        return Match(True, results.index(True))
-    return Match(some(results), why_not=_why_not(policy, context) if results else "it has no rule")
+    found = rules(policy)
+    results = [_rule_matches(policy, rule, context) for rule in found]
+    return first(results, lambda: _why_not(policy, found[0], context))
 
 
-def rule_matches(policy: Object, rule: Object, context: Context) -> Truth:
+def _rule_matches(policy: Object, rule: Rule, context: Context) -> Truth:
     """Whether a rule matches a request. An empty source or operation is any, unlike at ztunnel."""
-    namespace, widened = namespace_of(policy), action(policy) != "ALLOW"
-    alternatives = _alternatives(rule)
-    if alternatives is None:
+    if any(item.key not in _WHEN and not _OTHER.fullmatch(item.key) for item in rule.when):
         # istiod leaves out a rule with a key that it does not know.
         return False
-    if context.request is None and not widened:
-        for item in (item for group in alternatives for conditions in group for item in conditions):
-            if item.is_http:
+    groups = _groups(rule)
+    if context.request is None and action(policy) == "ALLOW":
+        for item in (item for group in groups for conditions in group for item in conditions):
+            if item.attribute.startswith(_HTTP):
                 return False
-    return every(
-        some(every(_holds(item, context, namespace) for item in conditions) for conditions in group)
-        for group in alternatives
-    )
+    return every(_group_matches(group, context, namespace_of(policy)) for group in groups)
 
 
-def _alternatives(rule: Object) -> list[list[list[Condition]]] | None:
-    """Of `to`, `from` and `when` the alternatives, each a list of conditions; None with an unknown condition."""
-    when = [_condition(item) for item in rule.get("when") or []]
-    if None in when:
-        return None
-    return [
-        [_conditions((item or {}).get("operation") or {}, _OPERATION) for item in rule.get("to") or []] or [[]],
-        [_conditions((item or {}).get("source") or {}, _SOURCE) for item in rule.get("from") or []] or [[]],
-        [[item for item in when if item]],
-    ]
+def _groups(rule: Rule) -> list[list[list[Condition]]]:
+    """Of operations, sources and `when` the alternatives."""
+    return [rule.operations or [[]], rule.sources or [[]], [rule.when]]
 
 
-def _why_not(policy: Object, context: Context) -> str:
-    """What of the first rule does not fit a request, in words."""
-    for group in _alternatives(rules(policy)[0]) or []:
-        if some(every(_holds(item, context, namespace_of(policy)) for item in conditions) for conditions in group):
-            continue
-        for item in group[0]:
-            if not _holds(item, context, namespace_of(policy)):
+def _group_matches(group: list[list[Condition]], context: Context, namespace: str) -> Truth:
+    return some(every(_holds(item, context, namespace) for item in conditions) for conditions in group)
+
+
+def _why_not(policy: Object, rule: Rule, context: Context) -> str:
+    """What of a rule does not fit a request, in words."""
+    namespace = namespace_of(policy)
+    for group in _groups(rule):
+        for item in group[0] if not _group_matches(group, context, namespace) else []:
+            if not _holds(item, context, namespace):
                 return said(item.attribute, item.wanted, item.unwanted, _actual(item.attribute, context))
     return ""
 
@@ -150,31 +110,12 @@ def _actual(attribute: str, context: Context) -> str:
     return known.get(attribute) or (request.headers.get(header[1].lower(), "missing") if header else "not there")
 
 
-def _conditions(given: Object, names: t.Mapping[str, str]) -> list[Condition]:
-    found = []
-    for key, attribute in names.items():
-        wanted, unwanted = given.get(key) or (), given.get(not_(key)) or ()
-        if wanted or unwanted:
-            found.append(Condition(attribute, tuple(map(str, wanted)), tuple(map(str, unwanted))))
-    return found
-
-
-def _condition(given: Object) -> Condition | None:
-    key = str(given.get("key"))
-    known = key in _WHEN or _HEADER.fullmatch(key) or _CLAIM.fullmatch(key) or key.startswith("experimental.")
-    if not known:
-        return None
-    values = (tuple(map(str, given.get(name) or ())) for name in ("values", "notValues"))
-    return Condition(key, *values)
-
-
 def _holds(condition: Condition, context: Context, namespace: str) -> Truth:
-    if condition.is_http and context.request is None:
+    attribute = condition.attribute
+    if attribute.startswith(_HTTP) and context.request is None:
         # Only rules that refuse come here: the attribute is left out, so that the rule is wider.
         return True
-    wanted = some(_fits(condition.attribute, value, context, namespace) for value in condition.wanted)
-    unwanted = some(_fits(condition.attribute, value, context, namespace) for value in condition.unwanted)
-    return every((wanted if condition.wanted else True, negated(unwanted)))
+    return holds(condition.wanted, condition.unwanted, lambda value: _fits(attribute, value, context, namespace))
 
 
 def _fits(attribute: str, value: str, context: Context, namespace: str) -> Truth:

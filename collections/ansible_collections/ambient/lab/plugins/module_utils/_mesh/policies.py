@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing as t
+
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Mesh,
     Object,
@@ -20,6 +23,36 @@ _GROUPS = {
     "Gateway": ("gateway.networking.k8s.io",),
     "GatewayClass": ("gateway.networking.k8s.io",),
 }
+# Fields of a rule's operations and sources, and what they mean, named like the keys of `when`.
+_OPERATION = {"methods": "method", "paths": "path", "hosts": "host", "ports": "destination.port"}
+SOURCE = {
+    "principals": "source.principal",
+    "namespaces": "source.namespace",
+    "serviceAccounts": "source.serviceAccount",
+    "trustDomains": "source.trustDomain",
+    "ipBlocks": "source.ip",
+    "remoteIpBlocks": "remote.ip",
+    "requestPrincipals": "request.auth.principal",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """An attribute, with the values that must match and must not. key: as the policy writes it."""
+
+    key: str
+    attribute: str
+    wanted: tuple[str, ...]
+    unwanted: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A rule: one of the operations, one of the sources, and all of `when`; no operations, or sources, are any."""
+
+    operations: list[list[Condition]]
+    sources: list[list[Condition]]
+    when: list[Condition]
 
 
 def action(policy: Object) -> str:
@@ -53,9 +86,32 @@ def selector(policy: Object) -> dict[str, str]:
     return dict((policy.get("spec", {}).get("selector") or {}).get("matchLabels") or {})
 
 
-def rules(policy: Object) -> list[Object]:
+def not_(field: str) -> str:
+    """The negative twin of a field: `ports` -> `notPorts`."""
+    return f"not{field[0].upper()}{field[1:]}"
+
+
+def rules(policy: Object) -> list[Rule]:
     """Rules of the policy; one may be None in YAML, which matches everything."""
-    return [rule or {} for rule in policy.get("spec", {}).get("rules") or []]
+    return [_rule(rule or {}) for rule in policy.get("spec", {}).get("rules") or []]
+
+
+def _rule(rule: Object) -> Rule:
+    return Rule(
+        [_conditions((item or {}).get("operation") or {}, _OPERATION) for item in rule.get("to") or []],
+        [_conditions((item or {}).get("source") or {}, SOURCE) for item in rule.get("from") or []],
+        [_condition(str(item.get("key")), str(item.get("key")), item, "values") for item in rule.get("when") or []],
+    )
+
+
+def _conditions(given: Object, names: t.Mapping[str, str]) -> list[Condition]:
+    found = [_condition(key, attribute, given, key) for key, attribute in names.items()]
+    return [item for item in found if item.wanted or item.unwanted]
+
+
+def _condition(key: str, attribute: str, given: Object, values: str) -> Condition:
+    wanted, unwanted = (tuple(map(str, given.get(name) or ())) for name in (values, not_(values)))
+    return Condition(key, attribute, wanted, unwanted)
 
 
 def provider(policy: Object) -> str:

@@ -28,6 +28,18 @@ def negated(value: Truth) -> Truth:
     return None if value is None else not value
 
 
+def holds(wanted: t.Sequence[str], unwanted: t.Sequence[str], fits: t.Callable[[str], Truth]) -> Truth:
+    """Whether one of the values that are wanted fits, if there are any, and none of those that are not."""
+    return every((some(map(fits, wanted)) if wanted else True, negated(some(map(fits, unwanted)))))
+
+
+def first(results: t.Sequence[Truth], why_not: t.Callable[[], str]) -> Match:
+    """Whether any of a policy's rules matches; why_not: says it of the first one."""
+    if True in results:
+        return Match(True, results.index(True))
+    return Match(some(results), why_not=why_not() if results else "it has no rule")
+
+
 @dataclasses.dataclass(frozen=True)
 class Match:
     """Whether a policy matches.
