@@ -21,13 +21,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import status_message
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import PATHS, Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from trial_world import APPS, CLIENTS, OUTSIDE, POINT, PORTS, ROOT, SPACE
 
 Object = dict[str, Any]

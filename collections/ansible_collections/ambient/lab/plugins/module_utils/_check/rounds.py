@@ -184,7 +184,7 @@ def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckRes
 def read(claims: t.Iterable[Claim], edge: Edge) -> Mesh:
     """The mesh as far as claims need it."""
     claims = list(claims)
-    asked = [Asked.of(claim.request, claim.source.namespace) for claim in claims]
+    asked = [Asked(claim.request.host, claim.request.port, claim.source.namespace) for claim in claims]
     spaces = {claim.source.namespace for claim in claims} | {claim.by.namespace for claim in claims if claim.by}
     return edge.mesh(asked, spaces)
 

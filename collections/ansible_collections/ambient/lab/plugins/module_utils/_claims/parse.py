@@ -25,6 +25,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import 
     scalar,
     text_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 
 OUTCOMES = (
     "allowed",
@@ -82,37 +83,6 @@ class Source:
             return f"a pod with ServiceAccount {self.namespace}/{self.service_account}"
         labels = ",".join(f"{key}={value}" for key, value in self.labels)
         return f"a pod with labels {labels} in namespace {self.namespace}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One HTTP request as curl is to send it."""
-
-    url: str
-    method: str = "GET"
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str | None = None
-    insecure: bool = False
-
-    @property
-    def host(self) -> str:
-        """Host of the URL, lower case, without brackets."""
-        return urllib.parse.urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        """Port of the URL, or the scheme's own."""
-        parts = urllib.parse.urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
-
-    @property
-    def path(self) -> str:
-        """Path and query of the URL."""
-        parts = urllib.parse.urlsplit(self.url)
-        return f"{parts.path or '/'}?{parts.query}"
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.url}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,10 +55,7 @@ class Identity:
 class Access:
     """A way to an API. Its methods may be called from several threads at once.
 
-    Args:
-        server: the API.
-        login: of the user.
-        impersonation: headers that name the user to act as.
+    impersonation: headers that name the user to act as.
 
     Raises:
         LabError: when the user can't log in, or a certificate is none.
@@ -98,11 +95,7 @@ class Access:
             return True
 
     def connect(self, identity: Identity, timeout: float) -> socket.socket:
-        """A connection to the API, with TLS where it has that.
-
-        Args:
-            identity: whose certificate to show.
-            timeout: seconds, which the socket keeps.
+        """A connection to the API, with TLS where it has that; timeout: seconds, which the socket keeps.
 
         Raises:
             OSError: when there is no way, or the certificate does not fit.

@@ -8,8 +8,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
 Object = dict[str, t.Any]
+# Objects in one answer (Kubernetes API concepts, retrieving large results sets in chunks).
+PAGE = "500"
 
 
 class Asker(t.Protocol):
@@ -42,3 +45,32 @@ class Forwarder(t.Protocol):
 
 class ProxyReader(Asker, Lister, Forwarder, t.Protocol):
     """What reading the proxies needs."""
+
+
+def listed(get: t.Callable[..., Object | None], path: str, **query: str) -> list[Object] | None:
+    """The objects of a list, read page by page, without what the API keeps of who has set which field.
+
+    Args:
+        get: gives a page by its path and query; None where there is no such list, and so does this.
+        query: for example labelSelector; with a limit of its own it is one page.
+
+    Raises:
+        LabError: when what answers is no Kubernetes API.
+    """
+    found: list[Object] = []
+    more: dict[str, str] = {}
+    while True:
+        page = get(path, **{"limit": PAGE, **query, **more})
+        if page is None:
+            return found or None
+        items = page.get("items") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise LabError(f"GET {path} gives no list of objects: is it a Kubernetes API?")
+        for item in items:
+            # It is up to half of an object.
+            (item.get("metadata") or {}).pop("managedFields", None)
+        found += items
+        token = (page.get("metadata") or {}).get("continue")
+        if not token or "limit" in query:
+            return found
+        more = {"continue": str(token)}

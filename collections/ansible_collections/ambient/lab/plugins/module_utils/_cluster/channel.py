@@ -62,55 +62,47 @@ def status_message(body: str | bytes) -> str:
         return ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Opening:
-    """Opens websockets to an API, on the same way and as the same user as other requests.
+def open_channel(access: Access, path: str, timeout: float) -> t.Any:
+    """A connected websocket to a path of the API, on the same way and as the same user as other requests.
 
-    Attributes:
+    Args:
         access: to the API.
+        path: with its query.
+        timeout: seconds until it must be open.
+
+    Raises:
+        ChannelError: with the API's own reason where it gives one.
     """
-
-    access: Access
-
-    def channel(self, path: str, timeout: float) -> t.Any:
-        """A connected websocket.
-
-        Args:
-            path: of the API, with its query.
-            timeout: seconds until it must be open.
-
-        Raises:
-            ChannelError: with the API's own reason where it gives one.
-        """
-        proxy = self.access.server.proxy
-        if proxy and proxy.scheme == "https":
-            raise ChannelError(f"a proxy by https:// can't carry it: give {proxy.source} as http://")
+    proxy = access.server.proxy
+    if proxy and proxy.scheme == "https":
+        raise ChannelError(f"a proxy by https:// can't carry it: give {proxy.source} as http://")
+    try:
+        identity = access.identity()
         try:
-            identity = self.access.identity()
-            try:
-                return self._connected(identity, path, timeout)
-            except websocket.WebSocketBadStatusException as error:
-                if error.status_code != 401 or not self.access.renew(identity):
-                    raise
-            return self._connected(self.access.identity(), path, timeout)
+            return _connected(access, identity, path, timeout)
         except websocket.WebSocketBadStatusException as error:
-            raise ChannelError(_refusal(error)) from error
-        except LabError as error:
-            raise ChannelError(error.message) from error
-        except (websocket.WebSocketException, http.client.HTTPException, OSError) as error:
-            raise ChannelError(_one_line(error)) from error
+            if error.status_code != 401 or not access.renew(identity):
+                raise
+        return _connected(access, access.identity(), path, timeout)
+    except websocket.WebSocketBadStatusException as error:
+        raise ChannelError(_refusal(error)) from error
+    except LabError as error:
+        raise ChannelError(error.message) from error
+    except (websocket.WebSocketException, http.client.HTTPException, OSError) as error:
+        raise ChannelError(_one_line(error)) from error
 
-    def _connected(self, identity: Identity, path: str, timeout: float) -> t.Any:
-        # kubernetes.stream would do this without any timeout, and not from several threads. The library itself would
-        # choose the proxy by rules of its own, and follow a redirect with the user's credential.
-        return websocket.create_connection(
-            re.sub("^http", "ws", self.access.server.url) + path,
-            timeout=timeout,
-            header=[f"{name}: {value}" for name, value in identity.headers],
-            subprotocols=[PROTOCOL],
-            socket=self.access.connect(identity, timeout),
-            redirect_limit=0,
-        )
+
+def _connected(access: Access, identity: Identity, path: str, timeout: float) -> t.Any:
+    # kubernetes.stream would do this without any timeout, and not from several threads. The library itself would
+    # choose the proxy by rules of its own, and follow a redirect with the user's credential.
+    return websocket.create_connection(
+        re.sub("^http", "ws", access.server.url) + path,
+        timeout=timeout,
+        header=[f"{name}: {value}" for name, value in identity.headers],
+        subprotocols=[PROTOCOL],
+        socket=access.connect(identity, timeout),
+        redirect_limit=0,
+    )
 
 
 def feed(channel: t.Any, data: bytes, deadline: float) -> None:
@@ -119,7 +111,6 @@ def feed(channel: t.Any, data: bytes, deadline: float) -> None:
     What keeps it from being written shows when the exec is read. Raises nothing.
 
     Args:
-        channel: an open one.
         data: must let the program end without an end of its input.
         deadline: of the monotonic clock.
     """
@@ -133,7 +124,6 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
     """Read an exec to its end, and close it.
 
     Args:
-        channel: an open one.
         deadline: of the monotonic clock.
         heard: is given each piece of standard output when it arrives, which is not kept then; True from it ends the
             reading.
@@ -164,13 +154,7 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
 
 
 def ask_through(channel: t.Any, host: str, path: str, deadline: float) -> Answer:
-    """GET a path over a forwarded port, and close it.
-
-    Args:
-        channel: an open one, for one port.
-        host: for the Host header.
-        path: with its query.
-        deadline: of the monotonic clock.
+    """GET a path, with its query, over a forwarded port, and close it; deadline: of the monotonic clock.
 
     Raises:
         ChannelError: when no whole HTTP answer comes.

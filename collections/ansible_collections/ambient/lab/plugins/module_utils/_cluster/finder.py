@@ -12,24 +12,21 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Ge
 
 Object = dict[str, t.Any]
 
-# Plural names by group and kind, so that nobody has to ask the API for them.
-_PLURALS = {
-    ("", "Namespace"): "namespaces",
-    ("", "Node"): "nodes",
-    ("", "Pod"): "pods",
-    ("", "Service"): "services",
-    ("apps", "DaemonSet"): "daemonsets",
-    ("apps", "Deployment"): "deployments",
-    ("apps", "StatefulSet"): "statefulsets",
-    ("batch", "Job"): "jobs",
-    ("apiextensions.k8s.io", "CustomResourceDefinition"): "customresourcedefinitions",
-    ("gateway.networking.k8s.io", "Gateway"): "gateways",
-    ("gateway.networking.k8s.io", "GatewayClass"): "gatewayclasses",
-    ("security.istio.io", "AuthorizationPolicy"): "authorizationpolicies",
+# Plural names by group and kind, and whether they are in a namespace, so that nobody has to ask the API for them.
+_KNOWN = {
+    ("", "Namespace"): ("namespaces", False),
+    ("", "Node"): ("nodes", False),
+    ("", "Pod"): ("pods", True),
+    ("", "Service"): ("services", True),
+    ("apps", "DaemonSet"): ("daemonsets", True),
+    ("apps", "Deployment"): ("deployments", True),
+    ("apps", "StatefulSet"): ("statefulsets", True),
+    ("batch", "Job"): ("jobs", True),
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): ("customresourcedefinitions", False),
+    ("gateway.networking.k8s.io", "Gateway"): ("gateways", True),
+    ("gateway.networking.k8s.io", "GatewayClass"): ("gatewayclasses", False),
+    ("security.istio.io", "AuthorizationPolicy"): ("authorizationpolicies", True),
 }
-
-# Of these, the kinds that are in no namespace.
-_CLUSTER_WIDE = {"Namespace", "Node", "CustomResourceDefinition", "GatewayClass"}
 
 
 class Reader(Getter, Lister, t.Protocol):
@@ -96,10 +93,15 @@ class Finder:
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        plural = self._plural(wanted)
-        if plural is None:
-            return None
-        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace and self._is_namespaced(wanted) else ""
+        known = _KNOWN.get((wanted.group, wanted.kind))
+        if known is None:
+            found = self.resource(wanted)
+            if found is None:
+                return None
+            known = found["name"], bool(found.get("namespaced"))
+        plural, namespaced = known
+        # A namespace that a manifest gives to an object of the cluster's counts for nothing, as with kubectl.
+        scope = f"/namespaces/{wanted.namespace}" if wanted.namespace and namespaced else ""
         return f"{_root(wanted.api_version)}{scope}/{plural}" + (f"/{wanted.name}" if wanted.name else "")
 
     def resource(self, wanted: Wanted) -> Object | None:
@@ -114,16 +116,6 @@ class Finder:
                 if "/" not in item["name"]:
                     self._asked[wanted.api_version, item["kind"]] = item
         return self._asked.get((wanted.api_version, wanted.kind))
-
-    def _is_namespaced(self, wanted: Wanted) -> bool:
-        """A namespace that a manifest gives to an object of the cluster's counts for nothing, as with kubectl."""
-        if (wanted.group, wanted.kind) in _PLURALS:
-            return wanted.kind not in _CLUSTER_WIDE
-        return bool((self.resource(wanted) or {}).get("namespaced"))
-
-    def _plural(self, wanted: Wanted) -> str | None:
-        known = _PLURALS.get((wanted.group, wanted.kind))
-        return known or (self.resource(wanted) or {}).get("name")
 
 
 def _root(api_version: str) -> str:

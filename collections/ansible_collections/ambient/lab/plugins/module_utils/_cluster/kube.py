@@ -16,15 +16,16 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Identity, Server, tls_context
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import listed
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import (
     WEBSOCKET_IMPORT_ERROR,
     Answer,
     ChannelError,
     Heard,
-    Opening,
     ask_through,
     drain,
     feed,
+    open_channel,
     status_message,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig import (
@@ -32,7 +33,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig im
     YAML_IMPORT_ERROR,
     read_access,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.lists import listed
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import LOG_IN
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 
@@ -129,17 +129,14 @@ class Kube:
         query += [("command", "sh"), ("command", "-s")]
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urllib.parse.urlencode(query)}"
         try:
-            channel = self._opening().channel(path, min(timeout, READ_SECONDS))
+            channel = open_channel(self._access, path, min(timeout, READ_SECONDS))
         except ChannelError as error:
             return "", str(error)
         feed(channel, shell_input(script), deadline)
         return drain(channel, deadline, heard)
 
     def forward(self, namespace: str, pod: str, port: int, path: str) -> Answer:
-        """GET a path from what listens on a port of a pod, even if only on its localhost.
-
-        Args:
-            path: with its query.
+        """GET a path, with its query, from what listens on a port of a pod, even if only on its localhost.
 
         Raises:
             LabError: when the port-forward is refused, or no whole answer comes in time.
@@ -147,7 +144,8 @@ class Kube:
         deadline = time.monotonic() + READ_SECONDS
         where = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
         try:
-            return ask_through(self._opening().channel(where, READ_SECONDS), f"localhost:{port}", path, deadline)
+            channel = open_channel(self._access, where, READ_SECONDS)
+            return ask_through(channel, f"localhost:{port}", path, deadline)
         except ChannelError as error:
             raise LabError(f"Can't GET {path} from port {port} of pod {namespace}/{pod}: {error}") from error
 
@@ -157,7 +155,7 @@ class Kube:
         Raises:
             LabError: when the API does not answer at all.
         """
-        return self._request("GET", path, query, {}, None)
+        return self._request("GET", path, query)
 
     def send(
         self,
@@ -171,41 +169,27 @@ class Kube:
 
         Args:
             body: sent as JSON, which is YAML too: with APPLY as content_type it is a server-side apply.
-            query: for example fieldManager.
 
         Raises:
             LabError: when the API does not answer at all.
         """
         data = None if body is None else json.dumps(body, default=str).encode()
-        headers = {} if body is None else {"Content-Type": content_type}
-        return self._request(method, path, query, headers, data)
+        return self._request(method, path, query, data, content_type)
 
     def _request(
-        self,
-        method: str,
-        path: str,
-        query: t.Mapping[str, str],
-        headers: t.Mapping[str, str],
-        body: bytes | None,
+        self, method: str, path: str, query: t.Mapping[str, str], body: bytes | None = None, content_type: str = ""
     ) -> Answer:
-        identity = self._access.identity()
-        answer = self._request_as(identity, method, path, query, headers, body)
-        if answer.status == 401 and self._access.renew(identity):
-            answer = self._request_as(self._access.identity(), method, path, query, headers, body)
-        return answer
+        content = [("Content-Type", content_type)] if body is not None else []
 
-    def _request_as(
-        self,
-        identity: Identity,
-        method: str,
-        path: str,
-        query: t.Mapping[str, str],
-        headers: t.Mapping[str, str],
-        body: bytes | None,
-    ) -> Answer:
-        try:
-            pairs = [*headers.items(), *identity.headers]
+        def answer(identity: Identity) -> Answer:
+            pairs = [*content, *identity.headers]
             return fetch(self._pool(identity), self.host + path, query, pairs, method, body)
+
+        try:
+            identity = self._access.identity()
+            found = answer(identity)
+            renewed = found.status == 401 and self._access.renew(identity)
+            return answer(self._access.identity()) if renewed else found
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise LabError(_unreachable(self._access.server, error)) from error
 
@@ -224,15 +208,11 @@ class Kube:
             raise LabError(refusal(answer, f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}"))
         return answer.body
 
-    def _opening(self) -> Opening:
-        return Opening(self._access)
-
 
 class Web:
     """GET requests to an address outside of the Kubernetes API; the user's credentials for it stay at home.
 
-    Args:
-        url: what every path is appended to.
+    url: what every path is appended to.
     """
 
     def __init__(self, url: str) -> None:
@@ -261,8 +241,7 @@ def fetch(
 ) -> Answer:
     """Ask for a URL through a urllib3 pool, without cookies and without following redirects.
 
-    Args:
-        headers: a name may stand in it more than once.
+    headers: a name may stand in it more than once.
 
     Raises:
         urllib3.exceptions.HTTPError: when nobody answers.
@@ -321,12 +300,7 @@ def kubectl(params: t.Mapping[str, t.Any]) -> str:
 
 
 def _new_pool(tls: ssl.SSLContext | None, server: Server | None = None) -> t.Any:
-    """Kept-alive connections.
-
-    Args:
-        tls: None where there is no TLS.
-        server: with the proxy and the name of its certificate; None where there are none.
-    """
+    """Kept-alive connections, with the proxy of a server and the name of its certificate; tls: None for no TLS."""
     # One retry: an idle connection that the server has closed meanwhile is no failure. A Retry-After has no limit.
     retries = urllib3.Retry(total=1, redirect=0, respect_retry_after_header=False)
     options: dict[str, t.Any] = {"retries": retries, "maxsize": _KEPT}

@@ -56,11 +56,13 @@ def read_access(kubeconfig: str | None, context: str | None) -> Access:
     where = f"kubeconfig {kubeconfig}" if kubeconfig else "the default kubeconfig"
     where += f", context {context}" if context else ""
     try:
-        entries = _entries(kubeconfig)
-        if entries is None and not context and _is_pod():
-            where = "the ServiceAccount of this pod"
-            return _pod()
-        return _access(*_chosen(entries, context))
+        current, entries = _entries(kubeconfig)
+        if current or entries:
+            return _access(*_chosen(entries, context or current))
+        if context or not _is_pod():
+            raise ValueError(f"nothing is in {os.environ.get('KUBECONFIG') or DEFAULT}")
+        where = "the ServiceAccount of this pod"
+        return _pod()
     except yaml.YAMLError as error:
         raise LabError(f"Can't use {where}: it is no YAML{place_of(error)}; correct it") from None
     except (OSError, ValueError) as error:
@@ -77,7 +79,7 @@ class _Entry:
 
     def text(self, key: str) -> str:
         """A text, "" where it is not there."""
-        return _text(self.values, key)
+        return _value(self.values, key, str)
 
     def path(self, key: str) -> str:
         """A path, which is relative to the folder; "" where it is not there."""
@@ -97,68 +99,59 @@ class _Entry:
         return None
 
 
-class _Entries:
-    """Clusters, users and contexts of all files. Of a name that several have the first counts, as with kubectl."""
+# Clusters, users and contexts by kind and name.
+_Entries = dict[tuple[str, str], _Entry]
 
-    def __init__(self) -> None:
-        self.current = ""
-        self._entries: dict[tuple[str, str], _Entry] = {}
 
-    def add(self, path: str) -> None:
-        """Take in one file."""
+def _entries(kubeconfig: str | None) -> tuple[str, _Entries]:
+    """The current context, and what stands in all files; both empty where the usual ones are not there or empty.
+
+    Of a name that several files have the first counts, as with kubectl.
+    """
+    given = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT
+    paths = [given] if os.path.exists(given) else [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
+    there = [path for path in paths if os.path.exists(path)]
+    current, entries = "", _Entries()
+    for path in there:
         # From a string a YAML error would show a part of it, and that may be a key.
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file) or {}
         if not isinstance(content, dict):
             raise ValueError(f"{path} is no kubeconfig")
-        self.current = self.current or _text(content, "current-context")
-        folder, found = os.path.dirname(os.path.abspath(path)), {}
-        for kind in ("cluster", "user", "context"):
-            for item in _list(content, f"{kind}s"):
-                name, values = (item.get("name"), item.get(kind) or {}) if isinstance(item, dict) else (None, None)
-                if not isinstance(name, str) or not isinstance(values, dict):
-                    raise ValueError(f"{path}: each of its {kind}s needs a name and a {kind}")
-                if (kind, name) in found:
-                    raise ValueError(f"{path}: it has two {kind}s with the name {name}")
-                found[(kind, name)] = _Entry(values, folder)
-        self._entries = {**found, **self._entries}
-
-    def __bool__(self) -> bool:
-        return bool(self.current or self._entries)
-
-    def get(self, kind: str, name: str) -> _Entry:
-        """The one with a name."""
-        if (kind, name) not in self._entries:
-            raise ValueError(f"it has no {kind} {name}")
-        return self._entries[kind, name]
-
-
-def _entries(kubeconfig: str | None) -> _Entries | None:
-    """What stands in the files; None where no kubeconfig is named, and the usual ones are not there or empty."""
-    given = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT
-    paths = [given] if os.path.exists(given) else [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
-    there = [path for path in paths if os.path.exists(path)]
-    entries = _Entries()
-    for path in there:
-        entries.add(path)
-    if entries:
-        return entries
-    if kubeconfig:
+        current = current or _value(content, "current-context", str)
+        entries = {**_in_file(path, content), **entries}
+    if kubeconfig and not (current or entries):
         raise ValueError("it is empty" if there else "there is no such file")
-    return None
+    return current, entries
 
 
-def _chosen(entries: _Entries | None, context: str | None) -> tuple[_Entry, _Entry]:
+def _in_file(path: str, content: Object) -> _Entries:
+    folder, found = os.path.dirname(os.path.abspath(path)), _Entries()
+    for kind in ("cluster", "user", "context"):
+        for item in _value(content, f"{kind}s", list):
+            name, values = (item.get("name"), item.get(kind) or {}) if isinstance(item, dict) else (None, None)
+            if not isinstance(name, str) or not isinstance(values, dict):
+                raise ValueError(f"{path}: each of its {kind}s needs a name and a {kind}")
+            if (kind, name) in found:
+                raise ValueError(f"{path}: it has two {kind}s with the name {name}")
+            found[kind, name] = _Entry(values, folder)
+    return found
+
+
+def _chosen(entries: _Entries, name: str) -> tuple[_Entry, _Entry]:
     """The cluster and the user of a context."""
-    if entries is None:
-        raise ValueError(f"nothing is in {os.environ.get('KUBECONFIG') or DEFAULT}")
-    name = context or entries.current
+
+    def get(kind: str, name: str) -> _Entry:
+        if (kind, name) not in entries:
+            raise ValueError(f"it has no {kind} {name}")
+        return entries[kind, name]
+
     if not name:
         raise ValueError("it has no current-context")
-    chosen = entries.get("context", name)
+    chosen = get("context", name)
     cluster, user = chosen.text("cluster"), chosen.text("user")
     # A context without a user is for an API that asks for none, as `kubectl proxy` gives one.
-    return entries.get("cluster", cluster), entries.get("user", user) if user else _Entry({}, "")
+    return get("cluster", cluster), get("user", user) if user else _Entry({}, "")
 
 
 def _is_pod() -> bool:
@@ -209,7 +202,7 @@ def _login(user: _Entry, certificate: bytes, cluster: Object) -> Login:
     """The user's way to log in, with the precedence of client-go (tools/clientcmd/client_config.go)."""
     token, path = user.text("token"), user.path("tokenFile")
     name, password = user.text("username"), user.text("password")
-    plugin, provider = _mapping(user.values, "exec"), _mapping(user.values, "auth-provider")
+    plugin, provider = _value(user.values, "exec", dict), _value(user.values, "auth-provider", dict)
     if (token or path) and (name or password):
         raise ValueError("its user has both a token and a password")
     if plugin and provider:
@@ -230,7 +223,7 @@ def _login(user: _Entry, certificate: bytes, cluster: Object) -> Login:
 
 def _exec_cluster(cluster: _Entry, server: Server) -> Object:
     """What a login plugin may hear of the cluster (client-go, rest/exec.go: ConfigToExecCluster)."""
-    extensions = [item for item in _list(cluster.values, "extensions") if isinstance(item, dict)]
+    extensions = [item for item in _value(cluster.values, "extensions", list) if isinstance(item, dict)]
     config = [item.get("extension") for item in extensions if item.get("name") == "client.authentication.k8s.io/exec"]
     values = {
         "server": server.url,
@@ -246,7 +239,7 @@ def _exec_cluster(cluster: _Entry, server: Server) -> Object:
 def _impersonation(user: _Entry) -> list[tuple[str, str]]:
     """Headers that name the user to act as (client-go, transport/round_trippers.go)."""
     name, uid = user.text("as"), user.text("as-uid")
-    groups, extra = _list(user.values, "as-groups"), _mapping(user.values, "as-user-extra")
+    groups, extra = _value(user.values, "as-groups", list), _value(user.values, "as-user-extra", dict)
     if not name and (uid or groups or extra):
         raise ValueError("its user has as-uid, as-groups or as-user-extra, and no as")
     headers = [
@@ -257,7 +250,7 @@ def _impersonation(user: _Entry) -> list[tuple[str, str]]:
     for key in extra:
         # What a header's name can't hold is percent-encoded (RFC 9110, section 5.6.2: token).
         header = "Impersonate-Extra-" + urllib.parse.quote(str(key), safe="!#$&'*+^`|")
-        headers += [(header, value) for value in _list(extra, key)]
+        headers += [(header, value) for value in _value(extra, key, list)]
     for header, value in headers:
         if not isinstance(value, str):
             raise ValueError(f"what its user acts as must be text, also {value} ({header}): put it in quotes")
@@ -265,24 +258,17 @@ def _impersonation(user: _Entry) -> list[tuple[str, str]]:
     return [(header, value) for header, value in headers if value]
 
 
-def _text(values: Object, key: str) -> str:
+_Value = t.TypeVar("_Value", str, list[t.Any], dict[str, t.Any])
+_FORMS = {str: "be text: put it in quotes", list: "be a list", dict: "have keys and values"}
+
+
+def _value(values: Object, key: str, kind: type[_Value]) -> _Value:
+    """A value of its kind; an empty one where it is not there."""
     value = values.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} must be text: put it in quotes")
-    return value or ""
-
-
-def _list(values: Object, key: str) -> list[t.Any]:
-    value = values.get(key) or []
-    if not isinstance(value, list):
-        raise ValueError(f"{key} must be a list")
-    return value
-
-
-def _mapping(values: Object, key: str) -> dict[str, t.Any]:
-    value = values.get(key) or {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{key} must have keys and values")
+    if value is None or (kind is not str and not value):
+        return kind()
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} must {_FORMS[kind]}")
     return value
 
 

@@ -37,9 +37,6 @@ FACTS = (
 def read_lab(lab_dir: str) -> dict[str, t.Any]:
     """The facts that the role `cluster` wrote.
 
-    Args:
-        lab_dir: folder of the lab.
-
     Raises:
         LabError: when there is no lab, or its facts are incomplete.
     """
@@ -87,13 +84,8 @@ def require(
         version.result()
     for item, there in zip(requires, found, strict=False):
         if not there:
-            raise LabError(_advice(item))
+            place = f" in namespace {item['namespace']}" if item.get("namespace") else ""
+            meaning = MISSING.get(item["made_by"], f"What the tag {item['made_by']} makes is not there")
+            missing = f"{item['kind']} {item['name']}{place} is missing"
+            raise LabError(f"{meaning} ({missing}): run `ansible-playbook site.yml --tags {item['made_by']}` first")
     return [item for items in found[len(requires) :] for item in items]
-
-
-def _advice(item: t.Mapping[str, t.Any]) -> str:
-    tag = item["made_by"]
-    place = f" in namespace {item['namespace']}" if item.get("namespace") else ""
-    meaning = MISSING.get(tag, f"What the tag {tag} makes is not there")
-    missing = f"{item['kind']} {item['name']}{place} is missing"
-    return f"{meaning} ({missing}): run `ansible-playbook site.yml --tags {tag}` first"

@@ -39,11 +39,7 @@ class Credential:
 
 
 class Login:
-    """A user whose credential stays as it is.
-
-    Args:
-        credential: of the user.
-    """
+    """A user whose credential stays as it is."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
@@ -69,9 +65,7 @@ class Login:
 class TokenFile(Login):
     """A user whose token stands in a file, which somebody else replaces: for a pod's ServiceAccount the kubelet.
 
-    Args:
-        path: of the file.
-        credential: with the token for as long as the file can't be read.
+    credential: with the token for as long as the file can't be read.
     """
 
     def __init__(self, path: str, credential: Credential) -> None:
@@ -182,9 +176,7 @@ class Plugin(Login):
 class Provider(Login):
     """A user of a kind that the Python client logs in (`auth-provider`: oidc, gcp).
 
-    Args:
-        provider: the `auth-provider` part.
-        credential: what else proves the user.
+    credential: what else proves the user.
 
     Raises:
         LabError: when the client can't log in.

@@ -88,12 +88,10 @@ def owned(wanted: list[Object], there: list[Object], owner: str, state: str) -> 
             "remove it, or choose another name or namespace",
             refused=foreign,
         )
-    return [_labelled(item, owner) for item in wanted]
-
-
-def _labelled(item: Object, owner: str) -> Object:
-    meta = item["metadata"]
-    return {**item, "metadata": {**meta, "labels": {**(meta.get("labels") or {}), MANAGED_BY: owner}}}
+    own = [{**(item["metadata"].get("labels") or {}), MANAGED_BY: owner} for item in wanted]
+    return [
+        {**item, "metadata": {**item["metadata"], "labels": label}} for item, label in zip(wanted, own, strict=True)
+    ]
 
 
 class Refused(Exception):
@@ -104,7 +102,6 @@ class Changer:
     """Changes the objects of one cluster.
 
     Args:
-        kube: the connection.
         manager: name under which objects are applied.
         check: nothing is written; the cluster itself says what would be (server-side dry run).
     """
@@ -149,19 +146,17 @@ class Changer:
         return _outcome(diffs, refused)
 
     def absent(self, wanted: t.Sequence[Object], timeout: float) -> Object:
-        """Remove the objects, and wait until all of them are gone.
-
-        Args:
-            wanted: objects that are there.
-            timeout: seconds.
+        """Remove the objects that are there, and wait until all of them are gone; timeout: seconds.
 
         Raises:
             LabError: with one line for the first object that was refused, or is still there.
         """
         diffs, refused = [], []
+        dry = {"dryRun": "All"} if self._check else {}
         for item in wanted:
             try:
-                if self._removed(item):
+                # It may have followed its owner meanwhile, as a token's Secret its ServiceAccount: gone is gone.
+                if self._sent("DELETE", item, "", None, **dry).status != 404:
                     diffs.append(_difference(item, item, {}))
             except Refused as error:
                 refused.append(f"{title(item)}: {error}")
@@ -181,11 +176,6 @@ class Changer:
         query = self._apply | ({"dryRun": "All"} if dry else {})
         found: Object = json.loads(self._sent("PATCH", item, APPLY, item, **query).body)
         return found
-
-    def _removed(self, item: Object) -> bool:
-        """False where it has followed its owner meanwhile, as a token's Secret its ServiceAccount: gone is gone."""
-        query = {"dryRun": "All"} if self._check else {}
-        return self._sent("DELETE", item, "", None, **query).status != 404
 
     def _sent(self, method: str, item: Object, content: str, body: Object | None, **query: str) -> Answer:
         path = self._finder.path(_wanted(item))
@@ -250,17 +240,14 @@ def _masked(item: Object, other: Object, side: str) -> Object:
     shown = {**item, "metadata": {**item["metadata"]}}
     if LAST_APPLIED in (shown["metadata"].get("annotations") or {}):
         shown["metadata"]["annotations"] = {**shown["metadata"]["annotations"], LAST_APPLIED: "***"}
-    for field, content in _content(item).items():
-        there = _content(other).get(field, {})
-        shown[field] = {
-            key: "***" if there.get(key, value) == value else f"*** ({side})" for key, value in content.items()
-        }
+    for field in ("data", "stringData"):
+        content, there = item.get(field), other.get(field)
+        if isinstance(content, dict):
+            there = there if isinstance(there, dict) else {}
+            shown[field] = {
+                key: "***" if there.get(key, value) == value else f"*** ({side})" for key, value in content.items()
+            }
     return shown
-
-
-def _content(item: Object) -> dict[str, Object]:
-    """What a Secret keeps."""
-    return {field: item[field] for field in ("data", "stringData") if isinstance(item.get(field), dict)}
 
 
 def _without_content_of(item: Object, text: str) -> str:
@@ -268,11 +255,8 @@ def _without_content_of(item: Object, text: str) -> str:
 
     Source: structured-merge-diff, typed/validate.go ("expected string, got ...").
     """
-    return (
-        re.sub(r"\b(got|Value:|cannot unmarshal)\b.*", r"\1 ***", text, flags=re.S)
-        if item["kind"] == "Secret"
-        else text
-    )
+    pattern = r"\b(got|Value:|cannot unmarshal)\b.*"
+    return re.sub(pattern, r"\1 ***", text, flags=re.S) if item["kind"] == "Secret" else text
 
 
 def _plain(item: Object) -> Object:

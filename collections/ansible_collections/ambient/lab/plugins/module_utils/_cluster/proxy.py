@@ -28,10 +28,7 @@ class Proxy:
 
     Attributes:
         scheme: http, https, socks5 or socks5h.
-        host: its name or address.
-        port: its port.
         user: "" where it asks for none.
-        password: of this user.
         source: what names the proxy, for messages.
     """
 
@@ -86,11 +83,6 @@ def environment_proxy(scheme: str, host: str, port: int) -> Proxy | None:
     The rules are Go's (golang.org/x/net/http/httpproxy): upper case goes before lower case, localhost and loopback
     addresses are always direct.
 
-    Args:
-        scheme: http or https.
-        host: name or address, without brackets.
-        port: of the address.
-
     Raises:
         LabError: when the variable names no proxy that can be used.
     """
@@ -103,12 +95,10 @@ def environment_proxy(scheme: str, host: str, port: int) -> Proxy | None:
 
 
 def open_connection(proxy: Proxy | None, host: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection to an address.
+    """A TCP connection to an address, through a proxy where there is one.
 
     Args:
-        proxy: to go through, by HTTP or SOCKS; None for none.
         host: name or address, without brackets.
-        port: of the address.
         timeout: seconds, which the socket keeps.
 
     Raises:

@@ -9,10 +9,10 @@ import dataclasses
 import itertools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 # Every pod can reach it, through ztunnel too; any HTTP answer (401 without a token) shows the source alive.
@@ -136,7 +136,7 @@ def _shows(other: Probe, probe: Probe, outcome: str, mesh: Mesh) -> bool:
 
 def _asked(request: Request) -> tuple[object, ...]:
     """What the destination gets of a request, however it was named."""
-    return request.method, request.path, request.headers, request.body
+    return request.method, request.path, request.parts.query, request.headers, request.body
 
 
 def _host(probe: Probe) -> str:

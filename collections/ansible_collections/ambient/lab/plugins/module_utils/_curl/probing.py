@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify, probe_error
@@ -22,6 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
     row_seconds,
     split_row,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 
 REQUEST_ID = "x-request-id"
 

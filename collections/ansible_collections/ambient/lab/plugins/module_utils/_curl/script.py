@@ -10,8 +10,8 @@ import math
 import typing as t
 import zlib
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import MAX_OUTPUT
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 
 PARALLEL = 4
 BODY_BYTES = 256

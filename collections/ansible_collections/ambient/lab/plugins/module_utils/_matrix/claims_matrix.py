@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put, read_text
@@ -35,6 +35,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import 
 )
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Observed, watch
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
 

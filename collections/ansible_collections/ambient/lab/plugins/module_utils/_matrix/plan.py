@@ -10,10 +10,10 @@ import fnmatch
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Request, Source, parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Skipped, goals, is_waypoint
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request, names_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, account_of, namespace_of
 
 MAX_PROBES = 20_000

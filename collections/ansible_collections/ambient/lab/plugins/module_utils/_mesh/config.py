@@ -74,13 +74,9 @@ def the_istiod(found: t.Sequence[Object]) -> tuple[Object, tuple[str, ...]]:
 def config_of(
     config_map: Object, deployment: Object, assumed: tuple[str, ...] = (), space: str = ROOT_NAMESPACE
 ) -> MeshConfig:
-    """The mesh's configuration.
+    """The mesh's configuration, by ConfigMap `istio` and istiod's Deployment; each empty where it is not known.
 
-    Args:
-        config_map: ConfigMap `istio`; empty where it is not known.
-        deployment: of istiod; empty where it is not known.
-        assumed: what was not known.
-        space: istiod's namespace.
+    assumed: what was not known. space: istiod's namespace.
     """
     try:
         said = yaml.safe_load((config_map.get("data") or {}).get("mesh") or "") or {}

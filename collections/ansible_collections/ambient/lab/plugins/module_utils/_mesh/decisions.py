@@ -69,7 +69,10 @@ def _at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
     strict = strictness(mesh, hop.pod, hop.connection.port)
     if hop.connection.identity is None and (strict.strict or strict.doubt):
         return _strictly(decided, strict, [item for item in policies if action(item) == "DENY"])
-    return decided if _by_deny(policies, decided) else _noting_lost(decided, converted)
+    lost = [note for name, policy in converted.items() for note in lost_in(name, policy)]
+    if not lost or _by_deny(policies, decided):
+        return decided
+    return dataclasses.replace(decided, reason="; ".join([decided.reason, *lost]))
 
 
 def _may_enforce_dry_runs(mesh: Mesh) -> str:
@@ -106,12 +109,6 @@ def _by_deny(policies: t.Sequence[Object], decision: Decision) -> bool:
     return decision.verdict == "deny" and "DENY" in found
 
 
-def _noting_lost(decision: Decision, converted: t.Mapping[str, l4.L4Policy]) -> Decision:
-    """The decision, with what ztunnel has left out of the policies, where there is anything."""
-    notes = [note for name, policy in converted.items() for note in lost_in(name, policy)]
-    return dataclasses.replace(decision, reason="; ".join([decision.reason, *notes])) if notes else decision
-
-
 def lost_in(name: str, policy: l4.L4Policy) -> list[str]:
     """What ztunnel makes of the rules of a policy that have HTTP attributes (istio#61126)."""
     notes = []
@@ -126,13 +123,7 @@ def lost_in(name: str, policy: l4.L4Policy) -> list[str]:
 
 
 def at_waypoint(mesh: Mesh, hop: WaypointHop, request: l7.HttpRequest | None) -> Decision:
-    """What a waypoint decides of a request.
-
-    Args:
-        mesh: with the mesh's trust domains.
-        hop: of the way.
-        request: None where the waypoint sees bytes alone.
-    """
+    """What a waypoint decides of a request; None where it sees bytes alone."""
     context = l7.Context(hop.connection, request, mesh.config.trust_domains)
     enforced = [item for item in hop.policies if not is_dry_run(item)]
     custom = _by_authorizers(mesh, hop, context)

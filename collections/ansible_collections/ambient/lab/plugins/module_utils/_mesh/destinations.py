@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing as t
+import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import (
     Endpoint,
@@ -33,6 +35,47 @@ Kind = t.Literal["service", "entry", "pods", "node", "outside", "missing", "unkn
 # kubelet's resolv.conf: a name with fewer dots is looked for in the search domains first.
 _NDOTS = 5
 _MAX_ALIASES = 4
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One HTTP request as curl is to send it."""
+
+    url: str
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str | None = None
+    insecure: bool = False
+
+    @functools.cached_property
+    def parts(self) -> urllib.parse.SplitResult:
+        """The URL in its parts."""
+        return urllib.parse.urlsplit(self.url)
+
+    @property
+    def host(self) -> str:
+        """Host of the URL, lower case, without brackets."""
+        return self.parts.hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Port of the URL, or the scheme's own."""
+        return self.parts.port or _PORTS[self.parts.scheme]
+
+    @property
+    def path(self) -> str:
+        """Path of the URL, without its query."""
+        return self.parts.path or "/"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as curl sends them: without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.parts.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +166,7 @@ def names_of(host: str, namespace: str, domain: str) -> list[Name]:
 
 
 def resolve(mesh: Mesh, host: str, port: int, namespace: str) -> Destination:
-    """What a request from a pod goes to.
+    """What a request from a pod of a namespace goes to.
 
     Args:
         mesh: with the objects of every namespace that `names_of` names.
@@ -238,7 +281,7 @@ def _entry(mesh: Mesh, host: str, namespace: str) -> Object | None:
     fitting = [
         (len(name), namespace_of(entry) == namespace, entry)
         for entry in mesh.items("ServiceEntry")
-        for name in (str(item).lower() for item in entry.get("spec", {}).get("hosts") or [])
+        for name in hosts_of(mesh, entry)
         if name == host or (name.startswith("*.") and host.endswith(name[1:]))
     ]
     return max(fitting, key=lambda item: item[:2])[2] if fitting else None
@@ -249,13 +292,14 @@ def rivals(mesh: Mesh, destination: Destination) -> list[Object]:
     service = destination.service
     if service is None or destination.kind not in ("service", "entry"):
         return []
-    own = f"{service['metadata']['name']}.{namespace_of(service)}.svc.{mesh.config.domain}"
-    hosts = {str(item).lower() for item in service.get("spec", {}).get("hosts") or [own]}
-    return [
-        item
-        for item in mesh.items("ServiceEntry")
-        if item is not service and hosts & {str(host).lower() for host in item.get("spec", {}).get("hosts") or []}
-    ]
+    hosts = set(hosts_of(mesh, service))
+    return [item for item in mesh.items("ServiceEntry") if item is not service and hosts & set(hosts_of(mesh, item))]
+
+
+def hosts_of(mesh: Mesh, target: Object) -> list[str]:
+    """Full names of a Service or a ServiceEntry, in lower case."""
+    own = f"{target['metadata']['name']}.{namespace_of(target)}.svc.{mesh.config.domain}"
+    return [str(host).lower() for host in target.get("spec", {}).get("hosts") or [own]]
 
 
 def entry_addresses(entry: Object) -> list[str]:

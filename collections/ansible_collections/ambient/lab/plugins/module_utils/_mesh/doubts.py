@@ -38,12 +38,7 @@ def doubts_before(
 ) -> list[str]:
     """What keeps the model from knowing which proxies a request passes.
 
-    Args:
-        mesh: with the objects on the way.
-        source: the pod that sends it.
-        member: whether ztunnel carries the source's traffic.
-        destination: what the request goes to.
-        target: the Service, the ServiceEntry or the pod whose waypoint counts.
+    target: the Service, the ServiceEntry or the pod whose waypoint counts.
     """
     found = [destination.why] if destination.kind == "unknown" else []
     if mesh.config.selects_namespaces and any(map(mesh.items, ("AuthorizationPolicy", "PeerAuthentication"))):
@@ -126,19 +121,13 @@ def _same_host(source: Object, pod: Object) -> bool:
 
 def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:
     """NetworkPolicies that may cut a pod off."""
-    found = [
-        f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
-        for item in mesh.items("NetworkPolicy", namespace_of(pod))
-        if _isolates(item, pod, direction)
-    ]
-    return [*_unread(mesh, "NetworkPolicy", namespace_of(pod)), *found]
-
-
-def _isolates(item: Object, pod: Object, direction: str) -> bool:
-    spec = item.get("spec", {})
-    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
-    wanted = (spec.get("podSelector") or {}).get("matchLabels") or {}
-    return direction in types and wanted.items() <= labels_of(pod).items()
+    found = _unread(mesh, "NetworkPolicy", namespace_of(pod))
+    for item in mesh.items("NetworkPolicy", namespace_of(pod)):
+        spec = item.get("spec", {})
+        types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+        if direction in types and has_labels(pod, (spec.get("podSelector") or {}).get("matchLabels") or {}):
+            found.append(f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated")
+    return found
 
 
 def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[str]:

@@ -49,10 +49,7 @@ class Endpoint:
 def port_of(target: Object, number: int | None, field: str = "") -> Object | None:
     """A port of a Service or a ServiceEntry for TCP, by its number; None where it has none.
 
-    Args:
-        target: the Service or the ServiceEntry.
-        number: of the port.
-        field: that holds the number; the port's own where it is empty.
+    field: that holds the number; the port's own where it is empty.
     """
     for item in target.get("spec", {}).get("ports") or []:
         found = item.get(field) if field else item.get("number", item.get("port"))

@@ -86,14 +86,11 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
 
 
 def _config(objects: t.Sequence[Object]) -> MeshConfig:
-    istiods = [item for item in objects if item["kind"] == "Deployment" and _is_istiod(item)]
+    deployments = [item for item in objects if item["kind"] == "Deployment"]
+    istiods = [item for item in deployments if labels_of(item).get("app") == "istiod" or name_of(item) == _ISTIOD]
     deployment, assumed = the_istiod(istiods) if istiods else ({}, (_NO_ISTIOD,))
     config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
     return config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
-
-
-def _is_istiod(deployment: Object) -> bool:
-    return labels_of(deployment).get("app") == "istiod" or name_of(deployment) == _ISTIOD
 
 
 def _objects(file: pathlib.Path) -> t.Iterator[Object]:
@@ -115,14 +112,9 @@ def _objects(file: pathlib.Path) -> t.Iterator[Object]:
             found = {**typed, **item} if isinstance(item, dict) else {}
             if not found.get("kind"):
                 raise LabError(f"{file}: {kind}: one of its items is no object with a kind")
-            if _is_read(found):
+            # Other groups have kinds of the same name, which the mesh does not read.
+            if _GROUPS.get(str(found["kind"])) == str(found.get("apiVersion")).rpartition("/")[0]:
                 yield checked(found, file)
-
-
-def _is_read(item: Object) -> bool:
-    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name."""
-    group = str(item.get("apiVersion")).rpartition("/")[0]
-    return _GROUPS.get(str(item["kind"])) == group
 
 
 def checked(item: Object, file: pathlib.Path) -> Object:

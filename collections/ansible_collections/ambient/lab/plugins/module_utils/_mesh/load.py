@@ -8,13 +8,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import gc
+import itertools
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker, listed
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.lists import listed
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
@@ -52,29 +52,12 @@ _ROOT_SETTLED = ("PeerAuthentication", "RequestAuthentication", "DestinationRule
 _MAX_TURNS = 8
 
 
-class Request(t.Protocol):
-    """What is called."""
-
-    @property
-    def host(self) -> str:
-        """Host of the URL."""
-
-    @property
-    def port(self) -> int:
-        """Port of the URL."""
-
-
 class Asked(t.NamedTuple):
     """A host that a pod of a namespace calls, with its port."""
 
     host: str
     port: int
     namespace: str
-
-    @classmethod
-    def of(cls, request: Request, namespace: str) -> Asked:
-        """What a request from a namespace asks for."""
-        return cls(request.host, request.port, namespace)
 
 
 # A list of the API: kind, namespace ("" for all), and its query.
@@ -120,11 +103,14 @@ class Loader:
         with _no_search_for_cycles(), concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
             if self._config is None:
                 self._config = read_config(self._reader)
+            domain = self._config.domain
             fresh: dict[_List, list[Object]] = {}
-            spaces = {*self._own, *(name for asked in self._asked for name in self._named(asked))}
+            named = [names_of(asked.host, asked.namespace, domain) for asked in self._asked if not is_ip(asked.host)]
+            spaces = {*self._own, *(name.namespace for names in named for name in names)}
             wanted: set[_List] = set()
             for _turn in range(_MAX_TURNS):
-                self._read_spaces(spaces, pool)
+                new = [name for name in spaces if name not in self._spaces]
+                self._spaces |= zip(new, pool.map(self._space, new), strict=True)
                 wanted = self._lists(spaces) | wanted
                 self._read(wanted, fresh, pool)
                 mesh = self._mesh(fresh)
@@ -134,12 +120,6 @@ class Loader:
                 spaces |= more
                 wanted |= lists
         return mesh
-
-    def _named(self, asked: Asked) -> set[str]:
-        if is_ip(asked.host):
-            return set()
-        domain = (self._config or MeshConfig()).domain
-        return {name.namespace for name in names_of(asked.host, asked.namespace, domain)}
 
     def _lists(self, spaces: t.Iterable[str]) -> set[_List]:
         root = (self._config or MeshConfig()).root
@@ -185,11 +165,6 @@ class Loader:
             return {entries}
         return {entries, ("Service", "", ()), ("Pod", "", (("fieldSelector", f"status.podIP={ip(asked.host)}"),))}
 
-    def _read_spaces(self, spaces: t.Iterable[str], pool: concurrent.futures.Executor) -> None:
-        new = [name for name in spaces if name not in self._spaces]
-        for name, found in zip(new, pool.map(self._space, new), strict=True):
-            self._spaces[name] = found
-
     def _space(self, name: str) -> Object | None:
         answer = self._reader.ask(f"{NAMESPACE_PATH}/{name}")
         if answer.status == 200:
@@ -231,19 +206,16 @@ class Loader:
         return found
 
     def _mesh(self, fresh: t.Mapping[_List, list[Object]]) -> Mesh:
-        objects = [item for found in (*self._kept.values(), *fresh.values()) for item in found]
+        lists = {**self._kept, **fresh}
+        read = {(kind, space) for kind, space, _query in lists} - self._unread.keys()
         spaces = [item for item in self._spaces.values() if item]
-        read = {(kind, space) for kind, space, _query in (*self._kept, *fresh)} - self._unread.keys()
-        return Mesh([*spaces, *objects], self._config, self._unread, read)
+        return Mesh(itertools.chain(spaces, *lists.values()), self._config, self._unread, read)
 
 
 def _routed(mesh: Mesh, space: str) -> t.Iterator[str]:
     """Namespaces of the backends of a namespace's routes."""
-    for route in mesh.items("HTTPRoute", space):
-        for rule in route.get("spec", {}).get("rules") or []:
-            for ref in rule.get("backendRefs") or []:
-                if ref.get("namespace"):
-                    yield str(ref["namespace"])
+    rules = [rule for route in mesh.items("HTTPRoute", space) for rule in route.get("spec", {}).get("rules") or []]
+    yield from (str(ref["namespace"]) for rule in rules for ref in rule.get("backendRefs") or [] if "namespace" in ref)
 
 
 @contextlib.contextmanager

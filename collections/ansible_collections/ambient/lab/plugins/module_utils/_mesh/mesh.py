@@ -258,22 +258,17 @@ class Mesh:
         return found
 
     @functools.cached_property
-    def _services_by_address(self) -> dict[str, Object]:
-        found: dict[str, Object] = {}
-        for service in self.items("Service"):
-            spec = service.get("spec", {})
-            for address in spec.get("clusterIPs") or [spec.get("clusterIP")]:
-                if address and address != "None":
-                    found[ip(str(address))] = service
-        return found
-
-    @functools.cached_property
-    def _entries_by_address(self) -> dict[str, Object]:
+    def _virtual_addresses(self) -> dict[str, Object]:
         found: dict[str, Object] = {}
         for entry in self.items("ServiceEntry"):
             assigned = [item.get("value") for item in entry.get("status", {}).get("addresses") or []]
             for address in [*(entry.get("spec", {}).get("addresses") or []), *assigned]:
                 found.setdefault(ip(str(address).removesuffix("/32").removesuffix("/128")), entry)
+        for service in self.items("Service"):
+            spec = service.get("spec", {})
+            for address in spec.get("clusterIPs") or [spec.get("clusterIP")]:
+                if address and address != "None":
+                    found[ip(str(address))] = service
         return found
 
     def pods_at(self, address: str) -> list[Object]:
@@ -282,7 +277,7 @@ class Mesh:
 
     def service_at(self, address: str) -> Object | None:
         """The Service or ServiceEntry with a virtual address."""
-        return self._services_by_address.get(ip(address)) or self._entries_by_address.get(ip(address))
+        return self._virtual_addresses.get(ip(address))
 
     def selected(self, namespace: str, labels: t.Mapping[str, str]) -> list[Object]:
         """Pods of a namespace with these labels that have not ended."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh import routes
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, resolve
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Request, resolve
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.doubts import (
     doubts_at_end,
     doubts_at_waypoint,
@@ -40,18 +39,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import
     policies_naming,
     waypoint_of,
 )
-
-
-class Request(routes.Request, t.Protocol):
-    """An HTTP request as curl sends it."""
-
-    @property
-    def host(self) -> str:
-        """Host of the URL, lower case, without brackets."""
-
-    @property
-    def port(self) -> int:
-        """Port of the URL, or the scheme's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,20 +130,11 @@ class Path:
 
 
 def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> Path:
-    """The way of a request.
-
-    Args:
-        mesh: with the objects on the way; what could not be read becomes a doubt.
-        source: the pod that sends it.
-        request: as the claim has it.
-        namespace: of the source.
-    """
+    """The way of a request from a pod of a namespace, if there is one; what could not be read becomes a doubt."""
     destination = resolve(mesh, request.host, request.port, namespace)
     member = mesh.membership(source) if source else None
     targets = _targets(destination)
     target = targets[0] if targets else None
-    declared = tuple(policies_naming(mesh, target)) if target else ()
-    plain = Path(source, member, destination, endpoints=destination.endpoints, declared=declared)
     waypoints = [waypoint_of(mesh, item) for item in targets]
     waypoint = waypoints[0] if waypoints else None
     places: list[Object | None] = [*targets] or [None]
@@ -164,30 +142,33 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     doubts += [item.doubt for item in waypoints if item and item.doubt]
     if not _alike(waypoints, destination):
         doubts.append(f"the pods of {destination} have not all the same waypoint: it depends on which one answers")
-    passes = bool(waypoint and waypoint.serves and member and member.captured)
-    if not passes or waypoint is None or target is None:
-        hops = _ztunnels(mesh, plain, source, None)
-        doubts += doubts_at_end(mesh, source, plain.endpoints, direct=True)
-        return dataclasses.replace(plain, waypoint=waypoint, at_ztunnel=hops, doubts=tuple(dict.fromkeys(doubts)))
-    hop = WaypointHop(
+    hop, ends, behind = None, destination.endpoints, list[str]()
+    if waypoint and waypoint.serves and target and member and member.captured:
+        hop = WaypointHop(
+            waypoint,
+            target,
+            Connection(_identity(mesh, source), None, _virtual_address(destination), destination.port),
+            tuple(bound_policies(mesh, waypoint, target, "AuthorizationPolicy")),
+            tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
+        )
+        route = routed(mesh, destination, request, waypoint.namespace)
+        ends = route.endpoints
+        doubts += doubts_at_waypoint(mesh, waypoint, target)
+        behind = [*route.doubts, *doubts_at_end(mesh, source, ends, direct=False)]
+    else:
+        doubts += doubts_at_end(mesh, source, ends, direct=True)
+    return Path(
+        source,
+        member,
+        destination,
         waypoint,
-        target,
-        Connection(_identity(mesh, source), None, _virtual_address(destination), destination.port),
-        tuple(bound_policies(mesh, waypoint, target, "AuthorizationPolicy")),
-        tuple(bound_policies(mesh, waypoint, target, "RequestAuthentication")),
+        hop,
+        ends,
+        _ztunnels(mesh, destination, ends, source, hop.waypoint if hop else None),
+        tuple(policies_naming(mesh, target)) if target else (),
+        tuple(dict.fromkeys(doubts)),
+        tuple(dict.fromkeys(behind)),
     )
-    route = routed(mesh, destination, request, waypoint.namespace)
-    doubts += doubts_at_waypoint(mesh, waypoint, target)
-    behind = [*route.doubts, *doubts_at_end(mesh, source, route.endpoints, direct=False)]
-    path = dataclasses.replace(
-        plain,
-        waypoint=waypoint,
-        at_waypoint=hop,
-        endpoints=route.endpoints,
-        doubts=tuple(dict.fromkeys(doubts)),
-        behind=tuple(dict.fromkeys(behind)),
-    )
-    return dataclasses.replace(path, at_ztunnel=_ztunnels(mesh, path, None, waypoint))
 
 
 def may_hide(mesh: Mesh, path: Path) -> bool:
@@ -229,27 +210,28 @@ def _identity(mesh: Mesh, pod: Object | None) -> Identity | None:
     return Identity(mesh.config.trust_domains[0], namespace_of(pod), account_of(pod))
 
 
-def _ztunnels(mesh: Mesh, path: Path, source: Object | None, waypoint: Waypoint | None) -> tuple[ZtunnelHop, ...]:
+def _ztunnels(
+    mesh: Mesh, destination: Destination, ends: t.Iterable[Endpoint], source: Object | None, waypoint: Waypoint | None
+) -> tuple[ZtunnelHop, ...]:
     """The hops at the destination's side; behind a waypoint it is the waypoint that calls."""
     hops = []
-    for end in path.endpoints:
+    for end in ends:
         if end.pod is None or not mesh.membership(end.pod).captured:
             continue
-        identity: Identity | None = None
         if waypoint:
             callers = waypoint.pods
-            identity = Identity(mesh.config.trust_domains[0], waypoint.namespace, waypoint.accounts[0])
+            identity: Identity | None = Identity(mesh.config.trust_domains[0], waypoint.namespace, waypoint.accounts[0])
         else:
             callers = (source,) if source else ()
-            identity = None if path.destination.kind == "node" else _identity(mesh, source)
-        # Of a pod with addresses of both families nobody knows which one a Service leads to.
-        one = len(addresses_of(end.pod)) == 1 or path.destination.named_by_address
-        address = _caller_address(callers, end.address) if one and path.destination.kind != "node" else None
+            identity = None if destination.kind == "node" else _identity(mesh, source)
         if end.plain or identity is None:
             identity = None
             if is_true(end.pod, BYPASS):
                 # Plain text is not handed to ztunnel (istio/istio cni/pkg/iptables/iptables.go, IngressMode).
                 continue
+        # Of a pod with addresses of both families nobody knows which one a Service leads to.
+        one = len(addresses_of(end.pod)) == 1 or destination.named_by_address
+        address = _caller_address(callers, end.address) if one and destination.kind != "node" else None
         connection = Connection(identity, address, (end.address or None) if one else None, end.port)
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)

@@ -14,10 +14,11 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Mesh,
     Object,
-    labels_of,
+    has_labels,
     name_of,
     namespace_of,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector
 
 STATIC_STRICT = "istio_converted_static_strict"
 CONVERTED = "converted_peer_authentication_"
@@ -49,11 +50,11 @@ def strictness(mesh: Mesh, pod: Object, port: int | None) -> Strictness:
     space, root = namespace_of(pod), mesh.config.root
     if why := mesh.why_unread("PeerAuthentication", space, root):
         return Strictness(doubt=why)
-    own = [item for item in mesh.items("PeerAuthentication", space) if _matches(item, pod)]
+    own = [item for item in mesh.items("PeerAuthentication", space) if has_labels(pod, selector(item))]
     found = (
-        _oldest(item for item in mesh.items("PeerAuthentication", root) if not _labels(item)),
-        _oldest(item for item in own if not _labels(item) and space != root),
-        _oldest(item for item in own if _labels(item) and space != root),
+        _oldest(item for item in mesh.items("PeerAuthentication", root) if not selector(item)),
+        _oldest(item for item in own if not selector(item) and space != root),
+        _oldest(item for item in own if selector(item) and space != root),
     )
     for items in found:
         if len({(_mode(item), str(_ports(item))) for item in items}) > 1 or (len(items) > 1 and _ports(items[0])):
@@ -100,14 +101,6 @@ def _static(mesh: Mesh, strict: bool, cause: Object | None) -> Strictness:
 def _converted(cause: Object, strict: bool, doubt: str) -> Strictness:
     name = f"{namespace_of(cause)}/{CONVERTED}{cause['metadata']['name']}"
     return Strictness(strict, name, name_of(cause), doubt)
-
-
-def _labels(item: Object) -> dict[str, str]:
-    return dict((item.get("spec", {}).get("selector") or {}).get("matchLabels") or {})
-
-
-def _matches(item: Object, pod: Object) -> bool:
-    return _labels(item).items() <= labels_of(pod).items()
 
 
 def _mode(item: Object) -> str:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
-import urllib.parse
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import Decision, at_waypoint, at_ztunnel
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, Request, WaypointHop, path_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, WaypointHop, path_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import HTTP, protocol_of, reads_bytes
 
 Outcome = t.Literal["allowed", "denied_l4", "denied_l7", "denied_upstream", "broken", "unknown"]
-_DEFAULT_PORT = {"http": 80, "https": 443}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +53,10 @@ class Prediction:
 
 
 def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> tuple[Path, Prediction]:
-    """The way of a request, and what it meets there.
-
-    Args:
-        mesh: with the objects on the way.
-        source: the pod that sends it.
-        request: as the claim has it.
-        namespace: of the source.
-    """
+    """The way of a request from a pod of a namespace, if there is one, and what it meets there."""
     path = path_of(mesh, source, request, namespace)
-    return path, predict_on(mesh, path, request)
-
-
-def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
-    """What a request meets on a way that is known already."""
     found = _predict(mesh, path, request)
-    return found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
+    return path, found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
 
 
 def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
@@ -120,14 +107,11 @@ def _entering(path: Path) -> list[Reason]:
     if path.member and not path.member.captured:
         found.append(Reason(f"the source calls in plain text: {path.member.why_not}", path.member.retry))
     if path.waypoint and not path.at_waypoint and not path.waypoint.doubt:
-        found.append(Reason(_why_around(path, str(path.waypoint)), Retry.unless(path.waypoint.programmed)))
+        why = f"the waypoint {path.waypoint} is not on the way, because ztunnel does not carry the source's traffic"
+        if path.waypoint.problem:
+            why = f"{path.waypoint.problem}, so the request goes around it"
+        found.append(Reason(why, Retry.unless(path.waypoint.programmed)))
     return found
-
-
-def _why_around(path: Path, waypoint: str) -> str:
-    if path.waypoint and path.waypoint.problem:
-        return f"{path.waypoint.problem}, so the request goes around it"
-    return f"the waypoint {waypoint} is not on the way, because ztunnel does not carry the source's traffic"
 
 
 def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
@@ -145,17 +129,14 @@ def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
 
 
 def _http_request(hop: WaypointHop, request: Request) -> HttpRequest:
-    parts = urllib.parse.urlsplit(request.url)
     headers: dict[str, str] = {}
     for name, value in request.headers:
         key = name.lower()
         headers[key] = f"{headers[key]},{value}" if key in headers else value
-    port = parts.port if parts.port and parts.port != _DEFAULT_PORT.get(parts.scheme) else None
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    authority = headers.pop("host", f"{host}:{port}" if port else host)
+    authority = headers.pop("host", request.authority)
     # A RequestAuthentication may look for the token in any header or parameter that it names.
-    token = bool(hop.authentications) and (bool(headers) or bool(parts.query))
-    return HttpRequest(request.method, authority, parts.path or "/", headers, token)
+    token = bool(hop.authentications) and (bool(headers) or bool(request.parts.query))
+    return HttpRequest(request.method, authority, request.path, headers, token)
 
 
 def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:

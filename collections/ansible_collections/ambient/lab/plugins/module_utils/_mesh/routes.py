@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
-import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Request, hosts_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints, port_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import CHANGED, UNSAID
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
@@ -33,22 +32,6 @@ _APP_PROTOCOLS = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kub
 # Of these ports istiod looks at no bytes, because servers speak first there: SMTP, DNS, MySQL, MongoDB.
 _SERVER_FIRST = (25, 53, 3306, 27017)
 _BYTES = ("tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
-
-
-class Request(t.Protocol):
-    """What a route matches of a request."""
-
-    @property
-    def url(self) -> str:
-        """Of the request."""
-
-    @property
-    def method(self) -> str:
-        """Of the request."""
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """Of the request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +88,12 @@ def routed(mesh: Mesh, destination: Destination, request: Request, space: str) -
 
 
 def _by_rules(mesh: Mesh, routes: t.Sequence[Object], request: Request, space: str) -> Route:
+    # One of a rule's matches is enough, and none of them takes all.
     matching = [
-        (item, rule) for item in routes for rule in item.get("spec", {}).get("rules") or [{}] if _matches(rule, request)
+        (item, rule)
+        for item in routes
+        for rule in item.get("spec", {}).get("rules") or [{}]
+        if any(_matches(match, request) for match in rule.get("matches") or [{}])
     ]
     if not matching:
         return Route((), (f"no rule of HTTPRoute {name_of(routes[0])} matches, so the waypoint answers 404",))
@@ -160,8 +147,7 @@ def _virtual_services(mesh: Mesh, service: Object, spaces: t.Iterable[str]) -> l
 
 def _means(mesh: Mesh, host: str, service: Object) -> bool:
     """Whether a host of a traffic policy may mean a Service or a ServiceEntry."""
-    own = f"{service['metadata']['name']}.{namespace_of(service)}.svc.{mesh.config.domain}"
-    names = [str(item) for item in service.get("spec", {}).get("hosts") or [own]]
+    names, host = hosts_of(mesh, service), host.lower()
     if host.startswith("*"):
         return any(name.endswith(host[1:]) for name in names)
     return any(name == host or name.startswith(f"{host}.") for name in names)
@@ -175,8 +161,8 @@ def _open(mesh: Mesh, route: Object, rule: Object, request: Request) -> str:
         unsaid = any(_is_unsaid(item) for item in headers)
         if match.get("queryParams") or "RegularExpression" in kinds or unsaid:
             return "matches a regular expression, a query or a header of curl's own, which is not evaluated"
-        if match.get("path") and CHANGED.search(_path(request)):
-            return f"matches the path {_path(request)}, which the waypoint may normalise first"
+        if match.get("path") and CHANGED.search(request.path):
+            return f"matches the path {request.path}, which the waypoint may normalise first"
     live = [ref for ref in rule.get("backendRefs") or [] if ref.get("weight") != 0]
     if not live:
         return "has a rule without a backend, for which the waypoint answers itself (HTTP 500)"
@@ -227,14 +213,8 @@ def _bound(mesh: Mesh, kind: str, spaces: t.Iterable[str], destination: Destinat
     ]
 
 
-def _matches(rule: Object, request: Request) -> bool:
-    """Whether a rule may take a request; one of its matches is enough, and none of them takes all."""
-    matches = rule.get("matches") or []
-    return not matches or any(_match(item, request) for item in matches)
-
-
-def _match(match: Object, request: Request) -> bool:
-    path = _path(request)
+def _matches(match: Object, request: Request) -> bool:
+    path = request.path
     wanted = {} if CHANGED.search(path) else match.get("path") or {}
     value = str(wanted.get("value") or "/")
     if wanted.get("type", "PathPrefix") == "Exact" and path != value:
@@ -250,10 +230,6 @@ def _match(match: Object, request: Request) -> bool:
             return False
     # Regular expressions, query parameters and headers of curl's own are not evaluated: such a rule may match.
     return True
-
-
-def _path(request: Request) -> str:
-    return urllib.parse.urlsplit(request.url).path or "/"
 
 
 def _is_unsaid(header: Object) -> bool:

@@ -39,8 +39,6 @@ class Waypoint:
     """A waypoint that serves an object, or the one that should and does not.
 
     Attributes:
-        namespace: of its Gateway.
-        name: of its Gateway.
         gateway: None where it does not exist, or could not be read.
         pods: of the Gateway, those that have not ended.
         problem: why it does not serve the object, so that traffic goes around it.
@@ -177,16 +175,10 @@ def _allows(mesh: Mesh, gateway: Object, namespace: str) -> bool:
 
 
 def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) -> list[Object]:
-    """Policies of a kind that a waypoint enforces for an object that it serves.
+    """Policies of a kind that a waypoint enforces for a Service, a ServiceEntry or a pod that it serves.
 
     Those bound to the waypoint, to all waypoints, and (unless the traffic goes to a pod's own address) to the object
     count alike. A policy without targetRefs is never enforced at a waypoint.
-
-    Args:
-        mesh: with the objects.
-        waypoint: that serves the target.
-        target: a Service, a ServiceEntry or a pod.
-        kind: AuthorizationPolicy or RequestAuthentication.
     """
     places = {
         ("Gateway", waypoint.namespace, waypoint.name),

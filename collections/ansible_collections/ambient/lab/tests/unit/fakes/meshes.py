@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 import yaml
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, MeshConfig, Object
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict

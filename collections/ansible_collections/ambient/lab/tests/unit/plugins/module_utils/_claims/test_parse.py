@@ -12,11 +12,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
     MAX_URL,
     Expectation,
     PolicyRef,
-    Request,
     Source,
     parse_claims,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 
 

@@ -13,10 +13,10 @@ import subprocess
 import time
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import parse_stream
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import Loop, build_script
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import OK, record
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 

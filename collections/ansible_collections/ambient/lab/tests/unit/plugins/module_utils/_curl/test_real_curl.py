@@ -15,7 +15,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import shell_input
 from ansible_collections.ambient.lab.plugins.module_utils._curl import script
@@ -23,6 +23,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.control import P
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import BODY_BYTES, PARALLEL, PROBE_BYTES
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import ScriptedServer
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox sh") if shutil.which(shell.split()[0])]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import MAX_BODY, Request
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import MAX_BODY
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import MAX_OUTPUT
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import classify
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
@@ -16,6 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
     row_seconds,
     split_row,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import FORBIDDEN, OK, RESET, record
 
 NONCE = "probe-0123456789abcdef"

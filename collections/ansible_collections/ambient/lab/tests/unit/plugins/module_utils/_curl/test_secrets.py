@@ -12,9 +12,9 @@ import subprocess
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Request
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, shell_input
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import Loop, build_script, parse_output
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.servers import WatchingServer
 
