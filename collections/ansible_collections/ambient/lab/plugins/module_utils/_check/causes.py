@@ -28,12 +28,7 @@ _MAX_NEAR = 3
 
 
 def likely_cause(run: ClaimRun, mesh: Mesh) -> Reason:
-    """Why a claim does not hold; an empty text where it holds, or nothing is known.
-
-    Args:
-        run: of the last round.
-        mesh: as it is now.
-    """
+    """Why a claim does not hold, by the mesh as it is now; an empty text where it holds, or nothing is known."""
     if run.holds or run.target is None or run.seen.outcome == "probe_error":
         # A probe that failed says why; what it was to reach is not to blame.
         return Reason()
@@ -123,20 +118,14 @@ def _predicted(run: ClaimRun, mesh: Mesh) -> Reason | None:
         # What keeps a path shut may stand in no object that is read here, so it may still come.
         known = run.expect.outcome not in BLOCKED and prediction.reasons
         pointless = bool(known) and all(reason.retry is Retry.POINTLESS for reason in prediction.reasons)
-        return Reason("; ".join(_told(run, prediction.reasons, mesh)), Retry.unless(pointless))
+        texts = [reason.text for reason in prediction.reasons]
+        near = _near(run, mesh) if run.expect.outcome in DENIALS and seen == "allowed" else []
+        return Reason("; ".join([*texts, *near]), Retry.unless(pointless))
     if prediction.outcome in DENIALS and seen == "allowed":
         return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")
     if seen in DENIALS:
         return Reason("no AuthorizationPolicy explains the denial: something else cut it off")
     return None
-
-
-def _told(run: ClaimRun, reasons: t.Sequence[Reason], mesh: Mesh) -> list[str]:
-    """The reasons that matter, and policies that nearly concern the destination."""
-    texts = [reason.text for reason in reasons]
-    if run.expect.outcome in DENIALS and run.seen.outcome == "allowed":
-        texts += _near(run, mesh)
-    return texts
 
 
 def _near(run: ClaimRun, mesh: Mesh) -> list[str]:

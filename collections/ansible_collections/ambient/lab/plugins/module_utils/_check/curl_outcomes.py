@@ -29,11 +29,7 @@ CHECK_SPEC: dict[str, dict[str, t.Any]] = {
 
 
 def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-    """Check the claims in the module's parameters on a cluster.
-
-    Args:
-        params: of the module curl_outcomes.
-        check_mode: probe, but write no results file.
+    """Check the claims in the parameters of the module curl_outcomes; check_mode: probe, but write no results file.
 
     Raises:
         LabError: on wrong input, an API that does not answer, and claims that do not hold.

@@ -8,15 +8,15 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 _NO_CONTROL = (
@@ -30,59 +30,26 @@ _NOBODY_BLOCKS = (
 SILENT_HINT = " (witnesses: available takes the client's word alone where no proxy can be asked)"
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """pass, fail or error, why, and whether looking again is of use."""
-
-    verdict: str
-    reason: str = ""
-    retry: Retry = Retry.USEFUL
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is a pass."""
-        return self.verdict == "pass"
-
-
-def judge(
-    expect: Expectation,
-    seen: Seen,
-    control: str | None,
-    policy: Reason | None,
-    attribution: Attribution | None = None,
-    by: str = "",
-    path: Path | None = None,
-    prediction: Prediction | None = None,
-    *,
-    required: bool = True,
-) -> Verdict:
+def judge(run: ClaimRun, policy: Reason | None, *, required: bool) -> Verdict:
     """One claim's verdict in one round.
 
     Args:
-        expect: of the phase.
-        seen: what the probe saw.
-        control: how the same round shows the path alive, None where it does not.
+        run: with the round's answer, its control, and what the proxies say of it.
         policy: what is wrong with the policies on the claim's path, None where nothing is.
-        attribution: what the proxies say; None where nobody was asked.
-        by: namespace/name of the policy that must have decided a denial, "" for any.
-        path: of the request; with `by` needed, to tell which policies can have decided.
-        prediction: of the request; with `by`, policies that surely do not match can't have decided either.
         required: a denial counts only where some proxy confirms it.
     """
+    expect, seen = run.expect, run.seen
     # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
     traffic = Verdict("error", seen.unclear) if seen.unclear else traffic_of(expect, seen)
     if not traffic.passed:
         return dataclasses.replace(traffic, retry=policy.retry) if policy else traffic
     if policy:
         return Verdict("error", policy.text, policy.retry)
-    if expect.outcome in BLOCKED and control is None:
-        return Verdict("error", _NOBODY_BLOCKS)
+    if expect.outcome in (*DENIALS, *BLOCKED) and run.control is None:
+        return Verdict("error", _NO_CONTROL if expect.outcome in DENIALS else _NOBODY_BLOCKS)
     if expect.outcome in DENIALS:
-        if control is None:
-            return Verdict("error", _NO_CONTROL)
-        where = "waypoint" if expect.outcome == "denied_l7" else "ztunnel"
-        doubt = _not_by(by, where, path, prediction, expect.outcome) if by else None
-        return _confirmed(attribution, by, doubt, required) if attribution else doubt or Verdict("pass")
+        doubt = _not_by(run, "waypoint" if expect.outcome == "denied_l7" else "ztunnel") if run.by else None
+        return _confirmed(run.attribution, run.by, doubt, required) if run.attribution else doubt or Verdict("pass")
     return traffic
 
 
@@ -106,28 +73,25 @@ def _confirmed(attribution: Attribution, by: str, doubt: Verdict | None, require
     if doubt:
         return doubt
     if required and not attribution.unnamed:
-        where = attribution.decided_by
-        return Verdict(
-            "error", f"the {where} refused it, but no proxy names the policy: {attribution.nameless}{SILENT_HINT}"
-        )
+        why = f"the {attribution.decided_by} refused it, but no proxy names the policy: {attribution.nameless}"
+        return Verdict("error", why + SILENT_HINT)
     return Verdict("pass")
 
 
-def _not_by(by: str, where: str, path: Path | None, prediction: Prediction | None, outcome: str) -> Verdict | None:
+def _not_by(run: ClaimRun, where: str) -> Verdict | None:
     """Why a policy that no proxy names can't have decided at a kind of proxy; None where it can."""
-    policies = [] if path is None else path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
+    by, path, prediction = run.by, run.path, run.prediction
+    policies = path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
     possible = [name_of(item) for item in policies if decides(item, where)]
+    if by not in possible and path.doubts:
+        doubts = "; ".join(path.doubts)
+        return Verdict("error", f"{by} is not known to be in force at the {where} on this way: {doubts}")
     if by not in possible:
-        if path and path.doubts:
-            return Verdict(
-                "error", f"{by} is not known to be in force at the {where} on this way: {'; '.join(path.doubts)}"
-            )
         others = f"; in force there: {', '.join(possible)}" if possible else ""
         return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
-    if prediction and prediction.outcome == outcome and by not in prediction.among:
-        return Verdict(
-            "fail", f"{by} does not match it; by the objects it is denied by {' or '.join(prediction.among)}"
-        )
+    if prediction.outcome == run.expect.outcome and by not in prediction.among:
+        others = " or ".join(prediction.among)
+        return Verdict("fail", f"{by} does not match it; by the objects it is denied by {others}")
     return None
 
 
@@ -150,4 +114,4 @@ def traffic_of(expect: Expectation, seen: Seen) -> Verdict:
 
 
 def _list(codes: t.Iterable[int]) -> str:
-    return ", ".join(str(code) for code in sorted(codes))
+    return ", ".join(map(str, sorted(codes)))

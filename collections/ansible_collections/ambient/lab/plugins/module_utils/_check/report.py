@@ -65,14 +65,7 @@ def claim_values(run: ClaimRun) -> dict[str, t.Any]:
 
 
 def failure(result: CheckResult, settings: Settings, section: str, kubectl: str) -> str:
-    """One screen that says which claims failed, what was seen, why probably, and where to look further.
-
-    Args:
-        result: of the check.
-        settings: of the check.
-        section: of the results; "" for none.
-        kubectl: command with which the user reaches the cluster.
-    """
+    """One screen that says which claims failed, what was seen, why probably, and where to look further by kubectl."""
     bad = [run for run in result.claims if not run.holds]
     if not result.rounds:
         # The claims that were not probed for another's sake would only hide the one that matters.

@@ -10,9 +10,9 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict, judge
+from ansible_collections.ambient.lab.plugins.module_utils._check.judge import judge
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable, Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry, Time, repeat
@@ -46,9 +46,7 @@ class Edge(World, Runner, Time, t.Protocol):
     def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
         """The objects on the ways of some requests, as they are now.
 
-        Args:
-            asked: what is called.
-            namespaces: of the sources, and of the policies that claims name.
+        namespaces: of the sources, and of the policies that claims name.
         """
 
 
@@ -71,11 +69,7 @@ class CheckResult(Checked):
 class ClaimRounds:
     """Claims from round to round: the objects on their ways, their requests and controls, and the verdicts.
 
-    Args:
-        claims: to check.
-        settings: how.
-        edge: the cluster.
-        pool: for what is asked side by side.
+    pool: for what is asked side by side.
 
     Raises:
         LabError: when the API of the cluster does not answer.
@@ -137,17 +131,7 @@ class ClaimRounds:
             stopped = outcome == run.seen.outcome and outcome != "allowed"
             run.control = controls.evidence(run.probe, outcome, run.path.ready) if stopped else None
             state = state_of(self.mesh, run.path, run.by)
-            verdict = judge(
-                run.expect,
-                run.seen,
-                run.control,
-                state,
-                run.attribution,
-                run.by,
-                run.path,
-                run.prediction,
-                required=self._settings.witnesses == REQUIRED,
-            )
+            verdict = judge(run, state, required=self._settings.witnesses == REQUIRED)
             if self._settings.surprises == "fail" and verdict.passed and run.surprise:
                 verdict = Verdict("fail", run.surprise)
             run.verdict = verdict
@@ -159,11 +143,6 @@ class ClaimRounds:
 
 def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckResult:
     """Check all claims together in each round until they hold, `timeout` ends, or waiting longer is of no use.
-
-    Args:
-        claims: to check.
-        settings: how.
-        edge: the cluster.
 
     Raises:
         LabError: when the API of the cluster does not answer.
@@ -198,10 +177,7 @@ def unusable(runs: t.Iterable[ClaimRun]) -> list[Unusable]:
 def judge_predictions(claims: t.Sequence[Claim], settings: Settings, mesh: Mesh) -> CheckResult:
     """Judge claims by what objects say, without any request. What can't be known is an error.
 
-    Args:
-        claims: to judge.
-        settings: the phase counts.
-        mesh: of a cluster, or of a folder.
+    mesh: of a cluster, or of a folder.
     """
     runs = [ClaimRun.of(claim, settings.phase, mesh) for claim in claims]
     if unusable(runs):

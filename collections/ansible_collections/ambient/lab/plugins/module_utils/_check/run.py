@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History, Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
 from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe

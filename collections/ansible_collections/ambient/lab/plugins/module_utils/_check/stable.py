@@ -8,12 +8,25 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
 
 MAX_HISTORY = 50
 # Rounds in a row in which waiting looks pointless, until it is taken for so.
 PATIENCE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """pass, fail or error, why, and whether looking again is of use."""
+
+    verdict: str
+    reason: str = ""
+    retry: Retry = Retry.USEFUL
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is a pass."""
+        return self.verdict == "pass"
 
 
 class Judged(t.Protocol):

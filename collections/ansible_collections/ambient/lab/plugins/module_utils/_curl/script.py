@@ -12,6 +12,7 @@ import zlib
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import MAX_OUTPUT
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import logged
 
 PARALLEL = 4
 BODY_BYTES = 256
@@ -391,4 +392,4 @@ def _sender(fields: t.Mapping[str, str]) -> str:
     address, port = fields["local_ip"], int(fields["local_port"] or 0)
     if not address or port <= 0:
         return ""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return logged(address, port)

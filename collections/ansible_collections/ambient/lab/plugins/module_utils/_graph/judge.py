@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import NO_RESPONSE, Edge
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
     REPORTER,

@@ -10,10 +10,9 @@ import dataclasses
 import functools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings, unusable
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable, Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import repeat

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History
+from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History, Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import EdgeExpectation, End, GraphClaim
 

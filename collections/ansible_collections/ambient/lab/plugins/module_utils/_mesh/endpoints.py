@@ -42,8 +42,12 @@ class Endpoint:
     plain: bool = False
 
     def __str__(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.port or ''}"
+        return logged(self.address, self.port)
+
+
+def logged(address: str, port: int | None) -> str:
+    """An address as proxies log it; without a port where nobody knows its number."""
+    return f"{f'[{address}]' if ':' in address else address}:{port or ''}"
 
 
 def port_of(target: Object, number: int | None, field: str = "") -> Object | None:

@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, by_log
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import logged
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, addresses_of, name_of, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
@@ -28,6 +29,9 @@ class Statement:
     where: str
     said: str
     supports: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.witness}{f' of {self.where}' if self.where else ''}: {self.said}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Attribution:
     def nameless(self) -> str:
         """Why no log names the policy."""
         logs = [item for item in self.statements if item.witness == f"{self.decided_by} log"]
-        return "; ".join(dict.fromkeys(_spoken(item) for item in logs)) or "there is no log to read"
+        return "; ".join(dict.fromkeys(map(str, logs))) or "there is no log to read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Query:
             source=target,
             source_addresses=tuple(addresses_of(path.source)) if path.source else (),
             nodes=tuple(sorted({str(pod.get("spec", {}).get("nodeName", "")) for pod in pods})),
-            addresses=tuple(_logged(address, end.port) for end, pod in ends for address in addresses_of(pod)),
+            addresses=tuple(logged(address, end.port) for end, pod in ends for address in addresses_of(pod)),
             workloads=frozenset((namespace_of(pod), workload_name(pod)) for pod in pods),
             services=tuple(map(str, hosts)) if path.destination.kind != "pods" else (),
             waypoint=(point.namespace, point.name) if point else None,
@@ -115,11 +119,6 @@ class Query:
             waypoint_allowing=_deciding(path.waypoint_policies, "waypoint", "ALLOW"),
             waypoint_custom=_deciding(path.waypoint_policies, "waypoint", "CUSTOM"),
         )
-
-
-def _logged(address: str, port: int | None) -> str:
-    """As proxies log an address; without a port where nobody knows its number."""
-    return f"{f'[{address}]' if ':' in address else address}:{port or ''}"
 
 
 def _deciding(policies: t.Iterable[Object], proxy: str, kind: str) -> tuple[str, ...]:
@@ -147,12 +146,8 @@ def _logged_request(query: Query, evidence: Evidence, ids: t.Sequence[str]) -> t
 def attribute(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str] = ()) -> Attribution:
     """What all witnesses say of one probe.
 
-    Args:
-        seen: by the client.
-        query: for the probe's evidence.
-        evidence: of the round.
-        ids: x-request-id of the same claim's probes that got the same answer, the newest first: Envoy writes its
-            log up to a second later.
+    ids: x-request-id of the same claim's probes that got the same answer, the newest first: Envoy writes its log up
+    to a second later.
     """
     client = Statement("client", str(query.source or ""), _client(seen), True)
     if seen.outcome == "probe_error" or query.source is None:
@@ -262,16 +257,16 @@ def _destination_side(
 
 def _ztunnel_counts(query: Query, workload: str, namespace: str, evidence: Evidence) -> list[Statement]:
     """Refusals of the source at the destination: the same source may be refused elsewhere at the same time."""
-    series = [
-        {
-            "source_workload": workload,
-            "source_workload_namespace": namespace,
-            "destination_workload": name,
-            "destination_workload_namespace": space,
-        }
+    series = _series({"source_workload": workload, "source_workload_namespace": namespace}, query)
+    return _counts("ztunnel counter", evidence.ztunnels(query.nodes), series, "DENY")
+
+
+def _series(labels: t.Mapping[str, str], query: Query) -> list[dict[str, str]]:
+    """Labels of a source's counters for each of the destination's workloads."""
+    return [
+        {**labels, "destination_workload": name, "destination_workload_namespace": space}
         for space, name in sorted(query.workloads)
     ]
-    return _counts("ztunnel counter", evidence.ztunnels(query.nodes), series, "DENY")
 
 
 def _counts(
@@ -330,14 +325,7 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
         "source_workload": source.workload,
         "source_workload_namespace": source.namespace,
     }
-    series = (
-        [{**labels, "destination_service_name": name} for name in query.services]
-        if query.services
-        else [
-            {**labels, "destination_workload": name, "destination_workload_namespace": space}
-            for space, name in sorted(query.workloads)
-        ]
-    )
+    series = [{**labels, "destination_service_name": name} for name in query.services] or _series(labels, query)
     counts = _counts("waypoint counter", proxies, series, f"HTTP {seen.http_code}")
     found = _conclude("waypoint", "network", (client, *logs, *counts), among, evidence)
     return found if found.problem else dataclasses.replace(found, other=other)
@@ -371,12 +359,7 @@ def _conclude(
 ) -> Attribution:
     """A denial is proven where a proxy bears it out and none says otherwise.
 
-    Args:
-        proxy: kind of proxy that has decided then.
-        otherwise: who has decided where all proxies say that it was none of them.
-        statements: the client's first.
-        among: policies that may have decided.
-        evidence: of the round.
+    otherwise: who has decided where all proxies say that it was none of them. statements: the client's first.
     """
     good = [item for item in statements[1:] if item.supports]
     bad = [item for item in statements[1:] if item.supports is False]
@@ -384,15 +367,11 @@ def _conclude(
         policy = among[0] if len(among) == 1 else None
         return Attribution(proxy, policy, among, statements, unnamed=proxy == "ztunnel" and evidence.names_nothing)
     if good:
-        said = "; ".join(_spoken(item) for item in (*good, *bad))
+        said = "; ".join(map(str, (*good, *bad)))
         return Attribution("-", None, (), statements, f"the witnesses disagree: {said}")
     if bad:
-        said = "; ".join(dict.fromkeys(_spoken(item) for item in bad))
+        said = "; ".join(dict.fromkeys(map(str, bad)))
         return Attribution(otherwise, None, (), statements, f"{NOT_MET}: {said}")
-    silent = "; ".join(dict.fromkeys(_spoken(item) for item in statements[1:]))
+    silent = "; ".join(dict.fromkeys(map(str, statements[1:])))
     why = evidence.problem or silent or "there is no proxy to ask"
     return Attribution("-", None, (), statements, f"nobody could say who refused this: {why}", silent=True)
-
-
-def _spoken(item: Statement) -> str:
-    return f"{item.witness}{f' of {item.where}' if item.where else ''}: {item.said}"

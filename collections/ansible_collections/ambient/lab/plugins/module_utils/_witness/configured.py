@@ -11,8 +11,8 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
+from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution, Query, Statement
@@ -48,29 +48,40 @@ class Configurations:
         witness, dump = f"{proxy.kind} config", self._dumps[str(proxy)]
         if isinstance(dump, str):
             return Statement(witness, str(proxy), f"could not be read: {dump}", None)
-        loaded = _loaded(proxy, dump, policy, mesh)
+        if proxy.kind == "waypoint":
+            loaded = waypoint_has(dump, policy)
+        else:
+            space, root = namespace_of(policy), mesh.config.root
+            pods = [pod for pod in mesh.items("Pod", None if space == root else space) if selects(policy, pod)]
+            here = [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node]
+            loaded = ztunnel_has(dump, policy, [pod for pod in here if mesh.membership(pod).captured], root)
         if loaded.state == "current":
             return Statement(witness, str(proxy), f"has {name_of(policy)} as it is now", True)
         return Statement(witness, str(proxy), f"{name_of(policy)}: {loaded.why}", False)
+
+    def confirm(
+        self, attribution: Attribution, query: Query, named: str, proxies: t.Sequence[Proxy], mesh: Mesh
+    ) -> Attribution:
+        """A denial's attribution with what istiod and the proxies' dumps, read before, say of the policy that decided.
+
+        named: the policy that the claim names in this phase; "" where it names none.
+        """
+        name = attribution.policy or named
+        policy = mesh.get("AuthorizationPolicy", *name.split("/", 1)) if name else None
+        # A policy that istiod made of a PeerAuthentication is no object of the API.
+        if policy is None or attribution.problem:
+            return attribution
+        deciders = deciding(attribution, query, policy, proxies)
+        statements = [_status(policy), *(self.statement(proxy, policy, mesh) for proxy in deciders)]
+        bad = [str(item) for item in statements if item.supports is False]
+        problem = f"refused by {name}, yet {'; '.join(bad)}" if bad else ""
+        return dataclasses.replace(attribution, statements=(*attribution.statements, *statements), problem=problem)
 
     def _read(self, proxy: Proxy) -> Object | str:
         try:
             return config_dump(self._forwarder, proxy)
         except LabError as error:
             return error.message
-
-
-def _loaded(proxy: Proxy, dump: Object, policy: Object, mesh: Mesh) -> Loaded:
-    if proxy.kind == "waypoint":
-        return waypoint_has(dump, policy)
-    pods = [pod for pod in mesh.items("Pod") if _is_for(policy, pod, mesh) and mesh.membership(pod).captured]
-    here = [pod for pod in pods if pod.get("spec", {}).get("nodeName") == proxy.node]
-    return ztunnel_has(dump, policy, here, mesh.config.root)
-
-
-def _is_for(policy: Object, pod: Object, mesh: Mesh) -> bool:
-    space = policy["metadata"]["namespace"]
-    return space in (pod["metadata"]["namespace"], mesh.config.root) and selects(policy, pod)
 
 
 def _log_paths(node: object) -> t.Iterator[str]:
@@ -83,38 +94,6 @@ def _log_paths(node: object) -> t.Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _log_paths(value)
-
-
-def with_configuration(
-    attribution: Attribution,
-    query: Query,
-    named: str,
-    proxies: t.Sequence[Proxy],
-    mesh: Mesh,
-    configurations: Configurations,
-) -> Attribution:
-    """A denial's attribution with what istiod and the proxies' configuration say of the policy that decided.
-
-    Args:
-        attribution: of the other witnesses.
-        query: for the probe's evidence.
-        named: the policy that the claim names in this phase; "" where it names none.
-        proxies: all that were asked.
-        mesh: with the policies.
-        configurations: of the proxies; read already.
-    """
-    name = attribution.policy or named
-    policy = mesh.get("AuthorizationPolicy", *name.split("/", 1)) if name else None
-    # A policy that istiod made of a PeerAuthentication is no object of the API.
-    if policy is None or attribution.problem or attribution.decided_by not in ("ztunnel", "waypoint"):
-        return attribution
-    statements = [_status(policy)]
-    statements += [
-        configurations.statement(proxy, policy, mesh) for proxy in deciding(attribution, query, policy, proxies)
-    ]
-    bad = [f"{item.witness} of {item.where}: {item.said}" for item in statements if item.supports is False]
-    problem = f"refused by {name}, yet {'; '.join(bad)}" if bad else ""
-    return dataclasses.replace(attribution, statements=(*attribution.statements, *statements), problem=problem)
 
 
 def deciding(attribution: Attribution, query: Query, policy: Object, proxies: t.Sequence[Proxy]) -> list[Proxy]:

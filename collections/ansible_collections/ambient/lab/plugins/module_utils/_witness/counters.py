@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing as t
@@ -62,19 +63,11 @@ def parse_counters(text: str, kind: str) -> Counters:
             known = True
         elif line.startswith(name + "{"):
             known = True
-            labels = dict(LABEL.findall(line))
-            value = _number(line)
-            if _refusal(labels, kind) and value is not None:
-                values[frozenset(labels.items())] = value
+            labels, sample = dict(LABEL.findall(line)), _SAMPLE.match(line)
+            if sample and _refusal(labels, kind):
+                with contextlib.suppress(ValueError):
+                    values[frozenset(labels.items())] = float(sample[1])
     return Counters(values, version, known or (kind == "ztunnel" and _counts(version)))
-
-
-def _number(line: str) -> float | None:
-    match = _SAMPLE.match(line)
-    try:
-        return float(match[1]) if match else None
-    except ValueError:
-        return None
 
 
 def _counts(version: str) -> bool:

@@ -17,14 +17,9 @@ _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
 def state_of(mesh: Mesh, path: Path, by: str) -> Reason | None:
     """What is wrong with the policies on a path; None where nothing is.
 
-    They are the one that must have decided, those in force, and those bound to its Service.
-    Not those of other pods: istiod says UnsupportedValue of a policy for a sidecar or an ingress gateway too,
-    which ztunnel never enforces (istio#58316). A policy that only logs (AUDIT) decides nothing.
-
-    Args:
-        mesh: with the policy that is named.
-        path: of the request.
-        by: namespace/name of the policy that must have decided; "" for any.
+    They are the one that must have decided (by: its namespace/name, "" for any), those in force, and those bound to
+    its Service. Not those of other pods: istiod says UnsupportedValue of a policy for a sidecar or an ingress gateway
+    too, which ztunnel never enforces (istio#58316). A policy that only logs (AUDIT) decides nothing.
     """
     state = policy_state(by, mesh.get("AuthorizationPolicy", *by.split("/", 1))) if by else None
     if state:

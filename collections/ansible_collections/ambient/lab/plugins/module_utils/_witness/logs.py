@@ -63,11 +63,7 @@ class Connection:
     direction: str
     source: str
     target: str
-    workload: str = ""
-    namespace: str = ""
     identity: str = ""
-    service: str = ""
-    destination: str = ""
     error: str = ""
     sent: int = 0
     received: int = 0
@@ -112,11 +108,7 @@ def parse_connection(line: str) -> Connection | None:
         direction=fields.get("direction", ""),
         source=fields.get("src.addr", ""),
         target=fields.get("dst.hbone_addr") or fields.get("dst.addr", ""),
-        workload=fields.get("src.workload", ""),
-        namespace=fields.get("src.namespace", ""),
         identity=fields.get("src.identity", ""),
-        service=fields.get("dst.service", ""),
-        destination=fields.get("dst.workload", ""),
         error=fields.get("error", ""),
         sent=number("bytes_sent"),
         received=number("bytes_recv"),

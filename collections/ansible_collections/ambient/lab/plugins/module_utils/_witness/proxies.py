@@ -48,15 +48,10 @@ class Proxy:
 
 
 def ztunnels(reader: Lister, nodes: t.Collection[str] | None, root: str) -> list[Proxy]:
-    """The ztunnels of these nodes, or of all.
+    """The ztunnels of these nodes, or of all (None).
 
     Any pod of any tenant may have the label. Istio's are of a DaemonSet and run its container; where those stand in
     several namespaces, the root namespace's are meant.
-
-    Args:
-        reader: of the cluster.
-        nodes: names; None for all.
-        root: the mesh's root namespace.
 
     Raises:
         LabError: when pods can't be listed over all namespaces.

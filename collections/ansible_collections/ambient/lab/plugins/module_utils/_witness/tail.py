@@ -29,10 +29,6 @@ class Tail:
     """One proxy's log and counters since somebody last read them.
 
     The log's own timestamps (kubelet writes them, on the node's clock) mark the place: no clock is compared.
-
-    Args:
-        asker: the Kubernetes API.
-        proxy: to read.
     """
 
     def __init__(self, asker: Asker, proxy: Proxy) -> None:
@@ -76,7 +72,8 @@ class Tail:
             self._place()
             return []
         last = self._last
-        lines = self._log(limitBytes=str(MAX_LOG), **({"sinceTime": _second(last)} if last else {}))
+        # The API takes full seconds only.
+        lines = self._log(limitBytes=str(MAX_LOG), **({"sinceTime": f"{last[0]}Z"} if last else {}))
         if self._size >= MAX_LOG:
             # The rest can't be asked for, so this round is lost, and the next one begins at the end.
             self.gap = True
@@ -115,12 +112,8 @@ class Tail:
             return "", error.message
         self._size = len(answer.body)
         text = answer.body.decode("utf-8", "replace")
-        return (text, "") if answer.status == 200 else ("", _refusal(answer.status, text))
-
-
-def _refusal(status: int, text: str) -> str:
-    """Why the API gave nothing, in its own words."""
-    return f"HTTP {status}: {(status_message(text) or 'no reason given')[:200]}"
+        refusal = f"HTTP {answer.status}: {(status_message(text) or 'no reason given')[:200]}"
+        return (text, "") if answer.status == 200 else ("", refusal)
 
 
 def _stamp(line: str) -> tuple[str, str] | None:
@@ -136,8 +129,3 @@ def _stamp(line: str) -> tuple[str, str] | None:
     except (ValueError, OverflowError):
         return None
     return f"{moment:%Y-%m-%dT%H:%M:%S}", (match[2] or "").ljust(9, "0")
-
-
-def _second(stamp: tuple[str, str]) -> str:
-    """The full second of a timestamp, which is what the API takes."""
-    return f"{stamp[0]}Z"

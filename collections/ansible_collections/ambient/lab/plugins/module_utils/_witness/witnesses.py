@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution i
     attribute,
     attributed,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations, with_configuration
+from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations
 from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import Counters
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
@@ -165,10 +165,8 @@ class Witnesses:
         proxies = [said.proxy for said in self.evidence.said]
         configurations.read(proxies)
         for run in decided:
-            query, named = self._queries[run.claim.name], run.by
-            run.attribution = with_configuration(
-                t.cast(Attribution, run.attribution), query, named, proxies, mesh, configurations
-            )
+            query, attribution = self._queries[run.claim.name], t.cast(Attribution, run.attribution)
+            run.attribution = configurations.confirm(attribution, query, run.by, proxies, mesh)
 
     def _may_log(self, late: t.Sequence[Run], configurations: Configurations) -> bool:
         """Whether waiting for a line makes sense: of a ztunnel that logs, or of a waypoint with an access log."""

@@ -7,10 +7,15 @@ from __future__ import annotations
 import typing as t
 
 import yaml
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Expectation, PolicyRef, Source
+from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable
+from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, MeshConfig, Object
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict
+from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
 # Two clients and an app of namespace default, as in the lab; a second namespace has a waypoint.
 LAB = """
@@ -110,3 +115,17 @@ def way(
     """The way of a request of a pod, and the prediction; fields: method, headers."""
     request = Request(url, fields.get("method", "GET"), tuple(fields.get("headers", {}).items()))
     return predict(mesh, mesh.get("Pod", namespace, source), request, namespace)
+
+
+def run_of(
+    way: tuple[Path, Prediction],
+    expect: Expectation,
+    seen: Seen,
+    attribution: Attribution | None = None,
+    by: str = "",
+    control: str | None = "alive",
+) -> ClaimRun:
+    """A claim of which a round has found all this."""
+    source, policy = Source("default", pod="client"), PolicyRef(*by.split("/")) if by else None
+    claim = Claim("a claim", source, Request("http://app:8080/"), expect, expect, policy)
+    return ClaimRun(claim, "after", Unusable("nobody asks"), *way, seen, control, attribution)

@@ -9,6 +9,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.judge import ju
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
+from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 
 
@@ -25,7 +26,9 @@ from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, clai
 )
 def test_a_json_answer(expression: str, document: str, verdict: str, reason: str) -> None:
     (parsed,) = claims(claim(expect={"outcome": "allowed", "json": expression}))
-    found = judge(parsed.after, Seen("allowed", 200, 0, document=document), None, None)
+    way = meshes.way(meshes.mesh_of(), "http://app:8080/")
+    run = meshes.run_of(way, parsed.after, Seen("allowed", 200, 0, document=document))
+    found = judge(run, None, required=True)
     assert (found.verdict, reason in found.reason) == (verdict, True)
 
 

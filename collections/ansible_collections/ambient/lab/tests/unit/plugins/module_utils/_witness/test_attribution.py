@@ -253,12 +253,13 @@ WAY = meshes.way(
         meshes.policy("audit", action="AUDIT", rules=[{}]),
     ),
     "http://app:8080/",
-)[0]
+)
 
 
 def judged(found: Attribution, by: str = "", *, required: bool = True) -> tuple[str, str]:
     """The verdict on a denial as expected, and its reason."""
-    verdict = judge(Expectation("denied_l4"), DENIED, "alive", None, found, by, WAY, required=required)
+    run = meshes.run_of(WAY, Expectation("denied_l4"), DENIED, found, by)
+    verdict = judge(run, None, required=required)
     return verdict.verdict, verdict.reason
 
 

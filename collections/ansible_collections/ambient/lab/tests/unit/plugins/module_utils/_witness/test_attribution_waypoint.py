@@ -221,21 +221,21 @@ AUTHORIZER = Request(ID, 403, "ext_authz_denied", None, True)
 def test_the_policy_in_by_at_a_waypoint(
     request_: Request | None, by: str, required: bool, verdict: str, reason: str
 ) -> None:
-    path, prediction = meshes.way(GUARDED, "http://app:8080/")
-    query = dataclasses.replace(Query.of(path, SOURCE), services=("sample-app",), waypoint_addresses=("10.0.1.7",))
+    way = meshes.way(GUARDED, "http://app:8080/")
+    query = dataclasses.replace(Query.of(way[0], SOURCE), services=("sample-app",), waypoint_addresses=("10.0.1.7",))
     code = request_.code if request_ else 403
     seen = dataclasses.replace(DENIED_L7, http_code=code)
     said = [counted_l7(answered(WP, request_), code)] if request_ else []
     found = attribute(seen, query, Evidence(said, "" if said else "no right to read logs"), (ID,))
     expect = Expectation("denied_l7", http_codes=frozenset({code}))
-    judged = judge(expect, seen, "alive", None, found, by, path, prediction, required=required)
+    judged = judge(meshes.run_of(way, expect, seen, found, by), None, required=required)
     assert (judged.verdict, reason in judged.reason) == (verdict, True), judged
 
 
 def test_where_gateways_can_not_be_read_nobody_knows_which_policy_is_in_force() -> None:
     objects = [item for item in GUARDED.objects() if item["kind"] != "Namespace"]
-    path, prediction = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
-    judged = judge(Expectation("denied_l7"), DENIED_L7, "alive", None, None, "default/get", path, prediction)
+    way = meshes.way(meshes.mesh_of(objects, Gateway="forbidden"), "http://app:8080/")
+    judged = judge(meshes.run_of(way, Expectation("denied_l7"), DENIED_L7, by="default/get"), None, required=True)
     assert (judged.verdict, "default/get is not known to be in force at the waypoint" in judged.reason) == (
         "error",
         True,

@@ -71,11 +71,7 @@ def test_every_field_of_an_access_line(line: t.Callable[..., str]) -> None:
         "inbound",
         "10.0.0.9:40000",
         "10.0.1.5:8080",
-        "curl-7d9-x2z",
-        "default",
         CURL,
-        "sample-app.default.svc.cluster.local",
-        "sample-app",
         "",
         12,
         345,
@@ -168,7 +164,7 @@ def test_source_without_mesh(line: t.Callable[..., str]) -> None:
         )
     )
     assert parsed is not None
-    assert (parsed.identity, parsed.workload, parsed.target) == ("", "", "10.0.1.5:8080")
+    assert (parsed.identity, parsed.target) == ("", "10.0.1.5:8080")
     assert parsed.denial
 
 
@@ -211,18 +207,18 @@ def test_only_a_whole_word_is_a_fields_name() -> None:
     ],
 )
 def test_fields_can_not_leave_their_quotes(line: t.Callable[..., str], name: str) -> None:
-    raw = line(src_workload=name)
+    raw = line(src_identity=name)
     assert "\n" not in raw
     parsed = parse_connection(raw)
     assert parsed is not None
-    assert (parsed.workload, parsed.source, parsed.denial) == (name, "10.0.0.9:40000", None)
+    assert (parsed.identity, parsed.source, parsed.denial) == (name, "10.0.0.9:40000", None)
 
 
 def test_escapes_of_rusts_that_json_does_not_have() -> None:
     # Rust's Debug writes a control character as \u{1b}, and NUL as \0.
-    parsed = parse_connection(text().replace("curl-7d9-x2z", r"a\u{1b}\0\"b"))
+    parsed = parse_connection(text().replace(CURL, r"a\u{1b}\0\"b"))
     assert parsed is not None
-    assert parsed.workload == r"a\u{1b}\0\"b"
+    assert parsed.identity == r"a\u{1b}\0\"b"
     assert parsed.source == "10.0.0.9:40000"
 
 
