@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, selector, target_refs
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import USE_WAYPOINT
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import state_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import state_of
 
 _MAX_NEAR = 3
 

@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import R
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import may_hide
-from ansible_collections.ambient.lab.plugins.module_utils._witness.enforcement import state_of
+from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import state_of
 from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import NONE, REQUIRED, Witnesses, World
 
 

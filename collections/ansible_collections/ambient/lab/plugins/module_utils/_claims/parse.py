@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import re
 import typing as t
 import urllib.parse
@@ -26,6 +25,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import 
     text_of,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import is_ip
 
 OUTCOMES = (
     "allowed",
@@ -64,6 +64,7 @@ TO_KEYS = ("url", "method", "headers", "body")
 EXPECT_KEYS = ("outcome", "http_code", "exit_code", "json")
 
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_HOST = re.compile(r"[a-z0-9_]([-a-z0-9_.]*[a-z0-9_.])?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,17 +248,9 @@ def _url(value: object, label: str, key: str) -> str:
         raise Problem(label, key, "must have no user and no password; send them in a header (Authorization)")
     if parts.scheme not in ("http", "https") or not port_ok or _CONTROL.search(url):
         raise Problem(label, key, f"{shown} is not a URL like http://sample-app:8080/ (http or https)")
-    if not _is_host(host):
+    if not is_ip(host) and not (len(host) <= 253 and _HOST.fullmatch(host)):
         raise Problem(label, key, f"{shown} has no valid host")
     return url
-
-
-def _is_host(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return len(host) <= 253 and bool(re.fullmatch(r"[a-z0-9_]([-a-z0-9_.]*[a-z0-9_.])?", host))
-    return True
 
 
 def _expectation(value: object, label: str, key: str) -> Expectation:

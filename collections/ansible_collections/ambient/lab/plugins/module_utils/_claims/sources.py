@@ -10,11 +10,16 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ready
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Mesh,
+    account_of,
+    has_ended,
+    has_labels,
+    is_ready,
+    workload_name,
+)
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-_ENDED = ("Succeeded", "Failed")
 
 Pod = dict[str, t.Any]
 
@@ -63,7 +68,7 @@ def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
     fitting = sorted((pod for pod in pods if _fits(source, pod)), key=lambda pod: str(pod["metadata"]["name"]))
     if not fitting:
         return Unusable(f"{source} does not exist", Retry.POINTLESS)
-    alive = [pod for pod in fitting if pod.get("status", {}).get("phase") not in _ENDED]
+    alive = [pod for pod in fitting if not has_ended(pod)]
     if not alive:
         return Unusable(f"{_state(fitting[0])} and won't come back", Retry.POINTLESS)
     ready = [pod for pod in alive if is_ready(pod)]
@@ -76,9 +81,8 @@ def _fits(source: Source, pod: Pod) -> bool:
     if source.pod:
         return bool(pod["metadata"]["name"] == source.pod)
     if source.service_account:
-        return bool(pod.get("spec", {}).get("serviceAccountName", "default") == source.service_account)
-    labels = pod["metadata"].get("labels") or {}
-    return all(labels.get(key) == value for key, value in source.labels)
+        return account_of(pod) == source.service_account
+    return has_labels(pod, dict(source.labels))
 
 
 def _state(pod: Pod) -> str:

@@ -53,6 +53,14 @@ class Answer:
     headers: t.Mapping[str, str]
     body: bytes
 
+    def json(self) -> dict[str, t.Any] | None:
+        """The JSON object that the body is; None where it is something else."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
 
 def status_message(body: str | bytes) -> str:
     """The message of the API's Status object, in one line; "" where there is none."""

@@ -84,17 +84,12 @@ class Kube:
         Raises:
             LabError: when the API does not answer, or refuses.
         """
-        data = self._read(path, query)
-        if data is None:
-            return None
-        try:
-            body = json.loads(data)
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
+        answer = self._read(path, query)
+        found = answer.json() if answer else None
+        if answer and found is None:
             said = f"{self.host} is no Kubernetes API: it answered GET {path} with something else than a JSON object"
             raise LabError(f"{said}; correct the server in the kubeconfig")
-        return body
+        return found
 
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
         """GET a list, page by page; empty where the API does not know the kind (its CRD is not installed).
@@ -106,7 +101,8 @@ class Kube:
 
     def text(self, path: str, **query: str) -> str:
         """GET a body that is no JSON, for example a container's log; empty where the answer is 404."""
-        return (self._read(path, query) or b"").decode("utf-8", "replace")
+        answer = self._read(path, query)
+        return answer.body.decode("utf-8", "replace") if answer else ""
 
     def run(
         self, namespace: str, pod: str, container: str, script: str, timeout: float, heard: Heard | None = None
@@ -200,13 +196,13 @@ class Kube:
                 self._pooled = (identity.tls, _new_pool(identity.tls, self._access.server))
             return self._pooled[1]
 
-    def _read(self, path: str, query: t.Mapping[str, str]) -> bytes | None:
+    def _read(self, path: str, query: t.Mapping[str, str]) -> Answer | None:
         answer = self.ask(path, **query)
         if answer.status == 404:
             return None
         if answer.status != 200:
             raise LabError(refusal(answer, f"The cluster at {self.host} answered GET {path} with HTTP {answer.status}"))
-        return answer.body
+        return answer
 
 
 class Web:

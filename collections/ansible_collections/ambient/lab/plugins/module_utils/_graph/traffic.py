@@ -11,9 +11,14 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.run import Clai
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
 from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Mesh,
+    Object,
+    name_of,
+    namespace_of,
+    workload_name,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
 
 # From a workload, to a Service or to a workload behind it.
 Route = tuple[End, End]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import typing as t
 
@@ -127,10 +126,4 @@ def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, i
 
 
 def _object(answer: Answer) -> Object:
-    if answer.status != 200:
-        return {}
-    try:
-        found = json.loads(answer.body)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return (answer.json() if answer.status == 200 else None) or {}

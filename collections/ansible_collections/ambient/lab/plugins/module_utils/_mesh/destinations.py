@@ -190,7 +190,9 @@ def _resolve(mesh: Mesh, host: str, port: int, namespace: str, depth: int) -> De
         if service is None:
             continue
         if name.pod:
-            pods = [pod for pod in behind(mesh, service) if _hostname(pod, name.service) == name.pod]
+            # Kubernetes, DNS for Services and Pods: hostname and subdomain.
+            wanted = {"hostname": name.pod, "subdomain": name.service}
+            pods = [pod for pod in behind(mesh, service) if wanted.items() <= pod.get("spec", {}).items()]
             if pods and _is_headless(service):
                 ends = tuple(of_pod(mesh, pod, port, service=service) for pod in pods)
                 return Destination(host, port, "pods", service, ends)
@@ -241,12 +243,6 @@ def _to_service(mesh: Mesh, service: Object, host: str, port: int, depth: int) -
 
 def _is_headless(service: Object) -> bool:
     return bool(service.get("spec", {}).get("clusterIP") == "None")
-
-
-def _hostname(pod: Object, service: str) -> str:
-    """A pod's name below a headless Service (Kubernetes, DNS for Services and Pods: hostname and subdomain)."""
-    spec = pod.get("spec", {})
-    return str(spec.get("hostname") or "") if spec.get("subdomain") == service else ""
 
 
 def _at_address(mesh: Mesh, host: str, port: int) -> Destination:

@@ -143,25 +143,22 @@ def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[s
     for kind in _READ_FOR_WAYPOINT:
         found += _unread(mesh, kind, *spaces)
     found += _unread(mesh, "Pod", waypoint.namespace)
+    otherwise = {("GatewayClass", WAYPOINT_CLASS)}
+    otherwise |= {("Gateway", waypoint.name)} if waypoint.namespace != mesh.config.root else set()
     for pod in waypoint.pods:
         found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
     found += [
         f"{kind} {name_of(item)} is bound otherwise before Istio 1.25"
         for kind in _READ_FOR_WAYPOINT[:2]
         for item in mesh.items(kind, mesh.config.root)
-        if (mesh.config.version or _AS_NOW) < _AS_NOW and _bound_otherwise(mesh, item, waypoint)
+        # There it binds to no class, but to a Gateway of any namespace.
+        if (mesh.config.version or _AS_NOW) < _AS_NOW and otherwise & {*targets(item)}
     ]
     if len(waypoint.accounts) > 1:
         found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
     if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
         found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
     return found
-
-
-def _bound_otherwise(mesh: Mesh, policy: Object, waypoint: Waypoint) -> bool:
-    """Whether a policy of the root namespace binds to no class before Istio 1.25, but to a Gateway of any namespace."""
-    names = [("Gateway", waypoint.name)] if waypoint.namespace != mesh.config.root else []
-    return bool({*names, ("GatewayClass", WAYPOINT_CLASS)} & {*targets(policy)})
 
 
 def _may_select(item: Object, waypoint: Waypoint) -> bool:

@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import gc
 import itertools
-import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker, listed
@@ -168,7 +167,7 @@ class Loader:
     def _space(self, name: str) -> Object | None:
         answer = self._reader.ask(f"{NAMESPACE_PATH}/{name}")
         if answer.status == 200:
-            return {**_json(answer), "kind": "Namespace"}
+            return {**_object(answer), "kind": "Namespace"}
         if answer.status == 403:
             # Whoever may not read the namespace may well list what is in it.
             self._unread["Namespace", name] = refusal(answer, "HTTP 403")
@@ -191,7 +190,7 @@ class Loader:
         def page(path: str, **query: str) -> Object | None:
             answer = self._reader.ask(path, **query)
             if answer.status in (200, 404):
-                return _json(answer) if answer.status == 200 else None
+                return _object(answer) if answer.status == 200 else None
             why = refusal(answer, f"The cluster answered GET {path} with HTTP {answer.status}")
             if answer.status != 403 or (kind in MOVING and space in self._own):
                 raise LabError(why)
@@ -230,11 +229,8 @@ def _no_search_for_cycles() -> t.Iterator[None]:
             gc.enable()
 
 
-def _json(answer: Answer) -> Object:
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+def _object(answer: Answer) -> Object:
+    found = answer.json()
+    if found is None:
         raise LabError("The cluster answered a list with something else than a JSON object; check the kubeconfig")
-    return body
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import ipaddress
+import re
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
@@ -54,7 +55,11 @@ BYPASS = "ambient.istio.io/bypass-inbound-capture"
 REDIRECTION = "ambient.istio.io/redirection"
 SIDECAR_STATUS = "sidecar.istio.io/status"
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
-ENDED = ("Succeeded", "Failed")
+_ENDED = ("Succeeded", "Failed")
+# A label of the user's own name for a workload (istio.io/api, label.ServiceWorkloadName).
+WORKLOAD_NAME = "service.istio.io/workload-name"
+_HASHES = ("pod-template-hash", "rollouts-pod-template-hash")
+_CRON_JOB = re.compile(r"(.+)-\d{8,10}")
 
 
 def name_of(item: Object) -> str:
@@ -118,9 +123,32 @@ def is_ready(pod: Object) -> bool:
     return ready and "deletionTimestamp" not in pod["metadata"]
 
 
+def has_ended(pod: Object) -> bool:
+    """Whether a pod has ended for good."""
+    return pod.get("status", {}).get("phase") in _ENDED
+
+
 def account_of(pod: Object) -> str:
     """ServiceAccount of a pod."""
     return str(pod.get("spec", {}).get("serviceAccountName") or "default")
+
+
+def workload_name(pod: Object) -> str:
+    """Name of the workload that istiod takes a pod for (istio.io/istio pkg/kube/util.go, GetWorkloadMetaFromPod)."""
+    metadata, labels = pod["metadata"], labels_of(pod)
+    owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("controller")]
+    name = str(metadata["name"])
+    if metadata.get("generateName") and owners:
+        kind, name = owners[0]["kind"], str(owners[0]["name"])
+        cron_job = _CRON_JOB.fullmatch(name)
+        if kind == "ReplicaSet":
+            for key in _HASHES:
+                name = name.removesuffix(f"-{labels[key]}") if labels.get(key) else name
+        elif kind == "ReplicationController":
+            name = labels.get("deploymentconfig") or name
+        elif kind == "Job" and cron_job:
+            name = cron_job[1]
+    return str(labels.get(WORKLOAD_NAME, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +270,7 @@ class Mesh:
     def _pods_by_address(self) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = {}
         for pod in self.items("Pod"):
-            if pod.get("status", {}).get("phase") in ENDED:
+            if has_ended(pod):
                 # The address of a pod that has ended may be another's by now.
                 continue
             for address in addresses_of(pod):
@@ -283,7 +311,7 @@ class Mesh:
         """Pods of a namespace with these labels that have not ended."""
         near = [self._pods_by_label.get((namespace, *pair), []) for pair in labels.items()]
         pods = min(near, key=len) if near else self.items("Pod", namespace)
-        return [pod for pod in pods if has_labels(pod, labels) and pod.get("status", {}).get("phase") not in ENDED]
+        return [pod for pod in pods if has_labels(pod, labels) and not has_ended(pod)]
 
     def membership(self, pod: Object) -> Membership:
         """Whether ztunnel carries a pod's traffic, and why not."""

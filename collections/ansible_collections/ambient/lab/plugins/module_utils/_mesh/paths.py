@@ -133,7 +133,9 @@ def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str)
     """The way of a request from a pod of a namespace, if there is one; what could not be read becomes a doubt."""
     destination = resolve(mesh, request.host, request.port, namespace)
     member = mesh.membership(source) if source else None
-    targets = _targets(destination)
+    # A waypoint is looked for at what has the virtual address, or at every pod that is called by its own.
+    named = [destination.service] if destination.service and destination.kind in ("service", "entry") else []
+    targets = destination.pods if destination.kind == "pods" else named
     target = targets[0] if targets else None
     waypoints = [waypoint_of(mesh, item) for item in targets]
     waypoint = waypoints[0] if waypoints else None
@@ -180,13 +182,6 @@ def may_hide(mesh: Mesh, path: Path) -> bool:
         or doubts_at_waypoint(mesh, hop.waypoint, hop.target)
     )
     return bool(config.proxy_headers or config.assumed or unread or changed)
-
-
-def _targets(destination: Destination) -> list[Object]:
-    """What a waypoint is looked for at: what has the virtual address, or every pod that is called by its own."""
-    if destination.kind in ("service", "entry"):
-        return [destination.service] if destination.service else []
-    return destination.pods if destination.kind == "pods" else []
 
 
 def _alike(waypoints: t.Sequence[Waypoint | None], destination: Destination) -> bool:

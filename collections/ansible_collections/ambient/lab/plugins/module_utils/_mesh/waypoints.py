@@ -141,11 +141,12 @@ def _problem(mesh: Mesh, gateway: Object, item: Object) -> str:
     name = name_of(gateway)
     if not gateway.get("status", {}).get("addresses"):
         return f"the waypoint {name} is not programmed: it has no address yet"
-    if not _allows(mesh, gateway, namespace_of(item)):
-        return (
-            f"the waypoint {name} does not take objects of namespace {namespace_of(item)} "
-            "(allowedRoutes of its listener for HBONE)"
-        )
+    allowed, space = _allowed(gateway), namespace_of(item)
+    how, labels = allowed.get("from", "Same"), (allowed.get("selector") or {}).get("matchLabels") or {}
+    fits = labels.items() <= labels_of(mesh.namespace(space)).items() if how == "Selector" else how == "All"
+    if not fits and (how == "Selector" or space != namespace_of(gateway)):
+        where = "allowedRoutes of its listener for HBONE"
+        return f"the waypoint {name} does not take objects of namespace {space} ({where})"
     chosen = mesh.get("GatewayClass", "", str(gateway.get("spec", {}).get("gatewayClassName", WAYPOINT_CLASS)))
     holder = gateway if WAYPOINT_FOR in labels_of(gateway) else chosen
     serves = labels_of(holder).get(WAYPOINT_FOR, "service")
@@ -163,15 +164,6 @@ def _allowed(gateway: Object) -> Object:
         (item for item in listeners if item.get("protocol") == "HBONE" and item.get("port") == HBONE_PORT), {}
     )
     return dict((listener.get("allowedRoutes") or {}).get("namespaces") or {})
-
-
-def _allows(mesh: Mesh, gateway: Object, namespace: str) -> bool:
-    allowed, own = _allowed(gateway), namespace_of(gateway)
-    how = allowed.get("from", "Same")
-    if how == "Selector":
-        wanted = (allowed.get("selector") or {}).get("matchLabels") or {}
-        return wanted.items() <= labels_of(mesh.namespace(namespace)).items()
-    return how == "All" or namespace == own
 
 
 def bound_policies(mesh: Mesh, waypoint: Waypoint, target: Object, kind: str) -> list[Object]:

@@ -11,10 +11,10 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, ProxyReader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    ENDED,
     REVISION,
     Mesh,
     Object,
+    has_ended,
     labels_of,
     namespace_of,
 )
@@ -148,7 +148,7 @@ def _pods_for(kind: str, name: str, space: str, mesh: Mesh, reader: Reader) -> t
 
 
 def _alive(pods: t.Iterable[Object]) -> list[Object]:
-    return [pod for pod in pods if pod.get("status", {}).get("phase") not in ENDED]
+    return [pod for pod in pods if not has_ended(pod)]
 
 
 def _unready(proxies: t.Iterable[Proxy]) -> tuple[str, ...]:

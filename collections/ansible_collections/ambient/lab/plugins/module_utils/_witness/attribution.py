@@ -11,10 +11,15 @@ import typing as t
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, by_log
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import logged
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, addresses_of, name_of, namespace_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    Object,
+    addresses_of,
+    name_of,
+    namespace_of,
+    workload_name,
+)
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.workloads import workload_name
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Refusal, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import BAD_CUSTOM, Connection, Request
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import typing as t
 
 # ztunnel's own words (istio/ztunnel src/proxy.rs and src/rbac.rs; the suffix came with 1.24, ztunnel#1273).
 _REJECTED = "connection closed due to policy rejection"
@@ -26,6 +28,7 @@ WORDINGS = {
     "old": "as of Istio 1.21 or older, which is not understood",
 }
 
+_ENDS = ("connection complete", "connection failed")
 _ACCESS = re.compile(r"\baccess:?\s+connection (?:complete|failed)\s+(.*)")
 _FIELD = re.compile(r'(?<!\S)([\w.]+)=("(?:[^"\\]|\\.)*"|\S+)')
 # Python refuses to read a number with thousands of digits; no byte count needs more than these.
@@ -96,7 +99,13 @@ class Request:
 
 def parse_connection(line: str) -> Connection | None:
     """An access line of ztunnel, as text or as JSON (LOG_FORMAT=json); None for every other line."""
-    fields = _json_fields(line) if line.startswith("{") else _text_fields(line)
+    if line.startswith("{"):
+        found = _json(line)
+        is_access = found.get("scope") == "access" and found.get("message") in _ENDS
+        fields = {key: str(value) for key, value in found.items()} if is_access else {}
+    else:
+        match = _ACCESS.search(line)
+        fields = {key: _unquoted(value) for key, value in _FIELD.findall(match[1])} if match else {}
     if not fields:
         return None
 
@@ -115,13 +124,6 @@ def parse_connection(line: str) -> Connection | None:
     )
 
 
-def _text_fields(line: str) -> dict[str, str]:
-    match = _ACCESS.search(line)
-    if match is None:
-        return {}
-    return {key: _unquoted(value) for key, value in _FIELD.findall(match[1])}
-
-
 def _unquoted(value: str) -> str:
     if not value.startswith('"'):
         return value
@@ -133,16 +135,12 @@ def _unquoted(value: str) -> str:
         return value[1:-1]
 
 
-def _json_fields(line: str) -> dict[str, str]:
+def _json(line: str) -> dict[str, t.Any]:
     try:
         fields = json.loads(line, strict=False)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(fields, dict) or fields.get("scope") != "access":
-        return {}
-    if fields.get("message") not in ("connection complete", "connection failed"):
-        return {}
-    return {str(key): str(value) for key, value in fields.items()}
+    return fields if isinstance(fields, dict) else {}
 
 
 def denial(error: str) -> Denial | None:
@@ -166,7 +164,7 @@ def denial(error: str) -> Denial | None:
 
 def is_access(line: str) -> bool:
     """Whether a line of ztunnel's is about a connection, whoever's."""
-    return "connection complete" in line or "connection failed" in line
+    return any(end in line for end in _ENDS)
 
 
 def too_old(line: str) -> bool:
@@ -179,21 +177,14 @@ def parse_request(line: str) -> Request | None:
     found = _REQUEST_ID.search(line)
     if found is None:
         return None
-    code, details = _json_answer(line) if line.startswith("{") else _text_answer(line)
+    code, details = 0, ""
+    if line.startswith("{"):
+        fields = _json(line)
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            code, details = int(fields.get("response_code") or 0), str(fields.get("response_code_details") or "")
+    elif match := _ANSWERED.search(line):
+        code, details = int(match[1]), match[3]
     matched = _MATCHED.fullmatch(details)
     policy = f"{matched[2]}/{matched[3]}" if matched and matched[2] else None
     rejected = details.startswith(_REFUSED) if details not in ("", "-") else None
     return Request(found[0], code, details, policy, rejected, matched is not None and matched[1] == "none")
-
-
-def _text_answer(line: str) -> tuple[int, str]:
-    match = _ANSWERED.search(line)
-    return (int(match[1]), match[3]) if match else (0, "")
-
-
-def _json_answer(line: str) -> tuple[int, str]:
-    try:
-        fields = json.loads(line, strict=False)
-        return int(fields.get("response_code") or 0), str(fields.get("response_code_details") or "")
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return 0, ""

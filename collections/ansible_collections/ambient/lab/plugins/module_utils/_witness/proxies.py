@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder, Lister
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import ENDED, Object, is_ready
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, has_ended, is_ready
 
 # The label that Istio's ztunnel chart gives its pods, in whatever namespace it is installed.
 ZTUNNEL_SELECTOR = "app=ztunnel"
@@ -66,8 +65,7 @@ def ztunnels(reader: Lister, nodes: t.Collection[str] | None, root: str) -> list
 def _is_ztunnel(pod: Object) -> bool:
     owners = [owner.get("kind") for owner in pod["metadata"].get("ownerReferences") or [] if owner.get("controller")]
     names = [item.get("name") for item in pod.get("spec", {}).get("containers") or []]
-    alive = pod.get("status", {}).get("phase") not in ENDED
-    return alive and CONTAINER in names and owners == ["DaemonSet"]
+    return not has_ended(pod) and CONTAINER in names and owners == ["DaemonSet"]
 
 
 def config_dump(forwarder: Forwarder, proxy: Proxy) -> Object:
@@ -77,13 +75,12 @@ def config_dump(forwarder: Forwarder, proxy: Proxy) -> Object:
         LabError: when it can't be read.
     """
     answer = forwarder.forward(proxy.namespace, proxy.pod, ADMIN_PORT, DUMP_PATH[proxy.kind])
-    try:
-        dump = json.loads(answer.body) if answer.status == 200 else None
-    except ValueError as error:
-        raise LabError(f"its config dump is no JSON: {error}") from error
-    if not isinstance(dump, dict):
+    if answer.status != 200:
         raise LabError(f"its admin port answers with HTTP {answer.status}")
-    return dump
+    found = answer.json()
+    if found is None:
+        raise LabError("its config dump is no JSON object")
+    return found
 
 
 def proxy_of(kind: str, pod: Object) -> Proxy:
