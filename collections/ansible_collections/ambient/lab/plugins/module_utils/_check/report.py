@@ -143,16 +143,17 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     rows = []
     for run in result.claims:
         claim = claim_values(run)
-        # What was claimed before of somebody else says nothing.
-        earlier = old.get(claim["name"], {})
-        before = earlier.get("before") if _same(earlier, claim, str(run.claim.source)) else None
+        # What was claimed before of another source or request says nothing; a pod's name may be a new one.
+        earlier, source = old.get(claim["name"], {}), str(run.claim.source)
+        is_same = earlier.get("to") == claim["to"] and earlier.get("source", source) == source
+        before = earlier.get("before") if is_same else None
         entry = {key: claim[key] for key in ENTRY_KEYS}
         entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
         rows.append(
             {
                 "name": claim["name"],
                 "from": claim["from"],
-                "source": str(run.claim.source),
+                "source": source,
                 "to": claim["to"],
                 "expected": str(run.claim.after),
                 "by": claim["by"],
@@ -172,8 +173,3 @@ def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResu
     other = {key: kept[key] for key in OTHER_KEYS if key in kept}
     head = {"claims": rows, "phase": phase, **result.summary(), "at": now(), "proxies": list(result.proxies)}
     return {**results, section: {**head, **graph, **other}}
-
-
-def _same(earlier: dict[str, t.Any], claim: dict[str, t.Any], source: str) -> bool:
-    """Whether an earlier row is about the same source and request; a pod's name may be a new one."""
-    return bool(earlier.get("to") == claim["to"] and earlier.get("source", source) == source)

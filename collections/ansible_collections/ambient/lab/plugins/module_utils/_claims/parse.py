@@ -142,11 +142,7 @@ class Claim:
 
 
 def parse_claims(raw: object, namespace: str) -> tuple[Claim, ...]:
-    """Turn the user's list into claims.
-
-    Args:
-        raw: the list as Ansible hands it over.
-        namespace: namespace of sources that name none.
+    """Turn the user's list into claims; namespace: of sources that name none.
 
     Raises:
         LabError: with one line per problem, naming the claim, the key and what is allowed.
@@ -174,17 +170,12 @@ def _source(value: object, label: str, namespace: str) -> Source:
     chosen = [key for key in ("pod", "labels", "service_account") if key in fields]
     if len(chosen) != 1:
         raise Problem(label, "from", "needs exactly one of pod, labels, service_account")
-    labels: tuple[tuple[str, str], ...] = ()
-    if "labels" in fields:
-        raw = fields["labels"]
-        if not isinstance(raw, dict) or not raw:
-            raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {kind_of(raw)}")
-        labels = tuple(
-            sorted(
-                (scalar(key, label, "from.labels"), scalar(text, label, f"from.labels.{key}"))
-                for key, text in raw.items()
-            )
-        )
+    raw = fields.get("labels", {})
+    if not isinstance(raw, dict) or ("labels" in fields and not raw):
+        raise Problem(label, "from.labels", f"must be a mapping that is not empty, not {kind_of(raw)}")
+    labels = [
+        (scalar(key, label, "from.labels"), scalar(text, label, f"from.labels.{key}")) for key, text in raw.items()
+    ]
 
     def optional(key: str) -> str | None:
         return dns_name(fields[key], label, f"from.{key}") if key in fields else None
@@ -192,7 +183,7 @@ def _source(value: object, label: str, namespace: str) -> Source:
     return Source(
         namespace=optional("namespace") or namespace,
         pod=optional("pod"),
-        labels=labels,
+        labels=tuple(sorted(labels)),
         service_account=optional("service_account"),
         container=optional("container"),
     )
@@ -263,21 +254,14 @@ def _expectation(value: object, label: str, key: str) -> Expectation:
     http_codes = codes_of(fields, "http_code", range(200, 600), label, key)
     if http_codes is not None and outcome not in ANSWERED:
         raise Problem(label, f"{key}.http_code", f"{outcome} has no HTTP answer, leave http_code out")
-    return Expectation(
-        outcome, http_codes, codes_of(fields, "exit_code", range(256), label, key), _json(fields, outcome, label, key)
-    )
-
-
-def _json(fields: dict[str, t.Any], outcome: str, label: str, key: str) -> str:
-    """The expression of `json`; "" where there is none."""
-    if "json" not in fields:
-        return ""
-    expression = text_of(fields["json"], label, f"{key}.json")
-    if outcome not in ANSWERED:
-        raise Problem(label, f"{key}.json", f"{outcome} has no HTTP answer, leave json out")
-    if problem := problem_of(expression):
+    exit_codes = codes_of(fields, "exit_code", range(256), label, key)
+    expression = text_of(fields["json"], label, f"{key}.json") if "json" in fields else ""
+    problem = problem_of(expression) if expression else ""
+    if expression and outcome not in ANSWERED:
+        problem = f"{outcome} has no HTTP answer, leave json out"
+    if problem:
         raise Problem(label, f"{key}.json", problem)
-    return expression
+    return Expectation(outcome, http_codes, exit_codes, expression)
 
 
 def _policy(value: object, label: str) -> PolicyRef:

@@ -26,12 +26,11 @@ Pod = dict[str, t.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A container to run probes in, its pod, and by what proxies know that: IP, node, name of the workload."""
+    """A container to run probes in, its pod, and by what proxies know that: node, name of the workload."""
 
     namespace: str
     pod: str
     container: str
-    address: str = ""
     node: str = ""
     workload: str = ""
     item: Pod | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -50,14 +49,11 @@ class Unusable:
 
 def target_in(mesh: Mesh, source: Source) -> Target | Unusable:
     """The pod of a mesh that the source means, or why it can't probe."""
-
-    def find() -> Target | Unusable:
-        if not source.pod:
-            return find_target(source, mesh.items("Pod", source.namespace))
-        named = mesh.get("Pod", source.namespace, source.pod)
-        return find_target(source, [named] if named else [])
-
-    return mesh.once(("source", source), find)
+    named = mesh.get("Pod", source.namespace, source.pod) if source.pod else None
+    return mesh.once(
+        ("source", source),
+        lambda: find_target(source, [named] if named else [] if source.pod else mesh.items("Pod", source.namespace)),
+    )
 
 
 def find_target(source: Source, pods: t.Sequence[Pod]) -> Target | Unusable:
@@ -111,7 +107,6 @@ def _target(source: Source, pod: Pod) -> Target | Unusable:
         source.namespace,
         str(pod["metadata"]["name"]),
         str(wanted),
-        str(pod.get("status", {}).get("podIP", "")),
         str(pod["spec"].get("nodeName", "")),
         workload_name(pod),
         pod,

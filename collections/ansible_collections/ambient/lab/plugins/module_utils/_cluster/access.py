@@ -88,11 +88,9 @@ class Access:
         """
         with self._lock:
             # Another thread may have been first.
-            if self._identity is refused:
-                if not self._login.renew():
-                    return False
+            if self._identity is refused and self._login.renew():
                 self._identity = self._identity_of(self._login.credential(), refused)
-            return True
+            return self._identity is not refused
 
     def connect(self, identity: Identity, timeout: float) -> socket.socket:
         """A connection to the API, with TLS where it has that; timeout: seconds, which the socket keeps.

@@ -57,9 +57,12 @@ def read_access(kubeconfig: str | None, context: str | None) -> Access:
     where += f", context {context}" if context else ""
     try:
         current, entries = _entries(kubeconfig)
+        # Whether the kubelet has given this process a way to the API (client-go, client_config.go: Possible).
+        variables = map(os.environ.get, ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"))
+        is_pod = all(variables) and os.path.isfile(os.path.join(SERVICE_ACCOUNT, "token"))
         if current or entries:
             return _access(*_chosen(entries, context or current))
-        if context or not _is_pod():
+        if context or not is_pod:
             raise ValueError(f"nothing is in {os.environ.get('KUBECONFIG') or DEFAULT}")
         where = "the ServiceAccount of this pod"
         return _pod()
@@ -67,7 +70,7 @@ def read_access(kubeconfig: str | None, context: str | None) -> Access:
         raise LabError(f"Can't use {where}: it is no YAML{place_of(error)}; correct it") from None
     except (OSError, ValueError) as error:
         advice = "correct it, or name another with kubeconfig and context"
-        raise LabError(f"Can't use {where}: {_one_line(error)}; {advice}") from error
+        raise LabError(f"Can't use {where}: {printable(str(error))[:_SHOWN]}; {advice}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,12 +157,6 @@ def _chosen(entries: _Entries, name: str) -> tuple[_Entry, _Entry]:
     return get("cluster", cluster), get("user", user) if user else _Entry({}, "")
 
 
-def _is_pod() -> bool:
-    """Whether the kubelet has given this process a way to the API (client-go, client_config.go: Possible)."""
-    variables = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
-    return all(map(os.environ.get, variables)) and os.path.isfile(os.path.join(SERVICE_ACCOUNT, "token"))
-
-
 def _pod() -> Access:
     """The way that the kubelet gives to each pod (client-go, rest/config.go: InClusterConfig)."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
@@ -169,7 +166,10 @@ def _pod() -> Access:
 
 
 def _access(cluster: _Entry, user: _Entry) -> Access:
-    certificate = _certificate(user)
+    chain, key = user.content("client-certificate"), user.content("client-key")
+    if chain and not key:
+        raise ValueError("its user has a client-certificate, and no client-key")
+    certificate = chain + b"\n" + key if chain and key else b""
     server = _server(cluster, bool(certificate))
     return Access(server, _login(user, certificate, _exec_cluster(cluster, server)), _impersonation(user))
 
@@ -189,13 +189,6 @@ def _server(cluster: _Entry, has_certificate: bool) -> Server:
     text = cluster.text("proxy-url")
     proxy = parse_proxy(text, PROXY_URL) if text else environment_proxy(url.partition(":")[0], *address(url))
     return Server(url, cluster.text("tls-server-name"), authority, not skip, proxy)
-
-
-def _certificate(user: _Entry) -> bytes:
-    certificate, key = user.content("client-certificate"), user.content("client-key")
-    if certificate and not key:
-        raise ValueError("its user has a client-certificate, and no client-key")
-    return certificate + b"\n" + key if certificate and key else b""
 
 
 def _login(user: _Entry, certificate: bytes, cluster: Object) -> Login:
@@ -270,7 +263,3 @@ def _value(values: Object, key: str, kind: type[_Value]) -> _Value:
     if not isinstance(value, kind):
         raise ValueError(f"{key} must {_FORMS[kind]}")
     return value
-
-
-def _one_line(error: BaseException) -> str:
-    return printable(str(error))[:_SHOWN]

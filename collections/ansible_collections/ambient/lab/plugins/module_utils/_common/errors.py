@@ -11,9 +11,7 @@ import typing as t
 class LabError(Exception):
     """A failure that the user can act on.
 
-    Args:
-        message: what is wrong and what to do about it; shown as it is.
-        result: further return values of the module.
+    message: what is wrong and what to do about it; shown as it is. result: further return values of the module.
     """
 
     def __init__(self, message: str, **result: t.Any) -> None:

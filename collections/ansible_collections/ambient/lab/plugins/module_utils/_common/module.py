@@ -19,14 +19,7 @@ NOT_SHOWN = "(not shown)"
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One run of a module.
-
-    Attributes:
-        params: as the module's specification has them.
-        check_mode: nothing may be changed.
-        diff: what changes is to be shown.
-        verbosity: how many `-v` the user gave.
-    """
+    """One run of a module. diff: what changes is to be shown. verbosity: how many `-v` the user gave."""
 
     params: t.Mapping[str, t.Any]
     check_mode: bool = False

@@ -59,10 +59,7 @@ def read_results(path: str) -> Results:
 
 @contextlib.contextmanager
 def understood(where: str) -> t.Iterator[None]:
-    """Look into what a results file holds.
-
-    Args:
-        where: the file, for people.
+    """Look into what a results file (where: it, for people) holds.
 
     Raises:
         LabError: when it holds something else.

@@ -79,11 +79,7 @@ class Ended(t.Generic[Look]):
 def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: float) -> Ended[Look]:
     """Look, ask the rule, pause, and look again.
 
-    Args:
-        look: one round.
-        rule: says when it is over.
-        clock: to measure and to wait with.
-        interval: seconds between two rounds; less where the rule's time is over before.
+    interval: seconds between two rounds; less where the rule's time is over before.
     """
     start = clock.now()
     for number in itertools.count(1):

@@ -44,13 +44,7 @@ class Probe:
 
 
 def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
-    """Controls for the denials that no claim gives one.
-
-    Args:
-        claims: of the check; each sends a probe of its own.
-        phase: before or after.
-        mesh: to tell what the requests go to.
-    """
+    """Controls for the denials that no claim gives one; each claim sends a probe of its own."""
     probes = {claim.name: Probe(claim.source, claim.request) for claim in claims}
     answering = [probes[claim.name] for claim in claims if claim.expected(phase).outcome == "allowed"]
     sources_heard = {probe.source for probe in answering}
@@ -81,12 +75,7 @@ def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
 
 
 class Controls:
-    """What a round shows alive, by destination and by source.
-
-    Args:
-        answers: of all probes of the round.
-        mesh: to tell what the requests went to.
-    """
+    """What the answers of all probes of a round show alive, by destination and by source."""
 
     def __init__(self, answers: t.Iterable[tuple[Probe, Seen]], mesh: Mesh) -> None:
         self._mesh = mesh
@@ -110,9 +99,7 @@ class Controls:
             ready: whether the destination has a ready endpoint.
         """
         answers = self._by_destination.get(probe.key(self._mesh), [])
-        if outcome in _NOT_CONNECTED and any(
-            other.pod(self._mesh) == probe.pod(self._mesh) for other, _seen in answers
-        ):
+        if outcome in _NOT_CONNECTED and probe.pod(self._mesh) in {other.pod(self._mesh) for other, _seen in answers}:
             return None
         for other, seen in answers:
             if _shows(other, probe, outcome, self._mesh):
@@ -130,13 +117,9 @@ def _shows(other: Probe, probe: Probe, outcome: str, mesh: Mesh) -> bool:
     """
     if outcome not in BLOCKED:
         return True
-    is_alike = _asked(other.request) == _asked(probe.request)
-    return other.pod(mesh) != probe.pod(mesh) and (is_alike or outcome != "timeout")
-
-
-def _asked(request: Request) -> tuple[object, ...]:
-    """What the destination gets of a request, however it was named."""
-    return request.method, request.path, request.parts.query, request.headers, request.body
+    # What the destination gets of both requests, however it was named.
+    asked = {(one.method, one.path, one.parts.query, one.headers, one.body) for one in (other.request, probe.request)}
+    return other.pod(mesh) != probe.pod(mesh) and (len(asked) == 1 or outcome != "timeout")
 
 
 def _host(probe: Probe) -> str:

@@ -77,10 +77,8 @@ def probe_error(reason: str) -> Seen:
 
 def classify(record: Record | str) -> Seen:
     """Outcome of one record; a text in its place says why there is no record."""
-    if isinstance(record, str):
-        return probe_error(record)
-    if record.again:
-        return probe_error(record.again)
+    if isinstance(record, str) or record.again:
+        return probe_error(record if isinstance(record, str) else record.again)
     outcome, writer = _outcome(record)
     message = record.errormsg
     if outcome == "probe_error" and not message:
@@ -102,10 +100,7 @@ def classify(record: Record | str) -> Seen:
 def on_the_way(seen: Seen, envoys: bool, hides: bool) -> Seen:
     """What an answer is, with what is known of the way.
 
-    Args:
-        seen: by its looks.
-        envoys: whether a waypoint or a gateway is on the way.
-        hides: whether the mesh may hide Envoy's headers.
+    envoys: a waypoint or a gateway is on it. hides: the mesh may hide Envoy's headers.
     """
     if not envoys or seen.writer in ("", "application", "proxy"):
         return seen
@@ -115,13 +110,9 @@ def on_the_way(seen: Seen, envoys: bool, hides: bool) -> Seen:
 
 
 def by_log(seen: Seen, code: int, details: str, refused: bool) -> Seen:
-    """What an answer is, by a proxy's access log.
+    """What an answer is, by a proxy's access log: the code that it sent, and Envoy's response_code_details.
 
-    Args:
-        seen: by its looks.
-        code: that the proxy sent.
-        details: Envoy's response_code_details.
-        refused: one of its policies refused the request.
+    refused: one of its policies refused the request.
     """
     if not seen.http_code or code != seen.http_code:
         return seen
@@ -135,11 +126,10 @@ def by_log(seen: Seen, code: int, details: str, refused: bool) -> Seen:
 
 def _outcome(record: Record) -> tuple[str, str]:
     """The outcome, and who wrote the answer by its looks."""
-    if record.http_code and record.exit_code == 0:
-        return _answered(record)
-    if record.http_code and record.exit_code == 28 and _answered(record)[0] == "allowed":
-        # A response that began was let through, even if the time was over before its end.
-        return _answered(record)
+    answered = _answered(record) if record.http_code else None
+    # A response that began was let through, even if the time was over before its end.
+    if answered and (record.exit_code == 0 or (record.exit_code == 28 and answered[0] == "allowed")):
+        return answered
     return _unanswered(record), ""
 
 
@@ -177,19 +167,10 @@ def _answered(record: Record) -> tuple[str, str]:
             return "denied_l7", "proxy"
         if record.http_code == 503 and record.body.startswith(_UPSTREAM_RESET):
             return "denied_upstream", "proxy"
-    if server:
-        return _by_server(record, server)
-    return "allowed", "unmarked"
-
-
-def _by_server(record: Record, server: str) -> tuple[str, str]:
-    if server in _ENVOY_SERVERS:
-        if record.headers.get("grpc-status") == _GRPC_DENIED:
-            return "denied_l7", "envoy-like"
-        if record.http_code in (401, 403):
-            return "denied_l7", "envoy-like"
-        return _own(record.http_code), "envoy-like"
-    return "allowed", "unmarked"
+    if server not in _ENVOY_SERVERS:
+        return "allowed", "unmarked"
+    refused = record.http_code in (401, 403) or record.headers.get("grpc-status") == _GRPC_DENIED
+    return "denied_l7" if refused else _own(record.http_code), "envoy-like"
 
 
 def _own(code: int) -> str:

@@ -47,8 +47,6 @@ def probe_all(
         probes: of all sources.
         targets: the pod of each source, or why it can't probe.
         probe_timeout: seconds that one probe may take.
-        edge: runs a script in a container.
-        pool: for the sources side by side.
     """
     rows: dict[Target, list[int]] = {}
     seen: list[Seen] = []

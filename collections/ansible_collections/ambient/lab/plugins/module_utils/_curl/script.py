@@ -106,6 +106,9 @@ else next=$((up * 10)); fi
 done"""
 
 
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\v": r"\v"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Loop:
     """To send every request `rate` times a second, for so many seconds at most."""
@@ -254,16 +257,7 @@ def config_of(request: Request) -> str:
 
 
 def _quote(text: str) -> str:
-    for char, escaped in (
-        ("\\", "\\\\"),
-        ('"', '\\"'),
-        ("\t", "\\t"),
-        ("\n", "\\n"),
-        ("\r", "\\r"),
-        ("\v", "\\v"),
-    ):
-        text = text.replace(char, escaped)
-    return f'"{text}"'
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def _word(text: str) -> str:
@@ -376,11 +370,7 @@ def _record(said: t.Mapping[str, str], body: t.Sequence[str], number: str) -> Re
 
 
 def _headers(said: t.Mapping[str, str], number: str) -> dict[str, str]:
-    """The headers of KEPT_HEADERS that have a value.
-
-    Raises:
-        ValueError: when curl has no way to report them.
-    """
+    """The headers of KEPT_HEADERS that have a value; ValueError when curl has no way to report them."""
     found = {name: said[f"head {number} {name}"].strip() for name in KEPT_HEADERS}
     if any(value == f"%header{{{name}}}" for name, value in found.items()):
         raise ValueError("it has no %header")

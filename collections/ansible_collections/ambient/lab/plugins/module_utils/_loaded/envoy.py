@@ -123,7 +123,10 @@ def difference(policy: Object, found: Filter) -> str:
     for number, rule in found.rules.items():
         for part in _NAMES:
             expected = _expected(part, wanted[number], namespace_of(policy))
-            loaded = [_loaded(item) for item in rule.get(part) or []]
+            loaded: list[Attributes] = []
+            for item in rule.get(part) or []:
+                loaded.append({})
+                _walk(item, False, loaded[-1])
             if not _same(expected, loaded, found):
                 return f"{part} of rule {number} are other ones"
     return ""
@@ -163,14 +166,8 @@ def _written(name: str, value: str, namespace: str) -> str:
     return value.lower() if name == "host" else value
 
 
-def _loaded(node: t.Any) -> Attributes:
-    """Attributes of one of Envoy's permissions or principals (envoy/config/rbac/v3/rbac.proto)."""
-    found: Attributes = {}
-    _walk(node, False, found)
-    return found
-
-
 def _walk(node: t.Any, negated: bool, found: Attributes) -> None:
+    """Add the attributes of one of Envoy's permissions or principals (envoy/config/rbac/v3/rbac.proto)."""
     for kind, item in node.items():
         if kind in ("and_rules", "or_rules", "and_ids", "or_ids"):
             for part in item.get("rules") or item.get("ids") or []:
@@ -182,7 +179,8 @@ def _walk(node: t.Any, negated: bool, found: Attributes) -> None:
         elif kind == "header":
             name = str(item.get("name", "")).lower()
             attribute = {":method": "method", ":authority": "host"}.get(name, f"header:{name}")
-            value = _header(item)
+            older = {key.removesuffix("_match"): value for key, value in item.items() if key.endswith("_match")}
+            value = "*" if item.get("present_match") else _glob(item.get("string_match") or older)
             _add(found, attribute, value.lower() if attribute == "host" else value, negated)
         elif kind == "url_path":
             _add(found, "path", _glob(item.get("path") or {}), negated)
@@ -204,30 +202,19 @@ def _add(found: Attributes, name: str, value: str, negated: bool) -> None:
     found.setdefault(f"!{name}" if negated else name, set()).add(value)
 
 
-def _header(item: Object) -> str:
-    if item.get("present_match"):
-        return "*"
-    older = {key.removesuffix("_match"): value for key, value in item.items() if key.endswith("_match")}
-    return _glob(item.get("string_match") or older)
-
-
 def _glob(matcher: Object) -> str:
     """A StringMatcher the way policies write it, with * for what may be anything."""
     if "safe_regex" in matcher:
-        return _regex(str((matcher["safe_regex"] or {}).get("regex")))
+        # Of istiod's generators (pilot/pkg/security/authz/model/generator.go).
+        text = str((matcher["safe_regex"] or {}).get("regex"))
+        for part in ("(?i)", "(.+/|)", "(/.+)?"):
+            text = text.replace(part, "")
+        return re.sub(r"\[\^/\][*+]|(?<!\\)\.[*+]", "*", text).replace("\\", "")
     if "prefix" in matcher:
         return f"{matcher['prefix']}*"
     if "suffix" in matcher:
         return f"*{matcher['suffix']}"
     return str(matcher.get("exact", "*"))
-
-
-def _regex(text: str) -> str:
-    """A regular expression of istiod's generators (pilot/pkg/security/authz/model/generator.go) as a glob."""
-    for part in ("(?i)", "(.+/|)", "(/.+)?"):
-        text = text.replace(part, "")
-    text = re.sub(r"\[\^/\][*+]|(?<!\\)\.[*+]", "*", text)
-    return text.replace("\\", "")
 
 
 def _identity(text: str) -> str:

@@ -18,7 +18,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     PATHS,
     REDIRECTION,
     Mesh,
-    MeshConfig,
     Object,
     labels_of,
     name_of,
@@ -77,20 +76,16 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
     pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS and item.get("spec", {}).get("replicas") != 0]
     pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
-    gateways = [_programmed(item) for item in objects if item["kind"] == "Gateway"]
+    gateways = [_ready(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
     members = [_member(pod, spaces) for pod in pods]
-    config = _config(objects)
-    waypoints = [_waypoint_pod(item) for item in gateways]
-    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
-
-
-def _config(objects: t.Sequence[Object]) -> MeshConfig:
     deployments = [item for item in objects if item["kind"] == "Deployment"]
     istiods = [item for item in deployments if labels_of(item).get("app") == "istiod" or name_of(item) == _ISTIOD]
     deployment, assumed = the_istiod(istiods) if istiods else ({}, (_NO_ISTIOD,))
     config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
-    return config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
+    config = config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
+    waypoints = [_waypoint_pod(item) for item in gateways]
+    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
 
 
 def _objects(file: pathlib.Path) -> t.Iterator[Object]:
@@ -152,9 +147,12 @@ def _pod(workload: Object) -> Object:
     return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
 
 
-def _ready(pod: Object) -> Object:
-    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    return {**pod, "status": {**status, **(pod.get("status") or {})}}
+def _ready(item: Object) -> Object:
+    """A pod that is ready, or a Gateway that is programmed, unless its status says something else."""
+    status: Object = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    if item["kind"] == "Gateway":
+        status = {"addresses": [{"type": "Hostname", "value": item["metadata"]["name"]}]}
+    return {**item, "status": {**status, **(item.get("status") or {})}}
 
 
 def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
@@ -164,11 +162,6 @@ def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
         return pod
     annotations = {**(pod["metadata"].get("annotations") or {}), REDIRECTION: "enabled"}
     return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
-
-
-def _programmed(gateway: Object) -> Object:
-    status = {"addresses": [{"type": "Hostname", "value": gateway["metadata"]["name"]}]}
-    return {**gateway, "status": {**status, **(gateway.get("status") or {})}}
 
 
 def _waypoint_pod(gateway: Object) -> Object:

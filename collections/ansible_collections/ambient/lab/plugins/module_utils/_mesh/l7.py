@@ -143,24 +143,15 @@ def _identity_fits(attribute: str, value: str, context: Context, namespace: str)
     identity = context.connection.identity
     if identity is None:
         return False
-    principal = f"spiffe://{identity}"
     if attribute == "source.namespace":
         pattern = ".*".join(re.escape(part) for part in value.split("*"))
-        return re.fullmatch(rf".*/ns/{pattern}/.*", principal) is not None
+        return re.fullmatch(rf".*/ns/{pattern}/.*", str(identity)) is not None
     if attribute == "source.serviceAccount":
         space, slash, account = value.rpartition("/")
         return (space if slash else namespace, account) == (identity.namespace, identity.account)
     if attribute == "source.trustDomain":
         return glob(value, identity.trust_domain)
-    return any(_principal_fits(item, principal) for item in _with_aliases(value, context.trust_domains))
-
-
-def _principal_fits(value: str, principal: str) -> bool:
-    if value == "*":
-        return True
-    if value.startswith("*"):
-        return principal.removeprefix("spiffe://").endswith(value[1:])
-    return glob(f"spiffe://{value}", principal)
+    return any(glob(item, str(identity)) for item in _with_aliases(value, context.trust_domains))
 
 
 def _with_aliases(value: str, trust_domains: t.Sequence[str]) -> list[str]:

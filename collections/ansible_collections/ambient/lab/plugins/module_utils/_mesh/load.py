@@ -111,7 +111,9 @@ class Loader:
                 new = [name for name in spaces if name not in self._spaces]
                 self._spaces |= zip(new, pool.map(self._space, new), strict=True)
                 wanted = self._lists(spaces) | wanted
-                self._read(wanted, fresh, pool)
+                unread = [item for item in wanted if item not in fresh and item not in self._kept]
+                for item, found in zip(unread, pool.map(self._list, unread), strict=True):
+                    (fresh if item[0] in MOVING else self._kept)[item] = found
                 mesh = self._mesh(fresh)
                 more, lists = self._followed(mesh)
                 if more <= spaces and lists <= wanted:
@@ -173,13 +175,6 @@ class Loader:
             self._unread["Namespace", name] = refusal(answer, "HTTP 403")
             return {"kind": "Namespace", "metadata": {"name": name}}
         return None
-
-    def _read(
-        self, wanted: t.Iterable[_List], fresh: dict[_List, list[Object]], pool: concurrent.futures.Executor
-    ) -> None:
-        new = [item for item in wanted if item not in fresh and item not in self._kept]
-        for item, found in zip(new, pool.map(self._list, new), strict=True):
-            (fresh if item[0] in MOVING else self._kept)[item] = found
 
     def _list(self, wanted: _List) -> list[Object]:
         kind, space, query = wanted

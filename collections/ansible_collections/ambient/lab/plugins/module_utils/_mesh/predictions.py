@@ -64,9 +64,8 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
     if missing:
         return Prediction("broken", (missing,))
     if path.destination.kind == "outside":
-        return Prediction(
-            "unknown", (Reason(f"{path.destination.host} is outside of the mesh: nothing there decides"),)
-        )
+        outside = Reason(f"{path.destination.host} is outside of the mesh: nothing there decides")
+        return Prediction("unknown", (outside,))
     reasons = _entering(path)
     if path.doubts:
         doubts = dict.fromkeys((*path.doubts, *path.behind))
@@ -80,13 +79,12 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
             return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=decision.doubtful)
     if path.behind:
         return Prediction("unknown", (*reasons, *(Reason(text) for text in path.behind)))
-    if not path.ready and any(end.ready is None for end in path.endpoints):
-        outside = Reason(f"nobody can know from here whether {path.destination} answers")
-        return Prediction("unknown", (*reasons, outside))
-    if not path.ready:
-        broken = Reason(f"no ready pod is behind {path.destination}")
-        return Prediction("broken", (*reasons, broken))
-    return _arriving(mesh, path, reasons)
+    if path.ready:
+        return _arriving(mesh, path, reasons)
+    if any(end.ready is None for end in path.endpoints):
+        reasons.append(Reason(f"nobody can know from here whether {path.destination} answers"))
+        return Prediction("unknown", tuple(reasons))
+    return Prediction("broken", (*reasons, Reason(f"no ready pod is behind {path.destination}")))
 
 
 def _missing(mesh: Mesh, path: Path) -> Reason | None:
@@ -150,10 +148,9 @@ def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
     verdicts = {decision.verdict for _hop, decision in decisions} | ({"allow"} if outside else set())
     said = [Reason(f"ztunnel of pod {name_of(hop.pod)}: {made.reason}", made.retry) for hop, made in decisions]
     reasons += dict.fromkeys(said)
-    if "unknown" in verdicts:
-        return Prediction("unknown", tuple(reasons))
-    if len(verdicts) > 1:
+    if "unknown" not in verdicts and len(verdicts) > 1:
         reasons.append(Reason("it depends on which endpoint answers"))
+    if "unknown" in verdicts or len(verdicts) > 1:
         return Prediction("unknown", tuple(reasons))
     if verdicts == {"allow"}:
         return Prediction("allowed", tuple(reasons))

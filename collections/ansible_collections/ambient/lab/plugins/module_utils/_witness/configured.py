@@ -24,12 +24,7 @@ _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")
 
 
 class Configurations:
-    """The config dumps of proxies, each read once, and what they say of policies.
-
-    Args:
-        forwarder: reaches the proxies' admin ports.
-        pool: for reads side by side.
-    """
+    """The config dumps of proxies, each read once, and what they say of policies; pool: for reads side by side."""
 
     def __init__(self, forwarder: Forwarder, pool: concurrent.futures.Executor) -> None:
         self._forwarder, self._pool = forwarder, pool

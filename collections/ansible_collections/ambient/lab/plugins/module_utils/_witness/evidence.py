@@ -42,12 +42,7 @@ class Said:
 
 
 class Evidence:
-    """All proxies in one round.
-
-    Args:
-        said: by each.
-        problem: why the proxies could not even be found, "" where they could.
-    """
+    """All proxies in one round; problem: why they could not even be found, "" where they could."""
 
     def __init__(self, said: t.Sequence[Said] = (), problem: str = "") -> None:
         self.said, self.problem = tuple(said), problem
@@ -79,19 +74,14 @@ class Evidence:
     def refusals(self, source: str, targets: tuple[str, ...]) -> list[Refusal]:
         """What ztunnels of the destination's side say that they refused of a source; the same is said once.
 
-        Args:
-            source: an `ip:port`, or an `ip`.
-            targets: `ip:port` of the destination, or `ip:` for any port.
+        source: an `ip:port`, or an `ip`. targets: `ip:port` of the destination, or `ip:` for any port.
         """
         if (source, targets) not in self._refusals:
             found: dict[tuple[str, str, Denial], Refusal] = {}
             for said, line in self.lines(source):
-                refusal = line.denial if line.direction != "outbound" and _fits(line.target, targets) else None
+                named = line.target in targets or f"{line.target.rpartition(':')[0]}:" in targets
+                refusal = line.denial if line.direction != "outbound" and named else None
                 if refusal:
                     found.setdefault((str(said.proxy), line.identity, refusal), (said, line, refusal))
             self._refusals[source, targets] = list(found.values())
         return self._refusals[source, targets]
-
-
-def _fits(target: str, targets: t.Collection[str]) -> bool:
-    return target in targets or f"{target.rpartition(':')[0]}:" in targets

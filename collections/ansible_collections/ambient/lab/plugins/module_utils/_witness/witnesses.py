@@ -23,7 +23,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution i
     attributed,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations
-from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import Counters
 from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
     WORDINGS,
@@ -80,12 +79,7 @@ class _Asked:
 
 
 class Witnesses:
-    """The proxies on the ways of some claims, from round to round.
-
-    Args:
-        world: the cluster.
-        pool: for reads side by side.
-    """
+    """The proxies on the ways of some claims, from round to round; pool: for reads side by side."""
 
     def __init__(self, world: World, pool: concurrent.futures.Executor) -> None:
         self._world, self._pool = world, pool
@@ -189,7 +183,8 @@ class Witnesses:
 
     def _attribute(self, runs: t.Sequence[Run], lines: dict[str, list[Connection]]) -> None:
         """Read what was written by now; what had been read before in this round is in `lines`."""
-        self.evidence = Evidence(self._read(lines), self.problem)
+        said = self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)]), self._tails.values())
+        self.evidence = Evidence(list(said), self.problem)
         for run in runs:
             if self.problem:
                 problem = f"nobody could say who refused this: {self.problem}"
@@ -200,24 +195,19 @@ class Witnesses:
             run.seen = attributed(run.seen, query, self.evidence, ids)
             run.attribution = attribute(run.seen, query, self.evidence, ids)
 
-    def _read(self, lines: dict[str, list[Connection]]) -> list[Said]:
-        return list(self._pool.map(lambda tail: self._said(tail, lines[str(tail.proxy)]), self._tails.values()))
-
     def _said(self, tail: Tail, lines: list[Connection]) -> Said:
         name = str(tail.proxy)
         requests = self._requests.setdefault(name, {})
         for line in tail.read():
             if tail.proxy.kind == "waypoint":
-                found = parse_request(line)
-                if found:
+                if found := parse_request(line):
                     requests[found.request_id] = found
                 continue
             if name not in self._logging and is_access(line):
                 self._logging.add(name)
             # Parsing costs; most of a busy log is about others.
             if any(address in line for address in self._addresses):
-                parsed = parse_connection(line)
-                if parsed:
+                if parsed := parse_connection(line):
                     lines.append(parsed)
                 elif too_old(line):
                     self._wording[name] = "old"
@@ -225,24 +215,18 @@ class Witnesses:
         self._wording[name] = next(filter(None, wordings), self._wording.get(name, ""))
         counters = tail.count()
         old = f"it logs {WORDINGS['old']}" if self._wording[name] == "old" else ""
+        uncounted = "" if counters.known else "this version does not count refusals"
+        if tail.before is None:
+            uncounted = "it could not be asked before the round"
         return Said(
             tail.proxy,
             tuple(lines),
             requests,
             counters.since(tail.before) if tail.before else [],
             tail.log_problem or old,
-            _counter_problem(tail, counters),
+            tail.counter_problem or uncounted,
             tail.gap,
             name in self._logging,
             counters.version,
             self._wording[name],
         )
-
-
-def _counter_problem(tail: Tail, counters: Counters) -> str:
-    """Why the counters say nothing of the round, "" where they do."""
-    if tail.counter_problem:
-        return tail.counter_problem
-    if tail.before is None:
-        return "it could not be asked before the round"
-    return "" if counters.known else "this version does not count refusals"

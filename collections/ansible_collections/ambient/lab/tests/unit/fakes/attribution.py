@@ -14,7 +14,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence impo
 from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Request
 from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
 
-SOURCE = Target("default", "curl", "main", "10.0.0.9", "n1", "curl-workload")
+SOURCE = Target("default", "curl", "main", "n1", "curl-workload")
 SENDER = "10.0.0.9:20001"
 QUERY = Query(SOURCE, ("10.0.0.9",), ("n2",), ("10.0.1.5:8080",), frozenset({("default", "app")}), ("sample-app",))
 BEHIND = dataclasses.replace(QUERY, waypoint=("default", "wp"), waypoint_addresses=("10.0.1.7",))

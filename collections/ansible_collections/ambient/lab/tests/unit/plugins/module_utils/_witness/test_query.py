@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies impor
 from ansible_collections.ambient.lab.tests.unit.fakes import meshes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object, pod
 
-SOURCE = Target("default", "client", "main", "10.0.0.9", "n1", "client")
+SOURCE = Target("default", "client", "main", "n1", "client")
 CLIENT = meshes.pod("client", ip="10.0.0.9", ips=["10.0.0.9", "fd00::9"])
 BACKENDS = [
     meshes.pod("a", ip="10.0.1.5", node="n2", labels={"app": "app"}, ips=["10.0.1.5", "fd00:1::5"]),
