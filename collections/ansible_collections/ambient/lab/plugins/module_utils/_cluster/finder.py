@@ -64,18 +64,17 @@ class Wanted:
 
 
 class Finder:
-    """Reads objects; may be used from several threads at once."""
+    """Reads objects; may be used from several threads at once.
+
+    All of it raises LabError when the API does not answer, or refuses.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self._asked: dict[tuple[str, str], Object] = {}
 
     def find(self, wanted: Wanted) -> list[Object]:
-        """The objects that are there; none where the API does not know the kind (yet).
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
+        """The objects that are there; none where the API does not know the kind (yet)."""
         path = self.path(wanted)
         if path is None:
             return []
@@ -88,11 +87,7 @@ class Finder:
         return [{**head, **item} for item in self.reader.items(path, **query)]
 
     def path(self, wanted: Wanted) -> str | None:
-        """Where the API has the object, or the list; None where it does not know the kind.
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
+        """Where the API has the object, or the list; None where it does not know the kind."""
         known = _KNOWN.get((wanted.group, wanted.kind))
         if known is None:
             found = self.resource(wanted)
@@ -105,11 +100,7 @@ class Finder:
         return f"{_root(wanted.api_version)}{scope}/{plural}" + (f"/{wanted.name}" if wanted.name else "")
 
     def resource(self, wanted: Wanted) -> Object | None:
-        """What the API says of a kind, its plural name and whether it is namespaced; None where it does not know it.
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
+        """What the API says of a kind, its plural name and whether it is namespaced; None where it does not know it."""
         if (wanted.api_version, wanted.kind) not in self._asked:
             body = self.reader.get(_root(wanted.api_version)) or {}
             for item in body.get("resources") or []:

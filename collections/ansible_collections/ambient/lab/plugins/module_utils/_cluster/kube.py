@@ -65,7 +65,8 @@ class Kube:
         context: of the kubeconfig, None for its current one.
 
     Raises:
-        LabError: when the kubeconfig can't be used, or its user can't log in.
+        LabError: when the kubeconfig can't be used, or its user can't log in; by each request when the API does not
+            answer, and by those that don't take any answer when it refuses.
     """
 
     def __init__(self, kubeconfig: str | None, context: str | None) -> None:
@@ -79,11 +80,7 @@ class Kube:
         self._pooled: tuple[ssl.SSLContext | None, t.Any] | None = None
 
     def get(self, path: str, **query: str) -> dict[str, t.Any] | None:
-        """GET one path of the API; None where the answer is 404.
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
+        """GET one path of the API; None where the answer is 404."""
         answer = self._read(path, query)
         found = answer.json() if answer else None
         if answer and found is None:
@@ -92,11 +89,7 @@ class Kube:
         return found
 
     def items(self, path: str, **query: str) -> list[dict[str, t.Any]]:
-        """GET a list, page by page; empty where the API does not know the kind (its CRD is not installed).
-
-        Raises:
-            LabError: when the API does not answer, or refuses.
-        """
+        """GET a list, page by page; empty where the API does not know the kind (its CRD is not installed)."""
         return listed(self.get, path, **query) or []
 
     def text(self, path: str, **query: str) -> str:
@@ -146,11 +139,7 @@ class Kube:
             raise LabError(f"Can't GET {path} from port {port} of pod {namespace}/{pod}: {error}") from error
 
     def ask(self, path: str, **query: str) -> Answer:
-        """GET one path of the API, or of what stands behind its proxies, and take any answer.
-
-        Raises:
-            LabError: when the API does not answer at all.
-        """
+        """GET one path of the API, or of what stands behind its proxies, and take any answer."""
         return self._request("GET", path, query)
 
     def send(
@@ -163,11 +152,7 @@ class Kube:
     ) -> Answer:
         """POST, PATCH or DELETE one path of the API, and take any answer.
 
-        Args:
-            body: sent as JSON, which is YAML too: with APPLY as content_type it is a server-side apply.
-
-        Raises:
-            LabError: when the API does not answer at all.
+        body: sent as JSON, which is YAML too: with APPLY as content_type it is a server-side apply.
         """
         data = None if body is None else json.dumps(body, default=str).encode()
         return self._request(method, path, query, data, content_type)
@@ -216,11 +201,7 @@ class Web:
         self._pool: t.Any = _new_pool(tls_context() if self.host.startswith("https:") else None)
 
     def ask(self, path: str, **query: str) -> Answer:
-        """GET one path and take any answer.
-
-        Raises:
-            LabError: when nobody answers.
-        """
+        """GET one path and take any answer; LabError when nobody answers."""
         try:
             return fetch(self._pool, self.host + path, query, ())
         except (urllib3.exceptions.HTTPError, OSError) as error:

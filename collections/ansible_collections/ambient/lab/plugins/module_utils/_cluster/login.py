@@ -217,12 +217,7 @@ class Provider(Login):
 
 
 def read_token(path: str) -> str:
-    """The token in a file.
-
-    Raises:
-        OSError: when it can't be read.
-        ValueError: when nothing is in it.
-    """
+    """The token in a file; OSError when it can't be read, ValueError when nothing is in it."""
     with open(path, encoding="utf-8") as file:
         token = file.read().strip()
     if not token:
@@ -231,20 +226,12 @@ def read_token(path: str) -> str:
 
 
 def bearer(token: str) -> str:
-    """The Authorization header for a token (RFC 6750).
-
-    Raises:
-        ValueError: when no header can hold it.
-    """
+    """The Authorization header for a token (RFC 6750); ValueError when no header can hold it."""
     return header_value(f"Bearer {token}", "the token")
 
 
 def header_value(value: str, what: str) -> str:
-    """A text that may stand in a header (RFC 9110, section 5.5): one line without control characters.
-
-    Raises:
-        ValueError: for another, with its name.
-    """
+    """A text that may stand in a header (RFC 9110, section 5.5); ValueError, with its name, for control characters."""
     if not value.isprintable():
         raise ValueError(f"{what} has a line break or another control character")
     return value

@@ -12,6 +12,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     Mesh,
     Object,
     addresses_of,
+    has_labels,
     ip,
     is_ready,
     labels_of,
@@ -75,9 +76,8 @@ def endpoints(mesh: Mesh, service: Object, port: Object) -> list[Endpoint]:
     target = port.get("targetPort", port["port"])
     ends = []
     for pod in behind(mesh, service):
-        number = target if isinstance(target, int) else _named_port(pod, str(target))
         address = next(iter(addresses_of(pod)), "")
-        ends.append(Endpoint(address, number, pod, readiness(pod, service)))
+        ends.append(Endpoint(address, _number(pod, port), pod, readiness(pod, service)))
     # istiod lets a Service's selector choose WorkloadEntries, too (PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES).
     number, chosen = target if isinstance(target, int) else None, service["spec"]["selector"]
     return [*ends, *_machines(mesh, namespace_of(service), chosen, _name(port), number)]
@@ -118,12 +118,15 @@ def behind(mesh: Mesh, service: Object) -> list[Object]:
     return mesh.selected(namespace_of(service), selector) if selector else []
 
 
-def _named_port(pod: Object, name: str) -> int | None:
-    for container in pod.get("spec", {}).get("containers") or []:
-        for port in container.get("ports") or []:
-            if port.get("name") == name:
-                return int(port["containerPort"])
-    return None
+def _declared(pod: Object) -> list[Object]:
+    return [port for item in pod.get("spec", {}).get("containers") or [] for port in item.get("ports") or []]
+
+
+def _number(pod: Object, port: Object) -> int | None:
+    """Number of the pod's port that a Service's port leads to; None where the pod has none of its name."""
+    target = port.get("targetPort", port["port"])
+    named = (item["containerPort"] for item in _declared(pod) if item.get("name") == target)
+    return target if isinstance(target, int) else next(named, None)
 
 
 def of_pod(mesh: Mesh, pod: Object, port: int, address: str = "", service: Object | None = None) -> Endpoint:
@@ -131,27 +134,18 @@ def of_pod(mesh: Mesh, pod: Object, port: int, address: str = "", service: Objec
 
     What a container declares is informational (Kubernetes, Container v1 core), so a Service's target counts as well.
     """
-    declared = {
-        int(item["containerPort"])
-        for container in pod.get("spec", {}).get("containers") or []
-        for item in container.get("ports") or []
-    }
+    declared = {item["containerPort"] for item in _declared(pod)}
     offered = not declared or port in declared or port in _targets(pod, mesh)
     return Endpoint(
         address or next(iter(addresses_of(pod)), ""), port, pod, readiness(pod, service) and (offered or None)
     )
 
 
-def _targets(pod: Object, mesh: Mesh) -> set[int]:
+def _targets(pod: Object, mesh: Mesh) -> set[int | None]:
     """Numbers of a pod's ports that Services of its namespace lead to."""
-    found = set()
-    for service in mesh.items("Service", namespace_of(pod)):
-        selector = service.get("spec", {}).get("selector")
-        if selector and selector.items() <= labels_of(pod).items():
-            for port in service["spec"].get("ports") or []:
-                target = port.get("targetPort", port["port"])
-                found.add(target if isinstance(target, int) else _named_port(pod, str(target)))
-    return {number for number in found if number}
+    specs = [service.get("spec", {}) for service in mesh.items("Service", namespace_of(pod))]
+    chosen = [spec for spec in specs if spec.get("selector") and has_labels(pod, spec["selector"])]
+    return {_number(pod, port) for spec in chosen for port in spec.get("ports") or []}
 
 
 def entry_endpoints(mesh: Mesh, entry: Object, port: int) -> list[Endpoint]:

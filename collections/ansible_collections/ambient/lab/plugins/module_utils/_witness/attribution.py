@@ -157,12 +157,10 @@ def attribute(seen: Seen, query: Query, evidence: Evidence, ids: t.Sequence[str]
     client = Statement("client", str(query.source or ""), _client(seen), True)
     if seen.outcome == "probe_error" or query.source is None:
         return Attribution(statements=(dataclasses.replace(client, supports=None),))
-    if seen.outcome == "denied_l4":
+    if seen.outcome in ("denied_l4", "denied_upstream"):
         return _by_ztunnel(client, seen, query, evidence)
     if seen.outcome == "denied_l7":
         return _by_waypoint(client, seen, query, evidence, ids or (seen.request_id,))
-    if seen.outcome == "denied_upstream":
-        return _upstream(client, query, evidence)
     said, request = _logged_request(query, evidence, ids)
     if seen.outcome == "local_reply" and said and request:
         text = f"HTTP {request.code}, {request.details}"
@@ -187,22 +185,27 @@ def _carried(seen: Seen, evidence: Evidence) -> list[Statement]:
         if line.direction != "outbound":
             continue
         who = f" as {line.identity.removeprefix('spiffe://')}" if line.identity else ""
-        text = f"carried it{who}, {line.sent} bytes there and {line.received} back"
-        text = f"{text}; {line.error}" if line.error else text
+        text = (
+            f"carried it{who}, {line.sent} bytes there and {line.received} back{'; ' if line.error else ''}{line.error}"
+        )
         found.append(Statement("ztunnel log", str(said.proxy), text, None if line.error else True))
     return found
 
 
 def _by_ztunnel(client: Statement, seen: Seen, query: Query, evidence: Evidence) -> Attribution:
-    source = t.cast(Target, query.source)
-    own = [item for item in evidence.lines(seen.sender) if item[1].direction == "outbound"] if seen.sender else []
+    """The destination's ztunnel refused the source; or the waypoint, so that its lines have that as their source."""
+    source, upstream = t.cast(Target, query.source), seen.outcome == "denied_upstream"
+    sender = "" if upstream else seen.sender
+    callers = query.waypoint_addresses if upstream else query.source_addresses
+    caller = (query.waypoint or ("", "")) if upstream else (source.namespace, source.workload)
+    own = [item for item in evidence.lines(sender) if item[1].direction == "outbound"] if sender else []
     refused = any(line.refused_by_peer for _where, line in own)
-    candidates = _rejections(seen.sender, query.source_addresses, query.addresses, evidence)
+    candidates = _rejections(sender, callers, query.addresses, evidence)
     statements = (
         client,
         *(_source_side(said, line) for said, line in own),
         *_destination_side(candidates, query, evidence, refused),
-        *_ztunnel_counts(query, source.workload, source.namespace, evidence),
+        *_ztunnel_counts(query, caller, evidence),
     )
     otherwise = "application" if any(not line.error for _where, line in own) else "network"
     return _conclude("ztunnel", otherwise, statements, _among(candidates, query.allowing), evidence)
@@ -212,9 +215,8 @@ def _source_side(said: Said, line: Connection) -> Statement:
     where = str(said.proxy)
     if line.refused_by_peer:
         return Statement("ztunnel log", where, f"the other end's proxy refused the connection: {line.error}", True)
-    found = line.denial
-    if found:
-        return Statement("ztunnel log", where, found.reason, True)
+    if line.denial:
+        return Statement("ztunnel log", where, line.denial.reason, True)
     if line.error:
         return Statement("ztunnel log", where, f"could not carry the connection: {line.error}", False)
     text = f"carried the connection, {line.sent} bytes there and {line.received} back: the application ended it"
@@ -260,9 +262,9 @@ def _destination_side(
     return silent
 
 
-def _ztunnel_counts(query: Query, workload: str, namespace: str, evidence: Evidence) -> list[Statement]:
+def _ztunnel_counts(query: Query, caller: tuple[str, str], evidence: Evidence) -> list[Statement]:
     """Refusals of the source at the destination: the same source may be refused elsewhere at the same time."""
-    series = _series({"source_workload": workload, "source_workload_namespace": namespace}, query)
+    series = _series({"source_workload": caller[1], "source_workload_namespace": caller[0]}, query)
     return _counts("ztunnel counter", evidence.ztunnels(query.nodes), series, "DENY")
 
 
@@ -314,9 +316,8 @@ def _by_waypoint(client: Statement, seen: Seen, query: Query, evidence: Evidence
             continue
         named = f", by {request.policy}" if request.policy else ""
         if BAD_CUSTOM in request.details:
-            named += (
-                ", a CUSTOM policy whose provider istiod does not have, or can't use: all that it matches is denied"
-            )
+            fault = "whose provider istiod does not have, or can't use: all that it matches is denied"
+            named += f", a CUSTOM policy {fault}"
         text = f"HTTP {request.code}, {request.details}{named}"
         logs.append(Statement("waypoint log", str(said.proxy), text, request.rejected))
         if request.rejected:
@@ -345,18 +346,6 @@ def _refusers(request: Request, query: Query) -> tuple[tuple[str, ...], str]:
     if request.details.startswith("ext_authz"):
         return query.waypoint_custom, "" if query.waypoint_custom else "an external authorizer"
     return (), "a RequestAuthentication" if request.details.startswith("jwt_authn") else ""
-
-
-def _upstream(client: Statement, query: Query, evidence: Evidence) -> Attribution:
-    """The destination's ztunnel refused the waypoint: its lines have the waypoint as their source."""
-    candidates = _rejections("", query.waypoint_addresses, query.addresses, evidence)
-    namespace, name = query.waypoint or ("", "")
-    statements = (
-        client,
-        *_destination_side(candidates, query, evidence, refused=False),
-        *_ztunnel_counts(query, name, namespace, evidence),
-    )
-    return _conclude("ztunnel", "network", statements, _among(candidates, query.allowing), evidence)
 
 
 def _conclude(
