@@ -14,7 +14,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer

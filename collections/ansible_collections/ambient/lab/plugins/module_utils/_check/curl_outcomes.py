@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, judge_predictions, read
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.
@@ -69,3 +71,26 @@ def settings_of(params: t.Mapping[str, t.Any]) -> Settings:
             raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
     names = [field.name for field in dataclasses.fields(Settings)]
     return Settings(**{name: params[name] for name in names if name in params})
+
+
+class KubeEdge(Kube):
+    """The Edge of rounds.py on a cluster. Arguments as of Kube."""
+
+    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+        super().__init__(kubeconfig, context)
+        self._loaders: dict[t.Any, Loader] = {}
+
+    def mesh(self, asked: t.Iterable[Asked], namespaces: t.Iterable[str]) -> Mesh:
+        """The objects on the ways of some requests; what changes seldom is read the first time only."""
+        key = frozenset(asked), frozenset(namespaces)
+        if key not in self._loaders:
+            self._loaders[key] = Loader(self, *key)
+        return self._loaders[key].load()
+
+    def now(self) -> float:
+        """Seconds of the monotonic clock."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait between two rounds."""
+        time.sleep(seconds)

@@ -10,8 +10,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import judge
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun, judge
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable, Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
+import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History, Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Expectation
+from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason
+from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Probe
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
 
@@ -103,3 +107,101 @@ def _placed(claim: Claim, mesh: Mesh) -> tuple[Target | Unusable, Path, Predicti
     found = target_in(mesh, claim.source)
     pod = found.item if isinstance(found, Target) else None
     return (found, *predict(mesh, pod, claim.request, claim.source.namespace))
+
+
+_NO_CONTROL = (
+    "looks denied, but nothing in the same round shows the path alive: "
+    "add a claim in which the destination answers somebody"
+)
+_NOBODY_BLOCKS = (
+    "nothing shows who blocks it: a destination that is down or slow looks the same; "
+    "it must answer another source (for a timeout at the same path), and this one at no other path"
+)
+SILENT_HINT = " (witnesses: available takes the client's word alone where no proxy can be asked)"
+
+
+def judge(run: ClaimRun, policy: Reason | None, *, required: bool) -> Verdict:
+    """One claim's verdict in one round.
+
+    Args:
+        run: with the round's answer, its control, and what the proxies say of it.
+        policy: what is wrong with the policies on the claim's path, None where nothing is.
+        required: a denial counts only where some proxy confirms it.
+    """
+    expect, seen = run.expect, run.seen
+    # Traffic may be as expected for another reason, so a policy that can't have decided makes it an error.
+    traffic = Verdict("error", seen.unclear) if seen.unclear else traffic_of(expect, seen)
+    if not traffic.passed:
+        return dataclasses.replace(traffic, retry=policy.retry) if policy else traffic
+    if policy:
+        return Verdict("error", policy.text, policy.retry)
+    if expect.outcome in (*DENIALS, *BLOCKED) and run.control is None:
+        return Verdict("error", _NO_CONTROL if expect.outcome in DENIALS else _NOBODY_BLOCKS)
+    if expect.outcome in DENIALS:
+        doubt = _not_by(run, "waypoint" if expect.outcome == "denied_l7" else "ztunnel") if run.by else None
+        return _confirmed(run.attribution, run.by, doubt, required) if run.attribution else doubt or Verdict("pass")
+    return traffic
+
+
+def _confirmed(attribution: Attribution, by: str, doubt: Verdict | None, required: bool) -> Verdict:
+    """A denial as expected: do the proxies confirm it, and name the right policy?
+
+    Args:
+        attribution: what the proxies say.
+        by: the policy that must have decided; "" for any.
+        doubt: why it can't have; None where it can. What a proxy says of this request counts more.
+        required: no proxy's word is not enough.
+    """
+    if attribution.problem and (required or not attribution.silent):
+        hint = SILENT_HINT if attribution.silent else ""
+        return Verdict("error", attribution.problem + hint)
+    if not by:
+        return Verdict("pass")
+    named = attribution.among or ((attribution.other,) if attribution.other else ())
+    if named:
+        return Verdict("pass") if by in named else Verdict("fail", f"denied by {' or '.join(named)}, not by {by}")
+    if doubt:
+        return doubt
+    if required and not attribution.unnamed:
+        why = f"the {attribution.decided_by} refused it, but no proxy names the policy: {attribution.nameless}"
+        return Verdict("error", why + SILENT_HINT)
+    return Verdict("pass")
+
+
+def _not_by(run: ClaimRun, where: str) -> Verdict | None:
+    """Why a policy that no proxy names can't have decided at a kind of proxy; None where it can."""
+    by, path, prediction = run.by, run.path, run.prediction
+    policies = path.waypoint_policies if where == "waypoint" else path.ztunnel_policies
+    possible = [name_of(item) for item in policies if decides(item, where)]
+    if by not in possible and path.doubts:
+        doubts = "; ".join(path.doubts)
+        return Verdict("error", f"{by} is not known to be in force at the {where} on this way: {doubts}")
+    if by not in possible:
+        others = f"; in force there: {', '.join(possible)}" if possible else ""
+        return Verdict("fail", f"{by} can't have denied it: it is not in force at the {where} on this way{others}")
+    if prediction.outcome == run.expect.outcome and by not in prediction.among:
+        others = " or ".join(prediction.among)
+        return Verdict("fail", f"{by} does not match it; by the objects it is denied by {others}")
+    return None
+
+
+def traffic_of(expect: Expectation, seen: Seen) -> Verdict:
+    """Whether an answer is the expected one, whoever gave it."""
+    if seen.outcome == "probe_error":
+        return Verdict("error", seen.errormsg)
+    if seen.outcome != expect.outcome:
+        return Verdict("fail", f"expected {expect}, saw {seen}")
+    codes = expect.accepted_codes
+    # gRPC has its own status: Envoy refuses with HTTP 200 then.
+    grpc = expect.http_codes is None and seen.outcome == "denied_l7" and "grpc-status" in seen.headers
+    if codes is not None and seen.http_code not in codes and not grpc:
+        wanted = "2xx" if expect.http_codes is None and expect.outcome == "allowed" else _list(codes)
+        return Verdict("fail", f"HTTP {seen.http_code}, the claim accepts {wanted}")
+    if expect.exit_codes is not None and seen.exit_code not in expect.exit_codes:
+        return Verdict("fail", f"curl ended with {seen.exit_code}, the claim accepts {_list(expect.exit_codes)}")
+    problem = misfit(expect.json, seen.document) if expect.json else ""
+    return Verdict("fail", problem) if problem else Verdict("pass")
+
+
+def _list(codes: t.Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(codes)))

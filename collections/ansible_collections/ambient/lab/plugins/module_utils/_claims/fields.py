@@ -42,7 +42,13 @@ def parse_list(raw: object, parse: t.Callable[[object, int], AnyClaim]) -> tuple
     problems: list[str] = []
     for number, item in enumerate(raw, 1):
         try:
-            _require_text(item, label_of(item, number))
+            json.dumps(item, ensure_ascii=False, default=str, skipkeys=True).encode()
+        except ValueError as error:
+            # A lone surrogate, or a number of thousands of digits; neither may be shown.
+            why = f"can't be written as UTF-8 text ({type(error).__name__})"
+            problems.append(str(Problem(label_of(item, number), "claim", why)))
+            continue
+        try:
             claim = parse(item, number)
             if claim.name in claims:
                 raise Problem(label_of(item, number), "name", f"{claim.name!r} is used twice; results are kept by name")
@@ -70,15 +76,6 @@ def label_of(item: object, number: int) -> str:
     """What a claim of a list is called in messages: its number, and its name if it has one."""
     name = item.get("name") if isinstance(item, dict) else None
     return f"claim {number} ({name!r})" if isinstance(name, str) and name else f"claim {number}"
-
-
-def _require_text(item: object, label: str) -> None:
-    """Raises Problem where a claim holds what no request and no result can."""
-    try:
-        json.dumps(item, ensure_ascii=False, default=str, skipkeys=True).encode()
-    except ValueError as error:
-        # A lone surrogate, or a number of thousands of digits; neither may be shown.
-        raise Problem(label, "claim", f"can't be written as UTF-8 text ({type(error).__name__})") from error
 
 
 def mapping(

@@ -158,7 +158,8 @@ def drain(channel: t.Any, deadline: float, heard: Heard | None = None) -> tuple[
         channel.shutdown()
     said = printable(_text(read[_STDERR]))[:_SHOWN]
     problem = ": ".join(part for part in (problem, said) if part)
-    return _text(read[_STDOUT]), problem or _failure(_text(read[_STATUS]))
+    # The exec's own status explains output that is missing, never a verdict; a success has no message.
+    return _text(read[_STDOUT]), problem or printable(status_message(_text(read[_STATUS])))[:_SHOWN]
 
 
 def ask_through(channel: t.Any, host: str, path: str, deadline: float) -> Answer:
@@ -268,15 +269,6 @@ def _refusal(error: t.Any) -> str:
     if error.status_code == 403 and said.endswith("is forbidden:"):
         said += " the kubeconfig's user needs the rights to get and to create pods/exec and pods/portforward"
     return said
-
-
-def _failure(status: str) -> str:
-    """Message of the exec's own status; used to explain missing output, never for a verdict."""
-    try:
-        parsed = json.loads(status)
-    except ValueError:
-        return ""
-    return "" if parsed.get("status") == "Success" else printable(str(parsed.get("message", "")))[:_SHOWN]
 
 
 def _one_line(error: BaseException) -> str:

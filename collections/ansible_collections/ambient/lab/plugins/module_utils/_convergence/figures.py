@@ -10,7 +10,7 @@ import itertools
 import math
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import traffic_of
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import traffic_of
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify
 from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Record, lacks, read_marks

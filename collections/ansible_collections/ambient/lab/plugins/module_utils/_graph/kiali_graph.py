@@ -10,8 +10,7 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import settings_of
-from ansible_collections.ambient.lab.plugins.module_utils._check.edge import KubeEdge
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import KubeEdge, settings_of
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader

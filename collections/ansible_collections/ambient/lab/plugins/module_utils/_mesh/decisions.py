@@ -16,8 +16,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh import l4, l7
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import Strictness, strictness
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, is_dry_run, provider
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Match, action, is_dry_run, provider
 
 Verdict = t.Literal["allow", "deny", "unknown"]
 Evaluate = t.Callable[[Object], Match]

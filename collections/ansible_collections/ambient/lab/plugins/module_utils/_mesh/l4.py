@@ -15,8 +15,8 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh import policies
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match as Matched
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Truth, every, first, holds, some
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Match as Matched
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Truth, every, first, holds, some
 
 # Fields of operations and sources, and conditions, by their names in ztunnel.
 _FIELDS = {

@@ -14,8 +14,19 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, glob, network_of, said, within
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import SOURCE, Condition, Rule, action, rules
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match, Truth, every, first, holds, some
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import (
+    SOURCE,
+    Condition,
+    Match,
+    Rule,
+    Truth,
+    action,
+    every,
+    first,
+    holds,
+    rules,
+    some,
+)
 
 _WHEN = (
     *SOURCE.values(),

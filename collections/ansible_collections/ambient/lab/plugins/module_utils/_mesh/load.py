@@ -137,7 +137,11 @@ class Loader:
         for asked in self._asked:
             found = resolve(mesh, asked.host, asked.port, asked.namespace)
             if found.kind in ("outside", "unknown", "node"):
-                lists |= self._elsewhere(asked)
+                # It may be where no name of the cluster leads to.
+                lists.add(("ServiceEntry", "", ()))
+                if is_ip(asked.host):
+                    at: _List = ("Pod", "", (("fieldSelector", f"status.podIP={ip(asked.host)}"),))
+                    lists |= {("Service", "", ()), at}
             spaces |= {namespace_of(pod) for pod in found.pods}
             target = found.service or next(iter(found.pods), None)
             if target is None:
@@ -158,13 +162,6 @@ class Loader:
                     spaces |= set(_routed(mesh, named[0]))
             spaces |= set(_routed(mesh, namespace_of(target)))
         return spaces, lists
-
-    def _elsewhere(self, asked: Asked) -> set[_List]:
-        """Where a host may be that no name of the cluster leads to."""
-        entries: _List = ("ServiceEntry", "", ())
-        if not is_ip(asked.host):
-            return {entries}
-        return {entries, ("Service", "", ()), ("Pod", "", (("fieldSelector", f"status.podIP={ip(asked.host)}"),))}
 
     def _space(self, name: str) -> Object | None:
         answer = self._reader.ask(f"{NAMESPACE_PATH}/{name}")

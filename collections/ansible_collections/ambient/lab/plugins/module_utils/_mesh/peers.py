@@ -73,12 +73,12 @@ def strictness(mesh: Mesh, pod: Object, port: int | None) -> Strictness:
     if port is None and ports:
         return Strictness(doubt=f"PeerAuthentication {name_of(workload)} differs by port, and the port is not known")
     here = ports.get(port or 0, "UNSET")
-    if effective == "STRICT":
-        opened = {"PERMISSIVE"} if mode == "UNSET" else {"PERMISSIVE", "DISABLE"}
-        if not opened & set(ports.values()):
-            return _static(mesh, True, workload if mode == "STRICT" else cause)
-        return _converted(workload, here not in ("PERMISSIVE", "DISABLE"), _lost(mode, above, levels, ports))
-    return _converted(workload, here == "STRICT", _lost(mode, above, levels, ports))
+    opened = {"PERMISSIVE"} if mode == "UNSET" else {"PERMISSIVE", "DISABLE"}
+    if effective == "STRICT" and not opened & set(ports.values()):
+        return _static(mesh, True, workload if mode == "STRICT" else cause)
+    strict = here == "STRICT" if effective != "STRICT" else here not in ("PERMISSIVE", "DISABLE")
+    name = f"{namespace_of(workload)}/{CONVERTED}{workload['metadata']['name']}"
+    return Strictness(strict, name, name_of(workload), _lost(mode, above, levels, ports))
 
 
 def _lost(mode: str, above: str, levels: t.Sequence[Object | None], ports: t.Mapping[int, str]) -> str:
@@ -96,11 +96,6 @@ def _static(mesh: Mesh, strict: bool, cause: Object | None) -> Strictness:
     if not strict or cause is None:
         return Strictness()
     return Strictness(True, f"{mesh.config.root}/{STATIC_STRICT}", name_of(cause))
-
-
-def _converted(cause: Object, strict: bool, doubt: str) -> Strictness:
-    name = f"{namespace_of(cause)}/{CONVERTED}{cause['metadata']['name']}"
-    return Strictness(strict, name, name_of(cause), doubt)
 
 
 def _mode(item: Object) -> str:

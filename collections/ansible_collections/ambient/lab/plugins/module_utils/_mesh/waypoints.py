@@ -96,15 +96,14 @@ def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
     if item["kind"] == "Pod" and GATEWAY_NAME in labels_of(item):
         return None
     namespace, name = named
+    pods = pods_of(mesh, namespace, name)
     if why := mesh.why_unread("Gateway", namespace):
-        return Waypoint(namespace, name, pods=pods_of(mesh, namespace, name), doubt=why)
+        return Waypoint(namespace, name, pods=pods, doubt=why)
     gateway = mesh.get("Gateway", namespace, name)
     if gateway is None:
         return Waypoint(namespace, name, problem=f"the waypoint {namespace}/{name} does not exist")
-    pods = pods_of(mesh, namespace, name)
-    if doubt := _doubt(mesh, gateway, item):
-        return Waypoint(namespace, name, gateway, pods, doubt=doubt)
-    return Waypoint(namespace, name, gateway, pods, _problem(mesh, gateway, item))
+    doubt = _doubt(mesh, gateway, item)
+    return Waypoint(namespace, name, gateway, pods, "" if doubt else _problem(mesh, gateway, item), doubt)
 
 
 def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:

@@ -185,9 +185,8 @@ def _carried(seen: Seen, evidence: Evidence) -> list[Statement]:
         if line.direction != "outbound":
             continue
         who = f" as {line.identity.removeprefix('spiffe://')}" if line.identity else ""
-        text = (
-            f"carried it{who}, {line.sent} bytes there and {line.received} back{'; ' if line.error else ''}{line.error}"
-        )
+        more = f"; {line.error}" if line.error else ""
+        text = f"carried it{who}, {line.sent} bytes there and {line.received} back{more}"
         found.append(Statement("ztunnel log", str(said.proxy), text, None if line.error else True))
     return found
 

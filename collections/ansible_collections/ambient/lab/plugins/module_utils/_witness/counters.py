@@ -40,13 +40,9 @@ class Counters:
 
     def since(self, before: Counters) -> list[tuple[dict[str, str], float]]:
         """What was added, per labels; a proxy that has restarted meanwhile begins at nothing."""
-        risen = []
-        for labels, value in self.values.items():
-            old = before.values.get(labels, 0.0)
-            added = value - old if value >= old else value
-            if added > 0:
-                risen.append((dict(labels), added))
-        return risen
+        old = {labels: before.values.get(labels, 0.0) for labels in self.values}
+        added = {labels: value - (old[labels] if value >= old[labels] else 0) for labels, value in self.values.items()}
+        return [(dict(labels), more) for labels, more in added.items() if more > 0]
 
 
 def parse_counters(text: str, kind: str) -> Counters:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import judge
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import judge
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen

@@ -13,7 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import (
     convert,
     policy_matches,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.truth import Match
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Match
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import policy
 
 GOOD = Connection(Identity("cluster.local", "default", "good"), "10.0.0.1", "10.0.0.2", 8080)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import SILENT_HINT, judge
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import SILENT_HINT, judge
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Expectation
 from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
 from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import (

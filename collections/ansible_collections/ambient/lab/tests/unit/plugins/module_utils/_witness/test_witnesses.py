@@ -8,8 +8,8 @@ import collections
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import SILENT_HINT
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._check.run import SILENT_HINT
 from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import REQUIRED
 from ansible_collections.ambient.lab.tests.unit.fakes.mesh import (
     CLOSED,
