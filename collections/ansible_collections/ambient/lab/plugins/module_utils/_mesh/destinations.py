@@ -61,7 +61,7 @@ class Request:
     @property
     def port(self) -> int:
         """Port of the URL, or the scheme's own."""
-        return self.parts.port or _PORTS[self.parts.scheme]
+        return self.parts.port or _PORTS.get(self.parts.scheme, 80)
 
     @property
     def path(self) -> str:
@@ -72,7 +72,7 @@ class Request:
     def authority(self) -> str:
         """Host and port as curl sends them: without the scheme's own port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.parts.scheme] else f"{host}:{self.port}"
+        return host if self.port == _PORTS.get(self.parts.scheme) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.method} {self.url}"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
@@ -66,18 +65,6 @@ class Run(t.Protocol):
         """The policy that must have decided in this phase; "" for any."""
 
 
-@dataclasses.dataclass
-class _Asked:
-    """What is remembered of one claim between rounds: x-request-id of its probes that had the same outcome."""
-
-    outcome: str = ""
-    ids: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, seen: Seen) -> None:
-        self.ids = [seen.request_id, *(self.ids if self.outcome == seen.outcome else [])]
-        self.outcome = seen.outcome
-
-
 class Witnesses:
     """The proxies on the ways of some claims, from round to round; pool: for reads side by side."""
 
@@ -87,7 +74,8 @@ class Witnesses:
         self._requests: dict[str, dict[str, Request]] = {}
         self._wording: dict[str, str] = {}
         self._logging: set[str] = set()
-        self._asked: dict[str, _Asked] = {}
+        # Of each claim the outcome, and x-request-id of its probes that had it.
+        self._asked: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._queries: dict[str, Query] = {}
         # Addresses of clients and waypoints: lines about others are left alone.
         self._addresses: tuple[str, ...] = ()
@@ -123,7 +111,9 @@ class Witnesses:
     def collect(self, runs: t.Sequence[Run]) -> None:
         """Give each claim its attribution, once the proxies have written what they know of the round's requests."""
         for run in runs:
-            self._asked.setdefault(run.claim.name, _Asked()).add(run.seen)
+            outcome, ids = self._asked.get(run.claim.name, ("", ()))
+            kept = ids if outcome == run.seen.outcome else ()
+            self._asked[run.claim.name] = run.seen.outcome, (run.seen.request_id, *kept)
         lines: dict[str, list[Connection]] = {name: [] for name in self._tails}
         for number in range(GRACE_TRIES):
             if number:
@@ -191,7 +181,7 @@ class Witnesses:
                 run.attribution = Attribution(problem=problem, silent=True)
                 continue
             name = run.claim.name
-            query, ids = self._queries[name], self._asked[name].ids
+            query, (_outcome, ids) = self._queries[name], self._asked[name]
             run.seen = attributed(run.seen, query, self.evidence, ids)
             run.attribution = attribute(run.seen, query, self.evidence, ids)
 
