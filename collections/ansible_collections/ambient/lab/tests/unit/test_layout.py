@@ -9,7 +9,8 @@ import re
 
 COLLECTION = pathlib.Path(__file__).parents[2]
 PACKAGES = {path.name: path for kind in ("module", "plugin") for path in COLLECTION.glob(f"plugins/{kind}_utils/_*")}
-IMPORT = re.compile(r"ansible_collections\.ambient\.lab\.plugins\.(?:module|plugin)_utils\.(_[a-z]+)\.")
+ABSOLUTE = r"ansible_collections\.ambient\.lab\.plugins\.(?:module|plugin)_utils\."
+IMPORT = re.compile(rf"^ *from (?:{ABSOLUTE}|\.\.)(_[a-z]+)\b", re.MULTILINE)
 FOLDERS = [COLLECTION / "plugins" / name for name in ("modules", "action")]
 README = (COLLECTION / "README.md").read_text(encoding="utf-8")
 # The README's table lists the packages so that each one uses only those above it.

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import lost_in
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import convert
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    Object,
-    labels_of,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, selector, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import USE_WAYPOINT
-from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import state_of
+from .._claims.parse import DENIALS
+from .._common.rounds import Reason, Retry
+from .._curl.control import BLOCKED
+from .._mesh.decisions import lost_in
+from .._mesh.l4 import convert
+from .._mesh.mesh import Mesh, Object, labels_of, name_of, namespace_of
+from .._mesh.policies import action, selector, target_refs
+from .._mesh.waypoints import USE_WAYPOINT
+from .._witness.configured import state_of
+from .run import ClaimRun
 
 _MAX_NEAR = 3
 

@@ -9,15 +9,15 @@ import dataclasses
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings, check, judge_predictions, read
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import read_folder
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked, Loader
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from .._claims.parse import parse_claims
+from .._cluster.kube import Kube, kubectl
+from .._common.errors import LabError
+from .._common.results import require_writable, write_results
+from .._mesh.folder import read_folder
+from .._mesh.load import Asked, Loader
+from .._mesh.mesh import Mesh
+from .report import as_result, failure, merge
+from .rounds import Settings, check, judge_predictions, read
 
 MAX_CONCURRENCY = 64
 # What every module that checks claims takes; documented in doc_fragments/_check.py.

@@ -9,12 +9,12 @@ import dataclasses
 import shlex
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
+from .._common.results import now
+from .._common.rounds import Retry
+from .._common.text import Row, printable, screen, shorten
+from .._witness.attribution import Attribution
+from .rounds import CheckResult, Settings
+from .run import ClaimRun
 
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
 GRAPH_KEYS = ("graph", "graphs")

@@ -9,20 +9,20 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun, judge
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable, Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry, Time, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Controls, Probe, plan
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, on_the_way, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import Runner, probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import may_hide
-from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import state_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.witnesses import NONE, REQUIRED, Witnesses, World
+from .._claims.parse import Claim
+from .._claims.sources import Unusable
+from .._common.rounds import Retry, Time, repeat
+from .._curl.control import BLOCKED, Controls, Probe, plan
+from .._curl.outcomes import Seen, on_the_way, probe_error
+from .._curl.probing import Runner, probe_all
+from .._mesh.load import Asked
+from .._mesh.mesh import Mesh
+from .._mesh.paths import may_hide
+from .._witness.configured import state_of
+from .._witness.witnesses import NONE, REQUIRED, Witnesses, World
+from .causes import likely_cause
+from .run import ClaimRun, judge
+from .stable import Checked, Stable, Verdict
 
 
 @dataclasses.dataclass(frozen=True)

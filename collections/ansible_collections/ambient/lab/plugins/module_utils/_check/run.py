@@ -8,18 +8,18 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History, Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.document import misfit
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED, Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import decides
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import Prediction, predict
-from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
+from .._claims.document import misfit
+from .._claims.parse import DENIALS, Claim, Expectation
+from .._claims.sources import Target, Unusable, target_in
+from .._common.rounds import Reason
+from .._curl.control import BLOCKED, Probe
+from .._curl.outcomes import Seen, probe_error
+from .._mesh.mesh import Mesh, name_of
+from .._mesh.paths import Path
+from .._mesh.policies import decides
+from .._mesh.predictions import Prediction, predict
+from .._witness.attribution import Attribution
+from .stable import History, Verdict
 
 _NOT_ASKED = "not asked yet"
 

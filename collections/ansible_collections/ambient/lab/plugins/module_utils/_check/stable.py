@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from .._common.rounds import Retry
 
 MAX_HISTORY = 50
 # Rounds in a row in which waiting looks pointless, until it is taken for so.

@@ -9,7 +9,7 @@ import json
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")

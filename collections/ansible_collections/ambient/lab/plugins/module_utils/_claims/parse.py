@@ -10,22 +10,10 @@ import re
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.document import problem_of
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import (
-    TOKEN,
-    Problem,
-    codes_of,
-    dns_name,
-    kind_of,
-    label_of,
-    mapping,
-    name_of,
-    parse_list,
-    scalar,
-    text_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import is_ip
+from .._mesh.destinations import Request
+from .._mesh.mesh import is_ip
+from .document import problem_of
+from .fields import TOKEN, Problem, codes_of, dns_name, kind_of, label_of, mapping, name_of, parse_list, scalar, text_of
 
 OUTCOMES = (
     "allowed",

@@ -8,16 +8,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    account_of,
-    has_ended,
-    has_labels,
-    is_ready,
-    workload_name,
-)
+from .._common.rounds import Retry
+from .._mesh.mesh import Mesh, account_of, has_ended, has_labels, is_ready, workload_name
+from .parse import Source
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 

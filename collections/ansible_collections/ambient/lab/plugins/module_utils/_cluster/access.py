@@ -13,9 +13,9 @@ import threading
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import Credential, Login
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.proxy import Proxy, open_connection
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
+from .login import Credential, Login
+from .proxy import Proxy, open_connection
 
 
 @dataclasses.dataclass(frozen=True)

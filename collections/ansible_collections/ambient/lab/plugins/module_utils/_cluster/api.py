@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
+from .channel import Answer
 
 Object = dict[str, t.Any]
 # Objects in one answer (Kubernetes API concepts, retrieving large results sets in chunks).

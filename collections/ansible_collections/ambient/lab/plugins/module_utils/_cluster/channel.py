@@ -15,9 +15,9 @@ import time
 import traceback
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Access, Identity
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from .._common.errors import LabError
+from .._common.text import printable
+from .access import Access, Identity
 
 try:
     import websocket

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, Lister
+from .api import Getter, Lister
 
 Object = dict[str, t.Any]
 

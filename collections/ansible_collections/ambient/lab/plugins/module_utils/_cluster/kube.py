@@ -15,9 +15,10 @@ import traceback
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Identity, Server, tls_context
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import listed
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import (
+from .._common.errors import LabError
+from .access import Identity, Server, tls_context
+from .api import listed
+from .channel import (
     WEBSOCKET_IMPORT_ERROR,
     Answer,
     ChannelError,
@@ -28,13 +29,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel impor
     open_channel,
     status_message,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kubeconfig import (
-    PROXY_URL,
-    YAML_IMPORT_ERROR,
-    read_access,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import LOG_IN
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .kubeconfig import PROXY_URL, YAML_IMPORT_ERROR, read_access
+from .login import LOG_IN
 
 try:
     import urllib3

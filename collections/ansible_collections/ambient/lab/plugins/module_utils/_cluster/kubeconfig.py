@@ -13,20 +13,11 @@ import traceback
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.access import Access, Server, address
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.login import (
-    Credential,
-    Login,
-    Plugin,
-    Provider,
-    TokenFile,
-    bearer,
-    header_value,
-    read_token,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.proxy import environment_proxy, parse_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
+from .._common.errors import LabError
+from .._common.text import place_of, printable
+from .access import Access, Server, address
+from .login import Credential, Login, Plugin, Provider, TokenFile, bearer, header_value, read_token
+from .proxy import environment_proxy, parse_proxy
 
 try:
     import yaml

@@ -10,9 +10,9 @@ import json
 import os
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
+from .finder import Finder, Object, Wanted
+from .kube import Kube
 
 # What it means that an object is missing, by the tag that makes it.
 MISSING = {

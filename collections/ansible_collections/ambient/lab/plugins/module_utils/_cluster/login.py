@@ -15,8 +15,8 @@ import signal
 import subprocess
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
+from .._common.errors import LabError
+from .._common.text import printable
 
 PLUGIN_SECONDS = 60.0
 # A credential is renewed this long before it ends (client-go, transport/token_source.go: leeway).

@@ -11,11 +11,11 @@ import re
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube, missing_right
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of
+from .._common.errors import LabError
+from .._common.text import place_of
+from .channel import Answer, status_message
+from .finder import Finder, Wanted
+from .kube import APPLY, Kube, missing_right
 
 try:
     import yaml

@@ -16,7 +16,7 @@ import socket
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
 
 # Schemes, with the port of a proxy that names none (Go, net/http, transport.go: portMap; no SOCKS 4).
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}

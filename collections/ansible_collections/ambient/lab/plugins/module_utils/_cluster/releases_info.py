@@ -12,8 +12,8 @@ import json
 import os
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Lister
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._common.errors import LabError
+from .api import Lister
 
 try:
     import yaml

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .errors import LabError
 
 MODE = 0o644
 

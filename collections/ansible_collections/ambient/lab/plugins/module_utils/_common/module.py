@@ -9,9 +9,10 @@ import dataclasses
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable_lines
+
+from .errors import LabError
+from .signals import ended_politely
+from .text import printable_lines
 
 Values = dict[str, t.Any]
 NOT_SHOWN = "(not shown)"

@@ -12,8 +12,8 @@ import json
 import os
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
+from .errors import LabError
+from .files import replace_file
 
 Results = dict[str, t.Any]
 # What to do where there are none yet.

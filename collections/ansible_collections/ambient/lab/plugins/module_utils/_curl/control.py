@@ -9,11 +9,11 @@ import dataclasses
 import itertools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request, resolve
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from .._claims.parse import DENIALS, Claim, Source
+from .._claims.sources import Target, target_in
+from .._mesh.destinations import Request, resolve
+from .._mesh.mesh import Mesh
+from .outcomes import Seen
 
 # Every pod can reach it, through ztunnel too; any HTTP answer (401 without a token) shows the source alive.
 CONTROL_REQUEST = Request("https://kubernetes.default.svc/version", insecure=True)

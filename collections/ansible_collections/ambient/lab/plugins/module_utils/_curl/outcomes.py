@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import Record
+from .script import Record
 
 # curl(1), EXIT CODES.
 _DNS = frozenset({5, 6})

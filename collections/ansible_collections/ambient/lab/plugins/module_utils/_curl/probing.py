@@ -10,19 +10,12 @@ import dataclasses
 import secrets
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify, probe_error
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import (
-    NO_RECORD,
-    Record,
-    build_script,
-    parse_output,
-    row_seconds,
-    split_row,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
+from .._claims.parse import Source
+from .._claims.sources import Target, Unusable
+from .._mesh.destinations import Request
+from .control import Probe
+from .outcomes import Seen, classify, probe_error
+from .script import NO_RECORD, Record, build_script, parse_output, row_seconds, split_row
 
 REQUEST_ID = "x-request-id"
 

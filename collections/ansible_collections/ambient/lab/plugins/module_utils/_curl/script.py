@@ -10,9 +10,9 @@ import math
 import typing as t
 import zlib
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import MAX_OUTPUT
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import logged
+from .._cluster.channel import MAX_OUTPUT
+from .._mesh.destinations import Request
+from .._mesh.endpoints import logged
 
 PARALLEL = 4
 BODY_BYTES = 256

@@ -9,10 +9,10 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.envoy import difference, filters
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Match, convert, network_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import is_dry_run, not_
+from .._mesh.l4 import Match, convert, network_of
+from .._mesh.mesh import Object, name_of, namespace_of
+from .._mesh.policies import is_dry_run, not_
+from .envoy import difference, filters
 
 State = t.Literal["current", "old", "absent"]
 # Scope, action, whether it is only tried, and rules; of rules, clauses and matches the order means nothing.

@@ -9,15 +9,9 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import network_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import (
-    Condition,
-    Rule,
-    action,
-    is_dry_run,
-    rules,
-)
+from .._mesh.l4 import network_of
+from .._mesh.mesh import Object, namespace_of
+from .._mesh.policies import Condition, Rule, action, is_dry_run, rules
 
 # Values by attribute, "!" before an attribute that must not match. What no attribute here names is not compared.
 Attributes = dict[str, set[str]]

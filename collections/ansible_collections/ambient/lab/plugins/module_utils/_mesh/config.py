@@ -9,15 +9,9 @@ import contextlib
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    REVISION,
-    MeshConfig,
-    Object,
-    labels_of,
-    name_of,
-)
+from .._cluster.api import Asker
+from .._cluster.channel import Answer
+from .mesh import REVISION, MeshConfig, Object, labels_of, name_of
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):

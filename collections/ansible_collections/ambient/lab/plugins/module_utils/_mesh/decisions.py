@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._mesh import l4, l7
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import WaypointHop, ZtunnelHop
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import Strictness, strictness
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Match, action, is_dry_run, provider
+from .._common.rounds import Retry
+from . import l4, l7
+from .mesh import Mesh, Object, name_of
+from .paths import WaypointHop, ZtunnelHop
+from .peers import Strictness, strictness
+from .policies import Match, action, is_dry_run, provider
 
 Verdict = t.Literal["allow", "deny", "unknown"]
 Evaluate = t.Callable[[Object], Match]

@@ -10,26 +10,8 @@ import functools
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import (
-    Endpoint,
-    behind,
-    endpoints,
-    entry_endpoints,
-    of_pod,
-    port_of,
-    sliced,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    GATEWAY_NAME,
-    Mesh,
-    Object,
-    ip,
-    is_ip,
-    is_ready,
-    labels_of,
-    name_of,
-    namespace_of,
-)
+from .endpoints import Endpoint, behind, endpoints, entry_endpoints, of_pod, port_of, sliced
+from .mesh import GATEWAY_NAME, Mesh, Object, ip, is_ip, is_ready, labels_of, name_of, namespace_of
 
 Kind = t.Literal["service", "entry", "pods", "node", "outside", "missing", "unknown"]
 # kubelet's resolv.conf: a name with fewer dots is looked for in the search domains first.

@@ -7,25 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, entry_addresses, rivals
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Membership,
-    Mesh,
-    Object,
-    has_labels,
-    labels_of,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector, targets
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import EXTENSIONS
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
-    USE_CANARY,
-    USE_WAYPOINT,
-    WAYPOINT_CLASS,
-    Waypoint,
-)
+from .destinations import Destination, entry_addresses, rivals
+from .endpoints import Endpoint
+from .mesh import Membership, Mesh, Object, has_labels, labels_of, name_of, namespace_of
+from .policies import policies_near, selector, targets
+from .routes import EXTENSIONS
+from .waypoints import USE_CANARY, USE_WAYPOINT, WAYPOINT_CLASS, Waypoint
 
 # Since then policies are bound to waypoints as here (istio/istio pilot/pkg/model/policyattachment.go).
 _AS_NOW = (1, 25)

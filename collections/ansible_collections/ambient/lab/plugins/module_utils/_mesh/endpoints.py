@@ -8,16 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    Object,
-    addresses_of,
-    has_labels,
-    ip,
-    is_ready,
-    labels_of,
-    namespace_of,
-)
+from .mesh import Mesh, Object, addresses_of, has_labels, ip, is_ready, labels_of, namespace_of
 
 # curl speaks TCP.
 _NO_TCP = ("UDP", "SCTP")

@@ -9,20 +9,11 @@ import contextlib
 import pathlib
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import config_of, the_istiod
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    DATAPLANE_MODE,
-    GATEWAY_NAME,
-    PATHS,
-    REDIRECTION,
-    Mesh,
-    Object,
-    labels_of,
-    name_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.shapes import Misfit, shaped
+from .._common.errors import LabError
+from .._common.text import place_of
+from .config import config_of, the_istiod
+from .mesh import DATAPLANE_MODE, GATEWAY_NAME, PATHS, REDIRECTION, Mesh, Object, labels_of, name_of
+from .shapes import Misfit, shaped
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):

@@ -13,10 +13,10 @@ import functools
 import ipaddress
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh import policies
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Match as Matched
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import Truth, every, first, holds, some
+from . import policies
+from .mesh import Object, namespace_of
+from .policies import Match as Matched
+from .policies import Truth, every, first, holds, some
 
 # Fields of operations and sources, and conditions, by their names in ztunnel.
 _FIELDS = {

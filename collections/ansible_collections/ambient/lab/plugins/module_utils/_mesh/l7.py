@@ -12,21 +12,9 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, glob, network_of, said, within
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import (
-    SOURCE,
-    Condition,
-    Match,
-    Rule,
-    Truth,
-    action,
-    every,
-    first,
-    holds,
-    rules,
-    some,
-)
+from .l4 import Connection, glob, network_of, said, within
+from .mesh import Object, namespace_of
+from .policies import SOURCE, Condition, Match, Rule, Truth, action, every, first, holds, rules, some
 
 _WHEN = (
     *SOURCE.values(),

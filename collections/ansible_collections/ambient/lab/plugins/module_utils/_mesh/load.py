@@ -11,25 +11,15 @@ import gc
 import itertools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker, listed
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import refusal
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.config import read_config
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import names_of, resolve
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    NAMESPACE_PATH,
-    OLDER,
-    PATHS,
-    Mesh,
-    MeshConfig,
-    Object,
-    ip,
-    is_ip,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import EXTENSIONS, ROUTES, TRAFFIC
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
+from .._cluster.api import Asker, listed
+from .._cluster.channel import Answer
+from .._cluster.kube import refusal
+from .._common.errors import LabError
+from .config import read_config
+from .destinations import names_of, resolve
+from .mesh import NAMESPACE_PATH, OLDER, PATHS, Mesh, MeshConfig, Object, ip, is_ip, namespace_of
+from .routes import EXTENSIONS, ROUTES, TRAFFIC
+from .waypoints import named_waypoint
 
 PARALLEL = 8
 # What changes while claims are checked is read in each round, the rest once.

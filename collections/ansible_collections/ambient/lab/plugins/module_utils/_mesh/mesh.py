@@ -13,7 +13,7 @@ import ipaddress
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from .._common.rounds import Retry
 
 Object = dict[str, t.Any]
 T = t.TypeVar("T")

@@ -11,34 +11,14 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Request, resolve
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.doubts import (
-    doubts_at_end,
-    doubts_at_waypoint,
-    doubts_before,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l4 import Connection, Identity
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    BYPASS,
-    Membership,
-    Mesh,
-    Object,
-    account_of,
-    addresses_of,
-    has_labels,
-    is_true,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import policies_near, selector, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import changes_answers, routed
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
-    Waypoint,
-    bound_policies,
-    policies_naming,
-    waypoint_of,
-)
+from .destinations import Destination, Request, resolve
+from .doubts import doubts_at_end, doubts_at_waypoint, doubts_before
+from .endpoints import Endpoint
+from .l4 import Connection, Identity
+from .mesh import BYPASS, Membership, Mesh, Object, account_of, addresses_of, has_labels, is_true, name_of, namespace_of
+from .policies import policies_near, selector, target_refs
+from .routes import changes_answers, routed
+from .waypoints import Waypoint, bound_policies, policies_naming, waypoint_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,14 +11,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    Object,
-    has_labels,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import selector
+from .mesh import Mesh, Object, has_labels, name_of, namespace_of
+from .policies import selector
 
 STATIC_STRICT = "istio_converted_static_strict"
 CONVERTED = "converted_peer_authentication_"

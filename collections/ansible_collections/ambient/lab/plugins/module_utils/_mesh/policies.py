@@ -8,12 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    Object,
-    is_true,
-    namespace_of,
-)
+from .mesh import Mesh, Object, is_true, namespace_of
 
 DRY_RUN = "istio.io/dry-run"
 # API groups of what a policy for waypoints may name (istio/istio pkg/config/validation, allowedTargetRefs).

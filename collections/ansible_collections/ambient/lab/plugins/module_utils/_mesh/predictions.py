@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.decisions import Decision, at_waypoint, at_ztunnel
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import HttpRequest
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, WaypointHop, path_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.routes import HTTP, protocol_of, reads_bytes
+from .._common.rounds import Reason, Retry
+from .decisions import Decision, at_waypoint, at_ztunnel
+from .destinations import Request
+from .l7 import HttpRequest
+from .mesh import Mesh, Object, name_of
+from .paths import Path, WaypointHop, path_of
+from .routes import HTTP, protocol_of, reads_bytes
 
 Outcome = t.Literal["allowed", "denied_l4", "denied_l7", "denied_upstream", "broken", "unknown"]
 

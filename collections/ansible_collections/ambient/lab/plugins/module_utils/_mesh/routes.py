@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Destination, Request, hosts_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints, port_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.l7 import CHANGED, UNSAID
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
+from .destinations import Destination, Request, hosts_of
+from .endpoints import Endpoint, endpoints, port_of
+from .l7 import CHANGED, UNSAID
+from .mesh import Mesh, Object, name_of, namespace_of
 
 ROUTES = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
 # What else decides where and how a waypoint calls a backend.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+from .mesh import Object
 
 # A type or several, an enum (a set), a list of one shape (with Ellipsis: of at least one), or a mapping: "x!" must be
 # there, "*" is any key, "#" any number.

@@ -10,18 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    GATEWAY_NAME,
-    REVISION,
-    Mesh,
-    Object,
-    account_of,
-    is_ready,
-    labels_of,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import targets
+from .mesh import GATEWAY_NAME, REVISION, Mesh, Object, account_of, is_ready, labels_of, name_of, namespace_of
+from .policies import targets
 
 USE_WAYPOINT = "istio.io/use-waypoint"
 USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"

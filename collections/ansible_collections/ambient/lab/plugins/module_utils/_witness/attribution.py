@@ -8,20 +8,14 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, by_log
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import logged
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Object,
-    addresses_of,
-    name_of,
-    namespace_of,
-    workload_name,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, decides
-from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Refusal, Said
-from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import BAD_CUSTOM, Connection, Request
+from .._claims.sources import Target, Unusable
+from .._curl.outcomes import Seen, by_log
+from .._mesh.endpoints import logged
+from .._mesh.mesh import Object, addresses_of, name_of, namespace_of, workload_name
+from .._mesh.paths import Path
+from .._mesh.policies import action, decides
+from .evidence import Evidence, Refusal, Said
+from .logs import BAD_CUSTOM, Connection, Request
 
 NOT_MET = "no proxy says that it refused this"
 

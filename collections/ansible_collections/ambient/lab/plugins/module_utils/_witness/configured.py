@@ -9,15 +9,15 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import waypoint_has, ztunnel_has
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of, namespace_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path, selects
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import action, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution, Query, Statement
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, config_dump
+from .._cluster.api import Forwarder
+from .._common.errors import LabError
+from .._common.rounds import Reason, Retry
+from .._loaded.dump import waypoint_has, ztunnel_has
+from .._mesh.mesh import Mesh, Object, name_of, namespace_of
+from .._mesh.paths import Path, selects
+from .._mesh.policies import action, target_refs
+from .attribution import Attribution, Query, Statement
+from .proxies import Proxy, config_dump
 
 # Set by istiod (pilot/pkg/model/service.go) for what ztunnel and waypoints enforce.
 _CONDITIONS = ("ZtunnelAccepted", "WaypointAccepted")

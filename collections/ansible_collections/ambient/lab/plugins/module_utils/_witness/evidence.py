@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import Connection, Denial, Request
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
+from .logs import Connection, Denial, Request
+from .proxies import Proxy
 
 Risen = list[tuple[dict[str, str], float]]
 # A refusal by the destination's side, the line that reports it, and who wrote it.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Forwarder, Lister
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, has_ended, is_ready
+from .._cluster.api import Forwarder, Lister
+from .._common.errors import LabError
+from .._mesh.mesh import Object, has_ended, is_ready
 
 # The label that Istio's ztunnel chart gives its pods, in whatever namespace it is installed.
 ZTUNNEL_SELECTOR = "app=ztunnel"

@@ -9,16 +9,11 @@ import datetime
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import status_message
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import (
-    METRICS_PATH,
-    METRICS_PORT,
-    Counters,
-    parse_counters,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy
+from .._cluster.api import Asker
+from .._cluster.channel import status_message
+from .._common.errors import LabError
+from .counters import METRICS_PATH, METRICS_PORT, Counters, parse_counters
+from .proxies import Proxy
 
 # A log that grows by more than this within one round is somebody else's.
 MAX_LOG = 16 * 1024 * 1024

@@ -8,32 +8,19 @@ from __future__ import annotations
 import concurrent.futures
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import Path
-from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import (
-    Attribution,
-    Query,
-    attribute,
-    attributed,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._witness.configured import Configurations
-from ansible_collections.ambient.lab.plugins.module_utils._witness.evidence import Evidence, Said
-from ansible_collections.ambient.lab.plugins.module_utils._witness.logs import (
-    WORDINGS,
-    Connection,
-    Request,
-    is_access,
-    parse_connection,
-    parse_request,
-    too_old,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
-from ansible_collections.ambient.lab.plugins.module_utils._witness.tail import Tail
+from .._claims.parse import Claim
+from .._claims.sources import Target, Unusable
+from .._cluster.api import ProxyReader
+from .._common.errors import LabError
+from .._curl.outcomes import Seen
+from .._mesh.mesh import Mesh
+from .._mesh.paths import Path
+from .attribution import Attribution, Query, attribute, attributed
+from .configured import Configurations
+from .evidence import Evidence, Said
+from .logs import WORDINGS, Connection, Request, is_access, parse_connection, parse_request, too_old
+from .proxies import Proxy, proxy_of, ztunnels
+from .tail import Tail
 
 # How much a denial needs: a proxy that bears it out, or the client's word alone; "available" is in between.
 REQUIRED, NONE = "required", "none"
