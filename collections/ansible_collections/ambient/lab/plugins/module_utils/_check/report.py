@@ -83,7 +83,10 @@ def failure(result: CheckResult, settings: Settings, section: str, kubectl: str)
 
 def failed_row(run: ClaimRun, kubectl: str) -> Row:
     """A claim of curl's, for the table of those that did not hold."""
-    return Row(run.claim.name, str(run.expect), _seen(run), _caller(run), _why(run), _look(run, kubectl))
+    # An exec's own words are the pod's, and must not drive the terminal.
+    text = printable(run.cause or run.verdict.reason)
+    why = shorten(text, run.history.changes if run.history.flapped else [])
+    return Row(run.claim.name, str(run.expect), _seen(run), _caller(run), why, _look(run, kubectl))
 
 
 def _seen(run: ClaimRun) -> str:
@@ -104,12 +107,6 @@ def _seen(run: ClaimRun) -> str:
 
 def _caller(run: ClaimRun) -> str:
     return str(run.target) if run.target else str(run.claim.source)
-
-
-def _why(run: ClaimRun) -> str:
-    # An exec's own words are the pod's, and must not drive the terminal.
-    text = printable(run.cause or run.verdict.reason)
-    return shorten(text, run.history.changes if run.history.flapped else [])
 
 
 def _look(run: ClaimRun, kubectl: str) -> str:

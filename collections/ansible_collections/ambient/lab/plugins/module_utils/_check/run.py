@@ -29,7 +29,6 @@ class ClaimRun:
     """Everything about one claim in a check; a round replaces what it found.
 
     Attributes:
-        claim: what must hold.
         phase: before or after.
         found: the pod that calls, or why it can't.
         path: the way of the request, from the cluster's objects.
@@ -37,8 +36,6 @@ class ClaimRun:
         seen: by the client in the last round.
         control: how that round showed the path alive; None where it did not.
         attribution: of the proxies; None where nobody was asked.
-        verdict: of the last round.
-        history: of all rounds.
         cause: what probably explains that it does not hold; "" where it does, or nothing is known.
     """
 
@@ -146,11 +143,7 @@ def judge(run: ClaimRun, policy: Reason | None, *, required: bool) -> Verdict:
 def _confirmed(attribution: Attribution, by: str, doubt: Verdict | None, required: bool) -> Verdict:
     """A denial as expected: do the proxies confirm it, and name the right policy?
 
-    Args:
-        attribution: what the proxies say.
-        by: the policy that must have decided; "" for any.
-        doubt: why it can't have; None where it can. What a proxy says of this request counts more.
-        required: no proxy's word is not enough.
+    doubt: why that policy can't have decided, None where it can; what a proxy says of this request counts more.
     """
     if attribution.problem and (required or not attribution.silent):
         hint = SILENT_HINT if attribution.silent else ""

@@ -31,11 +31,9 @@ def problem_of(expression: str) -> str:
 
 
 def misfit(expression: str, document: str) -> str:
-    """Why an answer does not fit an expression; "" where it does.
+    """Why an answer's body does not fit an expression; "" where it does.
 
-    Args:
-        expression: that must be true of it, in JMESPath's sense: not false, null, or empty.
-        document: the answer's body.
+    expression: that must be true of it, in JMESPath's sense: not false, null, or empty.
     """
     try:
         parsed = json.loads(document)

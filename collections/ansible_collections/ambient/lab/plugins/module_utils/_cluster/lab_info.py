@@ -66,7 +66,6 @@ def require(
     """Check that the cluster answers and has the objects; all of them are asked for at once.
 
     Args:
-        lab: facts of the lab.
         requires: kind, api_version, name, namespace (optional) and made_by (the tag to run) of each.
         look_for: the same without made_by; these may be missing.
 

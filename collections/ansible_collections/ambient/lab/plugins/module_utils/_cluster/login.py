@@ -27,11 +27,9 @@ _SHOWN = 300
 
 @dataclasses.dataclass(frozen=True)
 class Credential:
-    """What proves a user.
+    """What proves a user: the Authorization header's value, "" for none.
 
-    Attributes:
-        authorization: value of the header; "" for none.
-        certificate: the client's certificates and their key, PEM; b"" for none.
+    certificate: the client's certificates and their key, PEM; b"" for none.
     """
 
     authorization: str = ""

@@ -64,12 +64,10 @@ def title(item: Object) -> str:
 
 
 def owned(wanted: list[Object], there: list[Object], owner: str, state: str) -> list[Object]:
-    """The objects that may be touched: with the owner's label, and nobody else's.
+    """The objects that may be touched: with the owner's label app.kubernetes.io/managed-by, and nobody else's.
 
     Args:
-        wanted: the objects, in the order they were given.
-        there: those of them that the cluster has already.
-        owner: value of the label app.kubernetes.io/managed-by.
+        there: those of the wanted ones that the cluster has already.
         state: present or absent.
 
     Returns:

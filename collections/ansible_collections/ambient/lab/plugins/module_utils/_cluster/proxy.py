@@ -89,7 +89,10 @@ def environment_proxy(scheme: str, host: str, port: int) -> Proxy | None:
     name = f"{scheme}_proxy"
     variable = name.upper() if os.environ.get(name.upper()) else name
     text = os.environ.get(variable)
-    if not text or _is_direct(host.lower(), port):
+    host, address = host.lower(), _address(host)
+    entries = (os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "").split(",")
+    direct = host == "localhost" or (address and address.is_loopback)
+    if not text or direct or any(_matches(entry.strip().lower(), host, address, port) for entry in entries):
         return None
     return parse_proxy(text if "://" in text else f"http://{text}", variable)
 
@@ -137,14 +140,6 @@ def _socks(proxy: Proxy) -> t.Any:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_direct(host: str, port: int) -> bool:
-    address = _address(host)
-    if host == "localhost" or (address and address.is_loopback):
-        return True
-    entries = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    return any(_matches(entry.strip().lower(), host, address, port) for entry in entries.split(","))
 
 
 def _matches(entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int) -> bool:

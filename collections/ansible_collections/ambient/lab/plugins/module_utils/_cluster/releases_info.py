@@ -26,9 +26,7 @@ Release = dict[str, t.Any]
 def outdated(wanted: t.Sequence[t.Mapping[str, t.Any]], namespace: str, reader: Lister) -> list[str]:
     """The releases that are not there, or not as they are wanted, in the order they were given.
 
-    Args:
-        wanted: name, chart, version (of a chart that is no folder) and values of each.
-        namespace: of all of them.
+    wanted: name, chart, version (of a chart that is no folder) and values of each.
 
     Raises:
         LabError: when the API does not answer, or refuses.

@@ -33,7 +33,6 @@ class Work:
     """What a module does.
 
     Attributes:
-        spec: its argument specification.
         run: does it, and gives the values to return; raises LabError.
         import_error: why the library `kubernetes`, which it needs, can't be used here; None where nothing is missing.
     """

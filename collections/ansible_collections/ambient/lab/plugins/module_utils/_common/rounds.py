@@ -95,9 +95,7 @@ def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: 
 class Wait(t.Generic[Look]):
     """The rule of a plain wait: until nothing is left to wait for, waiting is pointless, or time is up.
 
-    Args:
-        timeout: seconds.
-        left: of what is still waited for, whether that is of use.
+    left: of what is still waited for, whether that is of use.
     """
 
     def __init__(self, timeout: float, left: t.Callable[[Look], t.Collection[Retry]]) -> None:

@@ -91,12 +91,10 @@ class Controls:
         """How the round shows the path of a denied probe alive; None where it does not.
 
         Either the destination answers another request, or the source reaches something else while a ready endpoint
-        is at the end of the path: a dead destination looks like a denial, too.
+        is at the end of the path: a dead destination looks like a denial, too. For an outcome of BLOCKED the
+        destination must answer another source, and this one nowhere.
 
-        Args:
-            probe: that was denied.
-            outcome: of it. For one of BLOCKED the destination must answer another source, and this one nowhere.
-            ready: whether the destination has a ready endpoint.
+        ready: whether the destination has a ready endpoint.
         """
         answers = self._by_destination.get(probe.key(self._mesh), [])
         if outcome in _NOT_CONNECTED and probe.pod(self._mesh) in {other.pod(self._mesh) for other, _seen in answers}:

@@ -268,9 +268,7 @@ def _word(text: str) -> str:
 def read_marks(nonce: str, pieces: t.Iterable[tuple[float, bytes]]) -> t.Iterator[Mark]:
     """Read what the script prints, as far as it has come.
 
-    Args:
-        nonce: as given to build_script.
-        pieces: of the output, each with the time in seconds when it was heard; may be cut anywhere.
+    pieces: of the output, each with the time in seconds when it was heard; may be cut anywhere.
     """
     body: list[str] = []
     said: dict[str, str] = {}
@@ -301,10 +299,7 @@ def _lines(pieces: t.Iterable[tuple[float, bytes]]) -> t.Iterator[tuple[float, s
 def parse_output(nonce: str, stdout: str, numbers: t.Iterable[int]) -> dict[int, Record | str]:
     """A record per probe of a script that runs each once, or a text that says why there is none.
 
-    Args:
-        nonce: as given to build_script.
-        stdout: all that came back; may be cut anywhere.
-        numbers: the probes that must be in it, in the order in which they were given to build_script.
+    stdout: all that came back; may be cut anywhere. numbers: the probes that must be in it, in build_script's order.
     """
     found: dict[str, Record | str] = {}
     exits: dict[str, str] = {}

@@ -53,7 +53,6 @@ class Filter:
     """One RBAC filter that has rules of the policy, by their number.
 
     Attributes:
-        action: of its rules: ALLOW, DENY or LOG.
         shadow: it only notes what matches, for an authorizer to ask (CUSTOM), or for a dry run.
         port: of its chain.
         tcp: it sees no HTTP.

@@ -33,7 +33,6 @@ class Decision:
     """What a proxy decides.
 
     Attributes:
-        verdict: allow, deny, or unknown.
         reason: in words: which rule of which policy, or what is missing to know.
         among: the policies of which the proxy names one when it refuses; of a refusal because no ALLOW policy
             matches, all of these.

@@ -62,11 +62,9 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Destination:
-    """What a request goes to.
+    """What a request goes to, as its URL names it.
 
     Attributes:
-        host: as the URL has it.
-        port: as the URL has it.
         kind: "service" and "entry" are reached by a virtual address, so their waypoint counts; "pods" by the pods'
             own addresses; "node" by a node's; "missing": the name is the cluster's, and stands for nothing.
         service: the Service, or the ServiceEntry; of "pods" the headless Service that was named, if one was.
@@ -125,10 +123,7 @@ class Name:
 def names_of(host: str, namespace: str, domain: str) -> list[Name]:
     """What a host may mean in the cluster, in the order in which a pod's resolver asks (resolv.conf(5), search).
 
-    Args:
-        host: of a URL; with a dot at its end it is absolute.
-        namespace: of the pod that asks.
-        domain: of the cluster.
+    host: with a dot at its end it is absolute. namespace: of the pod that asks. domain: of the cluster.
     """
     absolute = host.rstrip(".")
     asked = [absolute]
@@ -150,11 +145,7 @@ def names_of(host: str, namespace: str, domain: str) -> list[Name]:
 def resolve(mesh: Mesh, host: str, port: int, namespace: str) -> Destination:
     """What a request from a pod of a namespace goes to.
 
-    Args:
-        mesh: with the objects of every namespace that `names_of` names.
-        host: of the URL, lower case, without brackets.
-        port: of the URL.
-        namespace: of the pod that sends it.
+    mesh: with the objects of every namespace that `names_of` names. host: lower case, without brackets.
     """
     return mesh.once(("destination", host, port, namespace), lambda: _resolve(mesh, host, port, namespace, 0))
 

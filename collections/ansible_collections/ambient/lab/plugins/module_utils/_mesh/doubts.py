@@ -83,7 +83,8 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
         if direct and source is not None:
             if name_of(source) == name_of(pod):
                 found.append(f"{name} calls itself, and need not pass ztunnel")
-            elif _same_host(source, pod):
+            elif source.get("spec", {}).get("hostNetwork") and _node(source) == _node(pod):
+                # istio-cni lets kubelet's probes pass that way.
                 found.append(f"{name_of(source)} calls {name} from its own node's network, which may go around ztunnel")
     if pods and mesh.config.flag("PILOT_AUTO_ALLOW_WAYPOINT_POLICY"):
         found.append("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated")
@@ -95,15 +96,12 @@ def _is_local(destination: Destination, source: Object | None) -> bool:
     key = {"service": "internalTrafficPolicy", "node": "externalTrafficPolicy"}.get(destination.kind)
     if not key or (destination.service or {}).get("spec", {}).get(key) != "Local":
         return False
-    pods = [source, *(end.pod for end in destination.endpoints)]
-    nodes = {(pod or {}).get("spec", {}).get("nodeName") for pod in pods}
+    nodes = {_node(pod) for pod in (source, *(end.pod for end in destination.endpoints))}
     return destination.kind == "node" or None in nodes or len(nodes) > 1
 
 
-def _same_host(source: Object, pod: Object) -> bool:
-    """Whether the source uses the network of the pod's node (istio-cni lets kubelet's probes pass that way)."""
-    here, there = source.get("spec", {}), pod.get("spec", {})
-    return bool(here.get("hostNetwork") and here.get("nodeName") == there.get("nodeName"))
+def _node(pod: Object | None) -> t.Any:
+    return (pod or {}).get("spec", {}).get("nodeName")
 
 
 def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:

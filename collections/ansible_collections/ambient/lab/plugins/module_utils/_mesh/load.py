@@ -57,7 +57,6 @@ class Loader:
     """Reads a mesh from a cluster, again for each round.
 
     Args:
-        reader: of the cluster.
         asked: what is going to be called.
         namespaces: whose objects the user must be able to read: of the sources, and of policies that claims name.
         kinds: to read; all that a prediction rests on, unless fewer are needed.
@@ -79,10 +78,7 @@ class Loader:
         self._unread: dict[tuple[str, str], str] = {}
 
     def load(self, *, anew: bool = False) -> Mesh:
-        """The mesh as it is now.
-
-        Args:
-            anew: read what changes seldom again, too.
+        """The mesh as it is now; anew: what changes seldom is read again, too.
 
         Raises:
             LabError: when the API does not answer, or refuses to list what the claims themselves name.

@@ -26,7 +26,6 @@ class WaypointHop:
     """A waypoint on the way.
 
     Attributes:
-        waypoint: that serves the target.
         target: the Service, the ServiceEntry or the pod that the request was sent to.
         connection: as the waypoint sees it: the client's identity, the port of the Service.
         policies: AuthorizationPolicies that it enforces for the target.
@@ -206,16 +205,12 @@ def _ztunnels(
                 continue
         # Of a pod with addresses of both families nobody knows which one a Service leads to.
         one = len(addresses_of(end.pod)) == 1 or destination.named_by_address
-        address = _caller_address(callers, end.address) if one and destination.kind != "node" else None
+        # The caller's address is of the same family as the called one; nobody knows it where several may call.
+        own = [address for pod in callers for address in addresses_of(pod) if (":" in address) == (":" in end.address)]
+        address = own[0] if len(own) == 1 and one and destination.kind != "node" else None
         connection = Connection(identity, address, (end.address or None) if one else None, end.port)
         hops.append(ZtunnelHop(end.pod, connection, tuple(pod_policies(mesh, end.pod))))
     return tuple(hops)
-
-
-def _caller_address(callers: t.Sequence[Object], called: str) -> str | None:
-    """The caller's address of the same family as the called one; None where several may call."""
-    fitting = [address for pod in callers for address in addresses_of(pod) if (":" in address) == (":" in called)]
-    return fitting[0] if len(fitting) == 1 else None
 
 
 def pod_policies(mesh: Mesh, pod: Object) -> list[Object]:

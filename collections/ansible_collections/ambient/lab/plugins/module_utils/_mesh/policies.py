@@ -165,12 +165,10 @@ def first(results: t.Sequence[Truth], why_not: t.Callable[[], str]) -> Match:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Whether a policy matches.
+    """Whether a policy matches; truth: None where nobody can know.
 
-    Attributes:
-        truth: None where nobody can know.
-        rule: number of the first rule that does, -1 where none surely does.
-        why_not: what of its first rule does not fit; "" where it matches, or has no rule.
+    rule: number of the first rule that does, -1 where none surely does. why_not: what of its first rule does not fit;
+    "" where it matches, or has no rule.
     """
 
     truth: Truth

@@ -156,10 +156,7 @@ class Misfit(ValueError):
 
 
 def shaped(item: Object) -> Object:
-    """An object without what is null in it, as the API keeps it.
-
-    Args:
-        item: of any kind; of one that the mesh does not read only the metadata count.
+    """An object without what is null in it, as the API keeps it; of a kind that is not read only the metadata count.
 
     Raises:
         Misfit: naming the field, and what it must be.
