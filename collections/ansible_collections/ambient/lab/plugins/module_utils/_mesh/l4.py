@@ -16,7 +16,7 @@ import typing as t
 from . import policies
 from .mesh import Object, namespace_of
 from .policies import Match as Matched
-from .policies import Truth, every, first, holds, some
+from .policies import Truth, every, holds, match_of, some
 
 # Fields of operations and sources, and conditions, by their names in ztunnel.
 _FIELDS = {
@@ -140,7 +140,7 @@ def network_of(text: str) -> str:
 def policy_matches(policy: L4Policy, connection: Connection) -> Matched:
     """Whether any rule matches a connection; a rule without clauses matches everything."""
     results = [every(some(_matches(match, connection) for match in clause) for clause in rule) for rule in policy.rules]
-    return first(results, lambda: _why_not(policy.rules[0], connection))
+    return match_of(results, lambda: _why_not(policy.rules[0], connection))
 
 
 def _why_not(rule: Rule, connection: Connection) -> str:

@@ -14,7 +14,7 @@ import typing as t
 
 from .l4 import Connection, glob, network_of, said, within
 from .mesh import Object, namespace_of
-from .policies import SOURCE, Condition, Match, Rule, Truth, action, every, first, holds, rules, some
+from .policies import SOURCE, Condition, Match, Rule, Truth, action, every, holds, match_of, rules, some
 
 _WHEN = (
     *SOURCE.values(),
@@ -61,7 +61,7 @@ def policy_matches(policy: Object, context: Context) -> Match:
     """Whether any rule matches a request."""
     found = rules(policy)
     results = [_rule_matches(policy, rule, context) for rule in found]
-    return first(results, lambda: _why_not(policy, found[0], context))
+    return match_of(results, lambda: _why_not(policy, found[0], context))
 
 
 def _rule_matches(policy: Object, rule: Rule, context: Context) -> Truth:

@@ -156,7 +156,7 @@ def holds(wanted: t.Sequence[str], unwanted: t.Sequence[str], fits: t.Callable[[
     return every((some(map(fits, wanted)) if wanted else True, negated(some(map(fits, unwanted)))))
 
 
-def first(results: t.Sequence[Truth], why_not: t.Callable[[], str]) -> Match:
+def match_of(results: t.Sequence[Truth], why_not: t.Callable[[], str]) -> Match:
     """Whether any of a policy's rules matches; why_not: says it of the first one."""
     if True in results:
         return Match(True, results.index(True))
