@@ -87,7 +87,8 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     resources = {key: value for key, value in (params["probe_resources"] or {}).items() if value is not None}
     with ProbePods(edge, kind, image, life, Clock(), resources=resources, check_mode=check_mode) as probe_pods:
         # All objects of the matrix, and of what a file's claims call by name beside it.
-        named = [Asked.of(claim.request, claim.source.namespace) for claim in claims if not is_ip(claim.request.host)]
+        hosts = [(claim.request.host, claim.request.port, claim.source.namespace) for claim in claims]
+        named = [Asked(*item) for item in hosts if not is_ip(item[0])]
         mesh = edge.mesh(named, {claim.source.namespace for claim in claims})
         plan = lay_out(widened(wanted, claims), mesh)
         matched = match(claims, plan.pairs, mesh)

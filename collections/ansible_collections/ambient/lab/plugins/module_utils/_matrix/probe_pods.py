@@ -25,10 +25,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
     DATAPLANE_MODE,
-    ENDED,
     Mesh,
     Object,
     annotations_of,
+    has_ended,
     labels_of,
     name_of,
 )
@@ -144,7 +144,7 @@ def leftover(pod: Object, now: float) -> bool:
     """
     created = datetime.datetime.fromisoformat(str(pod["metadata"]["creationTimestamp"])).timestamp()
     return (
-        pod.get("status", {}).get("phase") in ENDED
+        has_ended(pod)
         or now - created > float(pod["spec"].get("activeDeadlineSeconds") or 0)
         or run_is_gone(annotations_of(pod).get(RUN, ""))
     )
