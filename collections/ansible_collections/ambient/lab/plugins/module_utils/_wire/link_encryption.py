@@ -1,0 +1,105 @@
+# What the module link_encryption does: parse, send, capture, judge, write down.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to the collection: may change at any time.
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.results import now, require_writable, write_results
+from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Wait, repeat
+from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen
+from ansible_collections.ambient.lab.plugins.module_utils._curl.script import row_seconds
+from ansible_collections.ambient.lab.plugins.module_utils._wire.capture import Capture
+from ansible_collections.ambient.lab.plugins.module_utils._wire.check import WireRun, left, look, parse_wire_claims
+
+_OUTCOMES = {"pass": "encrypted", "fail": "plain text", "error": "not seen"}
+Values = dict[str, t.Any]
+
+
+def prove_encryption(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
+    """Check the claims in the module's parameters.
+
+    Args:
+        params: of the module link_encryption.
+        check_mode: look, but write no results file.
+
+    Raises:
+        LabError: on wrong input, an API that does not answer, a link that can't be seen, and claims that do not hold.
+    """
+    for key, least in (("timeout", 0.0), ("probe_timeout", 0.1)):
+        if not least <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    claims = parse_wire_claims(params["claims"], params["namespace"])
+    path, section, seconds = params["results_file"], params["section"], params["probe_timeout"]
+    require_writable(path, section)
+    kube = Kube(params["kubeconfig"], params["context"])
+
+    def capturing(addresses: t.Container[str]) -> Capture:
+        most = 2 * row_seconds(2 * len(claims), seconds)
+        return Capture(params["interface"], params["network_namespace"], addresses, most)
+
+    ended = repeat(lambda: look(claims, kube, capturing, seconds), Wait(params["timeout"], left), Clock(), interval=0.5)
+    values = _values(ended)
+    if path and not check_mode:
+        write_results(path, lambda results: {**results, section: _section(values)})
+    bad = [run for run in ended.last if not run.verdict.passed]
+    if bad:
+        head = f"{len(bad)} of {len(claims)} claims on what passes between the nodes did not hold"
+        raise LabError(screen(head, "FROM", [_row(run, kubectl(params)) for run in bad]), **values)
+    return values
+
+
+def _values(ended: Ended[t.Sequence[WireRun]]) -> Values:
+    """The module's return values."""
+    verdicts = {run.verdict.verdict for run in ended.last}
+    return {
+        "verdict": next(verdict for verdict in ("error", "fail", "pass") if verdict in verdicts),
+        "rounds": ended.rounds,
+        "elapsed": round(ended.elapsed, 2),
+        "claims": [
+            {
+                "name": run.claim.name,
+                "from": str(run.own.found),
+                "to": str(run.claim.encrypted.request),
+                "control": str(run.control.found),
+                "verdict": run.verdict.verdict,
+                "reason": run.verdict.reason,
+                "outcome": _OUTCOMES[run.verdict.verdict],
+                "flows": [
+                    {"source": flow.source, "target": f"{flow.target}:{flow.target_port}", "bytes": count}
+                    for flow, count in run.hbone.items()
+                ],
+                "identity": run.identity or None,
+            }
+            for run in ended.last
+        ],
+    }
+
+
+def _section(values: Values) -> Values:
+    """The check's part of the results file, in the form of other claims."""
+    entry: Values = {"expected": "encrypted", "http_code": None, "exit_code": None, "errormsg": "", "history": []}
+    rows = [
+        {
+            **{key: claim[key] for key in ("name", "from", "to")},
+            "expected": "encrypted",
+            "by": None,
+            "before": None,
+            "after": {**entry, **{key: claim[key] for key in ("verdict", "outcome", "reason")}},
+        }
+        for claim in values["claims"]
+    ]
+    head = {key: values[key] for key in ("verdict", "rounds", "elapsed")}
+    return {**head, "claims": rows, "phase": "after", "at": now(), "proxies": []}
+
+
+def _row(run: WireRun, command: str) -> Row:
+    namespace = run.claim.encrypted.source.namespace
+    return Row(
+        run.claim.name, "encrypted", _OUTCOMES[run.verdict.verdict], str(run.own.found), printable(run.verdict.reason),
+        f"{command} -n {namespace} get pods -o wide",
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+# A real capture on this machine's loopback.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._wire import capture as capture_module
+from ansible_collections.ambient.lab.plugins.module_utils._wire.capture import Capture
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may capture")
+HOME = "127.0.0.1"
+
+
+def send(data: bytes) -> int:
+    """Over a connection to this machine; returns the port it goes to."""
+    with socket.create_server((HOME, 0)) as server:
+        port = int(server.getsockname()[1])
+        with socket.create_connection((HOME, port)) as client:
+            accepted, _peer = server.accept()
+            with accepted:
+                client.sendall(data)
+                while len(data) > 0 and (got := accepted.recv(1 << 20)):
+                    data = data[len(got) :]
+    return port
+
+
+@pytest.mark.parametrize("namespace", [None, "/proc/self/ns/net"])
+def test_what_passes_is_there_in_order(namespace: str | None) -> None:
+    data = os.urandom(300_000)
+    with Capture("lo", namespace, [HOME], 20) as captured:
+        port = send(data)
+    assert captured.lost == ""
+    assert [stream.data for flow, stream in captured.streams.items() if flow.target_port == port] == [data]
+
+
+def test_others_are_not_kept() -> None:
+    with Capture("lo", None, ["10.1.2.3"], 20) as captured:
+        send(b"a" * 100)
+    assert captured.streams == {}
+
+
+@pytest.mark.parametrize(("most", "seconds", "words"), [(1000, 20, "0 MiB passed"), (1 << 20, 0, "too long")])
+def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch, most: int, seconds: float, words: str) -> None:
+    monkeypatch.setattr(capture_module, "MAX_BYTES", most)
+    with Capture("lo", None, [HOME], seconds) as captured:
+        send(b"a" * 5000)
+    assert words in captured.lost
+
+
+def test_no_such_interface_is_one_clear_line() -> None:
+    with pytest.raises(LabError, match=r"can't be seen: .*; it needs root"):
+        Capture("no-such-one", None, [HOME], 1)
