@@ -1,7 +1,6 @@
 # Figures of a policy's convergence from the answers of probes that ran meanwhile. Pure: knows no cluster and no clock.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,10 +9,10 @@ import itertools
 import math
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import traffic_of
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Expectation
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen, classify
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Record, lacks, read_marks
+from .._check.run import traffic_of
+from .._claims.parse import DENIALS, Expectation
+from .._curl.outcomes import Seen, classify
+from .._curl.script import TICK, Record, lacks, read_marks
 
 # The clock of /proc/uptime goes in steps of a hundredth of a second (proc(5)).
 CLOCK_STEP = 0.01

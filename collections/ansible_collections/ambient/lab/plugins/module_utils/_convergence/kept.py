@@ -1,7 +1,6 @@
 # Keeps the user's policy in a file from before it is removed until it is given back, whatever becomes of this process.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ import os
 import pathlib
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+from .._claims.parse import PolicyRef
+from .._common.errors import LabError
+from .._common.files import replace_file
+from .._mesh.mesh import Object
 
 # What the API adds to an object, and a new one must not have.
 _SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")

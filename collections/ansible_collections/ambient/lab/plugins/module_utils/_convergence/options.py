@@ -1,25 +1,18 @@
 # Reads what the module policy_convergence is asked to do, strictly, before anything is sent or changed.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, label_of, mapping, parse_list
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
-    CLAIM_KEYS,
-    Claim,
-    Expectation,
-    PolicyRef,
-    parse_claim,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import Limits
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
-from ansible_collections.ambient.lab.plugins.module_utils._ready.policy_ready import policy_ref
+from .._claims.fields import Problem, label_of, mapping, parse_list
+from .._claims.parse import CLAIM_KEYS, Claim, Expectation, PolicyRef, parse_claim
+from .._common.errors import LabError
+from .._mesh.mesh import Object
+from .._ready.policy_ready import policy_ref
+from .figures import Limits
 
 MAX_REPEATS = 100
 MAX_RATE = 200.0

@@ -1,36 +1,20 @@
 # What the module policy_convergence does: measure, sum up, write down, and say what did not hold.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    Results,
-    now,
-    require_writable,
-    write_results,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import table
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import judge_runs, quantiles
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import (
-    Kept,
-    differs,
-    folder_of,
-    wanted_at_end,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import Plan, read_plan
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.run import (
-    DIRECTIONS,
-    Measured,
-    Runner,
-    gaps_of,
-)
+from .._cluster.kube import Kube, kubectl
+from .._common.errors import LabError
+from .._common.results import Results, now, require_writable, write_results
+from .._common.rounds import Clock
+from .._common.text import table
+from .figures import judge_runs, quantiles
+from .kept import Kept, differs, folder_of, wanted_at_end
+from .options import Plan, read_plan
+from .run import DIRECTIONS, Measured, Runner, gaps_of
 
 MAX_SHOWN = 6
 _SUMMED = ("stale_after_accepted", "stale_after_ready", "flaps", "requests")

@@ -1,7 +1,6 @@
 # Applies and removes a policy while loops probe from every source, and never leaves anything of it behind.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -12,33 +11,18 @@ import secrets
 import threading
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import APPLY, Kube
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.figures import (
-    CLOCK_STEP,
-    Moments,
-    Run,
-    Stream,
-    Timed,
-    analyse,
-    clock_offset,
-    parse_stream,
-    spacing,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new, differs, wanted_at_end
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.options import (
-    BASELINE_TICKS,
-    END_TICKS,
-    START_SECONDS,
-    Plan,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import TICK, Loop, build_script
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
-from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
+from .._claims.parse import Source
+from .._claims.sources import Target, Unusable, find_target
+from .._cluster.channel import Answer, status_message
+from .._cluster.kube import APPLY, Kube
+from .._common.errors import LabError
+from .._common.rounds import Clock
+from .._curl.script import TICK, Loop, build_script
+from .._mesh.mesh import Object
+from .._ready.barrier import Barrier, Passed
+from .figures import CLOCK_STEP, Moments, Run, Stream, Timed, analyse, clock_offset, parse_stream, spacing
+from .kept import Kept, as_new, differs, wanted_at_end
+from .options import BASELINE_TICKS, END_TICKS, START_SECONDS, Plan
 
 FIELD_MANAGER = "ambient-lab"
 DIRECTIONS = ("apply", "remove")

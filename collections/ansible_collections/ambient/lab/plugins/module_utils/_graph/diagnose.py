@@ -1,7 +1,6 @@
 # Names the first broken part between a proxy's counter and Kiali's picture, from facts.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ import shlex
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Facts, Pair, Proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import proxy_path, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import METRICS_PATH, METRICS_PORT
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
+from .._witness.counters import METRICS_PATH, METRICS_PORT
+from .._witness.proxies import ZTUNNEL_SELECTOR
+from .facts import Facts, Pair, Proxy
+from .http import proxy_path, service_proxy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 # Gathers what explains a missing edge, from Kiali back to the proxy that counts; each thing is asked once.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -11,19 +10,12 @@ import json
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply, get, proxy_path, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import REPORTER, End
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    GATEWAY_NAME,
-    PATHS,
-    Object,
-    is_ready,
-    name_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._witness.counters import LABEL, METRICS_PATH, METRICS_PORT
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import ZTUNNEL_SELECTOR
+from .._cluster.api import ProxyReader
+from .._mesh.mesh import GATEWAY_NAME, PATHS, Object, is_ready, name_of, namespace_of
+from .._witness.counters import LABEL, METRICS_PATH, METRICS_PORT
+from .._witness.proxies import ZTUNNEL_SELECTOR
+from .http import Reply, get, proxy_path, service_proxy
+from .parse import REPORTER, End
 
 # What Kiali makes its edges of (graph/telemetry/istio/istio.go; rateTcp=sent reads what ztunnel received).
 METRIC = {"ztunnel": "istio_tcp_received_bytes_total", "waypoint": "istio_requests_total"}

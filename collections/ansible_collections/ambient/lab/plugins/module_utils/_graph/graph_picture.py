@@ -1,22 +1,17 @@
 # What the module graph_picture does: find Kiali's answer, draw it, and write the file if it differs.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import (
-    read_results,
-    require_section,
-    understood,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End, parse_pairs
-from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import draw
+from .._common.errors import LabError
+from .._common.files import diff_of, put
+from .._common.results import read_results, require_section, understood
+from .model import parse_graph
+from .parse import End, parse_pairs
+from .svg import draw
 
 
 def picture(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[str, t.Any]:

@@ -1,7 +1,6 @@
 # Asks Kiali for its configuration and its graph, and says in one line why an answer is none.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ import json
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Asker
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
+from .._cluster.api import Asker
+from .._cluster.channel import Answer
+from .._common.errors import LabError
+from .._common.rounds import Retry
 
 # Kiali v1.89.0, graph/options.go; ambientTraffic is what later versions choose the reporters by (1.89 ignores it).
 GRAPH_QUERY = {

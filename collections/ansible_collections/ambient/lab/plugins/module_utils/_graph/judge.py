@@ -1,23 +1,15 @@
 # Judges what Kiali's graph shows against what claims expect; an edge that is not there needs a control.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import NO_RESPONSE, Edge
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
-    REPORTER,
-    EdgeExpectation,
-    End,
-    GraphClaim,
-    may_control,
-    reporters,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
+from .._check.stable import Verdict
+from .model import NO_RESPONSE, Edge
+from .parse import REPORTER, EdgeExpectation, End, GraphClaim, may_control, reporters
+from .run import EdgesSeen, GraphRun, Judged
 
 # Namespace and name of the waypoints that requests to an end may go through; None where nobody knows.
 WaypointsOf = t.Callable[[End], frozenset[tuple[str, str]] | None]

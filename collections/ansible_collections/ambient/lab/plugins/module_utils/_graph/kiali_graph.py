@@ -1,7 +1,6 @@
 # What the module kiali_graph does: parse, send and look, explain, write down.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,29 +9,21 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import KubeEdge, settings_of
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import ProxyReader
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Web, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._graph.diagnose import Finding, Places, diagnose
-from ansible_collections.ambient.lab.plugins.module_utils._graph.facts import Gatherer, Pair
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, graph_query, service_proxy
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import (
-    may_control,
-    parse_graph_claims,
-    reporters,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
-    as_graph_result,
-    graph_failure,
-    merge_graph,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import nodes_of, routes
+from .._check.curl_outcomes import KubeEdge, settings_of
+from .._check.stable import Verdict
+from .._claims.parse import Claim, parse_claims
+from .._cluster.api import ProxyReader
+from .._cluster.kube import Web, kubectl
+from .._common.errors import LabError
+from .._common.results import require_writable, write_results
+from .diagnose import Finding, Places, diagnose
+from .facts import Gatherer, Pair
+from .http import Kiali, graph_query, service_proxy
+from .parse import may_control, parse_graph_claims, reporters
+from .report import as_graph_result, graph_failure, merge_graph
+from .rounds import GraphResult, check_graph
+from .run import GraphRun
+from .traffic import nodes_of, routes
 
 # Outcomes of requests that the proxy counts: all that it has passed on, and a waypoint also those it refused itself.
 COUNTED = {"ztunnel": ("allowed",), "waypoint": ("allowed", "denied_l7", "denied_upstream")}

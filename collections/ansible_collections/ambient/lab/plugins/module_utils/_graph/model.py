@@ -1,15 +1,14 @@
 # Reads Kiali's graph: nodes, and edges with protocol, rate, response codes and mTLS.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from .._common.errors import LabError
+from .parse import End
 
 NO_RESPONSE = "-"
 

@@ -1,7 +1,6 @@
 # Parses claims about Kiali's traffic graph strictly: whatever is wrong is said before any traffic.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,17 +8,8 @@ import dataclasses
 import math
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import (
-    Problem,
-    codes_of,
-    dns_name,
-    label_of,
-    mapping,
-    parse_list,
-    require_none,
-    text_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from .._claims.fields import Problem, codes_of, dns_name, label_of, mapping, parse_list, require_none, text_of
+from .._common.errors import LabError
 
 # Which proxy counts what (istio.io, standard metrics; ztunnel reports L4 only).
 REPORTER = {"tcp": "ztunnel", "http": "waypoint", "grpc": "waypoint"}

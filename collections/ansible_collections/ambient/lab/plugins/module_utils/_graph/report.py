@@ -1,19 +1,18 @@
 # Writes down what Kiali's graph showed: the return values, the failure on one screen, the results file.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.report import claim_values, failed_row
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen, shorten
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
-from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
+from .._check.report import claim_values, failed_row
+from .._common.results import now
+from .._common.text import Row, screen, shorten
+from .parse import End
+from .rounds import GraphResult
+from .run import GraphRun
 
 
 def as_graph_result(result: GraphResult, verbose: bool) -> dict[str, t.Any]:

@@ -1,7 +1,6 @@
 # Sends the traffic and looks at Kiali's graph, round by round, until all claims hold.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,20 +9,20 @@ import dataclasses
 import functools
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings, unusable
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Checked, Stable, Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import repeat
-from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Kiali, Reply
-from ansible_collections.ambient.lab.plugins.module_utils._graph.judge import WaypointsOf, judge_all
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Graph, parse_graph
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import GraphClaim, uncontrolled
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun, Judged
-from ansible_collections.ambient.lab.plugins.module_utils._graph.traffic import Route, routes, unsent, waypoints
-from ansible_collections.ambient.lab.plugins.module_utils._graph.window import Sending, ServerClock, Window, covered
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from .._check.rounds import ClaimRounds, Edge, Settings, unusable
+from .._check.run import ClaimRun
+from .._check.stable import Checked, Stable, Verdict
+from .._claims.parse import Claim
+from .._common.errors import LabError
+from .._common.rounds import repeat
+from .._mesh.mesh import Mesh
+from .http import Kiali, Reply
+from .judge import WaypointsOf, judge_all
+from .model import Graph, parse_graph
+from .parse import GraphClaim, uncontrolled
+from .run import EdgesSeen, GraphRun, Judged
+from .traffic import Route, routes, unsent, waypoints
+from .window import Sending, ServerClock, Window, covered
 
 # Seconds between two samples of Prometheus, where Kiali does not say (Kiali's own default, handlers/config.go).
 DEFAULT_SCRAPE = 15.0

@@ -1,16 +1,15 @@
 # Everything about one claim on the graph in a check: one object, from its parsing to its report.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.stable import History, Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import EdgeExpectation, End, GraphClaim
+from .._check.stable import History, Verdict
+from .model import Edge
+from .parse import EdgeExpectation, End, GraphClaim
 
 TOO_EARLY = "the window was still too short for Prometheus to have seen anything"
 

@@ -1,7 +1,6 @@
 # Draws a traffic graph as an SVG picture that is readable on light and dark pages, and without colours.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ import math
 import typing as t
 import xml.etree.ElementTree as ET
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
-from ansible_collections.ambient.lab.plugins.module_utils._graph.layout import Grid, Layout, Point, arrange
-from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Graph, Node
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
+from .._common.text import printable
+from .layout import Grid, Layout, Point, arrange
+from .model import Edge, Graph, Node
+from .parse import End
 
 INK, FAINT, PAPER = "#1f2328", "#59636e", "#ffffff"
 FILL = {"workload": "#eaf2fb", "service": "#eef7ee", "waypoint": "#f6effb", "outside": "#f6f8fa"}

@@ -1,24 +1,17 @@
 # Which workloads the requests of the traffic go between: a missing edge means nothing unless something was sent.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
-from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
-from ansible_collections.ambient.lab.plugins.module_utils._graph.run import GraphRun
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    Mesh,
-    Object,
-    name_of,
-    namespace_of,
-    workload_name,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import named_waypoint
+from .._check.run import ClaimRun
+from .._mesh.endpoints import endpoints
+from .._mesh.mesh import Mesh, Object, name_of, namespace_of, workload_name
+from .._mesh.waypoints import named_waypoint
+from .parse import End
+from .run import GraphRun
 
 # From a workload, to a Service or to a workload behind it.
 Route = tuple[End, End]

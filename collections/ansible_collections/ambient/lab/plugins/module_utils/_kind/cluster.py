@@ -1,7 +1,6 @@
 # Makes a kind cluster be there or not: what is, what is missing, and the steps between the two.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -16,10 +15,11 @@ import tarfile
 import typing as t
 
 from ansible.module_utils.common.yaml import yaml_dump, yaml_load
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import replace_file
-from ansible_collections.ambient.lab.plugins.module_utils._common.programs import CANNOT_RUN, NOT_FOUND, Answer, Run
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import Engine, engine_of, last_line
+
+from .._common.errors import LabError
+from .._common.files import replace_file
+from .._common.programs import CANNOT_RUN, NOT_FOUND, Answer, Run
+from .engine import Engine, engine_of, last_line
 
 SPEC: dict[str, dict[str, t.Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -1,7 +1,6 @@
 # Which provider a lab has, and whether this machine has what the provider needs.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,9 +9,9 @@ import os
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.programs import CANNOT_RUN, NOT_FOUND, Run
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import answering, last_line, no_engine
+from .._common.errors import LabError
+from .._common.programs import CANNOT_RUN, NOT_FOUND, Run
+from .engine import answering, last_line, no_engine
 
 PROVIDERS = ("embedded", "kind", "existing")
 SPEC: dict[str, dict[str, t.Any]] = {

@@ -1,7 +1,6 @@
 # The container engine under kind: which one answers, and what it says of a cluster's nodes.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.programs import NOT_FOUND, Run
+from .._common.errors import LabError
+from .._common.programs import NOT_FOUND, Run
 
 # In the order in which kind looks for them (pkg/cluster/provider.go, DetectNodeProvider), and all it knows by name
 # (pkg/internal/runtime/runtime.go).

@@ -1,42 +1,32 @@
 # What the module claims_matrix does: span the matrix, have it asked, and write it down or compare it with a file.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import KubeEdge, settings_of
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import Problem, dns_name
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import diff_of, put, read_text
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import require_writable, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import Difference, State, difference, stated
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Engine, unable, visible
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.match import MatchResult, match, widened, within
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, lay_out, require_few
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import ProbePods, own_pod
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.report import (
-    OWN_POD,
-    Caller,
-    Found,
-    comments_of,
-    failure,
-    returned,
-    section_values,
-    warnings_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.text import file_text, read_claims
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Observed, watch
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Asked
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
+from .._check.curl_outcomes import KubeEdge, settings_of
+from .._check.rounds import Settings
+from .._claims.fields import Problem, dns_name
+from .._claims.parse import Claim, Source
+from .._cluster.kube import kubectl
+from .._common.errors import LabError
+from .._common.files import diff_of, put, read_text
+from .._common.results import require_writable, write_results
+from .._common.rounds import Clock
+from .._mesh.destinations import Request
+from .._mesh.load import Asked
+from .._mesh.mesh import Mesh, is_ip
+from .diff import Difference, State, difference, stated
+from .engine import Engine, unable, visible
+from .match import MatchResult, match, widened, within
+from .plan import Pair, Wanted, lay_out, require_few
+from .probe_pods import ProbePods, own_pod
+from .report import OWN_POD, Caller, Found, comments_of, failure, returned, section_values, warnings_of
+from .text import file_text, read_claims
+from .watch import Observed, watch
 
 # A pod that stands in ends by itself so many seconds after the time that the answers have to settle.
 LIFE_SECONDS = 900

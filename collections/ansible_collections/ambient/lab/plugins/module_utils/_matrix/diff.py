@@ -1,15 +1,14 @@
 # Says how two states of a matrix differ: what opened, what closed, what changed, what came and what went.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DENIALS, Claim
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.peers import CONVERTED, STATIC_STRICT
+from .._claims.parse import DENIALS, Claim
+from .._mesh.peers import CONVERTED, STATIC_STRICT
 
 # A server's certificate that the client does not trust was shown to the client: nobody denied the call.
 REACHED = ("allowed", "tls")

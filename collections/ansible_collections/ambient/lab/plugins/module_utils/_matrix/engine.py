@@ -1,7 +1,6 @@
 # Has the cells of a matrix asked and proven on a cluster, and finds the sources that can't ask.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,16 +9,16 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import ClaimRounds, Edge, Settings
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.probe_pods import NOT_NOW, ours
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Proof
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._witness.attribution import Attribution
+from .._check.rounds import ClaimRounds, Edge, Settings
+from .._claims.parse import Claim, Source
+from .._claims.sources import Unusable, target_in
+from .._curl.control import Probe
+from .._curl.outcomes import Seen
+from .._curl.probing import probe_all
+from .._mesh.mesh import Mesh, Object, name_of
+from .._witness.attribution import Attribution
+from .probe_pods import NOT_NOW, ours
+from .watch import Proof
 
 # --write-out %header{}, curl's changelog of 7.83.0.
 CURL_NEEDED = (7, 83)

@@ -1,16 +1,15 @@
 # Finds what can be called in a cluster: the ports of its Services, and a pod's own address beside them.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.endpoints import Endpoint, endpoints
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, Object, labels_of, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import MANAGED
+from .._mesh.endpoints import Endpoint, endpoints
+from .._mesh.mesh import Mesh, Object, labels_of, name_of
+from .._mesh.waypoints import MANAGED
 
 _WAYPOINTS = "istio.io-mesh-controller"
 _HTTP = ("http", "http1", "http2", "ws", "web")

@@ -1,19 +1,18 @@
 # Finds the claims of a file in the matrix as the cluster has it now: which are there, which are new, which are gone.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Unusable, target_in
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted, foreign, path_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, is_ip
+from .._claims.parse import Claim, Source
+from .._claims.sources import Unusable, target_in
+from .._common.rounds import Retry
+from .._mesh.destinations import resolve
+from .._mesh.mesh import Mesh, is_ip
+from .plan import Pair, Wanted, foreign, path_of
 
 _POD = " -> pod of "
 

@@ -1,7 +1,6 @@
 # Lays out a matrix from a cluster's objects: who can call, what can be called, and every pair of them as a claim.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ import fnmatch
 import typing as t
 import urllib.parse
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, Source, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Goal, Skipped, goals, is_waypoint
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request, names_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, account_of, namespace_of
+from .._claims.parse import Claim, Source, parse_claims
+from .._common.errors import LabError
+from .._mesh.destinations import Request, names_of
+from .._mesh.mesh import Mesh, account_of, namespace_of
+from .goals import Goal, Skipped, goals, is_waypoint
 
 MAX_PROBES = 20_000
 _ALIVE = ("Pending", "Running")

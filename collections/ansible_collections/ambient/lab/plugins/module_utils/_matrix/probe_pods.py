@@ -1,7 +1,6 @@
 # Makes the pods and containers that probe for sources without curl, waits until they run, and removes them.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -12,26 +11,13 @@ import os
 import socket
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Source
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import (
-    Target,
-    Unusable,
-    find_target,
-    target_in,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, Lister
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer, status_message
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    DATAPLANE_MODE,
-    Mesh,
-    Object,
-    annotations_of,
-    has_ended,
-    labels_of,
-    name_of,
-)
+from .._claims.parse import Source
+from .._claims.sources import Target, Unusable, find_target, target_in
+from .._cluster.api import Getter, Lister
+from .._cluster.channel import Answer, status_message
+from .._common.errors import LabError
+from .._common.rounds import Clock, Retry, Wait, repeat
+from .._mesh.mesh import DATAPLANE_MODE, Mesh, Object, annotations_of, has_ended, labels_of, name_of
 
 NAME = "ambient-lab-probe"
 LABEL, MANAGER = "app.kubernetes.io/managed-by", "ambient-lab"

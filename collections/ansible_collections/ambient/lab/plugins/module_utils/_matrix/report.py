@@ -1,7 +1,6 @@
 # Writes down what a matrix has shown: return values, the part of the results file, and the table of differences.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,14 +8,14 @@ import dataclasses
 import os
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import now
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, screen
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import KINDS, Change, Difference, State, command
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.goals import Skipped
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.watch import Cell, Observed
+from .._common.results import now
+from .._common.text import Row, screen
+from .._curl.control import BLOCKED
+from .diff import KINDS, Change, Difference, State, command
+from .engine import Unavailable
+from .goals import Skipped
+from .plan import Pair, Wanted
+from .watch import Cell, Observed
 
 OWN_POD = "its own pod"
 # Of each kind of warning.

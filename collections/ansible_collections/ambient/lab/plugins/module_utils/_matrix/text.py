@@ -1,7 +1,6 @@
 # Writes a matrix as a claims file that people read, edit and commit, and reads such a file.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -11,13 +10,13 @@ import re
 import textwrap
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import DEFAULT_CODES, Claim, parse_claims
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.files import read_text
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import place_of, printable
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, is_policy
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
+from .._claims.parse import DEFAULT_CODES, Claim, parse_claims
+from .._common.errors import LabError
+from .._common.files import read_text
+from .._common.text import place_of, printable
+from .._mesh.mesh import Object
+from .diff import State, is_policy
+from .plan import Pair
 
 # The Kubernetes client needs it too, and the module says when that one is missing.
 with contextlib.suppress(ImportError):

@@ -1,25 +1,19 @@
 # Asks every cell of a matrix again and again until the answers stay the same, and then has each of them proven.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import (
-    DEFAULT_CODES,
-    DENIALS,
-    Claim,
-    Expectation,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Time, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import BLOCKED
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import State, decider
-from ansible_collections.ambient.lab.plugins.module_utils._matrix.plan import Pair
+from .._check.rounds import Settings
+from .._claims.parse import DEFAULT_CODES, DENIALS, Claim, Expectation
+from .._common.rounds import Time, repeat
+from .._curl.control import BLOCKED
+from .._curl.outcomes import Seen
+from .diff import State, decider
+from .plan import Pair
 
 # curl's word for a server that answered with something else than HTTP (curl(1), EXIT CODES, 1 and 8).
 _NOT_HTTP = (1, 8)

@@ -1,7 +1,6 @@
 # AuthorizationPolicies as ztunnel has them: istiod's conversion, and ztunnel's evaluation of a connection.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 #
 # Sources: istio/istio pilot/pkg/serviceregistry/ambient/authorization.go (conversion),
 # istio/ztunnel src/rbac.rs (evaluation).

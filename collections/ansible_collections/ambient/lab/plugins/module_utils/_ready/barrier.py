@@ -1,7 +1,6 @@
 # The policy barrier: waits until every proxy that must enforce the policies has them as they are written now.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,20 +8,14 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry, Wait, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, name_of
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import DRY_RUN, is_dry_run, target_refs
-from ansible_collections.ambient.lab.plugins.module_utils._ready.enforcers import (
-    Enforcer,
-    Plan,
-    Reader,
-    everybody,
-    plan_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import config_dump
+from .._claims.parse import PolicyRef
+from .._common.errors import LabError
+from .._common.rounds import Clock, Retry, Wait, repeat
+from .._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from .._mesh.mesh import Object, name_of
+from .._mesh.policies import DRY_RUN, is_dry_run, target_refs
+from .._witness.proxies import config_dump
+from .enforcers import Enforcer, Plan, Reader, everybody, plan_of
 
 PARALLEL = 8
 # Who must enforce a policy changes seldom: a good plan is kept so many seconds.

@@ -1,15 +1,14 @@
 # Says why pods are not ready: what their containers wait for, what the scheduler says, what a crash left in the log.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Reader, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import GATEWAY_NAME
-from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import problem_of
+from .._cluster.finder import Object, Reader, Wanted
+from .._common.errors import LabError
+from .._common.text import printable
+from .._mesh.mesh import GATEWAY_NAME
+from .readiness import problem_of
 
 MAX_PODS = 2
 LOG_LINES = 5

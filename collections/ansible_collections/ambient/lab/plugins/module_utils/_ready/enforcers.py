@@ -1,26 +1,18 @@
 # Finds the proxies that must enforce a policy: the ztunnels of the pods it selects, the pods of its waypoints.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.api import Getter, ProxyReader
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
-    REVISION,
-    Mesh,
-    Object,
-    has_ended,
-    labels_of,
-    namespace_of,
-)
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.paths import selects
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.policies import target_refs, targets
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import (
+from .._cluster.api import Getter, ProxyReader
+from .._mesh.load import Loader
+from .._mesh.mesh import REVISION, Mesh, Object, has_ended, labels_of, namespace_of
+from .._mesh.paths import selects
+from .._mesh.policies import target_refs, targets
+from .._mesh.waypoints import (
     MANAGED,
     MESH_CONTROLLERS,
     USE_WAYPOINT,
@@ -29,7 +21,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.waypoints import
     pods_of,
     waypoint_of,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._witness.proxies import Proxy, proxy_of, ztunnels
+from .._witness.proxies import Proxy, proxy_of, ztunnels
 
 _KINDS = ("Pod", "Service", "ServiceEntry", "Gateway", "GatewayClass")
 

@@ -1,7 +1,6 @@
 # What the module policy_ready does: parse, wait, and say who does not have a policy, and why.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ import dataclasses
 import re
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Retry
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import printable
-from ansible_collections.ambient.lab.plugins.module_utils._ready.barrier import Barrier, Passed
+from .._claims.parse import PolicyRef
+from .._cluster.kube import Kube, kubectl
+from .._common.errors import LabError
+from .._common.rounds import Clock, Retry
+from .._common.text import printable
+from .barrier import Barrier, Passed
 
 MAX_SHOWN = 12
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")

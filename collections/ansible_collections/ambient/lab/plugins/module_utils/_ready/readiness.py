@@ -1,14 +1,13 @@
 # Says of a Kubernetes object whether it is ready, and if not, why: one pure predicate per kind.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Object, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
+from .._cluster.finder import Object, Wanted
+from .._common.rounds import Reason, Retry
 
 
 def problem_of(wanted: Wanted, item: Object) -> Reason | None:

@@ -1,7 +1,6 @@
 # What the module ready does: look at all objects at once, again and again, until they are ready.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ import concurrent.futures
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Reason, Wait, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._ready.diagnose import explain
-from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
+from .._cluster.finder import Finder, Object, Wanted
+from .._cluster.kube import Kube, kubectl
+from .._common.errors import LabError
+from .._common.rounds import Clock, Ended, Reason, Wait, repeat
+from .diagnose import explain
+from .readiness import counts, problem_of
 
 PARALLEL = 8
 MAX_SHOWN = 6

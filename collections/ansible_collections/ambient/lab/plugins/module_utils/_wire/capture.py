@@ -1,7 +1,6 @@
 # Captures what passes an interface, also one in another network namespace, bounded in time and bytes.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._wire.packets import Flow, Stream, segment
+from .._common.errors import LabError
+from .packets import Flow, Stream, segment
 
 # Of linux/if_packet.h, linux/if_ether.h and linux/sched.h; Python's socket has not all of them.
 _ETH_P_ALL = 0x0003

@@ -1,7 +1,6 @@
 # Checks that what passes between nodes is encrypted: a probe's mark must not be seen there, a control's must.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
@@ -10,15 +9,16 @@ import dataclasses
 import secrets
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.judge import Verdict
-from ansible_collections.ambient.lab.plugins.module_utils._claims.fields import label_of, mapping, parse_list
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claim
-from ansible_collections.ambient.lab.plugins.module_utils._claims.sources import Target, Unusable, find_target
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Retry
-from ansible_collections.ambient.lab.plugins.module_utils._curl.control import Probe
-from ansible_collections.ambient.lab.plugins.module_utils._curl.outcomes import Seen
-from ansible_collections.ambient.lab.plugins.module_utils._curl.probing import Runner, probe_all
-from ansible_collections.ambient.lab.plugins.module_utils._wire.packets import HBONE_PORT, Flow, Stream, tls_of
+from .._check.stable import Verdict
+from .._claims.fields import label_of, mapping, parse_list
+from .._claims.parse import Claim, parse_claim
+from .._claims.sources import Target, Unusable, find_target
+from .._common.rounds import Retry
+from .._curl.control import Probe
+from .._curl.outcomes import Seen
+from .._curl.probing import Runner, probe_all
+from .._mesh.mesh import addresses_of
+from .packets import HBONE_PORT, Flow, Stream, tls_of
 
 CLAIM_KEYS = ("name", "from", "to", "control")
 # By this header of its own a probe is found again in what passes.
@@ -69,6 +69,12 @@ class Marked:
         request = dataclasses.replace(request, headers=(*request.headers, (MARK, secrets.token_hex(16))))
         return cls(Probe(claim.source, request), find_target(claim.source, pods))
 
+    @property
+    def addresses(self) -> t.Sequence[str]:
+        """Of the pod that sends it."""
+        pod = self.found.item if isinstance(self.found, Target) else None
+        return addresses_of(pod) if pod else ()
+
     def passed_in_plain(self, flows: t.Mapping[Flow, bytes]) -> str:
         """A flow in which the mark can be read; "" for none."""
         mark = dict(self.probe.request.headers)[MARK].encode()
@@ -116,9 +122,10 @@ class WireRun:
 
     def _judged(self, captured: Captured) -> Verdict:
         source = t.cast(Target, self.own.found)
+        addresses = self.own.addresses
         flows = {flow: stream.data for flow, stream in captured.streams.items()}
         for flow, data in flows.items():
-            tls = tls_of(data) if flow.target_port == HBONE_PORT and flow.source == source.address else None
+            tls = tls_of(data) if flow.target_port == HBONE_PORT and flow.source in addresses else None
             if tls and tls.data:
                 self.hbone[flow] = tls.data
                 self.identity = self.identity or tls.identity
@@ -179,7 +186,7 @@ def look(claims: t.Sequence[WireClaim], edge: Edge, capturing: Capturing, probe_
     ]
     sent = [marked for run in runs for marked in (run.own, run.control)]
     targets = {marked.probe.source: marked.found for marked in sent}
-    addresses = {found.address for found in targets.values() if isinstance(found, Target)}
+    addresses = {address for marked in sent for address in marked.addresses}
     probes = [marked.probe for marked in sent]
     with concurrent.futures.ThreadPoolExecutor(len(targets)) as pool, capturing(addresses) as captured:
         answers = dict(zip(probes, probe_all(probes, targets, probe_timeout, edge, pool), strict=True))

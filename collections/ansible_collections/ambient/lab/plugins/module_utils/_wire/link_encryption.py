@@ -1,20 +1,19 @@
 # What the module link_encryption does: parse, send, capture, judge, write down.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import Kube, kubectl
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._common.results import now, require_writable, write_results
-from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock, Ended, Wait, repeat
-from ansible_collections.ambient.lab.plugins.module_utils._common.text import Row, printable, screen
-from ansible_collections.ambient.lab.plugins.module_utils._curl.script import row_seconds
-from ansible_collections.ambient.lab.plugins.module_utils._wire.capture import Capture
-from ansible_collections.ambient.lab.plugins.module_utils._wire.check import WireRun, left, look, parse_wire_claims
+from .._cluster.kube import Kube, kubectl
+from .._common.errors import LabError
+from .._common.results import now, require_writable, write_results
+from .._common.rounds import Clock, Ended, Wait, repeat
+from .._common.text import Row, printable, screen
+from .._curl.script import row_seconds
+from .capture import Capture
+from .check import WireRun, left, look, parse_wire_claims
 
 _OUTCOMES = {"pass": "encrypted", "fail": "plain text", "error": "not seen"}
 Values = dict[str, t.Any]

@@ -1,7 +1,6 @@
 # Draws how fast a policy took hold: a line per pair, from the moment the API accepted the change.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# PRIVATE to the collection: may change at any time.
 
 from __future__ import annotations
 
