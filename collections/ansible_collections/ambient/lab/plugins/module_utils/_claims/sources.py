@@ -89,7 +89,8 @@ def _state(pod: Pod) -> str:
 
 
 def _target(source: Source, pod: Pod) -> Target | Unusable:
-    names = [container["name"] for container in pod["spec"]["containers"]]
+    # A folder's pod need not say what runs in it.
+    names = [container.get("name", "main") for container in pod["spec"].get("containers") or [{}]]
     default = (pod["metadata"].get("annotations") or {}).get(_DEFAULT_CONTAINER)
     wanted = source.container or (default if default in names else names[0])
     if wanted not in names:

@@ -37,6 +37,7 @@ class Decision:
             matches, all of these.
         cause: namespace/name of the PeerAuthentication that refuses plain text; "" otherwise.
         doubtful: those among them of which nobody can know whether they match.
+        rules: policies that surely match, each with the number of its rule.
         retry: pointless where something that is written denies it; a policy that is not there may still come.
     """
 
@@ -46,6 +47,7 @@ class Decision:
     cause: str = ""
     doubtful: tuple[str, ...] = ()
     retry: Retry = Retry.USEFUL
+    rules: tuple[tuple[str, int], ...] = ()
 
 
 def at_ztunnel(mesh: Mesh, hop: ZtunnelHop) -> Decision:
@@ -171,7 +173,8 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
     if certain:
         rules = [f"rule {denying[name].rule} of AuthorizationPolicy {name} (DENY)" for name in certain]
         reason = f"{' and '.join(rules)} match{'es' if len(rules) == 1 else ''}"
-        return Decision("deny", reason, (*certain, *doubtful), doubtful=tuple(doubtful), retry=Retry.POINTLESS)
+        among, numbers = (*certain, *doubtful), tuple((name, denying[name].rule) for name in certain)
+        return Decision("deny", reason, among, doubtful=tuple(doubtful), retry=Retry.POINTLESS, rules=numbers)
     opened = next((name for name, match in allowing.items() if match.truth), "")
     unsure = [name for name, match in allowing.items() if match.truth is None]
     if allowing and not opened and not unsure:
@@ -184,7 +187,9 @@ def decide(policies: t.Sequence[Object], evaluate: Evaluate) -> Decision:
         why = f"nobody can know from here whether AuthorizationPolicy {', '.join(doubtful)} matches"
         return Decision("unknown", why, doubtful=tuple(doubtful))
     if opened:
-        return Decision("allow", f"rule {allowing[opened].rule} of AuthorizationPolicy {opened} (ALLOW) matches")
+        number = allowing[opened].rule
+        reason = f"rule {number} of AuthorizationPolicy {opened} (ALLOW) matches"
+        return Decision("allow", reason, rules=((opened, number),))
     if denying:
         return Decision("allow", f"no rule of the DENY policies in force matches: {_said(denying)}")
     return Decision("allow", "no AuthorizationPolicy is in force here")

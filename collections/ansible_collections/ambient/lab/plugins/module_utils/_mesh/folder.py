@@ -5,20 +5,35 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import typing as t
 
 from .._common.errors import LabError
 from .._common.text import place_of
 from .config import config_of, the_istiod
-from .mesh import DATAPLANE_MODE, GATEWAY_NAME, PATHS, REDIRECTION, Mesh, Object, labels_of, name_of
+from .mesh import (
+    DATAPLANE_MODE,
+    GATEWAY_NAME,
+    PATHS,
+    REDIRECTION,
+    Mesh,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+    namespace_of,
+    workload_name,
+)
 from .shapes import Misfit, shaped
+from .valid import problems
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
     import yaml
 
-    class _Loader(yaml.SafeLoader):
+    # libyaml's reader is the same one, ten times as fast; not every PyYAML has it.
+    class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
         """Reads YAML as Kubernetes does: a date, and `=`, are texts."""
 
     _Loader.yaml_implicit_resolvers = {
@@ -26,7 +41,9 @@ with contextlib.suppress(ImportError):
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-_SUFFIXES = (".yml", ".yaml", ".json")
+SUFFIXES = (".yml", ".yaml", ".json")
+# Key of an object under which its Place is; no API has it.
+PLACE = "place"
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
 # API group of each kind that is read.
 _GROUPS = {
@@ -35,9 +52,51 @@ _GROUPS = {
     "Job": "batch",
     "Namespace": "",
 }
+# Versions of a group that Istio 1.31 and Gateway API 1.6 serve, where that is not v1 alone.
+_VERSIONS = {
+    "security.istio.io": ("v1", "v1beta1"),
+    "networking.istio.io": ("v1", "v1beta1", "v1alpha3"),
+    "extensions.istio.io": ("v1alpha1",),
+    "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
+}
+# Kinds that nobody else has in such a group: another one there is a mistake.
+_ISTIO_ALONE, _MISTAKEN = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"), ("istio.io", "k8s.io")
 _MESH_CONFIG, _ISTIOD = ("ConfigMap", "istio-system/istio"), "istio-system/istiod"
 _NO_CONFIG = "the mesh's configuration is not in the folder: Istio's defaults are taken"
 _NO_ISTIOD = "istiod is not in the folder: the defaults of its flags are taken, and its version is not known"
+
+
+# A file's name, as messages have it, and what is in it.
+Text = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an object stands. node: of the YAML document."""
+
+    file: str
+    node: t.Any
+
+    def at(self, *keys: t.Any) -> str:
+        """file:line of a field, or of what of its path is there."""
+        node, line = self.node, self.node.start_mark.line
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                found = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+                found = (node.value[key],) * 2
+            else:
+                found = None
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        return f"{self.file}:{line + 1}"
+
+
+def place_at(item: Object, *keys: t.Any) -> str:
+    """file:line of a field of an object; "" where it comes from no file."""
+    place = item.get(PLACE)
+    return place.at(*keys) if isinstance(place, Place) else ""
 
 
 def read_folder(path: str) -> Mesh:
@@ -50,15 +109,56 @@ def read_folder(path: str) -> Mesh:
         path: of the folder; its subfolders are read, too.
 
     Raises:
-        LabError: when there is nothing in it, or a file is no YAML, or an object that the mesh reads has not the form
-            of its kind. Other objects are not looked at.
+        LabError: as texts_of and read_objects.
     """
-    folder = pathlib.Path(path)
-    files = sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
-    objects = [item for file in files for item in _objects(file)]
-    if not objects:
-        raise LabError(f"{path} holds no Kubernetes objects in files that end with {', '.join(_SUFFIXES)}")
-    return assembled(objects)
+    return assembled(read_objects(texts_of(path), path)[0])
+
+
+def texts_of(path: str) -> list[Text]:
+    """The files of a folder that may hold objects.
+
+    Raises:
+        LabError: when one can't be read.
+    """
+    files = sorted(file for file in pathlib.Path(path).rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    found = []
+    for file in files:
+        try:
+            found.append((str(file), file.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    return found
+
+
+def read_objects(texts: t.Iterable[Text], where: str) -> tuple[list[Object], list[str]]:
+    """The objects of some files, and what in them is none.
+
+    Args:
+        texts: of the files.
+        where: they are, for messages.
+
+    Raises:
+        LabError: when there is nothing in them; or with one line for each file that is no YAML, and each object that
+            the API would refuse, or that stands there twice. Objects that the mesh does not read are not looked at.
+    """
+    found: dict[tuple[str, str, str], Object] = {}
+    wrong: list[str] = []
+    notes: list[str] = []
+    for name, text in texts:
+        try:
+            for item in _objects(name, text, wrong, notes):
+                key = item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]
+                if key in found:
+                    label = f"{key[0]} {name_of(item).removeprefix('/')}"
+                    wrong.append(f"{place_at(item)}: {label} is there already, at {place_at(found[key])}")
+                found[key] = item
+        except yaml.YAMLError as error:
+            wrong.append(f"{name} can't be read as YAML{place_of(error)}")
+    if wrong:
+        raise LabError("\n".join(wrong))
+    if not found:
+        raise LabError(f"{where} holds no Kubernetes objects in files that end with {', '.join(SUFFIXES)}")
+    return list(found.values()), notes
 
 
 def assembled(objects: t.Sequence[Object]) -> Mesh:
@@ -78,48 +178,123 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
     return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
 
 
-def _objects(file: pathlib.Path) -> t.Iterator[Object]:
-    try:
-        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
-    except yaml.YAMLError as error:
-        raise LabError(f"{file} can't be read as YAML{place_of(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{file} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
-    for document in documents:
-        # Files of values, and of other tools, may lie beside the manifests.
-        if not isinstance(document, dict) or not document.get("kind") or "apiVersion" not in document:
+def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
+    """A cluster's mesh as it would be once objects were applied to it; each as `read_objects` gives it.
+
+    Pods of a workload that is applied take over what its template says. What else the cluster says of an object stays,
+    and so do objects that the folder does not have.
+    """
+    applied, there = {_key(item): item for item in objects}, {_key(item): item for item in mesh.objects()}
+    merged = {**there, **applied}
+    spaces = {name: item for (kind, _space, name), item in merged.items() if kind == "Namespace"}
+    pods = {key: item for key, item in there.items() if key[0] == "Pod"}
+    touched = {key for key in pods if ("Namespace", "", key[1]) in applied}
+    for item in assembled(objects).items("Pod"):
+        twins = [key for key, pod in pods.items() if _stands_for(pod, item)]
+        if twins and GATEWAY_NAME in labels_of(item):
             continue
-        kind = str(document["kind"])
-        listed = document.get("items") if kind.endswith("List") else [document]
-        # A PodList leaves the kind of its items out.
-        typed = {"apiVersion": document["apiVersion"], "kind": kind.removesuffix("List")} if kind != "List" else {}
-        for item in listed if isinstance(listed, list) else []:
-            found = {**typed, **item} if isinstance(item, dict) else {}
-            if not found.get("kind"):
-                raise LabError(f"{file}: {kind}: one of its items is no object with a kind")
-            # Other groups have kinds of the same name, which the mesh does not read.
-            if _GROUPS.get(str(found["kind"])) == str(found.get("apiVersion")).rpartition("/")[0]:
-                yield checked(found, file)
+        pods |= {key: _retold(pods[key], item) for key in twins} or {_key(item): item}
+        touched |= {*twins} or {_key(item)}
+    for key in touched:
+        annotations = {name: text for name, text in annotations_of(pods[key]).items() if name != REDIRECTION}
+        pods[key] = _member({**pods[key], "metadata": {**pods[key]["metadata"], "annotations": annotations}}, spaces)
+    for key in applied.keys() & {*there}:
+        merged[key] = {**applied[key], "status": there[key].get("status", {})}
+    new = [key for key in applied.keys() - {*there} if key[0] == "Gateway"]
+    merged |= {key: _ready(applied[key]) for key in new}
+    rest = [item for key, item in merged.items() if key[0] in PATHS and key[0] not in ("Pod", "Deployment")]
+    return Mesh([*spaces.values(), *pods.values(), *rest], mesh.config, mesh.unread, mesh.read)
 
 
-def checked(item: Object, file: pathlib.Path) -> Object:
-    """An object as a cluster would keep it: of the form of its kind, with a namespace.
+def _key(item: Object) -> tuple[str, str, str]:
+    return str(item["kind"]), namespace_of(item), str(item["metadata"]["name"])
+
+
+def _stands_for(pod: Object, item: Object) -> bool:
+    """Whether a cluster's pod is one of those that a folder's pod stands for."""
+    owner = next((str(entry["name"]) for entry in item["metadata"].get("ownerReferences") or []), "")
+    gateway = labels_of(item).get(GATEWAY_NAME)
+    same = _key(pod) == _key(item) or (owner and workload_name(pod) == owner)
+    return namespace_of(pod) == namespace_of(item) and bool(
+        same or (gateway and labels_of(pod).get(GATEWAY_NAME) == gateway)
+    )
+
+
+def _retold(pod: Object, item: Object) -> Object:
+    """A cluster's pod with what a new template says; the hashes of its controllers stay."""
+    kept = {name: text for name, text in labels_of(pod).items() if name.endswith("pod-template-hash")}
+    meta = {**pod["metadata"], "labels": {**kept, **labels_of(item)}}
+    return {**pod, "metadata": meta, "spec": {**pod.get("spec", {}), **item["spec"]}}
+
+
+def _objects(file: str, text: str, wrong: list[str], notes: list[str]) -> t.Iterator[Object]:
+    """The objects of a file that the mesh reads; what is wrong with others, and what is no object."""
+    loader = _Loader(text)
+    while loader.check_node():
+        node = loader.get_node()
+        document, place = loader.construct_document(node), Place(file, node)
+        known = document if isinstance(document, dict) else {}
+        missing = [key for key in ("apiVersion", "kind", "metadata") if not known.get(key)]
+        if not {"apiVersion", "kind"} & {*missing}:
+            for item, where in _items(known, place):
+                try:
+                    if _is_read(item):
+                        yield {**checked(item, where), PLACE: where}
+                except LabError as error:
+                    wrong.append(error.message)
+        elif len(missing) == 1:
+            wrong.append(f"{place.at()}: {missing[0]} is missing")
+        elif document is not None:
+            # Files of values, and of other tools, may lie beside the manifests.
+            notes.append(f"{place.at()}: left out, because it is no Kubernetes object")
+
+
+def _items(document: Object, place: Place) -> t.Iterator[tuple[Object, Place]]:
+    """A document, or the items of the list that it is, each with its place."""
+    kind = str(document["kind"])
+    if not kind.endswith("List"):
+        yield document, place
+        return
+    # A PodList leaves the kind of its items out.
+    typed = {"apiVersion": document["apiVersion"], "kind": kind.removesuffix("List")} if kind != "List" else {}
+    nodes: list[t.Any] = next((value.value for key, value in place.node.value if key.value == "items"), [])
+    for item, node in zip(document.get("items") or [], nodes, strict=False):
+        yield {**typed, **item} if isinstance(item, dict) else typed, Place(place.file, node)
+
+
+def _is_read(item: Object) -> bool:
+    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name."""
+    kind, group = str(item.get("kind") or ""), str(item.get("apiVersion")).rpartition("/")[0]
+    return not kind or _GROUPS.get(kind) == group or (kind in _ISTIO_ALONE and group.endswith(_MISTAKEN))
+
+
+def checked(item: Object, where: Place) -> Object:
+    """An object as a cluster would keep it: of the form of its kind, with a namespace, and taken by the API.
 
     Raises:
-        LabError: naming the file, the object and the field.
+        LabError: naming the file, the line, the object and the field.
     """
-    meta = item.get("metadata")
+    meta, kind = item.get("metadata"), item.get("kind")
+    if not kind:
+        raise LabError(f"{where.at()}: an item of a list is no object with a kind")
+    label = f"{kind} {(meta.get('name') if isinstance(meta, dict) else None) or 'without a name'}"
+    group, _slash, version = str(item.get("apiVersion")).rpartition("/")
+    if "apiVersion" in item and (group != _GROUPS.get(kind) or version not in _VERSIONS.get(group, ("v1",))):
+        served = " or ".join(f"{_GROUPS[kind]}/{name}".strip("/") for name in _VERSIONS.get(_GROUPS[kind], ("v1",)))
+        raise LabError(f"{where.at('apiVersion')}: {label}: unknown apiVersion {item['apiVersion']}: write {served}")
     if isinstance(meta, dict) and meta.get("generateName") and not meta.get("name"):
         # The API makes a name of it.
         item = {**item, "metadata": {**meta, "name": f"{meta['generateName']}0"}}
     try:
         found = shaped(item)
     except Misfit as error:
-        name = meta.get("name") if isinstance(meta, dict) else None
-        raise LabError(f"{file}: {item['kind']} {name or 'without a name'}: {error}") from error
-    spaced = (found["kind"] in PATHS and found["kind"] != "GatewayClass") or found["kind"] in _WORKLOADS
+        raise LabError(f"{where.at(*error.keys)}: {label}: {error}") from error
+    spaced = (kind in PATHS and kind != "GatewayClass") or kind in _WORKLOADS
     meta = {key: value for key, value in found["metadata"].items() if spaced or key != "namespace"}
-    return {**found, "metadata": {"namespace": "default", **meta} if spaced else meta}
+    found["metadata"] = {"namespace": "default", **meta} if spaced else meta
+    if kind == "AuthorizationPolicy" and (refused := [*problems(found)]):
+        raise LabError("\n".join(f"{where.at(*keys)}: {label}: {text}" for keys, text in refused))
+    return found
 
 
 def _pod(workload: Object) -> Object:

@@ -137,9 +137,14 @@ def network_of(text: str) -> str:
 
 
 def policy_matches(policy: L4Policy, connection: Connection) -> Matched:
-    """Whether any rule matches a connection; a rule without clauses matches everything."""
-    results = [every(some(_matches(match, connection) for match in clause) for clause in rule) for rule in policy.rules]
+    """Whether any rule matches a connection."""
+    results = [rule_matches(rule, connection) for rule in policy.rules]
     return match_of(results, lambda: _why_not(policy.rules[0], connection))
+
+
+def rule_matches(rule: Rule, connection: Connection) -> Truth:
+    """Whether all clauses match; a rule without any matches everything."""
+    return every(some(_matches(match, connection) for match in clause) for clause in rule)
 
 
 def _why_not(rule: Rule, connection: Connection) -> str:

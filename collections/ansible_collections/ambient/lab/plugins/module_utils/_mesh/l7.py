@@ -59,11 +59,11 @@ class Context:
 def policy_matches(policy: Object, context: Context) -> Match:
     """Whether any rule matches a request."""
     found = rules(policy)
-    results = [_rule_matches(policy, rule, context) for rule in found]
+    results = [rule_matches(policy, rule, context) for rule in found]
     return match_of(results, lambda: _why_not(policy, found[0], context))
 
 
-def _rule_matches(policy: Object, rule: Rule, context: Context) -> Truth:
+def rule_matches(policy: Object, rule: Rule, context: Context) -> Truth:
     """Whether a rule matches a request. An empty source or operation is any, unlike at ztunnel."""
     if any(item.key not in _WHEN and not _OTHER.fullmatch(item.key) for item in rule.when):
         # istiod leaves out a rule with a key that it does not know.
@@ -106,6 +106,11 @@ def _actual(attribute: str, context: Context) -> str:
     known = {"method": request.method, "path": request.path, "host": request.authority}
     header = _HEADER.fullmatch(attribute)
     return known.get(attribute) or (request.headers.get(header[1].lower(), "missing") if header else "not there")
+
+
+def is_known(key: str) -> bool:
+    """Whether istiod knows the key of a condition."""
+    return key in _WHEN or _OTHER.fullmatch(key) is not None
 
 
 def _holds(condition: Condition, context: Context, namespace: str) -> Truth:

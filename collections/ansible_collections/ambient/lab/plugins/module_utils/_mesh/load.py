@@ -107,6 +107,34 @@ class Loader:
                 wanted |= lists
         return mesh
 
+    def load_all(self, namespaces: t.Collection[str] = ()) -> Mesh:
+        """The whole mesh. What may not be read is unknown there, with the right that is missing.
+
+        Args:
+            namespaces: to read where no list of all namespaces is allowed; as many as can be listed are read anyway.
+
+        Raises:
+            LabError: when the API does not answer, or the namespaces can neither be listed nor were named.
+        """
+        with _no_search_for_cycles(), concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            self._config = read_config(self._reader)
+            answer = self._reader.ask(NAMESPACE_PATH)
+            if answer.status == 200:
+                for item in _object(answer).get("items") or []:
+                    self._spaces[item["metadata"]["name"]] = {**item, "kind": "Namespace"}
+            elif not namespaces:
+                why = refusal(answer, f"The cluster answered GET {NAMESPACE_PATH} with HTTP {answer.status}")
+                raise LabError(f"{why}; or name the namespaces to read")
+            new = [name for name in {*namespaces, self._config.root} if name not in self._spaces]
+            self._spaces |= zip(new, pool.map(self._space, new), strict=True)
+            every: list[_List] = [(kind, "", ()) for kind in (*self._kinds, "EndpointSlice")]
+            fresh = dict(zip(every, pool.map(self._list, every), strict=True))
+            refused = [kind for kind, space in self._unread if not space and kind != "GatewayClass"]
+            spaces = [name for name, item in self._spaces.items() if item]
+            rest: list[_List] = [(kind, space, ()) for kind in refused for space in spaces]
+            fresh |= zip(rest, pool.map(self._list, rest), strict=True)
+            return self._mesh(fresh)
+
     def _lists(self, spaces: t.Iterable[str]) -> set[_List]:
         root = (self._config or MeshConfig()).root
         found: set[_List] = {(kind, root, ()) for kind in (*_ROOT_MOVING, *_ROOT_SETTLED)} | {("GatewayClass", "", ())}

@@ -214,7 +214,7 @@ class Mesh:
         read: t.Collection[tuple[str, str]] = (),
     ) -> None:
         self.config = config or MeshConfig()
-        self.unread, self._read = dict(unread or {}), frozenset(read)
+        self.unread, self.read = dict(unread or {}), frozenset(read)
         self._known: dict[t.Hashable, t.Any] = {}
         self._by_kind: dict[str, dict[str, dict[str, Object]]] = {}
         self._ignored: dict[tuple[str, str, str], Object] = {}
@@ -261,7 +261,7 @@ class Mesh:
             if why := self._undecided.get((kind, namespace)):
                 return why
             for key in ((kind, namespace), (kind, "")):
-                if key in self.unread and (kind, namespace) not in self._read:
+                if key in self.unread and (kind, namespace) not in self.read:
                     return f"{kind} objects of namespace {namespace} can't be read: {self.unread[key]}"
         return ""
 

@@ -109,7 +109,11 @@ class Path:
 
 def path_of(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> Path:
     """The way of a request from a pod of a namespace, if there is one; what could not be read becomes a doubt."""
-    destination = resolve(mesh, request.host, request.port, namespace)
+    return path_to(mesh, source, request, resolve(mesh, request.host, request.port, namespace))
+
+
+def path_to(mesh: Mesh, source: Object | None, request: Request, destination: Destination) -> Path:
+    """The way of a request to what is known already."""
     member = mesh.membership(source) if source else None
     # A waypoint is looked for at what has the virtual address, or at every pod that is called by its own.
     named = [destination.service] if destination.service and destination.kind in ("service", "entry") else []

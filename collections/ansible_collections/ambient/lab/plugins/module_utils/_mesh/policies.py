@@ -11,7 +11,7 @@ from .mesh import Mesh, Object, is_true, namespace_of
 
 DRY_RUN = "istio.io/dry-run"
 # API groups of what a policy for waypoints may name (istio/istio pkg/config/validation, allowedTargetRefs).
-_GROUPS = {
+GROUPS = {
     "Service": ("", "core"),
     "ServiceEntry": ("networking.istio.io",),
     "Gateway": ("gateway.networking.k8s.io",),
@@ -70,7 +70,7 @@ def targets(policy: Object) -> list[tuple[str, str]]:
     return [
         (str(ref.get("kind")), str(ref.get("name")))
         for ref in target_refs(policy)
-        if (ref.get("group") or "") in _GROUPS.get(str(ref.get("kind")), ())
+        if (ref.get("group") or "") in GROUPS.get(str(ref.get("kind")), ())
         and (ref.get("kind") != "Gateway" or ref.get("namespace") in own)
     ]
 
@@ -87,7 +87,12 @@ def not_(field: str) -> str:
 
 def rules(policy: Object) -> list[Rule]:
     """Rules of the policy; one may be None in YAML, which matches everything."""
-    return [_rule(rule or {}) for rule in policy.get("spec", {}).get("rules") or []]
+    return [_rule(rule) for rule in written_rules(policy)]
+
+
+def written_rules(policy: Object) -> list[Object]:
+    """The same as the user wrote them."""
+    return [rule or {} for rule in policy.get("spec", {}).get("rules") or []]
 
 
 def _rule(rule: Object) -> Rule:

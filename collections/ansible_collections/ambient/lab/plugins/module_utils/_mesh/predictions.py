@@ -29,6 +29,7 @@ class Prediction:
         among: policies of which the one that refuses is one; empty where none refuses.
         cause: PeerAuthentication behind a refusal of plain text.
         doubtful: those among them of which nobody can know whether they match.
+        rules: policies that surely match on the way, each with the number of its rule.
         assumed: defaults on which it rests, because the mesh's configuration could not be read.
     """
 
@@ -38,6 +39,7 @@ class Prediction:
     cause: str = ""
     doubtful: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    rules: tuple[tuple[str, int], ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -54,8 +56,13 @@ class Prediction:
 def predict(mesh: Mesh, source: Object | None, request: Request, namespace: str) -> tuple[Path, Prediction]:
     """The way of a request from a pod of a namespace, if there is one, and what it meets there."""
     path = path_of(mesh, source, request, namespace)
+    return path, predict_on(mesh, path, request)
+
+
+def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
+    """What a request meets on a way that is known already."""
     found = _predict(mesh, path, request)
-    return path, found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
+    return found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
 
 
 def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
@@ -69,17 +76,20 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
     if path.doubts:
         doubts = dict.fromkeys((*path.doubts, *path.behind))
         return Prediction("unknown", (*reasons, *(Reason(text) for text in doubts)))
+    rules: tuple[tuple[str, int], ...] = ()
     if path.at_waypoint:
         decision = _at_waypoint(mesh, path.at_waypoint, request)
         reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}", decision.retry))
         if decision.verdict == "unknown":
             return Prediction("unknown", tuple(reasons))
         if decision.verdict == "deny":
-            return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=decision.doubtful)
+            doubtful, rules = decision.doubtful, decision.rules
+            return Prediction("denied_l7", tuple(reasons), decision.among, doubtful=doubtful, rules=rules)
+        rules = decision.rules
     if path.behind:
         return Prediction("unknown", (*reasons, *(Reason(text) for text in path.behind)))
     if path.ready:
-        return _arriving(mesh, path, reasons)
+        return _arriving(mesh, path, reasons, rules)
     if any(end.ready is None for end in path.endpoints):
         reasons.append(Reason(f"nobody can know from here whether {path.destination} answers"))
         return Prediction("unknown", tuple(reasons))
@@ -114,7 +124,7 @@ def _entering(path: Path) -> list[Reason]:
 def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
     port = hop.connection.port or 0
     if not reads_bytes(hop.target, port, request.url):
-        return at_waypoint(mesh, hop, _http_request(hop, request))
+        return at_waypoint(mesh, hop, http_request(hop, request))
     protocol = protocol_of(hop.target, port)
     if protocol in HTTP:
         return Decision("unknown", f"it reads HTTP at this port ({protocol}), and the request is TLS")
@@ -125,7 +135,8 @@ def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
     return decision
 
 
-def _http_request(hop: WaypointHop, request: Request) -> HttpRequest:
+def http_request(hop: WaypointHop, request: Request) -> HttpRequest:
+    """A request as the waypoint on its way sees it."""
     headers: dict[str, str] = {}
     for name, value in request.headers:
         key = name.lower()
@@ -136,8 +147,8 @@ def _http_request(hop: WaypointHop, request: Request) -> HttpRequest:
     return HttpRequest(request.method, authority, request.path, headers, token)
 
 
-def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
-    """What the destination's ztunnel decides, at every endpoint that may be chosen."""
+def _arriving(mesh: Mesh, path: Path, reasons: list[Reason], rules: tuple[tuple[str, int], ...]) -> Prediction:
+    """What the destination's ztunnel decides, at every endpoint that may be chosen; rules: that matched before."""
     decisions = [(hop, at_ztunnel(mesh, hop)) for hop in path.at_ztunnel]
     outside = len(path.endpoints) - len(decisions)
     for pod in path.destination.pods if outside else []:
@@ -151,9 +162,11 @@ def _arriving(mesh: Mesh, path: Path, reasons: list[Reason]) -> Prediction:
         reasons.append(Reason("it depends on which endpoint answers"))
     if "unknown" in verdicts or len(verdicts) > 1:
         return Prediction("unknown", tuple(reasons))
+    here = tuple(dict.fromkeys(rule for _hop, decision in decisions for rule in decision.rules))
     if verdicts == {"allow"}:
-        return Prediction("allowed", tuple(reasons))
+        return Prediction("allowed", tuple(reasons), rules=(*rules, *here))
     among = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.among))
     cause = next((decision.cause for _hop, decision in decisions if decision.cause), "")
     doubtful = tuple(dict.fromkeys(name for _hop, decision in decisions for name in decision.doubtful))
-    return Prediction("denied_upstream" if path.at_waypoint else "denied_l4", tuple(reasons), among, cause, doubtful)
+    outcome: Outcome = "denied_upstream" if path.at_waypoint else "denied_l4"
+    return Prediction(outcome, tuple(reasons), among, cause, doubtful, rules=here)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from .mesh import Object
@@ -151,7 +152,13 @@ _WORDS = {str: "a text", int: "a number", bool: "true or false", dict: "a mappin
 
 
 class Misfit(ValueError):
-    """A field of an object has not the form that it must have."""
+    """A field of an object has not the form that it must have; the message begins with its path."""
+
+    @property
+    def keys(self) -> list[str | int]:
+        """The path, key by key."""
+        found = re.findall(r"[^.\[\]]+", str(self).partition(" ")[0].rstrip(":"))
+        return [int(key) if key.isdecimal() else key for key in found]
 
 
 def shaped(item: Object) -> Object:

@@ -119,6 +119,17 @@ def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
     return mesh.why_unread("Namespace", namespace_of(item))
 
 
+def is_waypoint_class(gateway: Object | None) -> bool:
+    """Whether a Gateway is a waypoint as istiod makes it; so is one that is not known."""
+    return str((gateway or {}).get("spec", {}).get("gatewayClassName", WAYPOINT_CLASS)) == WAYPOINT_CLASS
+
+
+def is_waypoint(mesh: Mesh, pod: Object) -> bool:
+    """Whether a pod is a waypoint's."""
+    name = labels_of(pod).get(GATEWAY_NAME)
+    return name is not None and is_waypoint_class(mesh.get("Gateway", namespace_of(pod), name))
+
+
 def pods_of(mesh: Mesh, namespace: str, name: str) -> tuple[Object, ...]:
     """Pods of a Gateway that have not ended."""
     return tuple(mesh.selected(namespace, {GATEWAY_NAME: name}))

@@ -13,7 +13,7 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, checked, read_folder
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import Place, assembled, checked, read_folder
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import ask
 
 SHOP = """
@@ -91,7 +91,7 @@ def test_what_a_folder_says(tmp_path: pathlib.Path, files: dict[str, str], metho
         ("a: [", "bad.yaml can't be read as YAML"),
         # The text may be a Secret's.
         ("stringData: {token: *planted}", "bad.yaml can't be read as YAML at line 1, column 21"),
-        ("apiVersion: v1\nkind: Pod\n", "bad.yaml: Pod without a name: metadata is missing"),
+        ("apiVersion: v1\nkind: Pod\n", "bad.yaml:1: Pod without a name: metadata is missing"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: 1\n", "Pod p: spec must be a mapping"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: [a]}\n", "metadata.labels must be a mapping"),
     ],
@@ -222,7 +222,7 @@ def spoiled(chance: random.Random, items: list[t.Any]) -> list[t.Any]:
 def outcome_of(items: list[t.Any]) -> str:
     """Why the objects are refused; "" where all requests can be answered."""
     try:
-        mesh = assembled([checked(item, pathlib.Path("all.yaml")) for item in items])
+        mesh = assembled([checked(item, Place("all.yaml", yaml.compose(EVERYTHING))) for item in items])
     except LabError as error:
         return str(error)
     for url in URLS:
@@ -235,7 +235,7 @@ def test_no_odd_object_gets_past_the_door() -> None:
     assert outcome_of(items) == ""
     found = [outcome_of(spoiled(chance, items)) for _turn in range(300)]
     refused = [why for why in found if why]
-    assert all(why.startswith("all.yaml: ") for why in refused)
+    assert all(why.startswith("all.yaml:") for why in refused)
     assert 100 < len(refused) < 250
 
 
@@ -253,7 +253,7 @@ def test_no_odd_object_gets_past_the_door() -> None:
 )
 def test_the_field_that_is_wrong_is_named(tmp_path: pathlib.Path, spec: str, words: str) -> None:
     head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: "
-    with pytest.raises(LabError, match=f"bad.yaml: AuthorizationPolicy p: {re.escape(words)}"):
+    with pytest.raises(LabError, match=f"bad.yaml:4: AuthorizationPolicy p: {re.escape(words)}"):
         read_folder(folder(tmp_path, bad=head + spec))
 
 

@@ -32,6 +32,9 @@ class Api:
         if path in self.refused:
             return Answer(403, {}, json.dumps({"message": f"{path} is forbidden"}).encode())
         spaces = {item["metadata"]["namespace"] for item in self.objects}
+        if path == NAMESPACE_PATH:
+            names = [{"metadata": {"name": name}} for name in sorted(spaces)]
+            return Answer(200, {}, json.dumps({"items": names, "metadata": {}}).encode())
         if path.startswith(f"{NAMESPACE_PATH}/") and path.count("/") == 4:
             name = path.rpartition("/")[2]
             return Answer(200, {}, json.dumps({"metadata": {"name": name}}).encode()) if name in spaces else NOTHING
@@ -295,3 +298,30 @@ def test_lists_of_all_namespaces_that_are_refused_leave_what_was_read_alone() ->
 def test_a_configuration_that_is_no_mapping_is_said(text: str) -> None:
     config = config_of({"data": {"mesh": text}}, {})
     assert (config.root, len(config.assumed)) == ("istio-system", 1)
+
+
+PODS, OURS = PATHS["Pod"].format(""), PATHS["Pod"].format("/namespaces/default")
+
+
+def test_all_of_a_cluster_takes_one_list_a_kind() -> None:
+    api = Api(pod("app"), pod("far", "elsewhere"), policy("p"))
+    mesh = Loader(api, (), ()).load_all()
+    assert {item["metadata"]["name"] for item in mesh.items("Pod")} == {"app", "far"}
+    assert mesh.namespace("elsewhere")
+    assert [path for path in api.asked if path.endswith("/pods")] == [PODS]
+
+
+def test_what_of_a_cluster_may_not_be_read_is_read_by_namespace_or_unknown() -> None:
+    far = PATHS["Pod"].format("/namespaces/elsewhere")
+    mesh = Loader(Api(pod("app"), pod("far", "elsewhere"), refused={PODS, far}), (), ()).load_all()
+    assert [item["metadata"]["name"] for item in mesh.items("Pod")] == ["app"]
+    assert mesh.why_unread("Pod", "default") == ""
+    assert f"{far} is forbidden" in mesh.why_unread("Pod", "elsewhere")
+
+
+def test_whoever_may_not_list_namespaces_names_them() -> None:
+    objects, refused = [pod("app"), pod("far", "elsewhere")], {NAMESPACE_PATH, PODS}
+    mesh = Loader(Api(*objects, refused=refused), (), ()).load_all(["default"])
+    assert [item["metadata"]["name"] for item in mesh.items("Pod")] == ["app"]
+    with pytest.raises(LabError, match=r"is forbidden.*or name the namespaces to read"):
+        Loader(Api(*objects, refused=refused), (), ()).load_all()
