@@ -1,0 +1,91 @@
+# Who may call whom in one state or several: every source, destination and class of requests, with what it meets.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._common.rounds import Reason
+from .._mesh.destinations import Request
+from .._mesh.l4 import Identity
+from .._mesh.mesh import Mesh, name_of
+from .._mesh.paths import Path, path_to
+from .._mesh.predictions import Prediction, predict_on
+from .doors import Door, doors
+from .requests import Kind, kinds
+from .sources import Crowd, Place, Source
+
+LAYERS = {"denied_l4": "ztunnel", "denied_upstream": "ztunnel", "denied_l7": "waypoint"}
+_GONE = Prediction("broken", (Reason("the destination does not exist"),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a class of requests from some sources meets at a destination, in each state."""
+
+    door: Door
+    kind: Kind
+    sources: tuple[Source, ...]
+    found: tuple[Prediction, ...]
+
+
+def cells(meshes: t.Sequence[Mesh], wanted: t.Callable[[Door], bool] = lambda _door: True) -> list[Cell]:
+    """Everything that the policies of some states can tell apart.
+
+    Args:
+        meshes: the states.
+        wanted: whether a destination is looked at.
+    """
+    crowd = Crowd(meshes)
+    return [cell for door in doors(meshes) if wanted(door) for cell in _at(door, crowd)]
+
+
+def _at(door: Door, crowd: Crowd) -> t.Iterator[Cell]:
+    plain, states = kinds(door, [])[0], list(enumerate(crowd.meshes))
+    places, hops = [], []
+    for state, mesh in states:
+        there = door.found[state]
+        if there is None:
+            continue
+        ways = [way(mesh, source, state, door, plain.request) for source in (crowd.inside, crowd.outside)]
+        hop = ways[0].at_waypoint
+        hops += [(mesh, hop)] if hop else []
+        at_ztunnel = {name_of(item): item for path in ways if not path.at_waypoint for item in path.ztunnel_policies}
+        local = (there.service or {}).get("spec", {}).get("internalTrafficPolicy") == "Local"
+        pods = {name_of(pod) for pod in there.pods}
+        place = Place(state, ways[0].waypoint_policies, list(at_ztunnel.values()), hop is not None, pods, local)
+        places.append(place)
+    told = kinds(door, hops) if hops else [plain]
+    for part in crowd.parts(places):
+        sources = tuple(crowd.sources[number] for number in part)
+        through = any(mesh.membership(sources[0].pods[state]).captured for state, mesh in states)
+        for kind in told if through else [plain]:
+            found = (predicted(mesh, sources[0], state, door, kind.request) for state, mesh in states)
+            yield Cell(door, kind, sources, tuple(found))
+
+
+def way(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Path:
+    """The way of a request in a state in which its destination exists."""
+    destination = door.found[state]
+    assert destination is not None
+    path = path_to(mesh, source.pods[state], request, destination)
+    return _called_by(path, source.identity) if source.identity else path
+
+
+def predicted(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Prediction:
+    """What a request meets in a state."""
+    if door.found[state] is None:
+        return _GONE
+    return predict_on(mesh, way(mesh, source, state, door, request), request)
+
+
+def _called_by(path: Path, identity: Identity) -> Path:
+    """The way, for a caller of another identity, as of a foreign trust domain."""
+    if path.at_waypoint:
+        connection = dataclasses.replace(path.at_waypoint.connection, identity=identity)
+        return dataclasses.replace(path, at_waypoint=dataclasses.replace(path.at_waypoint, connection=connection))
+    seen = [(hop, hop.connection.identity and identity) for hop in path.at_ztunnel]
+    hops = [dataclasses.replace(hop, connection=dataclasses.replace(hop.connection, identity=own)) for hop, own in seen]
+    return dataclasses.replace(path, at_ztunnel=tuple(hops))
