@@ -14,12 +14,18 @@ import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.doc_fragments import _check as check_fragment
 from ansible_collections.ambient.lab.plugins.doc_fragments import _kube as kube_fragment
+from ansible_collections.ambient.lab.plugins.doc_fragments import _state as state_fragment
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._reach.states import REACH_SPEC
 
 PLUGINS = "ansible_collections.ambient.lab.plugins"
 FOLDER = pathlib.Path(inspect.getfile(kube_fragment)).parents[1]
-FRAGMENTS = {"ambient.lab._kube": kube_fragment, "ambient.lab._check": check_fragment}
+FRAGMENTS = {
+    "ambient.lab._kube": kube_fragment,
+    "ambient.lab._check": check_fragment,
+    "ambient.lab._state": state_fragment,
+}
 NAMES = sorted(path.stem for path in (FOLDER / "modules").glob("*.py"))
 # These are an action plugin alone, which takes the options; the module is their documentation.
 ACTIONS = {path.stem for path in (FOLDER / "modules").glob("*.py") if "def main" not in path.read_text("utf-8")}
@@ -54,7 +60,8 @@ def test_documentation_and_specification_agree(name: str) -> None:
 
 
 def test_shared_options_are_the_fragments() -> None:
-    for fragment, spec in ((kube_fragment, KUBE_SPEC), (check_fragment, CHECK_SPEC)):
+    state = {name: option for name, option in REACH_SPEC.items() if name not in KUBE_SPEC}
+    for fragment, spec in ((kube_fragment, KUBE_SPEC), (check_fragment, CHECK_SPEC), (state_fragment, state)):
         _same(yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"], spec)
 
 

@@ -1,0 +1,85 @@
+# What a prediction says, for people and for claims.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+from .._mesh.mesh import Object, is_ip
+from .._mesh.predictions import Prediction
+from .doors import Door
+from .reach import LAYERS, Cell
+from .sources import Source
+
+# Of a table with five columns.
+WIDTH = 150
+_SHOWN = 3
+
+
+def within(namespaces: t.Collection[str]) -> t.Callable[[Door], bool]:
+    """Whether a destination is of some namespaces; none are all."""
+    return lambda door: not namespaces or door.namespace in namespaces
+
+
+def row(cell: Cell, prediction: Prediction) -> dict[str, t.Any]:
+    """A cell in a state as plain data."""
+    return {
+        "from": [source.name for source in cell.sources],
+        "to": cell.door.name,
+        "request": cell.kind.label,
+        "example": str(cell.kind.request),
+        "verdict": prediction.outcome,
+        "layer": LAYERS.get(prediction.outcome),
+        "policies": list(prediction.among),
+        "rules": [{"policy": name, "rule": number} for name, number in prediction.rules],
+        "by": by(prediction),
+        "why": "; ".join(reason.text for reason in prediction.reasons),
+    }
+
+
+def by(prediction: Prediction) -> str:
+    """What decided, in a few words."""
+    if prediction.rules:
+        return ", ".join(f"{name} rule {number}" for name, number in prediction.rules)
+    if prediction.cause:
+        return f"PeerAuthentication {prediction.cause}"
+    if prediction.among:
+        return f"no ALLOW rule of {', '.join(prediction.among)}"
+    if prediction.outcome == "allowed":
+        return "no ALLOW policy in force"
+    return prediction.reasons[-1].text if prediction.reasons else ""
+
+
+def few(names: t.Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def claim_of(cell: Cell, source: Source, prediction: Prediction, state: int = 0) -> Object | None:
+    """A claim that says what a cell says; None where none can."""
+    door, request = cell.door, cell.kind.request
+    if prediction.outcome in ("unknown", "broken") or (door.name.startswith("pod ") and not is_ip(door.host)):
+        return None
+    meta, spec = source.pods[state]["metadata"], source.pods[state].get("spec", {})
+    own = (
+        {"pod": meta["name"]}
+        if "(pod " in source.name
+        else {"service_account": spec.get("serviceAccountName", "default")}
+    )
+    url = request.url
+    to: Object = {"url": url, "method": request.method, "headers": dict(request.headers)}
+    to = {key: value for key, value in to.items() if value and (key, value) != ("method", "GET")}
+    claim = {
+        "name": f"{source.name} -> {door.name} {request.method} {request.path.rstrip('?')}{_said(request.headers)}",
+        "from": {**own, "namespace": meta["namespace"]},
+        "to": url if len(to) == 1 else to,
+        "expect": prediction.outcome,
+    }
+    sure = len(prediction.among) == 1 and not prediction.cause and not prediction.doubtful
+    return {**claim, "by": prediction.among[0]} if sure else claim
+
+
+def _said(headers: t.Sequence[tuple[str, str]]) -> str:
+    return f" with {', '.join(f'{name}: {text}' for name, text in headers)}" if headers else ""
