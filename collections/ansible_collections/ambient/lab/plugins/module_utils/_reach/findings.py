@@ -1,0 +1,246 @@
+# What a policy as written never does, or does more than it seems: by its own words and what it is bound to.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from .._mesh import l4
+from .._mesh.folder import place_at
+from .._mesh.mesh import (
+    Mesh,
+    Object,
+    annotations_of,
+    name_of,
+    namespace_of,
+)
+from .._mesh.paths import selects
+from .._mesh.policies import (
+    DRY_RUN,
+    action,
+    is_dry_run,
+    selector,
+    target_refs,
+    targets,
+    written_rules,
+)
+from .._mesh.waypoints import (
+    WAYPOINT_CLASS,
+    is_waypoint,
+    is_waypoint_class,
+    named_waypoint,
+    waypoint_of,
+)
+
+# Values in which a star at one end stands for anything; in the middle it stands for itself.
+_STARRED = ("principals", "methods", "paths", "hosts", "trustDomains", "requestPrincipals")
+_SIGNS = re.compile(r"[.+?()\[\]{}|^$\\]")
+_BIND = "bind it to a waypoint with targetRefs"
+_FALSE = ("0", "f", "F", "false", "FALSE", "False", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What is wrong with a policy.
+
+    Attributes:
+        rule: of the lint.
+        severity: "error" where it never does what it says, "warning" where it does more or less than it seems.
+        policy: namespace/name; "" for the mesh as a whole.
+        place: file:line, "" where it comes from no file.
+        effect: what it does, in words.
+        mend: what to write instead.
+    """
+
+    rule: str
+    severity: str
+    policy: str
+    place: str
+    effect: str
+    mend: str
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        name = f"{self.policy}: " if self.policy else ""
+        return f"{where}{self.severity}: {name}{self.effect} [{self.rule}]\n  mend: {self.mend}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A policy and what enforces it.
+
+    Attributes:
+        policy: an AuthorizationPolicy.
+        pods: in the mesh, for which ztunnel enforces it.
+        proxy: ztunnel, waypoint, or "" where another Envoy does (a sidecar, an ingress gateway).
+    """
+
+    policy: Object
+    pods: t.Sequence[Object]
+    proxy: str
+
+    def found(self, rule: str, severity: str, effect: str, mend: str, *keys: t.Any) -> Finding:
+        """A finding about a field of the policy."""
+        return Finding(rule, severity, name_of(self.policy), place_at(self.policy, *keys), effect, mend)
+
+
+def bound(mesh: Mesh, policy: Object) -> Bound:
+    """What enforces a policy. Where no pod of its namespace is known, that is ztunnel."""
+    if target_refs(policy):
+        gateways = [mesh.get(kind, namespace_of(policy), name) for kind, name in targets(policy) if kind == "Gateway"]
+        return Bound(policy, (), "" if gateways and not any(map(is_waypoint_class, gateways)) else "waypoint")
+    pods = [pod for pod in _near(mesh, policy) if selects(policy, pod)]
+    captured = [pod for pod in pods if mesh.membership(pod).captured]
+    return Bound(policy, captured, "ztunnel" if captured or all(is_waypoint(mesh, pod) for pod in pods) else "")
+
+
+def _near(mesh: Mesh, policy: Object) -> list[Object]:
+    space = namespace_of(policy)
+    return mesh.items("Pod", None if space == mesh.config.root else space)
+
+
+def binding(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
+    """A selector or a targetRef that leads to nothing."""
+    policy, space, near = item.policy, namespace_of(item.policy), _near(mesh, item.policy)
+    spec, where = policy.get("spec", {}), ("spec", "selector")
+    if spec.get("selector") is not None and not target_refs(policy) and not mesh.why_unread("Pod", space):
+        there = [pod for pod in near if selects(policy, pod)]
+        if not selector(policy):
+            effect = "its selector has no labels, so istiod gives it to no workload: it is enforced nowhere"
+            yield item.found("selector-empty", "error", effect, "leave selector out to select every pod", *where)
+        elif near and not there:
+            labels = ",".join(f"{key}={text}" for key, text in selector(policy).items())
+            effect = f"its selector {labels} matches no pod: it is enforced nowhere"
+            yield item.found("selector-matches-nothing", "error", effect, "name labels of the pods' template", *where)
+        elif there and all(is_waypoint(mesh, pod) for pod in there):
+            effect = "it selects a waypoint's pods, and no waypoint enforces a policy without targetRefs"
+            yield item.found("selector-on-waypoint", "error", effect, "name the Gateway in targetRefs", *where)
+    for number, ref in enumerate(target_refs(policy)):
+        keys = ("spec", "targetRefs", number) if spec.get("targetRefs") else ("spec", "targetRef")
+        for rule, effect, mend in _target(mesh, space, str(ref.get("kind")), str(ref.get("name"))):
+            yield item.found(rule, "error", f"{effect}: it is enforced nowhere", mend, *keys)
+
+
+def _target(mesh: Mesh, space: str, kind: str, name: str) -> t.Iterator[tuple[str, str, str]]:
+    """Why nobody enforces a policy that is bound to an object; nothing where somebody does, or nobody can know."""
+    if kind == "GatewayClass":
+        if space != mesh.config.root or name != WAYPOINT_CLASS:
+            effect = f"a GatewayClass binds only in namespace {mesh.config.root}, and only {WAYPOINT_CLASS}"
+            yield "target-missing", effect, "move the policy there, or name a Gateway or a Service"
+        return
+    found = mesh.get(kind, space, name)
+    if mesh.why_unread(kind, space) or not mesh.items(kind, space):
+        # Nothing of the kind is known here: policies may be kept apart from what they protect.
+        return
+    if found is None:
+        yield "target-missing", f"there is no {kind} {name} in namespace {space}", "name one, in the policy's namespace"
+    elif kind == "Gateway":
+        users = [*mesh.items("Service"), *mesh.items("ServiceEntry"), *mesh.items("Pod")]
+        if is_waypoint_class(found) and all(named_waypoint(mesh, user) != (space, name) for user in users):
+            effect = f"nothing is enrolled with the waypoint {space}/{name}"
+            yield "target-without-waypoint", effect, f"label a Service or a namespace istio.io/use-waypoint: {name}"
+    else:
+        waypoint = waypoint_of(mesh, found)
+        if waypoint is None or waypoint.problem:
+            effect = waypoint.problem if waypoint else f"{kind} {name} is not enrolled with a waypoint"
+            yield "target-without-waypoint", effect, "label it istio.io/use-waypoint, or its namespace"
+
+
+def fields(policy: Object) -> t.Iterator[tuple[tuple[t.Any, ...], str, list[str]]]:
+    """Path, name without negation, and values of each attribute of a policy's rules."""
+    names = {"source.principal": "principals", "source.namespace": "namespaces", "destination.port": "ports"}
+    names |= {"source.serviceAccount": "serviceAccounts"}
+    for number, rule in enumerate(written_rules(policy)):
+        for key, inner in (("from", "source"), ("to", "operation")):
+            for index, entry in enumerate(rule.get(key) or []):
+                for field, values in ((entry or {}).get(inner) or {}).items():
+                    plain = f"{field[3].lower()}{field[4:]}" if field.startswith("not") else field
+                    yield (
+                        ("spec", "rules", number, key, index, inner, field),
+                        plain,
+                        [str(item) for item in values or []],
+                    )
+        for index, entry in enumerate(rule.get("when") or []):
+            values = [*(entry.get("values") or []), *(entry.get("notValues") or [])]
+            key = str(entry.get("key"))
+            yield ("spec", "rules", number, "when", index), names.get(key, key), [str(item) for item in values]
+
+
+def wording(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
+    """Values that never match, and what a proxy can't match."""
+    policy, at_ztunnel = item.policy, item.proxy == "ztunnel"
+    converted = l4.convert(policy) if at_ztunnel else None
+    for number, lost in (converted.lost if converted else {}).items():
+        yield _lost(item, number, lost)
+    if at_ztunnel and action(policy) in ("AUDIT", "CUSTOM"):
+        effect = f"ztunnel does not know {action(policy)}: it is enforced nowhere"
+        yield item.found(
+            "action-at-ztunnel", "error", effect, "bind it to a waypoint with targetRefs", "spec", "action"
+        )
+    dry = annotations_of(policy).get(DRY_RUN)
+    if is_dry_run(policy):
+        effect = f"its annotation {DRY_RUN} makes it a dry run: it decides nothing"
+        yield item.found("dry-run", "warning", effect, "remove the annotation to enforce it", "metadata", "annotations")
+    elif dry is not None and dry not in _FALSE:
+        effect = f"its annotation {DRY_RUN} is {dry!r}, which is no boolean: it is enforced"
+        yield item.found("dry-run", "warning", effect, 'write "true", or remove it', "metadata", "annotations")
+    for keys, field, values in fields(policy):
+        for value in values:
+            yield from _value(mesh, item, keys, field, value)
+
+
+def _lost(item: Bound, number: int, lost: t.Sequence[str]) -> Finding:
+    kind, names = action(item.policy), ", ".join(lost)
+    effect, severity = "the rule is left out; where no other allows, all is denied", "error"
+    if kind == "DENY":
+        converted = l4.convert(item.policy)
+        never = converted is not None and any(not any(clause) for clause in converted.rules[number])
+        severity = "error" if never else "warning"
+        effect = "the rule denies nothing" if never else "the rule denies more than it says, whatever these are"
+    text = f"ztunnel can't match {names} of its rule {number} ({kind}): {effect}"
+    return item.found(
+        "http-at-ztunnel", severity, text, "bind it to a waypoint with targetRefs", "spec", "rules", number
+    )
+
+
+def _value(mesh: Mesh, item: Bound, keys: tuple[t.Any, ...], field: str, value: str) -> t.Iterator[Finding]:
+    at_ztunnel, config = item.proxy == "ztunnel", mesh.config
+    if field == "principals" and value.startswith("spiffe://"):
+        effect = f"{value} never matches: principals are written without spiffe://"
+        yield item.found("spiffe-prefix", "error", effect, f"write {value.removeprefix('spiffe://')}", *keys)
+    elif field == "principals" and "/ns/" in value and not any("trust" in text for text in _unknown(mesh)):
+        domain = value.partition("/")[0]
+        known = config.trust_domains[:1] if at_ztunnel else (*config.trust_domains, "cluster.local")
+        if "*" not in domain and domain not in known and item.proxy:
+            who = "ztunnel takes the mesh's own alone" if at_ztunnel else "it is none of the mesh's"
+            effect = (
+                f"trust domain {domain} of {value}: {who}, which is {config.trust_domains[0]}: no client here has it"
+            )
+            yield item.found("foreign-trust-domain", "warning", effect, f"write {config.trust_domains[0]}", *keys)
+    starred = value[1:] if value.startswith("*") else value.removesuffix("*")
+    if "*" in starred and "{" not in value and (field in _STARRED or (field == "namespaces" and at_ztunnel)):
+        effect = f"{field} {value}: a star that is not at one end stands for itself, so this never matches"
+        yield item.found("inner-star", "error", effect, "use one star, at the beginning or at the end", *keys)
+    if field == "methods" and value != value.upper() and item.proxy == "waypoint":
+        effect = f"methods {value}: methods are compared with their case, so this never matches"
+        yield item.found("method-case", "error", effect, f"write {value.upper()}", *keys)
+    if field == "trustDomains" and at_ztunnel:
+        effect = "ztunnel is not told of trustDomains: alone they match nothing, beside others they are ignored"
+        yield item.found("trust-domains-at-ztunnel", "error", effect, "write the trust domain in principals", *keys)
+    if item.proxy == "waypoint" and (config.version or (1, 29)) < (1, 30) and _has_signs(field, value):
+        effect = f"{field} {value}: before Istio 1.29.3 a waypoint takes it for a regular expression (istio#59992)"
+        yield item.found("regex-sign", "warning", effect, "update Istio, or use names without such signs", *keys)
+
+
+def _unknown(mesh: Mesh) -> list[str]:
+    """What is assumed of the mesh's configuration, in which the trust domain stands."""
+    return ["trust domain" for text in mesh.config.assumed if "configuration" in text or "ConfigMap" in text]
+
+
+def _has_signs(field: str, value: str) -> bool:
+    # Of principals only those that begin with a star were regular expressions.
+    text = value[1:] if field == "principals" and value.startswith("*") else value if field != "principals" else ""
+    return field in ("principals", "namespaces", "serviceAccounts") and _SIGNS.search(text) is not None

@@ -1,0 +1,69 @@
+# What the module policy_lint does: looks at each policy of a state, and says what is wrong with it.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import typing as t
+
+from .._common.errors import LabError
+from .._mesh.mesh import Mesh, name_of, namespace_of
+from .effects import (
+    ports,
+    shadowed,
+    through_waypoints,
+    versions,
+    without_identity,
+)
+from .findings import Finding, binding, bound, wording
+from .states import read_state
+
+_ORDER = ("error", "warning")
+
+
+def findings(mesh: Mesh) -> list[Finding]:
+    """What is wrong with the policies of a mesh, what never works first."""
+    bounds = {name_of(policy): bound(mesh, policy) for policy in mesh.items("AuthorizationPolicy")}
+    found = [*versions(mesh), *through_waypoints(mesh, bounds), *shadowed(mesh, list(bounds.values()))]
+    for item in bounds.values():
+        for look in (binding, wording, ports, without_identity):
+            found += look(mesh, item)
+    return sorted(
+        dict.fromkeys(found), key=lambda item: (_ORDER.index(item.severity), item.place, item.policy, item.rule)
+    )
+
+
+def lint(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Lint a state.
+
+    Args:
+        params: of the module policy_lint.
+
+    Raises:
+        LabError: as read_state, and on findings of the severity in fail_on.
+    """
+    state, spaces = read_state(params, params), params["namespaces"]
+    every = [item for item in findings(state.mesh) if not spaces or item.policy.partition("/")[0] in (*spaces, "")]
+    kept = [item for item in every if not any(_ignores(text, item) for text in params["ignore"])]
+    idle = [text for text in params["ignore"] if not any(_ignores(text, item) for item in every)]
+    number = sum(not spaces or namespace_of(one) in spaces for one in state.mesh.items("AuthorizationPolicy"))
+    head = f"{len(kept)} findings in {number} policies of {state.label}"
+    values: dict[str, t.Any] = {
+        "findings": [dataclasses.asdict(item) for item in kept],
+        "ignored": len(every) - len(kept),
+        "policies": number,
+        "report": [head, *(line for item in kept for line in str(item).splitlines())],
+        "warnings": [*state.notes, *state.mesh.config.assumed, *(f"ignore names no finding: {text}" for text in idle)],
+    }
+    bad = [item for item in kept if params["fail_on"] in (item.severity, "warning")]
+    if bad and params["fail_on"] != "never":
+        raise LabError("\n".join([head, *map(str, bad)]), **values)
+    return values
+
+
+def _ignores(text: str, item: Finding) -> bool:
+    """Whether an item of `ignore` (a rule, or a rule and a policy) names a finding."""
+    rule, _space, policy = text.partition(" ")
+    return rule == item.rule and (not policy or fnmatch.fnmatchcase(item.policy, policy))
