@@ -1,0 +1,14 @@
+# Runs the module claims_mutation in Ansible's own process where its host is this machine.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from ansible_collections.ambient.lab.plugins.modules.claims_mutation import WORK
+from ansible_collections.ambient.lab.plugins.plugin_utils._here.action import Here
+
+
+class ActionModule(Here):
+    """Action plugin of ambient.lab.claims_mutation."""
+
+    work = WORK

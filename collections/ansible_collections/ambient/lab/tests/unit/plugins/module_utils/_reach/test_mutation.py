@@ -1,0 +1,142 @@
+# Mutants of policies: each change is made once and is valid, and claims notice what they should.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pathlib
+import typing as t
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, read_objects
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.valid import problems
+from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import judged, mutate
+from ansible_collections.ambient.lab.plugins.module_utils._reach.mutants import mutants
+from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
+
+CLIENT = {"from": {"pod": "client", "namespace": "shop"}}
+GET = {**CLIENT, "name": "get", "to": "http://app.shop/", "expect": "allowed"}
+POST = {**CLIENT, "name": "post", "to": {"url": "http://app.shop/", "method": "POST"}, "expect": "denied_l7"}
+GUARD = L4.replace("[client]", "[wp, other]")
+PEER = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+"""
+RICH = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: rich, namespace: shop}
+spec:
+  selector: {matchLabels: {app: app}}
+  action: DENY
+  rules:
+  - from:
+    - source: {namespaces: [a, b], notPrincipals: [cluster.local/ns/a/sa/c]}
+    - source: {ipBlocks: [192.0.2.0/24]}
+    to: [{operation: {ports: ["8080"]}}]
+    when: [{key: source.namespace, notValues: [c]}]
+  - {}
+"""
+
+
+def mesh_of(*texts: str) -> Mesh:
+    return assembled(read_objects([(f"{number}.yaml", text) for number, text in enumerate(texts)], "here")[0])
+
+
+def test_a_policy_is_weakened_in_every_way() -> None:
+    found = [mutant for mutant in mutants(mesh_of(RICH)) if mutant.item == "AuthorizationPolicy shop/rich"]
+    assert [mutant.what for mutant in found] == [
+        "removed",
+        "DENY becomes ALLOW",
+        "without its selector",
+        "its selector moved",
+        "without rule 0",
+        "rule 0 without from",
+        "rule 0 without from[0]",
+        "rule 0: from[0] namespaces dropped",
+        "rule 0: from[0] namespaces widened to *",
+        "rule 0: from[0] namespaces without a",
+        "rule 0: from[0] namespaces without b",
+        "rule 0: from[0] notPrincipals dropped",
+        "rule 0: from[0] notPrincipals without its not",
+        "rule 0 without from[1]",
+        "rule 0 without to",
+        "rule 0 without when",
+        "rule 0: when[0] source.namespace notValues without its not",
+        "without rule 1",
+    ]
+    assert all(mutant.new is None or not [*problems(mutant.new)] for mutant in found)
+    places = {mutant.what: mutant.place for mutant in found}
+    assert places["rule 0: from[0] notPrincipals dropped"] == "0.yaml:10"
+
+
+def fate(*texts: str, claims: t.Sequence[dict[str, t.Any]] = (GET, POST)) -> dict[str, str]:
+    """What becomes of each mutant of a folder."""
+    found = judged(mesh_of(*texts), parse_claims([*claims], "shop"))
+    return {str(item.mutant): item.kind for item in found}
+
+
+def test_claims_kill_what_they_notice() -> None:
+    found = fate(SHOP, WAYPOINT)
+    assert {kind for name, kind in found.items() if "AuthorizationPolicy" in name} == {"killed"}
+    # The POST passes once nobody leads it through the waypoint, and so it does outside of the mesh.
+    assert found["Service shop/app: without label istio.io/use-waypoint"] == "killed"
+    assert found["Namespace shop: without label istio.io/dataplane-mode"] == "killed"
+    weak = fate(SHOP, WAYPOINT, claims=[GET])
+    assert weak["AuthorizationPolicy shop/get: removed"] == "survived"
+    assert weak["AuthorizationPolicy shop/get: without rule 0"] == "killed"
+
+
+def test_a_change_that_changes_nothing_does_not_count() -> None:
+    idle = GUARD.replace("spec: {", "spec: {selector: {matchLabels: {app: nobody}}, ")
+    assert fate(SHOP, WAYPOINT, idle)["AuthorizationPolicy shop/l4: removed"] == "equivalent"
+    assert fate(SHOP, WAYPOINT, GUARD, PEER)["PeerAuthentication shop/strict: removed"] == "equivalent"
+    assert fate(SHOP, WAYPOINT, PEER)["PeerAuthentication shop/strict: STRICT becomes PERMISSIVE"] == "survived"
+
+
+def test_what_nobody_can_know_is_neither() -> None:
+    """Nobody knows the addresses of pods that do not run yet."""
+    blocks = (
+        "spec: {action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}], to: [{operation: {ports: ['1']}}]}]}"
+    )
+    found = fate(SHOP, f"{L4.partition('spec')[0]}{blocks}", claims=[GET])
+    assert found["AuthorizationPolicy shop/l4: rule 0 without to"] == "unclear"
+
+
+def test_each_survivor_comes_with_a_claim_that_kills_it() -> None:
+    for item in judged(mesh_of(SHOP, WAYPOINT, GUARD, PEER), parse_claims([GET], "shop")):
+        if item.kind == "survived" and item.claim and "any-other" not in str(item.claim):
+            again = judged(mesh_of(SHOP, WAYPOINT, GUARD, PEER), parse_claims([GET, item.claim], "shop"))
+            assert {str(one.mutant): one.kind for one in again}[str(item.mutant)] == "killed"
+
+
+def scored(path: pathlib.Path, *texts: str, **given: t.Any) -> dict[str, t.Any]:
+    for number, text in enumerate(texts):
+        (path / f"{number}.yaml").write_text(text, encoding="utf-8")
+    none = dict.fromkeys(("kubeconfig", "context", "revision"))
+    more = {"over_cluster": False, "namespaces": [], "accept": [], "min_score": 100, "namespace": "shop"}
+    return mutate({**none, **more, "manifests": str(path), **given})
+
+
+def test_the_score_counts_what_the_claims_kill(tmp_path: pathlib.Path) -> None:
+    assert scored(tmp_path, SHOP, WAYPOINT, claims=[GET, POST])["score"] == 100
+    with pytest.raises(LabError, match=r"score \d+ %: \d of 7 mutants are killed, \d survive") as caught:
+        scored(tmp_path, SHOP, WAYPOINT, claims=[GET])
+    assert "AuthorizationPolicy shop/get: removed" in caught.value.message
+    assert "expect: denied_l7" in caught.value.message
+    found = scored(tmp_path, SHOP, WAYPOINT, claims=[GET], min_score=0)
+    claims = [GET, *found["missing_claims"]]
+    assert scored(tmp_path, SHOP, WAYPOINT, claims=claims)["score"] == 100
+    accepted = scored(tmp_path, SHOP, WAYPOINT, claims=[GET], accept=["*", "none"])
+    assert (accepted["score"], accepted["survivors"]) == (100, [])
+    assert "accept names no survivor: none" in accepted["warnings"]
+
+
+def test_claims_that_do_not_hold_judge_nobody(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(LabError, match="do not hold on the objects as they are"):
+        scored(tmp_path, SHOP, WAYPOINT, claims=[{**GET, "expect": "denied_l7"}])
