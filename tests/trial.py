@@ -60,8 +60,8 @@ class Trial:
 
     def __init__(self, lab: Lab, seed: int, requests: int) -> None:
         self._lab, self._seed, self._requests = lab, seed, requests
-        self._edge = KubeEdge(lab.facts["kubeconfig"], None)
-        self._there: dict[str, Object] = {}
+        self.edge = KubeEdge(lab.facts["kubeconfig"], None)
+        self.there: dict[str, Object] = {}
         # By "service/<app>" and "pod/<app>".
         self.addresses: dict[str, str] = {}
 
@@ -82,7 +82,7 @@ class Trial:
 
     def forget(self) -> None:
         """Remove the policies of the last set."""
-        self._replace([])
+        self.replace([])
 
     def clean_up(self) -> None:
         """Remove everything again, and wait until it is gone."""
@@ -95,8 +95,8 @@ class Trial:
         draws = Draws(self._seed, number)
         policies = draws.policies()
         asked = draws.requests(self.addresses, self._requests)
-        tally.refused += self._replace(policies)
-        self._await_status()
+        tally.refused += self.replace(policies)
+        self.await_status()
         left = list(range(len(asked)))
         mesh, predictions = self._predict(asked)
         seen: dict[int, Seen] = {}
@@ -104,9 +104,9 @@ class Trial:
             if look:
                 time.sleep(0.5 * look)
                 mesh, predictions = self._predict(asked)
-            answers = self._measure(mesh, [asked[index] for index in left])
+            answers = self.measure(mesh, [asked[index] for index in left])
             seen |= dict(zip(left, answers, strict=True))
-            left = [index for index in left if _differ(predictions[index], seen[index])]
+            left = [index for index in left if differ(predictions[index], seen[index])]
             if not left:
                 break
         tally.requests += len(asked)
@@ -126,48 +126,49 @@ class Trial:
             "predicted": prediction.outcome,
             "why": prediction.why,
             "measured": str(seen),
-            "policies": list(self._there.values()),
+            "policies": list(self.there.values()),
         }
 
     def _predict(self, asked: list[Asking]) -> tuple[Mesh, list[Prediction]]:
         hosts = [Asked(request.host, request.port, space) for (_name, space), request in asked]
-        mesh = Loader(self._edge, hosts, {space for _name, space in CLIENTS}).load()
+        mesh = Loader(self.edge, hosts, {space for _name, space in CLIENTS}).load()
         pods = {client: mesh.get("Pod", client[1], client[0]) for client in CLIENTS}
         return mesh, [predict(mesh, pods[client], request, client[1])[1] for client, request in asked]
 
-    def _measure(self, mesh: Mesh, asked: list[Asking]) -> list[Seen]:
+    def measure(self, mesh: Mesh, asked: list[Asking]) -> list[Seen]:
+        """What each request meets now."""
         sources = {client: Source(client[1], pod=client[0]) for client in CLIENTS}
         targets: dict[Source, Target | Unusable] = {
             source: find_target(source, mesh.items("Pod", source.namespace)) for source in sources.values()
         }
         probes = [Probe(sources[client], request) for client, request in asked]
         with concurrent.futures.ThreadPoolExecutor(len(CLIENTS)) as pool:
-            return probe_all(probes, targets, PROBE_SECONDS, self._edge, pool)
+            return probe_all(probes, targets, PROBE_SECONDS, self.edge, pool)
 
-    def _replace(self, policies: list[Object]) -> int:
+    def replace(self, policies: list[Object]) -> int:
         """Have these policies and no others of the trial; how many the API refused."""
-        wanted = {_path(item): item for item in policies}
-        for path in set(self._there) - set(wanted):
-            self._edge.send("DELETE", path)
+        wanted = {path_at(item): item for item in policies}
+        for path in set(self.there) - set(wanted):
+            self.edge.send("DELETE", path)
         refused = 0
-        self._there = {}
+        self.there = {}
         for path, item in wanted.items():
-            answer = self._edge.send("PATCH", path, item, APPLY, fieldManager="trial", force="true")
+            answer = self.edge.send("PATCH", path, item, APPLY, fieldManager="trial", force="true")
             if answer.status in (200, 201):
-                self._there[path] = json.loads(answer.body)
+                self.there[path] = json.loads(answer.body)
             else:
                 refused += 1
-                self._edge.send("DELETE", path)
+                self.edge.send("DELETE", path)
                 if answer.status not in (400, 422, 403):
                     raise RuntimeError(status_message(answer.body))
         return refused
 
-    def _await_status(self) -> None:
+    def await_status(self) -> None:
         """Wait until istiod has said of each AuthorizationPolicy what it makes of it."""
         deadline = time.monotonic() + STATUS_SECONDS
-        for path, item in self._there.items():
+        for path, item in self.there.items():
             while item["kind"] == "AuthorizationPolicy" and time.monotonic() < deadline:
-                now = self._edge.get(path) or {}
+                now = self.edge.get(path) or {}
                 generation = str(now.get("metadata", {}).get("generation"))
                 said = [entry.get("observedGeneration") for entry in now.get("status", {}).get("conditions") or []]
                 if any(str(entry) == generation for entry in said):
@@ -175,12 +176,14 @@ class Trial:
                 time.sleep(0.05)
 
 
-def _path(item: Object) -> str:
+def path_at(item: Object) -> str:
+    """Path of an object in the API."""
     meta = item["metadata"]
     return f"{PATHS[item['kind']].format('/namespaces/' + meta['namespace'])}/{meta['name']}"
 
 
-def _differ(prediction: Prediction, seen: Seen) -> bool:
+def differ(prediction: Prediction, seen: Seen) -> bool:
+    """Whether an answer is another one than a sure prediction."""
     if prediction.outcome == "broken":
         return seen.outcome == "allowed"
     return prediction.sure and prediction.outcome != seen.outcome
