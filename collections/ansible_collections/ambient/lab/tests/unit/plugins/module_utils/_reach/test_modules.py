@@ -271,3 +271,11 @@ def test_a_change_is_a_comment_and_a_report(tmp_path: pathlib.Path) -> None:
     written = junit(report_of("Who may call whom", [given]))
     assert 'name="shop/client -&gt; Service shop/app:80 POST"' in written
     assert 'failures="4"' in written
+
+
+def test_what_may_have_opened_fails_and_what_may_have_closed_does_not(tmp_path: pathlib.Path) -> None:
+    by_address = L4.replace("serviceAccounts: [client]", "ipBlocks: [10.0.0.0/8]")
+    compared(tmp_path, [SHOP], [SHOP, by_address], fail_on="opened")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(LabError, match="unclear"):
+        compared(tmp_path / "b", [SHOP, L4], [SHOP, by_address], fail_on="opened")

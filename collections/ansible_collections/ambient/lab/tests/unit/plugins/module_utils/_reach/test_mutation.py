@@ -75,6 +75,12 @@ def test_a_policy_is_weakened_in_every_way() -> None:
     assert places["rule 0: from[0] notPrincipals dropped"] == "0.yaml:10"
 
 
+def test_no_mutant_is_one_that_the_api_would_refuse() -> None:
+    denying = "spec: {action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}]}"
+    found = [mutant.what for mutant in mutants(mesh_of(f"{L4.partition('spec')[0]}{denying}"))]
+    assert found == ["removed", "DENY becomes ALLOW", "rule 0 without to"]
+
+
 def fate(*texts: str, claims: t.Sequence[dict[str, t.Any]] = (GET, POST)) -> dict[str, str]:
     """What becomes of each mutant of a folder."""
     found = judged(mesh_of(*texts), parse_claims([*claims], "shop"))

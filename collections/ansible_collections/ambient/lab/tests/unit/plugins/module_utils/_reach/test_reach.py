@@ -95,6 +95,14 @@ POST = {"to": [{"operation": {"methods": ["POST"], "paths": ["/a", "/a/*"]}}]}
                 ("plain/far, outside of the mesh", "any request", "allowed"),
             },
         ),
+        # Behind a waypoint ztunnel sees no caller of the mesh.
+        (
+            [policy("x", "layer7", rules=[{"from": [{"source": {"serviceAccounts": ["client"]}}]}])],
+            {
+                (ALL_IN, "any request", "denied_upstream"),
+                ("plain/far, outside of the mesh", "any request", "denied_l4"),
+            },
+        ),
     ],
 )
 def test_there_is_one_of_each_class(policies: list[Object], wanted: set[tuple[str, str, str]]) -> None:
@@ -120,6 +128,12 @@ def test_identities_that_only_policies_name_are_sources(field: str, value: str, 
     rule = {"from": [{"source": {field: [value]}}]}
     direct = labels(policy("x", "layer7", action="ALLOW", rules=[rule]), door="pod layer7/app:8080")
     assert [sources for sources, _label, outcome in direct if outcome == "allowed"] == [named]
+
+
+def test_a_waypoint_calls_for_others_alone() -> None:
+    rule = {"from": [{"source": {"serviceAccounts": ["waypoint"]}}]}
+    found = cells([world(policy("x", "layer7", rules=[rule]))])
+    assert "layer7/waypoint" not in {source.name for cell in found for source in cell.sources}
 
 
 def test_a_pod_is_a_door_of_its_own_where_it_leads_around_a_waypoint() -> None:
