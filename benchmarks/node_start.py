@@ -15,16 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "embedded"))
 
-from ambient_embedded import node
+from ambient_embedded import lab
 from ambient_embedded.parts import IMAGE_REGISTRY, Bill
 
 
-def start_and_remove(settings: node.Settings) -> float:
+def start_and_remove(settings: lab.Settings) -> float:
     """Seconds from nothing to a Ready node."""
     started = time.monotonic()
-    node.present(settings, lambda line: None)
+    lab.present(settings, lambda line: None)
     seconds = time.monotonic() - started
-    node.absent(settings.state_dir, settings.name)
+    lab.absent(settings.state_dir, settings.name)
     return seconds
 
 
@@ -35,8 +35,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir="/var/lib", prefix="ambient-lab-benchmark-") as scratch:
         nothing = Path(scratch) / "nothing"
         nothing.mkdir()
-        taken_over = node.Settings(
+        taken_over = lab.Settings(
             name="benchmark",
+            workers=0,
             state_dir=Path(scratch) / "state",
             tree=bill.node_image.folder(cache) / "tree",
             programs=bill.programs.folder(cache),

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import cache, node, oci, pki, preflight
+from . import cache, lab, oci, pki, preflight
 from .cache import Progress
 from .errors import LabError
 from .parts import IMAGE_REGISTRY, Bill
@@ -46,14 +46,15 @@ def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
             labs = Path(request["state_dir"]).glob("*/launcher.json")
-            cache.prune(bill.cache, bill.parts(), [lab.read_text() for lab in labs])
+            cache.prune(bill.cache, bill.parts(), [file.read_text() for file in labs])
             cache.drop_work(bill.work, request["keep_build_files"])
     return bool(built)
 
 
-def _settings(request: dict[str, Any], bill: Bill) -> node.Settings:
-    return node.Settings(
+def _settings(request: dict[str, Any], bill: Bill) -> lab.Settings:
+    return lab.Settings(
         name=request["name"],
+        workers=request["workers"],
         state_dir=Path(request["state_dir"]),
         tree=bill.node_image.folder(bill.cache) / "tree",
         programs=bill.programs.folder(bill.cache),
@@ -74,10 +75,10 @@ def _verify_images(bill: Bill) -> None:
         )
 
 
-def _hand_over(lab: Path, kubeconfig: str, logs: Path) -> bool:
+def _hand_over(folder: Path, kubeconfig: str, logs: Path) -> bool:
     """Write what a user needs into the lab's folder: the kubeconfig and a link to the logs."""
-    changed = pki.write_kubeconfig(lab / "kubeconfig", kubeconfig)
-    link = lab / "logs"
+    changed = pki.write_kubeconfig(folder / "kubeconfig", kubeconfig)
+    link = folder / "logs"
     if not link.is_symlink() or link.readlink() != logs:
         link.unlink(missing_ok=True)
         link.symlink_to(logs)
@@ -91,9 +92,9 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     bill = Bill(Path(request["cache_dir"]).expanduser())
     settings = _settings(request, bill)
     building = any(not part.folder(bill.cache).is_dir() for part in bill.parts())
-    running = node.is_running(settings.folder)
+    running = lab.is_running(settings.folder)
     if building or not running:
-        held = set(node.forwarded_ports(settings.folder)) if running else set()
+        held = set(lab.forwarded_ports(settings.folder)) if running else set()
         free = tuple(item for item in settings.forwards if item[:2] not in held)
         preflight.check(bill.cache, settings.state_dir, free, building=building)
     if request["check"] and (building or preflight.missing_tools()):
@@ -102,10 +103,10 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     built = _build(request, bill, progress)
     if not settings.folder.exists():
         _verify_images(bill)
-    result = node.present(settings, progress, check=request["check"])
+    result = lab.present(settings, progress, check=request["check"])
     text = result.pop("kubeconfig")
     if text and not request["check"]:
-        result["changed"] |= _hand_over(Path(request["lab_dir"]), text, settings.folder / "log/ambient-lab")
+        result["changed"] |= _hand_over(Path(request["lab_dir"]), text, settings.folder / "log")
     sources = bill.sources.folder(bill.cache)
     return {
         **result,
@@ -135,7 +136,7 @@ def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
     folder = Path(request["cache_dir"]).expanduser()
     for launcher in Path(request["state_dir"]).glob("*/launcher.json"):
-        if node.is_running(launcher.parent) and str(folder) in launcher.read_text():
+        if lab.is_running(launcher.parent) and str(folder) in launcher.read_text():
             raise LabError(
                 f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
             )
@@ -150,7 +151,7 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove the lab: its processes, cgroups and files. The cache stays."""
     if os.geteuid() != 0:
         raise LabError("not root: the lab's processes and mounts are root's, run it as root or with sudo")
-    changed = node.absent(Path(request["state_dir"]), request["name"], progress, check=request["check"])
+    changed = lab.absent(Path(request["state_dir"]), request["name"], progress, check=request["check"])
     return {"changed": changed}
 
 
@@ -158,7 +159,7 @@ STATES = {"built": built, "clean": clean, "present": present, "absent": absent}
 NEEDED = {
     "built": {"check", "cache_dir", "state_dir", "keep_build_files"},
     "clean": {"check", "cache_dir", "state_dir"},
-    "present": {"check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards"},
+    "present": {"check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards", "workers"},
     "absent": {"check", "state_dir", "name"},
 }
 NAME = re.compile("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")

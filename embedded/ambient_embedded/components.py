@@ -1,4 +1,4 @@
-"""What runs on a node: the command line and configuration of every component.
+"""What runs on each node of a lab: the command line and configuration of every component.
 
 Flags and fields are those of Kubernetes v1.36 (`<program> --help`, KubeletConfiguration v1beta1,
 KubeProxyConfiguration v1alpha1) and containerd 2 (`containerd config default`, version 3).
@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from .topology import CLUSTER_CIDR, PREFIX_LENGTH, Lab, Node
 
 BIN = "/opt/ambient-lab/bin"
 KUBERNETES = "/etc/kubernetes"
 PKI = f"{KUBERNETES}/pki"
 API_PORT = 6443
 SERVICE_CIDR, SERVICE_IP, DNS_IP = "10.96.0.0/16", "10.96.0.1", "10.96.0.10"
-CLUSTER_CIDR, POD_CIDR = "10.244.0.0/16", "10.244.0.0/24"
 NODE_PORTS = "30000-32767"
 # Not *.log: those are the components' own words.
 AUDIT_LOG = "/var/log/ambient-lab/audit.jsonl"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node's identity: its name, its address on the veth to the host, the host's end, its cgroup."""
-
-    name: str
-    address: str
-    gateway: str
-    prefix: int
-    cgroup: str
-    pause_image: str
+def api_address(lab: Lab) -> str:
+    """Where every node, the control plane too, reaches the API."""
+    return f"{lab.control_plane.address}:{API_PORT}"
 
 
 def etcd() -> list[str]:
@@ -99,7 +92,7 @@ def controller_manager() -> list[str]:
         f"--requestheader-client-ca-file={PKI}/front-proxy-ca.crt", "--use-service-account-credentials",
         f"--service-account-private-key-file={PKI}/service-account.key",
         f"--cluster-signing-cert-file={PKI}/ca.crt", f"--cluster-signing-key-file={PKI}/ca.key",
-        "--allocate-node-cidrs", f"--cluster-cidr={CLUSTER_CIDR}", f"--service-cluster-ip-range={SERVICE_CIDR}",
+        # No --allocate-node-cidrs: the nodes bring theirs along, see node_object.
         *rate,
     ]  # fmt: skip
 
@@ -138,20 +131,45 @@ def import_images() -> list[str]:
     return ["/bin/bash", "-o", "pipefail", "-c", script]
 
 
-def control_plane(node: Node) -> list[dict[str, Any]]:
-    """The supervisor's list of components for a node that is control plane and worker in one."""
+def register_nodes() -> list[str]:
+    """A one-time job: what a kubelet may not say of its own node (roles, taints), and its pod CIDR."""
+    return [
+        f"{BIN}/kubectl", f"--kubeconfig={KUBERNETES}/admin.conf", "--cache-dir=/run/kubectl", "apply", "--server-side",
+        "--force-conflicts", "--validate=false", f"--filename={KUBERNETES}/nodes.json",
+    ]  # fmt: skip
+
+
+def components(lab: Lab, node: Node) -> list[dict[str, Any]]:
+    """The supervisor's list of components for a node."""
     # Whoever asks an API that is not ready is forbidden at first and asks again only after a pause.
-    api, runtime = f"ready:{API_PORT}", f"unix:{CONTAINERD_SOCKET}"
+    api, runtime = f"ready:{api_address(lab)}", f"unix:{CONTAINERD_SOCKET}"
+    registered = ["done:register-nodes"] if node.is_control_plane else []
+    every_node: list[dict[str, Any]] = [
+        {"name": "containerd", "argv": containerd()},
+        {"name": "import-images", "argv": import_images(), "after": [runtime], "once": True},
+        {"name": "kube-proxy", "argv": kube_proxy(), "after": [api]},
+        {"name": "kubelet", "argv": kubelet(node), "after": [api, "done:import-images", *registered]},
+    ]
+    if not node.is_control_plane:
+        return every_node
     return [
         {"name": "etcd", "argv": etcd()},
-        {"name": "containerd", "argv": containerd()},
         {"name": "kube-apiserver", "argv": apiserver(node), "after": ["tcp:2379"]},
-        {"name": "import-images", "argv": import_images(), "after": [runtime], "once": True},
+        {"name": "register-nodes", "argv": register_nodes(), "after": [api], "once": True},
         {"name": "kube-controller-manager", "argv": controller_manager(), "after": [api]},
         {"name": "kube-scheduler", "argv": scheduler(), "after": [api]},
-        {"name": "kube-proxy", "argv": kube_proxy(), "after": [api]},
-        {"name": "kubelet", "argv": kubelet(node), "after": [api, "done:import-images"]},
+        *every_node,
     ]
+
+
+def node_object(lab: Lab, node: Node) -> dict[str, Any]:
+    """What of a Node object is the lab's to say; as with kind a control plane that has workers takes no pods."""
+    role = f"node-role.kubernetes.io/{node.role}"
+    spec: dict[str, Any] = {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}
+    if node.is_control_plane and lab.workers:
+        spec["taints"] = [{"key": role, "effect": "NoSchedule"}]
+    labels = {role: ""} if node.is_control_plane else {}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}, "spec": spec}
 
 
 def kubelet_configuration(node: Node) -> dict[str, Any]:
@@ -205,7 +223,7 @@ def kube_proxy_configuration(node: Node) -> dict[str, Any]:
     }
 
 
-def containerd_configuration(node: Node) -> str:
+def containerd_configuration(pause_image: str) -> str:
     return f"""version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -214,7 +232,7 @@ state = "/run/containerd"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = "{node.pause_image}"
+    sandbox = "{pause_image}"
 [plugins.'io.containerd.cri.v1.runtime']
   # Without CAP_SYS_RESOURCE a process cannot lower its OOM score.
   restrict_oom_score_adj = true
@@ -231,7 +249,7 @@ state = "/run/containerd"
 """
 
 
-def cni_configuration() -> dict[str, Any]:
+def cni_configuration(node: Node) -> dict[str, Any]:
     """Pods are routed, not bridged (ptp): traffic to a Service then always crosses the node's conntrack."""
     return {
         "cniVersion": "0.4.0",
@@ -243,7 +261,7 @@ def cni_configuration() -> dict[str, Any]:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni-ipam",
-                    "ranges": [[{"subnet": POD_CIDR}]],
+                    "ranges": [[{"subnet": node.pod_cidr}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             },
@@ -252,37 +270,45 @@ def cni_configuration() -> dict[str, Any]:
     }
 
 
-def supervisor_specification(node: Node) -> dict[str, Any]:
+def supervisor_specification(lab: Lab, node: Node) -> dict[str, Any]:
     return {
         "hostname": node.name,
-        "address": f"{node.address}/{node.prefix}",
+        "address": f"{node.address}/{PREFIX_LENGTH}",
         # Services need a route before they are translated; anything outside the lab is refused at once.
         "routes": [
             ["route", "add", SERVICE_CIDR, "dev", "eth0", "src", node.address],
+            *(["route", "add", other.pod_cidr, "via", other.address] for other in lab.nodes if other != node),
             ["route", "add", "unreachable", "default"],
         ],
-        "components": control_plane(node),
+        "components": components(lab, node),
     }
 
 
-def files(node: Node) -> dict[str, str]:
-    """Files to lay into the node's root, by path."""
+def files(lab: Lab, node: Node) -> dict[str, str]:
+    """Files to lay into a node's root, by path."""
     return {
-        "etc/ambient-lab/node.json": json.dumps(supervisor_specification(node), indent=1),
-        "etc/containerd/config.toml": containerd_configuration(node),
-        "etc/cni/net.d/10-pods.conflist": json.dumps(cni_configuration(), indent=1),
-        "etc/hosts": f"127.0.0.1 localhost\n{node.address} {node.name}\n",
+        "etc/ambient-lab/node.json": json.dumps(supervisor_specification(lab, node), indent=1),
+        "etc/containerd/config.toml": containerd_configuration(lab.pause_image),
+        "etc/cni/net.d/10-pods.conflist": json.dumps(cni_configuration(node), indent=1),
+        "etc/hosts": "127.0.0.1 localhost\n" + "".join(f"{one.address} {one.name}\n" for one in lab.nodes),
         "etc/resolv.conf": f"nameserver {DNS_IP}\n",
         "etc/machine-id": hashlib.md5(node.cgroup.encode(), usedforsecurity=False).hexdigest() + "\n",
         "etc/hostname": f"{node.name}\n",
     }
 
 
-def kubernetes_files(node: Node) -> dict[str, str]:
-    """Configuration below ``/etc/kubernetes``, by name (JSON is YAML)."""
-    return {
+def kubernetes_files(lab: Lab, node: Node) -> dict[str, str]:
+    """Configuration below ``/etc/kubernetes`` of a node, by name (JSON is YAML)."""
+    every_node = {
         "kubelet.yaml": json.dumps(kubelet_configuration(node), indent=1),
-        "audit-policy.yaml": json.dumps(audit_policy(), indent=1),
         "kube-proxy.yaml": json.dumps(kube_proxy_configuration(node), indent=1),
         "resolv.conf": "# The lab has no name server outside the cluster.\n",
+    }
+    if not node.is_control_plane:
+        return every_node
+    nodes = {"apiVersion": "v1", "kind": "List", "items": [node_object(lab, one) for one in lab.nodes]}
+    return {
+        **every_node,
+        "audit-policy.yaml": json.dumps(audit_policy(), indent=1),
+        "nodes.json": json.dumps(nodes, indent=1),
     }

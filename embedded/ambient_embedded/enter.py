@@ -1,7 +1,7 @@
 """First process inside a node's namespaces: builds the node's root file system and becomes its supervisor.
 
-Runs on the host's Python under ``unshare``, standard library alone. Arguments: the node's folder, the node
-image's tree, the folder of programs, the folder of container images. It waits for one line on standard input
+Runs on the host's Python under ``unshare``, standard library alone. Arguments: the node's folder, that of its logs,
+the node image's tree, the folder of programs, the folder of container images. It waits for one line on standard input
 (the launcher writes it once the network interface is in place).
 """
 
@@ -55,7 +55,7 @@ def bind(source: Path | str, target: Path, *, read_only: bool = False) -> None:
         mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
-def build_root(node: Path, tree: Path, programs: Path, images: Path) -> Path:
+def build_root(node: Path, log: Path, tree: Path, programs: Path, images: Path) -> Path:
     """Mount the node's root: the image's tree below, an empty layer above, state and devices bound in."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     root, upper, work = (node / name for name in ("root", "upper", "work"))
@@ -72,7 +72,7 @@ def build_root(node: Path, tree: Path, programs: Path, images: Path) -> Path:
     bind(programs, root / "opt/ambient-lab/bin", read_only=True)
     bind(images, root / "opt/ambient-lab/images", read_only=True)
     bind(node / "kubernetes", root / "etc/kubernetes")
-    bind(node / "log", root / "var/log")
+    bind(log, root / "var/log")
     for state in ("containerd", "etcd", "kubelet"):
         (node / "data" / state).mkdir(parents=True, exist_ok=True)
         bind(node / "data" / state, root / "var/lib" / state)
@@ -107,8 +107,8 @@ def enter(root: Path) -> None:
 
 
 def main() -> None:
-    node, tree, programs, images = (Path(argument) for argument in sys.argv[1:5])
-    root = build_root(node, tree, programs, images)
+    node, *others = (Path(argument) for argument in sys.argv[1:6])
+    root = build_root(node, *others)
     provide_files(node, root)
     supervisor = Path(__file__).with_name("supervisor.py").read_text()
     (root / "opt/ambient-lab/supervisor.py").write_text(supervisor)

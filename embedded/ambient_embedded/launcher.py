@@ -1,9 +1,12 @@
-"""The node's one process in the host's namespaces: it holds the node, its veth and its forwarded ports.
+"""The lab's one process in the host's namespaces: it holds the nodes, the bridge between them, the forwarded ports.
 
-Runs detached on the host's Python, standard library alone. Its argument is the node's folder, whose
-``launcher.json`` says ``{"enter": [argv], "interface": str, "address": "ip/prefix", "cgroup": str,
-"forwards": [[listen host, listen port, target host, target port]]}``. When it ends, however it ends, the
-kernel ends every process of the node, and with the namespaces go mounts, interface and firewall rules.
+Runs detached on the host's Python, standard library alone. Its argument is the lab's folder, whose ``launcher.json``
+says ``{"interface": str, "address": "ip/prefix", "forwards": [[listen host, listen port, target host, target port]],
+"nodes": [{"role": str, "folder": str, "log": file, "enter": [argv], "mac": str, "cgroup": str}]}``. A node that ends
+starts again. When the launcher ends, however it ends, the kernel ends every process of the nodes, and with the
+namespaces go mounts, interfaces and firewall rules.
+
+The bridge has a network namespace of its own: there no firewall of the host (Docker's, for one) comes between nodes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +27,8 @@ from typing import Any
 CGROUPS = Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 64 * 1024
+STABLE_SECONDS = 5.0  # a node that ends sooner, at its first start, cannot run here
+RESTART_SECONDS = 1.0
 
 
 def log(message: str) -> None:
@@ -39,6 +45,11 @@ def start_time(pid: int) -> str:
     if state in "ZX":
         raise ProcessLookupError(f"process {pid} has ended")
     return fields[18]
+
+
+def note(file: Path, pid: int) -> None:
+    """Write down which process it is."""
+    file.write_text(f"{pid} {start_time(pid)}")
 
 
 def cgroup_hierarchies() -> list[Path]:
@@ -91,8 +102,8 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _run(*arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec(*arguments)
+async def _run(*arguments: str, stderr: int | None = None) -> None:
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=stderr)
     if await process.wait() != 0:
         raise OSError(f"{' '.join(arguments)} failed with status {process.returncode}")
 
@@ -138,34 +149,103 @@ async def _serve(forwards: list[list[Any]]) -> None:
         log(f"forwarding {host}:{port} to {target_host}:{target_port}")
 
 
-async def run(node: Path) -> int:
-    """Hold the node until it ends or SIGTERM comes. Returns the node's exit status."""
-    settings = json.loads((node / "launcher.json").read_text())
-    (node / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+def remove_interface(lab: Path) -> None:
+    """Remove the lab's interface where it outlives the launcher: connections cut off in the middle hold the bridge."""
+    for interface in Path("/sys/class/net").iterdir():
+        with contextlib.suppress(OSError):  # it may go by itself in this very moment
+            if (interface / "ifalias").read_text().strip() == str(lab):
+                subprocess.run(["ip", "link", "delete", interface.name], check=False, capture_output=True)
+
+
+async def _bridge(lab: Path, interface: str, address: str) -> asyncio.subprocess.Process:
+    """The process that holds the bridge's network namespace; the host's interface is a port of the bridge."""
+    script = "ip link add nodes type bridge && ip link set nodes up && echo up && exec cat"
+    holder = await asyncio.create_subprocess_exec(
+        "unshare", "--net", "sh", "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert holder.stdout
+    if not await holder.stdout.readline():
+        raise OSError("no bridge between the nodes can be made")
+    note(lab / "bridge.pid", holder.pid)
+    remove_interface(lab)
+    await _run("ip", "link", "add", interface, "type", "veth", "peer", "name", "host", "netns", str(holder.pid))
+    await _run("ip", "link", "set", interface, "alias", str(lab))  # says whose it is
+    await _run("ip", "address", "add", address, "dev", interface)
+    await _run("ip", "link", "set", interface, "up")
+    await _run(*_within(holder.pid), "link", "set", "host", "master", "nodes", "up")
+    return holder
+
+
+def _within(pid: int) -> list[str]:
+    """The program ip in the network namespace of a process."""
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", "ip"]
+
+
+async def _plug(node: dict[str, Any], pid: int, bridge: int) -> None:
+    """Give a node its interface, a port of the bridge."""
+    role = node["role"]
+    with contextlib.suppress(OSError):  # that of its last run goes with its namespace, but that may take a while
+        await _run(*_within(bridge), "link", "delete", role, stderr=asyncio.subprocess.DEVNULL)
+    peer = ("peer", "name", role, "netns", str(bridge))
+    await _run("ip", "link", "add", "eth0", "address", node["mac"], "netns", str(pid), "type", "veth", *peer)
+    await _run(*_within(bridge), "link", "set", role, "master", "nodes", "up")
+
+
+async def _start(node: dict[str, Any], bridge: int) -> asyncio.subprocess.Process:
+    """Start a node; its first process waits for the interface."""
     # What an earlier run of the node left would keep kubelet's first look at its cgroups busy for minutes.
     for hierarchy in cgroup_hierarchies():
-        remove_cgroup(hierarchy / settings["cgroup"].strip("/"), patience=5.0)
-    make_cgroup(settings["cgroup"])
-    await _serve(settings["forwards"])
-    process = await asyncio.create_subprocess_exec(
-        *settings["enter"], stdin=asyncio.subprocess.PIPE, preexec_fn=_die_with_parent
-    )
+        remove_cgroup(hierarchy / node["cgroup"].strip("/"), patience=5.0)
+    make_cgroup(node["cgroup"])
+    with Path(node["log"]).open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *node["enter"], stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, preexec_fn=_die_with_parent
+        )
     pid = await _child_of(process)
-    (node / "node.pid").write_text(f"{pid} {start_time(pid)}")
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os.kill, pid, signal.SIGKILL)
-    interface = settings["interface"]
-    await _run("ip", "link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-    await _run("ip", "address", "add", settings["address"], "dev", interface)
-    await _run("ip", "link", "set", interface, "alias", str(node))  # says whose it is, see node.py
-    await _run("ip", "link", "set", interface, "up")
-    assert process.stdin
-    process.stdin.write(b"go\n")
-    await process.stdin.drain()
-    log(f"node started, pid {pid}")
-    log(f"node ended with status {await process.wait()}")
-    return 0
+    note(Path(node["folder"], "node.pid"), pid)
+    try:
+        await _plug(node, pid, bridge)
+        assert process.stdin
+        process.stdin.write(b"go\n")
+        await process.stdin.drain()
+    except OSError:
+        process.kill()
+        raise
+    log(f"{node['role']}: started, pid {pid}")
+    return process
+
+
+async def _hold(node: dict[str, Any], bridge: int) -> None:
+    """Keep a node running. Raises :class:`OSError` when it cannot run at all."""
+    is_proven = False
+    while True:
+        try:
+            process = await _start(node, bridge)
+            began = time.monotonic()
+            reason = f"{node['role']}: ended with status {await process.wait()}"
+            is_proven |= time.monotonic() - began >= STABLE_SECONDS
+        except OSError as error:
+            reason = f"{node['role']}: {error}"
+        if not is_proven:
+            raise OSError(reason)
+        log(f"{reason}, starts again in {RESTART_SECONDS} s")
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _ended(bridge: asyncio.subprocess.Process) -> None:
+    """Without the bridge there is no lab. Raises :class:`OSError` when its process ends."""
+    raise OSError(f"the bridge's process ended with status {await bridge.wait()}")
+
+
+async def run(lab: Path) -> None:
+    """Hold the lab until this process ends. Raises :class:`OSError` when a part of it cannot start."""
+    settings = json.loads((lab / "launcher.json").read_text())
+    note(lab / "launcher.pid", os.getpid())
+    await _serve(settings["forwards"])
+    bridge = await _bridge(lab, settings["interface"], settings["address"])
+    await asyncio.gather(_ended(bridge), *(_hold(node, bridge.pid) for node in settings["nodes"]))
 
 
 if __name__ == "__main__":
     os.chdir("/")
-    sys.exit(asyncio.run(run(Path(sys.argv[1]))))
+    asyncio.run(run(Path(sys.argv[1])))

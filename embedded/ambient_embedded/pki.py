@@ -40,13 +40,22 @@ class Leaf:
         return bool(self.sans)
 
 
-def leaves(node_name: str, node_ip: str, service_ip: str) -> list[Leaf]:
-    """Every leaf certificate of a one-node control plane.
+def node_leaves(name: str, address: str) -> list[Leaf]:
+    """The leaf certificates that every node has."""
+    return [
+        Leaf("kube-proxy", "system:kube-proxy"),
+        Leaf("kubelet", f"system:node:{name}", "system:nodes"),
+        Leaf("kubelet-server", f"system:node:{name}", "system:nodes", sans=(name, address)),
+    ]
+
+
+def control_plane_leaves(address: str, service_ip: str) -> list[Leaf]:
+    """Those that the control plane has besides.
 
     :param service_ip: ClusterIP of the Service ``kubernetes``, the first address of the service range.
     """
     internal = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
-    api_names = (*internal, "localhost", "127.0.0.1", node_ip, service_ip)
+    api_names = (*internal, "localhost", "127.0.0.1", address, service_ip)
     return [
         Leaf("apiserver", "kube-apiserver", sans=api_names),
         Leaf("etcd", "etcd", sans=("localhost", "127.0.0.1")),
@@ -55,10 +64,7 @@ def leaves(node_name: str, node_ip: str, service_ip: str) -> list[Leaf]:
         Leaf("front-proxy-client", "front-proxy-client"),
         Leaf("controller-manager", "system:kube-controller-manager"),
         Leaf("scheduler", "system:kube-scheduler"),
-        Leaf("kube-proxy", "system:kube-proxy"),
         Leaf("admin", "kubernetes-admin", "system:masters"),
-        Leaf("kubelet", f"system:node:{node_name}", "system:nodes"),
-        Leaf("kubelet-server", f"system:node:{node_name}", "system:nodes", sans=(node_name, node_ip)),
     ]
 
 
@@ -113,7 +119,6 @@ class Authority:
     """A CA whose key and certificate are ``<name>.key`` and ``<name>.crt`` in a folder; made when absent."""
 
     def __init__(self, folder: Path, name: str, common_name: str) -> None:
-        self.folder = folder
         certificate_path, key_path = (folder / f"{name}{end}" for end in (".crt", ".key"))
         if certificate_path.exists() and key_path.exists():
             key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
@@ -131,9 +136,9 @@ class Authority:
         )
         _write_pair(folder, name, self.key, self.certificate)
 
-    def issue(self, leaf: Leaf) -> None:
-        """Write ``<leaf.name>.crt`` and ``.key``, unless they are there."""
-        certificate_path, key_path = (self.folder / f"{leaf.name}{end}" for end in (".crt", ".key"))
+    def issue(self, leaf: Leaf, folder: Path) -> None:
+        """Write ``<leaf.name>.crt`` and ``.key`` into a folder, unless they are there."""
+        certificate_path, key_path = (folder / f"{leaf.name}{end}" for end in (".crt", ".key"))
         if certificate_path.exists() and key_path.exists():
             return
         key = ec.generate_private_key(ec.SECP256R1())
@@ -152,16 +157,16 @@ class Authority:
         if leaf.is_server:
             alternatives = x509.SubjectAlternativeName([_alternative_name(name) for name in leaf.sans])
             builder = builder.add_extension(alternatives, critical=False)
-        _write_pair(self.folder, leaf.name, key, builder.sign(self.key, hashes.SHA256()))
+        _write_pair(folder, leaf.name, key, builder.sign(self.key, hashes.SHA256()))
 
 
-def ensure(folder: Path, node_name: str, node_ip: str, service_ip: str) -> None:
-    """Make what is missing of the cluster's keys and certificates; keys are readable by root alone."""
+def ensure(folder: Path, name: str, address: str, service_ip: str) -> None:
+    """Make what is missing of a control plane's keys and certificates; keys are readable by root alone."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     cluster = Authority(folder, "ca", "ambient-lab-ca")
     front_proxy = Authority(folder, "front-proxy-ca", "ambient-lab-front-proxy-ca")
-    for leaf in leaves(node_name, node_ip, service_ip):
-        (front_proxy if leaf.name == "front-proxy-client" else cluster).issue(leaf)
+    for leaf in [*control_plane_leaves(address, service_ip), *node_leaves(name, address)]:
+        (front_proxy if leaf.name == "front-proxy-client" else cluster).issue(leaf, folder)
     tokens = folder / "service-account.key"
     if not tokens.exists():
         key = ec.generate_private_key(ec.SECP256R1())
@@ -170,6 +175,15 @@ def ensure(folder: Path, node_name: str, node_ip: str, service_ip: str) -> None:
         )
         write_atomically(folder / "service-account.pub", public)
         write_atomically(tokens, _pem_key(key), PRIVATE)
+
+
+def join(folder: Path, control_plane: Path, name: str, address: str) -> None:
+    """Make what is missing of a worker's: certificates of its own, of the control plane's CA, whose key stays there."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(folder / "ca.crt", (control_plane / "ca.crt").read_bytes())
+    cluster = Authority(control_plane, "ca", "ambient-lab-ca")
+    for leaf in node_leaves(name, address):
+        cluster.issue(leaf, folder)
 
 
 def kubeconfig(folder: Path, leaf_name: str, server: str, cluster_name: str) -> str:

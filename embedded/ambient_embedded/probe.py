@@ -55,17 +55,21 @@ def nf_tables() -> str | None:
     return None
 
 
-def veth() -> str | None:
-    """Can a pair of interfaces be made?"""
+def links() -> list[str]:
+    """Which kinds of interfaces that nodes are joined with cannot be made?"""
     if not shutil.which("ip"):
-        return None  # installed together with the other tools, before anything is started
-    command = ["ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return f"a veth pair cannot be made ({result.stderr.strip()}): load the module veth" if result.returncode else None
+        return []  # installed together with the other tools, before anything is started
+    problems = []
+    for kind, *peer in (("veth", "peer", "name", "probe1"), ("bridge",)):
+        command = ["ip", "link", "add", f"{kind}0", "type", kind, *peer]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            problems.append(f"a {kind} cannot be made ({result.stderr.strip()}): load the module {kind}")
+    return problems
 
 
 def main() -> int:
-    problems = (overlay(Path(sys.argv[1])), nf_tables(), veth())
+    problems = (overlay(Path(sys.argv[1])), nf_tables(), *links())
     print(json.dumps([problem for problem in problems if problem]))
     return 0
 

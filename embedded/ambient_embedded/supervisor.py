@@ -4,7 +4,7 @@ Runs inside the node's namespaces on the node image's own Python, so it uses the
 Its one argument is a JSON file ``{"hostname": str, "address": "ip/prefix", "routes": [[str]], "components":
 [{"name": str, "argv": [str], "after": [str], "once": bool}]}``. ``after`` entries are conditions:
 ``tcp:PORT`` (something listens), ``unix:PATH`` (a socket accepts), ``done:NAME`` (a one-time job succeeded),
-``ready:PORT`` (the Kubernetes API there says that it is ready).
+``ready:HOST:PORT`` (the Kubernetes API there says that it is ready).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def _connects(family: socket.AddressFamily, address: Any) -> bool:
         return probe.connect_ex(address) == 0
 
 
-def _api_is_ready(port: int) -> bool:
+def _api_is_ready(address: str) -> bool:
     """GET /readyz, which any client with a certificate may ask, once the API's own roles are there."""
     context = ssl.create_default_context(cafile=str(PKI / "ca.crt"))
     context.load_cert_chain(PKI / "kubelet.crt", PKI / "kubelet.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=1, context=context)
+    connection = http.client.HTTPSConnection(address, timeout=1, context=context)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -109,7 +109,7 @@ class Supervisor:
             elif kind == "unix":
                 holds = _connects(socket.AF_UNIX, value)
             elif kind == "ready":
-                holds = _api_is_ready(int(value))
+                holds = _api_is_ready(value)
             else:
                 holds = any(component.name == value and component.done for component in self.components)
             if not holds:
@@ -166,7 +166,6 @@ def configure_network(specification: dict[str, Any]) -> None:
 def main() -> int:
     specification = json.loads(Path(sys.argv[1]).read_text())
     socket.sethostname(specification["hostname"])
-    LOG_DIRECTORY.mkdir(parents=True, exist_ok=True)
     configure_network(specification)
     Supervisor([Component(**component) for component in specification["components"]]).run()
     return 0

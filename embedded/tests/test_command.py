@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ambient_embedded import __main__ as command
-from ambient_embedded import cache, launcher, node, preflight
+from ambient_embedded import cache, lab, launcher, preflight
 from ambient_embedded.cache import Part, Report
 from ambient_embedded.parts import Bill
 
@@ -44,6 +44,7 @@ def request(folder: Path, state: str, **rest: object) -> dict[str, object]:
         "name": "unit",
         "check": False,
         "forwards": [],
+        "workers": 1,
         "keep_build_files": False,
         **rest,
     }
@@ -58,7 +59,11 @@ def test_what_is_no_request_is_refused(ask: Ask, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("state", "fields"),
-    [("present", "cache_dir, forwards, keep_build_files, lab_dir, name"), ("absent", "name"), ("clean", "cache_dir")],
+    [
+        ("present", "cache_dir, forwards, keep_build_files, lab_dir, name, workers"),
+        ("absent", "name"),
+        ("clean", "cache_dir"),
+    ],
 )
 def test_missing_fields_are_named(ask: Ask, tmp_path: Path, state: str, fields: str) -> None:
     status, answer = ask({"state": state, "state_dir": str(tmp_path), "check": True, "cache_dir": None})
@@ -111,16 +116,16 @@ def test_what_the_machine_refuses_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(node, "absent", fail)
+    monkeypatch.setattr(lab, "absent", fail)
     assert ask(request(tmp_path, "absent")) == (1, {"failed": True, "msg": str(error)})
 
 
 def lab_on(folder: Path) -> None:
     """State of a lab whose launcher is this process."""
-    lab = folder / "state/busy"
-    lab.mkdir(parents=True)
-    (lab / "launcher.json").write_text(json.dumps({"enter": [f"{folder}/cache/node-image-0/tree"]}))
-    (lab / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
+    busy = folder / "state/busy"
+    busy.mkdir(parents=True)
+    (busy / "launcher.json").write_text(json.dumps({"nodes": [{"enter": [f"{folder}/cache/node-image-0/tree"]}]}))
+    (busy / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
 
 
 def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> None:

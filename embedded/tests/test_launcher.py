@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +19,7 @@ from ambient_embedded import launcher
 
 Eventually = Callable[[Callable[[], object], str], None]
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+EMBEDDED = Path(launcher.__file__).parents[1]
 GROUP = f"ambient-lab-unit-test-{os.getpid()}"
 MEBIBYTE = 1 << 20
 PATIENCE_SECONDS = 30.0
@@ -165,26 +167,58 @@ def test_start_time_of_a_name_with_spaces_and_brackets(tmp_path: Path) -> None:
 
 
 INTERFACE = "amb-unit-test"
+ADDRESSES = {"one": "10.87.255.250", "two": "10.87.255.251"}
+# A node that is only a shell and a server, which says whose address it is called from.
+NODE = """
+import socket, subprocess, sys
+own, role = sys.argv[1:]
+sys.stdin.readline()
+for command in (f"address add {own}/29 dev eth0", "link set eth0 up"):
+    subprocess.run(["ip", *command.split()], check=True)
+server = socket.create_server((own, 9000))
+open(f"{role}.up", "w").close()
+while True:
+    connection, caller = server.accept()
+    connection.sendall(caller[0].encode())
+    connection.close()
+"""
+SCRIPT = """
+import asyncio, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from ambient_embedded import launcher
+launcher.STABLE_SECONDS, launcher.RESTART_SECONDS = float(sys.argv[3]), 0.1
+asyncio.run(launcher.run(pathlib.Path(sys.argv[2])))
+"""
+Launch = Callable[..., subprocess.Popen[bytes]]
+
+
+def node(folder: Path, role: str, program: list[str]) -> dict[str, Any]:
+    """Of ``launcher.json``."""
+    (folder / role).mkdir()
+    namespaces = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
+    enter, cgroup = [*namespaces, *program], f"/{GROUP}/{role}"
+    mac = "02:57:00:00:00:01" if role == "one" else "02:57:00:00:00:02"
+    paths = {"folder": str(folder / role), "log": str(folder / f"{role}.log")}
+    return {"role": role, **paths, "enter": enter, "mac": mac, "cgroup": cgroup}
 
 
 @pytest.fixture
-def launch(tmp_path: Path, group: str, free_port: int) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Start the launcher with a node that is only a shell."""
-    script = 'read line && echo "$line" > answer && ip link > links && exec sleep 1000'
+def launch(tmp_path: Path, group: str, free_port: int) -> Iterator[Launch]:
+    """Start the launcher with two nodes."""
+    programs = {role: [sys.executable, "-c", NODE, address, role] for role, address in ADDRESSES.items()}
     settings: dict[str, Any] = {
-        "enter": ["unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", f"cd {tmp_path} && {script}"],
         "interface": INTERFACE,
-        "address": "10.87.255.253/30",
-        "cgroup": f"/{group}/control-plane",
-        "forwards": [["127.0.0.1", free_port, "10.87.255.254", 30080]],
+        "address": "10.87.255.249/29",
+        "forwards": [["127.0.0.1", free_port, ADDRESSES["one"], 9000]],
+        "nodes": [node(tmp_path, role, program) for role, program in programs.items()],
     }
     (tmp_path / "launcher.json").write_text(json.dumps(settings))
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(stable: float = 0.0) -> subprocess.Popen[bytes]:
         with (tmp_path / "launcher.log").open("ab") as log:
-            command = [sys.executable, "-I", launcher.__file__, str(tmp_path)]
-            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+            command = [sys.executable, "-c", SCRIPT, str(EMBEDDED), str(tmp_path), str(stable)]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
         return started[-1]
 
     yield start
@@ -193,35 +227,95 @@ def launch(tmp_path: Path, group: str, free_port: int) -> Iterator[Callable[[], 
         process.wait()
 
 
+def first_process(folder: Path, role: str) -> int:
+    """Of a node. It is the one that is meant, and not a later one with its number."""
+    pid, started = (folder / role / "node.pid").read_text().split()
+    assert launcher.start_time(int(pid)) == started
+    return int(pid)
+
+
+def up(process: subprocess.Popen[bytes], folder: Path, eventually: Eventually) -> None:
+    """Wait until both nodes serve."""
+    there = [folder / f"{role}.up" for role in ADDRESSES]
+    eventually(lambda: all(file.exists() for file in there) or process.poll() is not None, "the nodes serve")
+    assert process.poll() is None, (folder / "launcher.log").read_text()
+    for file in there:
+        file.unlink()
+
+
+def caller(folder: Path, role: str, namespace: str) -> str:
+    """Whom a node sees calling from the network namespace of a process."""
+    call = f"import socket; print(socket.create_connection(('{ADDRESSES[role]}', 9000), 5).recv(99).decode())"
+    command = ["nsenter", f"--net=/proc/{namespace}/ns/net", sys.executable, "-c", call]
+    return subprocess.run(command, text=True, capture_output=True, check=True, cwd=folder).stdout.strip()
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_node_ends_with_the_launcher_and_can_start_again_at_once(
-    launch: Callable[[], subprocess.Popen[bytes]], tmp_path: Path, eventually: Eventually, number: signal.Signals
+def test_the_nodes_end_with_the_launcher_and_can_start_again_at_once(
+    launch: Launch, tmp_path: Path, eventually: Eventually, number: signal.Signals
 ) -> None:
     interface = Path("/sys/class/net") / INTERFACE
     for _ in range(4):
         process = launch()
-        log = tmp_path / "launcher.log"
-        eventually(lambda p=process: (tmp_path / "links").exists() or p.poll() is not None, "the node runs")  # type: ignore[misc]
-        assert process.poll() is None, log.read_text()
-        assert (tmp_path / "answer").read_text() == "go\n"
-        pid, started = (tmp_path / "node.pid").read_text().split()
-        assert launcher.start_time(int(pid)) == started
+        up(process, tmp_path, eventually)
+        pids = [first_process(tmp_path, role) for role in ADDRESSES]
         assert interface.exists()
-        assert all((folder / "control-plane").is_dir() for folder in groups())
+        assert all((folder / role).is_dir() for folder in groups() for role in ADDRESSES)
         process.send_signal(number)
         process.wait()
-        eventually(lambda p=pid: has_ended(p), "the node has ended")  # type: ignore[misc]
-        for name in ("answer", "links"):
-            (tmp_path / name).unlink(missing_ok=True)
+        eventually(lambda p=pids: all(has_ended(str(pid)) for pid in p), "the nodes have ended")  # type: ignore[misc]
     eventually(lambda: not interface.exists(), "the interface is gone")
 
 
 @pytest.mark.root
-def test_a_node_that_cannot_start_ends_the_launcher_with_a_reason(
-    launch: Callable[[], subprocess.Popen[bytes]], tmp_path: Path
+def test_host_and_nodes_reach_each_other_and_the_host_has_no_bridge(
+    launch: Launch, tmp_path: Path, eventually: Eventually, free_port: int
+) -> None:
+    up(launch(), tmp_path, eventually)
+    assert caller(tmp_path, "two", str(first_process(tmp_path, "one"))) == ADDRESSES["one"]
+    assert caller(tmp_path, "one", str(first_process(tmp_path, "two"))) == ADDRESSES["two"]
+    assert caller(tmp_path, "two", "self") == "10.87.255.249"
+    with socket.create_connection(("127.0.0.1", free_port)) as forwarded:
+        assert forwarded.recv(99) == b"10.87.255.249"
+    assert not Path("/sys/class/net/nodes").exists()
+
+
+@pytest.mark.root
+def test_a_node_that_dies_comes_back_alone(launch: Launch, tmp_path: Path, eventually: Eventually) -> None:
+    process = launch()
+    up(process, tmp_path, eventually)
+    kept, dies = (first_process(tmp_path, role) for role in ADDRESSES)
+    # What others know of its interface must still be true.
+    assert caller(tmp_path, "two", "self") == "10.87.255.249"
+    for _ in range(2):
+        eventually(lambda: "two: started" in (tmp_path / "launcher.log").read_text(), "it is known to have started")
+        os.kill(dies, signal.SIGKILL)
+        eventually(lambda: (tmp_path / "two.up").exists() or process.poll() is not None, "the node is back")
+        (tmp_path / "two.up").unlink()
+        assert first_process(tmp_path, "two") != dies
+        dies = first_process(tmp_path, "two")
+        assert caller(tmp_path, "two", str(kept)) == ADDRESSES["one"]
+        assert caller(tmp_path, "two", "self") == "10.87.255.249"
+    assert first_process(tmp_path, "one") == kept
+
+
+@pytest.mark.root
+def test_without_its_bridge_the_lab_ends_with_a_reason(launch: Launch, tmp_path: Path, eventually: Eventually) -> None:
+    process = launch()
+    up(process, tmp_path, eventually)
+    os.kill(int((tmp_path / "bridge.pid").read_text().split()[0]), signal.SIGKILL)
+    assert process.wait(PATIENCE_SECONDS) != 0
+    assert "the bridge's process ended with status -9" in (tmp_path / "launcher.log").read_text()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("script", "reason"), [("exit 7", "unshare ended"), ("read line; exit 7", "two: ended")])
+def test_a_node_that_cannot_run_ends_the_launcher_with_a_reason(
+    launch: Launch, tmp_path: Path, script: str, reason: str
 ) -> None:
     settings = json.loads((tmp_path / "launcher.json").read_text())
-    (tmp_path / "launcher.json").write_text(json.dumps({**settings, "enter": ["sh", "-c", "exit 7"]}))
-    assert launch().wait(PATIENCE_SECONDS) != 0
-    assert "unshare ended with status 7" in (tmp_path / "launcher.log").read_text()
+    settings["nodes"][1]["enter"][-5:] = ["sh", "-c", script]
+    (tmp_path / "launcher.json").write_text(json.dumps(settings))
+    assert launch(stable=PATIENCE_SECONDS).wait(PATIENCE_SECONDS) != 0
+    assert f"{reason} with status 7" in (tmp_path / "launcher.log").read_text()

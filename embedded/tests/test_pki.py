@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NODE, NODE_IP, SERVICE_IP = "lab-control-plane", "10.87.9.2", "10.96.0.1"
-LEAVES = {leaf.name: leaf for leaf in pki.leaves(NODE, NODE_IP, SERVICE_IP)}
+LEAVES = {leaf.name: leaf for leaf in (*pki.control_plane_leaves(NODE_IP, SERVICE_IP), *pki.node_leaves(NODE, NODE_IP))}
 SERVERS = [leaf for leaf in LEAVES.values() if leaf.is_server]
 EVERY_LEAF = pytest.mark.parametrize("leaf", LEAVES.values(), ids=lambda leaf: leaf.name)
 
@@ -134,6 +134,21 @@ def test_a_second_call_changes_nothing(folder: Path) -> None:
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
     pki.ensure(folder, NODE, NODE_IP, SERVICE_IP)
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()} == before
+
+
+def test_a_worker_joins_as_itself_and_never_sees_the_cas_key(folder: Path, tmp_path: Path) -> None:
+    worker = tmp_path / "worker"
+    for _ in range(2):
+        pki.join(worker, folder, "lab-worker", "10.87.9.3")
+    assert {key.stem for key in worker.glob("*.key")} == {"kubelet", "kubelet-server", "kube-proxy"}
+    (folder / "worker.crt").write_bytes((worker / "kubelet.crt").read_bytes())
+    (folder / "worker.key").write_bytes((worker / "kubelet.key").read_bytes())
+    assert shake_hands(folder, "apiserver", "worker", NODE_IP) == "system:node:lab-worker"
+    for end in ("crt", "key"):
+        (folder / f"worker.{end}").write_bytes((worker / f"kubelet-server.{end}").read_bytes())
+    assert shake_hands(folder, "worker", "apiserver-kubelet-client", "10.87.9.3") == "kube-apiserver-kubelet-client"
+    for end in ("crt", "key"):
+        (folder / f"worker.{end}").unlink()
 
 
 def test_what_is_missing_is_made_again_by_the_same_ca(folder: Path) -> None:

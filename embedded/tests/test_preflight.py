@@ -192,5 +192,6 @@ def test_the_probe_says_what_a_process_without_rights_may_not(tmp_path: Path) ->
     assert [problem.partition(" (")[0].partition(":")[0] for problem in json.loads(done.stdout)] == [
         f"overlayfs cannot be mounted on {tmp_path.parent}",
         "the kernel refuses nf_tables",
-        "a veth pair cannot be made",
+        "a veth cannot be made",
+        "a bridge cannot be made",
     ]

@@ -85,12 +85,14 @@ class Audit:
     """What the API server writes down from now on."""
 
     def __init__(self, lab: Lab) -> None:
-        self.folder = lab.folder / "logs"
+        self.folder = lab.folder / "logs"  # a folder for each node
         self._start = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     def events(self) -> list[Object]:
         """Of requests that came since."""
-        lines = [line for path in self.folder.glob("audit*.jsonl") for line in path.read_text().splitlines()]
+        lines = [
+            line for path in self.folder.glob("*/ambient-lab/audit*.jsonl") for line in path.read_text().splitlines()
+        ]
         return [event for event in map(json.loads, lines) if event["requestReceivedTimestamp"] >= self._start]
 
     def execs(self) -> list[Object]:
@@ -136,7 +138,7 @@ def test_who_acts_as_somebody_else_has_that_ones_rights(lab: Lab, kubeconfig: Ku
 def test_of_a_proxy_the_cluster_needs_none(lab: Lab, kubeconfig: Kubeconfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", NOWHERE)
     assert checked(lab, kubeconfig.written(), ALLOWED).verdict == "pass"
-    (node,) = lab.get("nodes")["items"]
+    (node,) = lab.get("nodes", "-l", "node-role.kubernetes.io/control-plane")["items"]
     address = next(item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
     path = kubeconfig.written({"server": f"https://{address}:6443"})
     for listed in (f".corp.example,{address}", f"{address}:6443", "10.0.0.0/8"):
@@ -240,8 +242,8 @@ def test_a_token_is_in_nothing_that_is_written_down(lab: Lab, audit: Audit, tmp_
     in_url = f"http://{TOKENS['user']}:{TOKENS['password']}@sample-app:8080/"
     refused = refusal(lab, lab.facts["kubeconfig"], {**claims[1], "to": in_url})
     proxies = lab.kubectl("logs", "-n", "layer7", "deployment/waypoint", "--tail=-1")
-    proxies += lab.kubectl("logs", "-n", "istio-system", "daemonset/ztunnel", "--tail=-1")
-    kept = {str(path): path.read_text(errors="replace") for path in [results, *audit.folder.iterdir()]}
+    proxies += lab.kubectl("logs", "-n", "istio-system", "-l", "app=ztunnel", "--tail=-1")
+    kept = {str(path): path.read_text(errors="replace") for path in [results, *audit.folder.glob("*/ambient-lab/*")]}
     kept |= {"shown": f"{said} {refused}", "proxies": proxies}
     assert [(place, name) for name, text in kept.items() for place, token in TOKENS.items() if token in text] == []
     # The file is the right one: it has this exec, and where the claim's result came from.

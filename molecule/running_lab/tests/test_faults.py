@@ -130,10 +130,16 @@ def test_the_namespace_leaves_the_mesh(lab: Lab) -> None:
     assert "namespace faults is not in the mesh: it lacks istio.io/dataplane-mode=ambient" in causes(seen)
 
 
-def ztunnel_restarts(lab: Lab) -> tuple[dict[str, Any], int]:
-    """ztunnel's pod, and how often its container was started again."""
-    (pod,) = lab.get("pod", "-A", "-l", "app=ztunnel")["items"]
-    return pod, pod["status"]["containerStatuses"][0]["restartCount"]
+def enforcer(lab: Lab) -> dict[str, Any]:
+    """The pod of ztunnel on the server's node."""
+    node = lab.get("pod", "-n", NAMESPACE, "server")["spec"]["nodeName"]
+    (pod,) = lab.get("pod", "-A", "-l", "app=ztunnel", f"--field-selector=spec.nodeName={node}")["items"]
+    return dict(pod)
+
+
+def restarts(pod: dict[str, Any]) -> int:
+    """How often its container was started again."""
+    return int(pod["status"]["containerStatuses"][0]["restartCount"])
 
 
 def test_ztunnel_is_killed_during_the_probes(lab: Lab) -> None:
@@ -141,7 +147,7 @@ def test_ztunnel_is_killed_during_the_probes(lab: Lab) -> None:
 
     The process itself is killed: of a pod that is deleted the next one may take over without a gap.
     """
-    ztunnel, before = ztunnel_restarts(lab)
+    ztunnel = enforcer(lab)
     ours = f"pod{ztunnel['metadata']['uid']}/"
 
     def kill() -> None:
@@ -152,7 +158,7 @@ def test_ztunnel_is_killed_during_the_probes(lab: Lab) -> None:
 
     with world.after_two_rounds(lab, kill):
         seen = check(lab, CLAIMS, stable=20, timeout=60.0)
-    assert ztunnel_restarts(lab)[1] > before
+    assert restarts(enforcer(lab)) > restarts(ztunnel)
     assert seen.verdict == "pass", seen.message
     history = [change["verdict"] for change in seen.claims["good passes"]["history"]]
     assert history[0] == history[-1] == "pass"
@@ -237,8 +243,8 @@ def test_dns_is_broken(lab: Lab) -> None:
 
 def test_ztunnels_log_is_rotated_all_the_time(lab: Lab) -> None:
     """The log may have lost the lines: the counter still confirms the denial, but nobody names the policy."""
-    (ztunnel,) = lab.get("pod", "-A", "-l", "app=ztunnel")["items"]
-    folder = Path("/var/lib/ambient-lab", lab.facts["cluster_name"], "log", "pods")
+    ztunnel = enforcer(lab)
+    folder = lab.folder / "logs" / ztunnel["spec"]["nodeName"] / "pods"
     logs = list(folder.glob(f"*_{ztunnel['metadata']['name']}_*/istio-proxy/*.log"))
     assert logs
 

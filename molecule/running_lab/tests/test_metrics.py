@@ -38,18 +38,18 @@ def codes(answers: list[Answer]) -> list[int]:
     return [answer.code for answer in answers]
 
 
-def proxy_metrics(lab: Lab, namespace: str, selector: str, path: str) -> str:
-    """The text of a proxy's metrics, asked of its pod."""
-    (pod,) = lab.get("pods", "-n", namespace, "-l", selector)["items"]
-    return lab.kubectl(
-        "get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:15020/proxy{path}"
-    )
+def proxy_metrics(lab: Lab, namespace: str, selector: str, path: str) -> list[str]:
+    """The text of each proxy's metrics, asked of its pod."""
+    pods = lab.get("pods", "-n", namespace, "-l", selector)["items"]
+    at = f"/api/v1/namespaces/{namespace}/pods"
+    return [lab.kubectl("get", "--raw", f"{at}/{pod['metadata']['name']}:15020/proxy{path}") for pod in pods]
 
 
-def total(text: str, name: str, **labels: str) -> float:
+def total(texts: list[str], name: str, **labels: str) -> float:
     """The sum of a counter's series with these labels."""
     return sum(
         sample.value
+        for text in texts
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()

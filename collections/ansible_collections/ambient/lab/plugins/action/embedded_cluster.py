@@ -37,6 +37,7 @@ SPEC = {
             "node_port": {"type": "int", "required": True},
         },
     },
+    "workers": {"type": "int", "choices": [0, 1, 2, 3], "default": 1},
     "keep_build_files": {"type": "bool", "default": False},
 }
 

@@ -10,7 +10,7 @@ module: embedded_cluster
 short_description: Build and run a Kubernetes cluster in Linux namespaces
 description:
   - Builds the cluster's programs and images from package registries into a cache, where they are not there yet,
-    and starts a real Kubernetes node in namespaces of its own. Progress is shown line by line.
+    and starts real Kubernetes nodes, each in namespaces of its own. Progress is shown line by line.
   - Checks first for all that would stop it, and names every problem at once.
   - Runs on the controller, as root.
 version_added: 0.1.0
@@ -61,6 +61,13 @@ options:
         description: NodePort of a Service.
         type: int
         required: true
+  workers:
+    description:
+      - Nodes besides the control plane, which takes no pods then, as with kind; with V(0) it takes them all.
+      - A lab can be given more of them, which restarts it, but not fewer.
+    type: int
+    choices: [0, 1, 2, 3]
+    default: 1
   keep_build_files:
     description: Keep downloads and the compiler's files after a build, about 7 GiB, for those who change the parts.
     type: bool
@@ -99,11 +106,12 @@ server:
   returned: O(state=present)
   type: str
   sample: https://127.0.0.1:16443
-node:
-  description: Name of the node.
+nodes:
+  description: Names of the nodes, the control plane's first.
   returned: O(state=present)
-  type: str
-  sample: my-lab-control-plane
+  type: list
+  elements: str
+  sample: [my-lab-control-plane, my-lab-worker]
 programs:
   description: Folder of the programs, C(kubectl) and C(helm) among them.
   returned: O(state=present)

@@ -1,4 +1,4 @@
-"""A real node from the built parts: it comes up, survives the loss of its launcher, and leaves no trace."""
+"""A real lab from the built parts: it comes up, survives the loss of its parts, grows, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ambient_embedded import node
+from ambient_embedded import lab
 from ambient_embedded.cache import Progress
+from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import cgroup_hierarchies, start_time
 from ambient_embedded.parts import IMAGE_REGISTRY, Bill
+from ambient_embedded.topology import Lab
 
 Eventually = Callable[[Callable[[], object], str], None]
-NAME, NODE_PORT = "unit-node", 30080
+NAME, NODE_PORT = "unit-lab", 30080
 MANIFEST = """
 apiVersion: v1
 kind: Pod
@@ -63,23 +66,23 @@ def newest(bill: Bill, name: str) -> Path:
 
 
 @pytest.fixture
-def settings(bill: Bill, tmp_path: Path, free_port: int) -> Iterator[node.Settings]:
+def settings(bill: Bill, tmp_path: Path, free_port: int) -> Iterator[lab.Settings]:
     """A lab of this test's own; it is gone afterwards, whatever happens."""
     images = newest(bill, "images") / "layout"
     manifests = json.loads((images / "index.json").read_text())["manifests"]
     names = [manifest["annotations"]["io.containerd.image.name"] for manifest in manifests]
-    settings = node.Settings(
-        name=NAME, state_dir=tmp_path / "state", tree=newest(bill, "node-image") / "tree",
+    settings = lab.Settings(
+        name=NAME, workers=1, state_dir=tmp_path / "state", tree=newest(bill, "node-image") / "tree",
         programs=newest(bill, "programs"), images=images, image_store=newest(bill, "image-store"),
         pause_image=next(name for name in names if name.startswith(f"{IMAGE_REGISTRY}/pause:")),
         forwards=(("127.0.0.1", free_port, NODE_PORT),),
     )  # fmt: skip
     yield settings
-    node.absent(settings.state_dir, NAME)
+    lab.absent(settings.state_dir, NAME)
 
 
-def traces(settings: node.Settings) -> list[str]:
-    """What of the node is on this machine: processes, mounts, cgroups."""
+def traces(settings: lab.Settings) -> list[str]:
+    """What of the lab is on this machine: processes, mounts, cgroups."""
     found = []
     group = f"/ambient-lab/{NAME}"
     for process in Path("/proc").glob("[0-9]*"):
@@ -94,87 +97,142 @@ def traces(settings: node.Settings) -> list[str]:
     return found + [str(root) + group for root in cgroup_hierarchies() if Path(str(root) + group).exists()]
 
 
-def test_a_node_comes_up_survives_its_launcher_and_leaves_no_trace(
-    settings: node.Settings, tmp_path: Path, eventually: Eventually
-) -> None:
-    assert traces(settings) == []
-    first = node.present(settings, quiet)
-    assert first["changed"]
-    assert node.present(settings, quiet) == {**first, "changed": False}
-    assert node.present(settings, quiet, check=True) == {**first, "changed": False}
-    launcher = json.loads((settings.folder / "launcher.json").read_text())
-    interface = Path("/sys/class/net") / launcher["interface"]
-    assert interface.exists()
-    host, port, _ = settings.forwards[0]
-    assert (host, port) in node.forwarded_ports(settings.folder)
+class Cluster:
+    """The running lab, for its user."""
 
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(first["kubeconfig"])
+    def __init__(self, settings: lab.Settings, folder: Path) -> None:
+        self.settings, self.kubeconfig = settings, folder / "kubeconfig"
 
-    def kubectl(*arguments: str, given: str = "") -> str:
-        command: list[str | Path] = [settings.programs / "kubectl", "--kubeconfig", kubeconfig, *arguments]
+    def kubectl(self, *arguments: str, given: str = "") -> str:
+        """What kubectl prints; "" where it fails."""
+        command: list[str | Path] = [self.settings.programs / "kubectl", "--kubeconfig", self.kubeconfig, *arguments]
         done = subprocess.run(command, input=given, capture_output=True, text=True)
         return done.stdout if done.returncode == 0 else ""
 
-    def page() -> bool:
+    def page(self) -> bool:
+        """Whether the pod answers through its Service and the forwarded port."""
+        host, port, _ = self.settings.forwards[0]
         connection = http.client.HTTPConnection(host, port, timeout=5)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/")
             return connection.getresponse().status == 200
         return False
 
-    # The default ServiceAccount is made a moment after the node is Ready.
-    manifest = MANIFEST.replace("IMAGE", settings.pause_image.replace("/pause:", "/tools:"))
-    eventually(lambda: kubectl("apply", "-f", "-", given=manifest), "the objects are accepted")
-    eventually(page, "the pod answers through its Service and the forwarded port")
-    before = kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+    def deploy(self, eventually: Eventually) -> None:
+        """Apply MANIFEST and wait until it answers."""
+        manifest = MANIFEST.replace("IMAGE", self.settings.pause_image.replace("/pause:", "/tools:"))
+        # The default ServiceAccount is made a moment after the node is Ready.
+        eventually(lambda: self.kubectl("apply", "-f", "-", given=manifest), "the objects are accepted")
+        eventually(self.page, "the pod answers through its Service and the forwarded port")
+
+
+@pytest.fixture
+def cluster(settings: lab.Settings, tmp_path: Path) -> Cluster:
+    return Cluster(settings, tmp_path)
+
+
+def test_a_lab_comes_up_survives_its_launcher_and_leaves_no_trace(
+    settings: lab.Settings, cluster: Cluster, eventually: Eventually
+) -> None:
+    assert traces(settings) == []
+    first = lab.present(settings, quiet)
+    assert first["changed"]
+    assert lab.present(settings, quiet) == {**first, "changed": False}
+    assert lab.present(settings, quiet, check=True) == {**first, "changed": False}
+    launcher = json.loads((settings.folder / "launcher.json").read_text())
+    interface = Path("/sys/class/net") / launcher["interface"]
+    assert interface.exists()
+    host, port, _ = settings.forwards[0]
+    assert (host, port) in lab.forwarded_ports(settings.folder)
+
+    cluster.kubeconfig.write_text(first["kubeconfig"])
+    cluster.deploy(eventually)
+    assert cluster.kubectl("get", "pod", "web", "-o", "jsonpath={.spec.nodeName}") == f"{NAME}-worker"
+    before = cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
 
     pid = int((settings.folder / "launcher.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not [trace for trace in traces(settings) if trace.startswith("process")], "all have ended")
     eventually(lambda: not interface.exists(), "the interface is gone")
     assert not any(str(settings.folder) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    assert node.present(settings, quiet, check=True)["changed"]
+    assert lab.present(settings, quiet, check=True)["changed"]
 
-    again = node.present(settings, quiet)
+    again = lab.present(settings, quiet)
     assert again == first
-    assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.word}") == "from before"
-    assert kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}") == before != ""
-    eventually(page, "the pod answers again")
+    assert cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.word}") == "from before"
+    assert cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}") == before != ""
+    eventually(cluster.page, "the pod answers again")
 
-    assert node.absent(settings.state_dir, NAME, check=True)
-    assert node.is_running(settings.folder)
-    assert node.absent(settings.state_dir, NAME)
+    assert lab.absent(settings.state_dir, NAME, check=True)
+    assert lab.is_running(settings.folder)
+    assert lab.absent(settings.state_dir, NAME)
     assert traces(settings) == []
     assert not settings.state_dir.exists()
     eventually(lambda: not interface.exists(), "the interface is gone")
-    assert not node.absent(settings.state_dir, NAME)
+    assert not lab.absent(settings.state_dir, NAME)
+
+
+def test_a_lab_grows_loses_no_object_and_mends_a_dead_worker(
+    settings: lab.Settings, cluster: Cluster, eventually: Eventually
+) -> None:
+    alone = replace(settings, workers=0)
+    cluster.kubeconfig.write_text(lab.present(alone, quiet)["kubeconfig"])
+    cluster.deploy(eventually)
+    grown = lab.present(settings, quiet)
+    assert (grown["changed"], grown["nodes"]) == (True, [f"{NAME}-control-plane", f"{NAME}-worker"])
+    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    assert [node["spec"]["podCIDR"] for node in nodes] == ["10.244.0.0/24", "10.244.1.0/24"]
+    # A node that has just become ready has one more for a moment.
+    taints = [[taint["key"] for taint in node["spec"].get("taints", [])] for node in nodes]
+    assert ["node-role.kubernetes.io/control-plane" in keys for keys in taints] == [True, False]
+    assert cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.word}") == "from before"
+    eventually(cluster.page, "the pod answers again")
+
+    with pytest.raises(LabError, match=rf"has {NAME}-worker besides .* set cluster_workers=1, or remove the lab"):
+        lab.present(alone, quiet)
+    assert lab.is_running(settings.folder)
+
+    file = settings.folder / f"nodes/{NAME}-worker/node.pid"
+    before = lab.alive(file)
+    assert before
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: lab.alive(file) not in (None, before), "the worker starts again")
+    assert not lab.present(settings, quiet)["changed"]
+    tools = settings.pause_image.replace("/pause:", "/tools:")
+    assert cluster.kubectl("run", "web2", f"--image={tools}", "--command", "sleep", "9")
+    assert cluster.kubectl("wait", "pod/web2", "--for=condition=Ready", "--timeout=30s")
 
 
 @pytest.fixture
-def wanted(tmp_path: Path) -> node.Settings:
+def wanted(tmp_path: Path) -> lab.Settings:
     """A lab that nothing has been made of."""
-    return node.Settings("one", tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, "pause", forwards=())
+    return lab.Settings("one", 1, tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, "pause", forwards=())
 
 
 @pytest.mark.parametrize("text", ["", '{"interface": "amb', "\0" * 20])
 @pytest.mark.parametrize("name", ["one", "other"])
-def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: node.Settings, name: str, text: str) -> None:
+def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: lab.Settings, name: str, text: str) -> None:
     (wanted.state_dir / name).mkdir()
     (wanted.state_dir / name / "launcher.json").write_text(text)
-    assert node._slot(wanted).number
-    assert node.forwarded_ports(wanted.state_dir / name) == []
-    assert node.absent(wanted.state_dir, name)
+    assert lab._slot(wanted).number
+    assert lab.forwarded_ports(wanted.state_dir / name) == []
+    assert lab.absent(wanted.state_dir, name)
     assert not (wanted.state_dir / name).exists()
 
 
-def test_an_interface_that_outlives_the_node_goes_without_the_labs_file(wanted: node.Settings) -> None:
+def test_a_lab_of_an_older_version_is_not_started_over(wanted: lab.Settings) -> None:
+    (wanted.folder / "data").mkdir(parents=True)
+    with pytest.raises(LabError, match="was made by an older version: remove it first"):
+        lab._refuse_loss(wanted, Lab("one", 1, 1, "pause"))
+
+
+def test_an_interface_that_outlives_the_node_goes_without_the_labs_file(wanted: lab.Settings) -> None:
     interface = f"amb{os.getpid()}"
     subprocess.run(["ip", "link", "add", interface, "type", "veth", "peer", "name", f"{interface}p"], check=True)
     try:
         subprocess.run(["ip", "link", "set", interface, "alias", str(wanted.folder)], check=True)
         wanted.folder.mkdir()
-        node.stop(wanted.folder)
+        lab.stop(wanted.folder)
         assert not Path("/sys/class/net", interface).exists()
     finally:
         subprocess.run(["ip", "link", "delete", interface], check=False, capture_output=True)
@@ -183,8 +241,8 @@ def test_an_interface_that_outlives_the_node_goes_without_the_labs_file(wanted: 
 def absent_with(stop: Callable[[Path], object], state: Path, progress: Progress) -> None:
     """Take the lab away, with another way to stop it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node, "stop", stop)
-        assert node.absent(state, "one", progress)
+        patch.setattr(lab, "stop", stop)
+        assert lab.absent(state, "one", progress)
 
 
 def test_who_waits_while_the_last_lab_goes_holds_the_lock_that_others_see(tmp_path: Path) -> None:
@@ -223,10 +281,10 @@ def test_a_launcher_that_nobody_reaps_counts_as_ended(tmp_path: Path, eventually
     """As on a host whose PID 1 does not look after orphans, a container for example."""
     process = subprocess.Popen(["sleep", "1000"])
     (tmp_path / "launcher.pid").write_text(f"{process.pid} {start_time(process.pid)}")
-    assert node.is_running(tmp_path)
+    assert lab.is_running(tmp_path)
     process.kill()
     try:
-        eventually(lambda: not node.is_running(tmp_path), "the launcher counts as ended")
+        eventually(lambda: not lab.is_running(tmp_path), "the launcher counts as ended")
     finally:
         process.wait()
 
@@ -234,4 +292,4 @@ def test_a_launcher_that_nobody_reaps_counts_as_ended(tmp_path: Path, eventually
 @pytest.mark.parametrize("text", ["", "1", "1 0", "no number", "4194305 1"])
 def test_a_pid_file_of_another_process_means_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "launcher.pid").write_text(text)
-    assert not node.is_running(tmp_path)
+    assert not lab.is_running(tmp_path)

@@ -1,4 +1,4 @@
-"""A lab's node seen from the host: start it, find out how it is, take it away without a trace."""
+"""A lab seen from the host: start its nodes, find out how they are, take all of it away without a trace."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import components, pki
 from .cache import Progress, locked
 from .errors import LabError
-from .launcher import cgroup_hierarchies, remove_cgroup, start_time
+from .launcher import cgroup_hierarchies, remove_cgroup, remove_interface, start_time
 from .tools import run, write_atomically
+from .topology import PREFIX_LENGTH, SUBNET_PREFIX, Lab, Node
 
-SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and node only
-PREFIX_LENGTH = 24
 LOOPBACK = "127.0.0.1"
 API_PORTS = range(16443, 16543)  # on the host: the first free one is the lab's
 POLL_SECONDS = 0.1
@@ -36,12 +36,14 @@ STOP_SECONDS = 20.0
 class Settings:
     """What a lab is asked to be.
 
+    :param workers: nodes besides the control plane.
     :param tree: the node image's files; ``programs``, ``images`` and ``image_store``: folders the builder made.
     :param forwards: host ports: ``(listen host, listen port, NodePort)``.
-    :param timeout: seconds until the node must be Ready.
+    :param timeout: seconds until every node must be Ready.
     """
 
     name: str
+    workers: int
     state_dir: Path
     tree: Path
     programs: Path
@@ -54,6 +56,13 @@ class Settings:
     @property
     def folder(self) -> Path:
         return self.state_dir / self.name
+
+    def node_folder(self, node: Node) -> Path:
+        return self.folder / "nodes" / node.name
+
+    def log_folder(self, node: Node) -> Path:
+        """The node's ``/var/log``: those of all nodes are beside each other."""
+        return self.folder / "log" / node.name
 
 
 def _quiet(_: str) -> None:
@@ -99,25 +108,19 @@ def await_end(file: Path, deadline: float) -> bool:
 
 
 def stop(folder: Path) -> None:
-    """End the launcher and with it the node. Objects and images stay in the node's folder."""
+    """End the launcher and with it the nodes. Objects and images stay in the nodes' folders."""
     launcher = folder / "launcher.pid"
     for number in (signal.SIGTERM, signal.SIGKILL):
         if (pid := alive(launcher)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             await_end(launcher, time.monotonic() + STOP_SECONDS)
-    # A launcher that was killed takes the node along, a moment later.
-    if not await_end(folder / "node.pid", time.monotonic() + STOP_SECONDS):
-        raise LabError(f"The node in {folder} did not end: see {folder}/launcher.log")
-    _remove_interface(folder)
-
-
-def _remove_interface(folder: Path) -> None:
-    """Remove the lab's interface where it outlives the node: connections cut off in the middle hold its namespace."""
-    for interface in Path("/sys/class/net").iterdir():
-        with contextlib.suppress(OSError):  # it may go by itself in this very moment
-            if (interface / "ifalias").read_text().strip() == str(folder):
-                subprocess.run(["ip", "link", "delete", interface.name], check=False, capture_output=True)
+    # The nodes end with the launcher, a moment later.
+    for file in folder.glob("nodes/*/node.pid"):
+        if not await_end(file, time.monotonic() + STOP_SECONDS):
+            raise LabError(f"The node {file.parent.name} did not end: see {folder}/launcher.log")
+        file.unlink()
+    remove_interface(folder)
 
 
 @dataclass(frozen=True)
@@ -160,45 +163,49 @@ def _python() -> str:
     return str(getattr(sys, "_base_executable", sys.executable))
 
 
-def _launcher_settings(settings: Settings, node: components.Node, slot: Slot) -> dict[str, Any]:
+def _launcher_settings(settings: Settings, lab: Lab, slot: Slot) -> dict[str, Any]:
+    # Over loopback, so that a client of a lab that is down never asks a stranger at its address.
+    forwards = [(LOOPBACK, slot.api_port, components.API_PORT), *settings.forwards]
+    target = lab.control_plane.address
+    return {
+        "interface": f"ambient{slot.number}",
+        "address": f"{lab.gateway}/{PREFIX_LENGTH}",
+        "forwards": [[host, port, target, node_port] for host, port, node_port in forwards],
+        "nodes": [_node_settings(settings, node) for node in lab.nodes],
+    }
+
+
+def _node_settings(settings: Settings, node: Node) -> dict[str, Any]:
     # The copy beside the state keeps working when the checkout goes away.
     enter = [
         "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child",
-        _python(), "-I", str(settings.folder / "runtime/enter.py"), str(settings.folder),
-        str(settings.tree), str(settings.programs), str(settings.images),
+        _python(), "-I", str(settings.folder / "runtime/enter.py"), str(settings.node_folder(node)),
+        str(settings.log_folder(node)), str(settings.tree), str(settings.programs), str(settings.images),
     ]  # fmt: skip
-    # Over loopback, so that a client of a lab that is down never asks a stranger at its address.
-    forwards = [(LOOPBACK, slot.api_port, components.API_PORT), *settings.forwards]
     return {
+        "role": node.role,
+        "folder": str(settings.node_folder(node)),
+        "log": str(settings.log_folder(node) / "ambient-lab/supervisor.log"),
         "enter": enter,
-        "interface": f"ambient{slot.number}",
-        "address": f"{node.gateway}/{node.prefix}",
+        "mac": node.mac,
         "cgroup": node.cgroup,
-        "forwards": [[host, port, node.address, node_port] for host, port, node_port in forwards],
     }
 
 
-def _desired_files(settings: Settings, slot: Slot) -> tuple[components.Node, dict[Path, str]]:
-    node = components.Node(
-        name=f"{settings.name}-control-plane",
-        address=f"{SUBNET_PREFIX}.{slot.number}.2",
-        gateway=f"{SUBNET_PREFIX}.{slot.number}.1",
-        prefix=PREFIX_LENGTH,
-        cgroup=f"/ambient-lab/{settings.name}/control-plane",
-        pause_image=settings.pause_image,
-    )
+def _desired_files(settings: Settings, lab: Lab, slot: Slot) -> dict[Path, str]:
     here = Path(__file__).parent
-    wanted = {
-        Path("launcher.json"): json.dumps(_launcher_settings(settings, node, slot), indent=1),
-        **{Path("files") / name: text for name, text in components.files(node).items()},
-        **{Path("kubernetes") / name: text for name, text in components.kubernetes_files(node).items()},
-        **{Path("runtime") / name: (here / name).read_text() for name in ("enter.py", "launcher.py", "supervisor.py")},
-    }
-    return node, wanted
+    names = ("enter.py", "launcher.py", "supervisor.py")
+    wanted = {settings.folder / "runtime" / name: (here / name).read_text() for name in names}
+    wanted[settings.folder / "launcher.json"] = json.dumps(_launcher_settings(settings, lab, slot), indent=1)
+    for node in lab.nodes:
+        folder = settings.node_folder(node)
+        wanted |= {folder / "files" / name: text for name, text in components.files(lab, node).items()}
+        wanted |= {folder / "kubernetes" / name: text for name, text in components.kubernetes_files(lab, node).items()}
+    return wanted
 
 
-def _differs(folder: Path, wanted: dict[Path, str]) -> bool:
-    return any(not (folder / name).is_file() or (folder / name).read_text() != text for name, text in wanted.items())
+def _differs(wanted: dict[Path, str]) -> bool:
+    return any(not path.is_file() or path.read_text() != text for path, text in wanted.items())
 
 
 def _take_over(store: Path, target: Path) -> None:
@@ -213,22 +220,33 @@ def _take_over(store: Path, target: Path) -> None:
     draft.rename(target)
 
 
-def _prepare(settings: Settings, node: components.Node, wanted: dict[Path, str]) -> None:
-    folder = settings.folder
-    for name in ("data", "log", "files", "kubernetes"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+def _prepare(settings: Settings, lab: Lab, wanted: dict[Path, str]) -> None:
+    settings.folder.mkdir(exist_ok=True)
+    settings.folder.chmod(0o700)
     for path, text in wanted.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / path, text.encode())
-    if not (folder / "data/containerd").exists():
-        _take_over(settings.image_store, folder / "data/containerd")
-    keys = folder / "kubernetes/pki"
-    pki.ensure(keys, node.name, node.address, components.SERVICE_IP)
-    server = f"https://127.0.0.1:{components.API_PORT}"
-    for user in ("controller-manager", "scheduler", "kube-proxy", "kubelet"):
-        text = pki.kubeconfig(keys, user, server, settings.name)
-        pki.write_kubeconfig(folder / f"kubernetes/{user}.conf", text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    for node in lab.nodes:
+        (settings.log_folder(node) / "ambient-lab").mkdir(parents=True, exist_ok=True)
+        images = settings.node_folder(node) / "data/containerd"
+        if not images.exists():
+            images.parent.mkdir(exist_ok=True)
+            _take_over(settings.image_store, images)
+        _give_identity(settings, lab, node)
+
+
+def _give_identity(settings: Settings, lab: Lab, node: Node) -> None:
+    """The node's certificates, and the kubeconfigs of its programs."""
+    control_plane, folder = (settings.node_folder(one) / "kubernetes" for one in (lab.control_plane, node))
+    users = ["kube-proxy", "kubelet"]
+    if node.is_control_plane:
+        pki.ensure(folder / "pki", node.name, node.address, components.SERVICE_IP)
+        users += ["controller-manager", "scheduler", "admin"]
+    else:
+        pki.join(folder / "pki", control_plane / "pki", node.name, node.address)
+    server = f"https://{components.api_address(lab)}"
+    for user in users:
+        pki.write_kubeconfig(folder / f"{user}.conf", pki.kubeconfig(folder / "pki", user, server, settings.name))
 
 
 def _launch(folder: Path) -> None:
@@ -240,15 +258,14 @@ def _launch(folder: Path) -> None:
         )  # fmt: skip
     while not is_running(folder):
         if launcher.poll() is not None:
-            raise LabError(f"The node's launcher did not start:\n{_last_words(folder)}")
+            raise LabError(f"The lab's launcher did not start:\n{_last_words(folder)}")
         time.sleep(0.02)
 
 
 class Api:
     """The cluster's API with the administrator's certificate; one GET is all that is needed here."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        keys = folder / "kubernetes/pki"
+    def __init__(self, keys: Path, port: int) -> None:
         self.port = port
         self.context = ssl.create_default_context(cafile=str(keys / "ca.crt"))
         self.context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
@@ -268,8 +285,14 @@ class Api:
             connection.close()
 
 
-def _node_is_ready(api: Api, name: str, since: str) -> bool:
-    """Ready, and said so by a kubelet that runs now: after a restart the old word still stands."""
+def _node_is_ready(api: Api, name: str, file: Path) -> bool:
+    """Ready, and said so by a kubelet that runs now: after a restart the old word still stands.
+
+    :param file: names the node's first process, and is as old as that.
+    """
+    if alive(file) is None:
+        return False
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(file.stat().st_mtime))
     status, node = api.get(f"/api/v1/nodes/{name}")
     conditions = node.get("status", {}).get("conditions", []) if status == 200 else []
     return any(
@@ -279,56 +302,69 @@ def _node_is_ready(api: Api, name: str, since: str) -> bool:
 
 
 def _last_words(folder: Path) -> str:
-    """What the logs say last, one line each, for a node that does not come up."""
-    logs = [folder / "launcher.log", *sorted((folder / "log/ambient-lab").glob("*.log"))]
+    """What the logs say last, one line each, for a lab that does not come up."""
+    logs = {"launcher": folder / "launcher.log"}
+    logs |= {f"{log.parts[-3]} {log.stem}": log for log in sorted(folder.glob("log/*/ambient-lab/*.log"))}
     lines = []
-    for log in logs:
+    for name, log in logs.items():
         if log.exists() and (words := log.read_text(errors="replace").strip().splitlines()):
-            lines.append(f"  {log.stem}: {words[-1][:200]}")
+            lines.append(f"  {name}: {words[-1][:200]}")
     return "\n".join(lines)
 
 
-def _wait(settings: Settings, node: components.Node, slot: Slot, since: str, progress: Progress) -> None:
+def _wait(settings: Settings, lab: Lab, api: Api, progress: Progress) -> None:
     folder, started = settings.folder, time.monotonic()
-    api = Api(folder, slot.api_port)
-    steps: list[tuple[str, Callable[[], bool]]] = [
-        ("API answers", lambda: api.get("/readyz")[0] == 200),
-        ("node Ready", lambda: _node_is_ready(api, node.name, since)),
-    ]
-    for what, holds in steps:
+    steps: dict[str, Callable[[], bool]] = {"API answers": lambda: api.get("/readyz")[0] == 200}
+    for node in lab.nodes:
+        file = settings.node_folder(node) / "node.pid"
+        steps[f"{node.name} Ready"] = partial(_node_is_ready, api, node.name, file)
+    for what, holds in steps.items():
         while not holds():
             late = time.monotonic() - started > settings.timeout
             if late or not is_running(folder):
                 reason = f"not after {settings.timeout:.0f} s" if late else "its process ended"
-                raise LabError(f"{what}: {reason}. Logs in {folder}/log/ambient-lab:\n{_last_words(folder)}")
+                raise LabError(f"{what}: {reason}. Logs in {folder}/log:\n{_last_words(folder)}")
             time.sleep(POLL_SECONDS)
         progress(f"{what} after {time.monotonic() - started:.1f} s")
+
+
+def _refuse_loss(settings: Settings, lab: Lab) -> None:
+    """Raise :class:`LabError` where the lab has a node that is not asked for: pods run there, and its object stays."""
+    if (settings.folder / "data").exists():
+        raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
+    here = {folder.name for folder in settings.folder.glob("nodes/*")}
+    if lost := sorted(here - {node.name for node in lab.nodes}):
+        raise LabError(
+            f"The lab {settings.name} has {', '.join(lost)} besides what cluster_workers={settings.workers} asks for: "
+            f"set cluster_workers={len(here) - 1}, or remove the lab first (make down)"
+        )
 
 
 def present(settings: Settings, progress: Progress, *, check: bool = False) -> dict[str, Any]:
     """Bring the lab up as described; nothing happens when it already is.
 
-    Returns ``{"changed": bool, "server": str, "node": str, "kubeconfig": str}`` (``kubeconfig``: its text).
-    Raises :class:`LabError` when the node does not become Ready in time.
+    Returns ``{"changed": bool, "server": str, "nodes": [str], "kubeconfig": str}`` (``kubeconfig``: its text).
+    Raises :class:`LabError` when a node does not become Ready in time, or the lab would lose one.
     """
     if check and not settings.folder.exists():
-        return {"changed": True, "server": "", "node": "", "kubeconfig": ""}
-    since = ""
+        return {"changed": True, "server": "", "nodes": [], "kubeconfig": ""}
     with locked(settings.state_dir, progress):
         slot = _slot(settings)
-        node, wanted = _desired_files(settings, slot)
-        server = f"https://{LOOPBACK}:{slot.api_port}"
-        changed = not is_running(settings.folder) or _differs(settings.folder, wanted)
+        lab = Lab(settings.name, slot.number, settings.workers, settings.pause_image)
+        _refuse_loss(settings, lab)
+        server, names = f"https://{LOOPBACK}:{slot.api_port}", [node.name for node in lab.nodes]
+        wanted = _desired_files(settings, lab, slot)
+        changed = not is_running(settings.folder) or _differs(wanted)
         if check and changed:
-            return {"changed": True, "server": server, "node": node.name, "kubeconfig": ""}
+            return {"changed": True, "server": server, "nodes": names, "kubeconfig": ""}
         if changed:
             stop(settings.folder)
-            _prepare(settings, node, wanted)
-            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            _prepare(settings, lab, wanted)
             _launch(settings.folder)
-    _wait(settings, node, slot, since, progress if changed else _quiet)
-    text = pki.kubeconfig(settings.folder / "kubernetes/pki", "admin", server, settings.name)
-    return {"changed": changed, "server": server, "node": node.name, "kubeconfig": text}
+    keys = settings.node_folder(lab.control_plane) / "kubernetes/pki"
+    _wait(settings, lab, Api(keys, slot.api_port), progress if changed else _quiet)
+    kubeconfig = pki.kubeconfig(keys, "admin", server, settings.name)
+    return {"changed": changed, "server": server, "nodes": names, "kubeconfig": kubeconfig}
 
 
 def absent(state_dir: Path, name: str, progress: Progress = _quiet, *, check: bool = False) -> bool:

@@ -1,0 +1,67 @@
+"""What a lab consists of: its nodes, with their names, addresses and pod networks. Data alone; lab.py acts on it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each, between host and nodes only
+PREFIX_LENGTH = 24
+CLUSTER_CIDR = "10.244.0.0/16"
+CONTROL_PLANE = "control-plane"
+MOST_WORKERS = 3
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node. role: what kind puts behind the lab's name; address: at the lab's bridge; pod_cidr: of its pods."""
+
+    lab: str
+    role: str
+    address: str
+    pod_cidr: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.lab}-{self.role}"
+
+    @property
+    def is_control_plane(self) -> bool:
+        return self.role == CONTROL_PLANE
+
+    @property
+    def cgroup(self) -> str:
+        return f"/ambient-lab/{self.lab}/{self.role}"
+
+    @property
+    def mac(self) -> str:
+        """Of its interface, locally administered: a node that starts again is not a stranger to its neighbours."""
+        return ":".join(f"{byte:02x}" for byte in b"\x02\x57" + ipaddress.ip_address(self.address).packed)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """All nodes of a lab. number: of its subnet, which no other lab of the machine has."""
+
+    name: str
+    number: int
+    workers: int
+    pause_image: str
+
+    @property
+    def gateway(self) -> str:
+        """The host's address on the lab's subnet."""
+        return f"{SUBNET_PREFIX}.{self.number}.1"
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The control plane and its workers: worker, worker2, worker3."""
+        roles = [CONTROL_PLANE, *(f"worker{number if number > 1 else ''}" for number in range(1, self.workers + 1))]
+        return tuple(
+            Node(self.name, role, f"{SUBNET_PREFIX}.{self.number}.{place + 2}", f"10.244.{place}.0/24")
+            for place, role in enumerate(roles)
+        )
+
+    @property
+    def control_plane(self) -> Node:
+        return self.nodes[0]
