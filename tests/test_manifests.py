@@ -9,9 +9,10 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from project import ROOT, defaults
+from project import ROOT, defaults, load
 
 LAB = {"images": {"app": "registry/app:1", "curl": "registry/curl:1"}}
+PLACEMENT = load(ROOT / "inventory/group_vars/all.yml")["lab_placement"]
 PLACE = {"namespace": "default", "node_port": 30080, "service_labels": {}, "beside": ""}
 
 
@@ -30,7 +31,9 @@ def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
         "hash": lambda text, name: hashlib.new(name, text.encode()).hexdigest(),
         "combine": lambda left, right: left | right,
     }
-    values: dict[str, Any] = defaults(role) | {"lab": LAB, "__sample_app_place": PLACE} | variables
+    values: dict[str, Any] = (
+        defaults(role) | {"lab": LAB, "lab_placement": PLACEMENT, "__sample_app_place": PLACE} | variables
+    )
     for name, value in values.items():  # defaults may refer to each other, once
         if isinstance(value, str) and "{{" in value:
             values[name] = environment.from_string(value).render(values)

@@ -211,6 +211,14 @@ claims:
       type: str
       returned: always
       sample: GET http://sample-app:8080/
+    path:
+      description:
+        - Whether the request stays on one node, by where the pods on its way run. V(same node), V(cross node), or
+          V(same or cross node) where it depends on which pod answers.
+        - None where that is not known, and outside of the cluster.
+      type: str
+      returned: always
+      sample: cross node
     expected:
       description: What the claim expects in this phase.
       type: str

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing as t
 
 from .._claims.document import misfit
@@ -13,7 +14,7 @@ from .._claims.sources import Target, Unusable, target_in
 from .._common.rounds import Reason
 from .._curl.control import BLOCKED, Probe
 from .._curl.outcomes import Seen, probe_error
-from .._mesh.mesh import Mesh, name_of
+from .._mesh.mesh import Mesh, is_ready, name_of
 from .._mesh.paths import Path
 from .._mesh.policies import decides
 from .._mesh.predictions import Prediction, predict
@@ -82,6 +83,20 @@ class ClaimRun:
     def by(self) -> str:
         """The policy that must have decided in this phase; "" where the claim names none."""
         return str(self.claim.by) if self.claim.by and self.phase == "after" else ""
+
+    @property
+    def span(self) -> str | None:
+        """How far the request goes: "same node", "cross node", "same or cross node"; None where nodes are not known."""
+        waypoint = self.path.at_waypoint.waypoint.pods if self.path.at_waypoint else ()
+        ends = [end.pod for end in self.path.endpoints if end.pod]
+        hops = [pods for pods in ([self.path.source], [pod for pod in waypoint if is_ready(pod)], ends) if pods]
+        nodes = [{(pod or {}).get("spec", {}).get("nodeName") for pod in pods} for pods in hops]
+        if not ends or any(None in found for found in nodes):
+            return None
+        if len(set().union(*nodes)) == 1:
+            return "same node"
+        crosses = any(here.isdisjoint(there) for here, there in itertools.pairwise(nodes))
+        return "cross node" if crosses else "same or cross node"
 
     @property
     def holds(self) -> bool:

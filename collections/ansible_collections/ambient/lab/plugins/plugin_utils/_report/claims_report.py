@@ -142,8 +142,12 @@ def _times(measured: Object | None) -> str:
     return f"{measured['p50']:.3g} s, max {measured['max']:.3g} s"
 
 
+# The column is narrow.
+_NODE = {"same node": "same", "cross node": "cross", "same or cross node": "either"}
+
+
 def results_table(results: dict[str, t.Any]) -> list[str]:
-    """Lines of the closing table: claim, before, after, who decided by which policy, converged after."""
+    """Lines of the closing table: claim, node, before, after, who decided by which policy, converged after."""
     rows = []
     for section in results.values():
         for part, short in ((section, _short_curl), (section.get("graph") or {}, _short_graph)):
@@ -152,13 +156,14 @@ def results_table(results: dict[str, t.Any]) -> list[str]:
                 rows.append(
                     [
                         claim["name"],
+                        _NODE.get(claim.get("path"), "-"),
                         short(claim["before"]),
                         short(claim["after"]),
                         _decided(claim),
                         "-" if after is None else f"{after:.1f} s",
                     ]
                 )
-    return table(["CLAIM", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
+    return table(["CLAIM", "NODE", "BEFORE", "AFTER", "DECIDED BY", "CONVERGED"], rows)
 
 
 def _decided(claim: dict[str, t.Any]) -> str:

@@ -86,8 +86,8 @@ def _claim(claim: Object, row: Object) -> Case:
         message += f" {bad} the policy" + (f": {why}" if why else "")
     changes = [change["at"] or 0 for phase in PHASES for change in (row[phase] or {}).get("history") or []]
     properties = [
-        ("from", row["from"]), ("to", row["to"]), ("decided_by", row["decided_by"]), ("policy", row["policy"] or ""),
-        ("by", row["by"] or ""), ("change", row["change"] or ""),
+        ("from", row["from"]), ("to", row["to"]), ("path", row["path"] or ""), ("decided_by", row["decided_by"]),
+        ("policy", row["policy"] or ""), ("by", row["by"] or ""), ("change", row["change"] or ""),
     ]  # fmt: skip
     properties += [("witness", _witness(one)) for one in entry.get("witnesses") or []]
     lines = [f"{row['from']} -> {row['to']}", *(line for phase in PHASES for line in _evidence(phase, row[phase]))]

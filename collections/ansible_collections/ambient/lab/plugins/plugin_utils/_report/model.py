@@ -122,6 +122,7 @@ def _row(kind: str, claim: Object) -> Object:
     return {
         "from": _end(claim["from"]),
         "to": _end(claim["to"]),
+        "path": claim.get("path"),
         "expected": claim["expected"],
         "by": claim.get("by"),
         "decided_by": claim.get("decided_by") or "-",

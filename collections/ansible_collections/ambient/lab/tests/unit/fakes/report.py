@@ -70,6 +70,7 @@ def claim(name: str, before: Object | None, after: Object | None, **fields: t.An
         "name": name,
         "from": fields.pop("source", "default/curl-allow"),
         "to": fields.pop("to", APP),
+        "path": "cross node",
         "expected": last.get("expected", "allowed"),
         "by": None,
         "decided_by": last.get("decided_by", "-"),

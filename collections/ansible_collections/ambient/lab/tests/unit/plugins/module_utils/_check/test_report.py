@@ -102,10 +102,11 @@ def test_the_table_fits_a_terminal() -> None:
     results = merge({}, "l4_authz", "before", run("before", OK))
     results = merge(results, "l4_authz", "after", run("after"))
     results = merge(results, "failed", "after", run("after", pods=PODS[:1]))
+    results["l4_authz"]["claims"][1]["path"] = "cross node"
     lines = results_table(results)
     assert lines[0].split("  ")[0] == "CLAIM"
     assert max(len(line) for line in lines) <= 100
-    row = "curl-deny is cut off by ztunnel  allowed 200/0  denied_l4 000/56  -  0.1 s"
+    row = "curl-deny is cut off by ztunnel  cross  allowed 200/0  denied_l4 000/56  -  0.1 s"
     assert lines[3].split() == row.split()
     assert "ERROR" in "\n".join(lines[4:])
 

@@ -176,7 +176,7 @@ def test_the_table_of_one_cluster_has_before_and_after_and_how_fast(tmp_path: pa
     measured = fakes.convergence(fakes.pair("p", 0.4, (12, 3)))
     results = {"s": fakes.section(fakes.claim("c", fakes.entry("allowed"), fakes.denial()), convergence=measured)}
     lines = write_report(params(tmp_path, {"lab": results}), check_mode=True, diff=False)["table"]
-    assert lines[0].split()[:3] == ["CLAIM", "BEFORE", "AFTER"]
+    assert lines[0].split()[:4] == ["CLAIM", "NODE", "BEFORE", "AFTER"]
     (row,) = [line for line in lines if line.startswith("default/layer4-authz apply: p")]
     assert row.split("  ")[-1] == "12/3 FAIL"
     assert "0.33 s, max 0.41 s" in row

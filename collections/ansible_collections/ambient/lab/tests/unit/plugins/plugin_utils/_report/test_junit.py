@@ -99,9 +99,10 @@ def test_an_error_is_no_failure() -> None:
 def test_a_pass_has_its_evidence_too() -> None:
     found = case(read(a=fakes.lab()), "curl-deny is cut off by ztunnel")
     assert [child.tag for child in found] == ["properties", "system-out"]
-    assert properties(found)[:6] == [
+    assert properties(found)[:7] == [
         ("from", "default/curl-deny"),
         ("to", fakes.APP),
+        ("path", "cross node"),
         ("decided_by", "ztunnel"),
         ("policy", "default/layer4-authz"),
         ("by", "default/layer4-authz"),
