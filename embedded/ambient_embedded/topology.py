@@ -9,7 +9,6 @@ SUBNET_PREFIX = "10.87"  # labs take 10.87.1.0/24, 10.87.2.0/24, ... : one each,
 PREFIX_LENGTH = 24
 CLUSTER_CIDR = "10.244.0.0/16"
 CONTROL_PLANE = "control-plane"
-MOST_WORKERS = 3
 
 
 @dataclass(frozen=True)
