@@ -343,7 +343,8 @@ def _refuse_loss(settings: Settings, lab: Lab) -> None:
 def present(settings: Settings, progress: Progress, *, check: bool = False) -> dict[str, Any]:
     """Bring the lab up as described; nothing happens when it already is.
 
-    Returns ``{"changed": bool, "server": str, "nodes": [str], "kubeconfig": str}`` (``kubeconfig``: its text).
+    Returns ``{"changed": bool, "server": str, "nodes": [str], "kubeconfig": str, "link": {...}}`` (``kubeconfig``: its
+    text; ``link``: the interface that the nodes' packets pass, and its network namespace; none with a single node).
     Raises :class:`LabError` when a node does not become Ready in time, or the lab would lose one.
     """
     if check and not settings.folder.exists():
@@ -364,7 +365,14 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
     keys = settings.node_folder(lab.control_plane) / "kubernetes/pki"
     _wait(settings, lab, Api(keys, slot.api_port), progress if changed else _quiet)
     kubeconfig = pki.kubeconfig(keys, "admin", server, settings.name)
-    return {"changed": changed, "server": server, "nodes": names, "kubeconfig": kubeconfig}
+    return {"changed": changed, "server": server, "nodes": names, "kubeconfig": kubeconfig, "link": _link(lab, settings)}
+
+
+def _link(lab: Lab, settings: Settings) -> dict[str, str]:
+    if not lab.workers:
+        return {}
+    pid = (settings.folder / "bridge.pid").read_text().split()[0]
+    return {"interface": "nodes", "network_namespace": f"/proc/{pid}/ns/net"}
 
 
 def absent(state_dir: Path, name: str, progress: Progress = _quiet, *, check: bool = False) -> bool:
