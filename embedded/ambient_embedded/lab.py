@@ -365,7 +365,8 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
     keys = settings.node_folder(lab.control_plane) / "kubernetes/pki"
     _wait(settings, lab, Api(keys, slot.api_port), progress if changed else _quiet)
     kubeconfig = pki.kubeconfig(keys, "admin", server, settings.name)
-    return {"changed": changed, "server": server, "nodes": names, "kubeconfig": kubeconfig, "link": _link(lab, settings)}
+    known = {"server": server, "nodes": names, "kubeconfig": kubeconfig, "link": _link(lab, settings)}
+    return {"changed": changed, **known}
 
 
 def _link(lab: Lab, settings: Settings) -> dict[str, str]:
