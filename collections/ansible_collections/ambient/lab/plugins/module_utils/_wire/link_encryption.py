@@ -87,6 +87,9 @@ def _section(values: Values) -> Values:
             **{key: claim[key] for key in ("name", "from", "to")},
             "expected": "encrypted",
             "by": None,
+            "path": "cross node",
+            "decided_by": "-",
+            "policy": None,
             "before": None,
             "after": {**entry, **{key: claim[key] for key in ("verdict", "outcome", "reason")}},
         }

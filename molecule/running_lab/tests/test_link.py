@@ -1,0 +1,38 @@
+"""What passes the bridge between the nodes of a real lab: HBONE, and plain text where the mesh has no part in it."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._wire.link_encryption import prove_encryption
+from running_lab import Lab
+
+
+def prove(lab: Lab, source: str, control: str) -> dict[str, object]:
+    claim = {"name": "a", "from": {"pod": source}, "to": "http://sample-app:8080/", "control": {"pod": control}}
+    params = {
+        **{"claims": [claim], "namespace": "default", "timeout": 0.0, "probe_timeout": 5.0},
+        **{"kubeconfig": lab.facts["kubeconfig"], "context": lab.facts["context"], **lab.facts["link"]},
+        **{"results_file": None, "section": None},
+    }
+    return prove_encryption(params, check_mode=False)
+
+
+def test_the_mesh_encrypts_between_nodes(lab: Lab) -> None:
+    (claim,) = prove(lab, "curl", "curl-outside")["claims"]  # type: ignore[misc, attr-defined]
+    assert [flow["target"].endswith(":15008") for flow in claim["flows"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("source", "control", "words"),
+    [
+        ("curl-outside", "curl-outside", "it passed in plain text"),
+        ("curl", "curl", "default/curl sent the control, which was not seen in plain text either"),
+        # On the node of the application.
+        ("curl-allow", "curl-outside", "nothing of it passed: default/curl-allow"),
+    ],
+)
+def test_it_says_so_where_not(lab: Lab, source: str, control: str, words: str) -> None:
+    with pytest.raises(LabError) as caught:
+        prove(lab, source, control)
+    assert words in " ".join(caught.value.message.split())
