@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._wire.link_encryption import prove_encryption
 from running_lab import Lab
 
 
-def prove(lab: Lab, source: str, control: str) -> dict[str, object]:
+def prove(lab: Lab, source: str, control: str) -> dict[str, Any]:
     claim = {"name": "a", "from": {"pod": source}, "to": "http://sample-app:8080/", "control": {"pod": control}}
     params = {
         **{"claims": [claim], "namespace": "default", "timeout": 0.0, "probe_timeout": 5.0},
@@ -19,7 +21,7 @@ def prove(lab: Lab, source: str, control: str) -> dict[str, object]:
 
 
 def test_the_mesh_encrypts_between_nodes(lab: Lab) -> None:
-    (claim,) = prove(lab, "curl", "curl-outside")["claims"]  # type: ignore[misc, attr-defined]
+    (claim,) = prove(lab, "curl", "curl-outside")["claims"]
     assert [flow["target"].endswith(":15008") for flow in claim["flows"]] == [True]
 
 
