@@ -29,6 +29,7 @@ READS_FAILURES = {
 SWALLOWS = re.compile(r"^ *(failed_when: false|rescue:|ignore_unreachable)", re.MULTILINE)
 READ_ONLY = {
     "ambient.lab.curl_outcomes",
+    "ambient.lab.link_encryption",
     "ambient.lab.kiali_graph",
     "ambient.lab.ready",
     "ansible.builtin.assert",

@@ -158,7 +158,8 @@ def test_a_lab_comes_up_survives_its_launcher_and_leaves_no_trace(
     assert lab.present(settings, quiet, check=True)["changed"]
 
     again = lab.present(settings, quiet)
-    assert again == first
+    assert again == {**first, "link": again["link"]}
+    assert Path(again["link"]["network_namespace"]).exists()
     assert cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.word}") == "from before"
     assert cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}") == before != ""
     eventually(cluster.page, "the pod answers again")
