@@ -195,7 +195,7 @@ async def _start(node: dict[str, Any], bridge: int) -> asyncio.subprocess.Proces
     """Start a node; its first process waits for the interface."""
     # What an earlier run of the node left would keep kubelet's first look at its cgroups busy for minutes.
     for hierarchy in cgroup_hierarchies():
-        remove_cgroup(hierarchy / node["cgroup"].strip("/"), patience=5.0)
+        await asyncio.to_thread(remove_cgroup, hierarchy / node["cgroup"].strip("/"), patience=5.0)
     make_cgroup(node["cgroup"])
     with Path(node["log"]).open("ab") as output:
         process = await asyncio.create_subprocess_exec(

@@ -21,7 +21,7 @@ def prove(lab: Lab, source: str, control: str) -> dict[str, Any]:
 
 
 def test_the_mesh_encrypts_between_nodes(lab: Lab) -> None:
-    (claim,) = prove(lab, "curl", "curl-outside")["claims"]
+    (claim,) = prove(lab, "curl-inside", "curl-outside")["claims"]
     assert [flow["target"].endswith(":15008") for flow in claim["flows"]] == [True]
 
 
@@ -29,7 +29,7 @@ def test_the_mesh_encrypts_between_nodes(lab: Lab) -> None:
     ("source", "control", "words"),
     [
         ("curl-outside", "curl-outside", "it passed in plain text"),
-        ("curl", "curl", "default/curl sent the control, which was not seen in plain text either"),
+        ("curl-inside", "curl-inside", "default/curl-inside sent the control, which was not seen in plain text either"),
         # On the node of the application.
         ("curl-allow", "curl-outside", "nothing of it passed: default/curl-allow"),
     ],

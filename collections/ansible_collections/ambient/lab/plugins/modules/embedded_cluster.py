@@ -112,6 +112,13 @@ nodes:
   type: list
   elements: str
   sample: [my-lab-control-plane, my-lab-worker]
+link:
+  description:
+    - Where the packets between the nodes pass, as M(ambient.lab.link_encryption) takes it; empty with a single node.
+    - The lab has another network namespace each time it is started.
+  returned: O(state=present)
+  type: dict
+  sample: {interface: nodes, network_namespace: /proc/4711/ns/net}
 programs:
   description: Folder of the programs, C(kubectl) and C(helm) among them.
   returned: O(state=present)

@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
+import errno
 import os
 import selectors
 import socket
 import struct
 import threading
 import time
-import typing as t
 
 from .._common.errors import LabError
-from .packets import Flow, Stream, segment
+from .packets import Flow, Stream, is_fragment, segment
 
 # Of linux/if_packet.h, linux/if_ether.h and linux/sched.h; Python's socket has not all of them.
 _ETH_P_ALL = 0x0003
@@ -36,13 +37,12 @@ class Capture:
         lost: why not all of it is there; "" where it is.
     """
 
-    def __init__(self, interface: str, namespace: str | None, addresses: t.Container[str], seconds: float) -> None:
+    def __init__(self, interface: str, namespace: str | None, seconds: float) -> None:
         """Open it.
 
         Args:
             interface: its name, of a bridge for example.
             namespace: path of the network namespace in which it is, None for that of this process.
-            addresses: keep flows from or to these alone.
             seconds: it ends then, whatever happens.
 
         Raises:
@@ -50,10 +50,10 @@ class Capture:
         """
         self.streams: dict[Flow, Stream] = {}
         self.lost = ""
-        self._addresses, self._end = addresses, time.monotonic() + seconds
+        self._end = time.monotonic() + seconds
         self._bytes = 0
         self._over = threading.Event()
-        self._socket = _within(namespace, lambda: _listening(interface))
+        self._socket = _within(interface, namespace)
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> Capture:
@@ -61,8 +61,6 @@ class Capture:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # What is on its way at the end of a request is still wanted.
-        time.sleep(_TICK)
         self._over.set()
         self._thread.join()
         _packets, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
@@ -71,27 +69,29 @@ class Capture:
             self.lost = f"{dropped} packets came too fast to be read"
 
     def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
-            while not self.lost:
-                ready = selector.select(_TICK)
-                if time.monotonic() > self._end:
-                    self.lost = "it took too long"
-                elif ready:
-                    self._keep(self._socket.recv(_PACKET))
-                elif self._over.is_set():
-                    return
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._socket, selectors.EVENT_READ)
+                while not self.lost:
+                    if time.monotonic() > self._end:
+                        self.lost = "it took too long"
+                    elif selector.select(_TICK):
+                        self._keep(self._socket.recv(_PACKET))
+                    elif self._over.is_set():
+                        # For a moment nothing passed: what was on its way has come.
+                        return
+        except OSError as error:
+            self.lost = f"the capture ended early ({error.strerror})"
 
     def _keep(self, packet: bytes) -> None:
-        found = segment(packet)
-        if found is None or not (found[0].source in self._addresses or found[0].target in self._addresses):
-            return
-        flow, sequence, payload = found
-        self._bytes += len(payload)
-        if self._bytes > MAX_BYTES:
-            self.lost = f"more than {MAX_BYTES >> 20} MiB passed"
-        else:
+        if is_fragment(packet):
+            self.lost = "fragments of packets passed, which are not put together"
+        elif found := segment(packet):
+            flow, sequence, payload = found
+            self._bytes += len(payload)
             self.streams.setdefault(flow, Stream()).add(sequence, payload)
+            if self._bytes > MAX_BYTES:
+                self.lost = f"more than {MAX_BYTES >> 20} MiB passed"
 
 
 def _listening(interface: str) -> socket.socket:
@@ -109,26 +109,29 @@ def _listening(interface: str) -> socket.socket:
     return opened
 
 
-def _within(namespace: str | None, action: t.Callable[[], socket.socket]) -> socket.socket:
-    """What an action in a network namespace makes. A thread of its own enters it, and ends there."""
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
+def _within(interface: str, namespace: str | None) -> socket.socket:
+    """The socket of an interface in a network namespace. A thread of its own enters it, and ends there."""
 
-    def visit() -> None:
+    def visit() -> socket.socket:
+        if namespace is not None:
+            with open(namespace, "rb") as opened:
+                _enter(opened.fileno())
+        return _listening(interface)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:
-            if namespace is not None:
-                with open(namespace, "rb") as opened:
-                    _enter(opened.fileno())
-            made.append(action())
+            return pool.submit(visit).result()
         except OSError as error:
-            failed.append(error)
+            raise LabError(_problem(error, interface, namespace)) from error
 
-    thread = threading.Thread(target=visit)
-    thread.start()
-    thread.join()
-    if failed:
-        raise LabError(f"what passes between the nodes can't be seen: {failed[0]}; it needs root on the nodes' machine")
-    return made[0]
+
+def _problem(error: OSError, interface: str, namespace: str | None) -> str:
+    where = f"network namespace {namespace}" if namespace else "this machine"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"What passes {interface} ({where}) can't be seen: {error.strerror}; run it as root"
+    if namespace and not os.path.exists(namespace):
+        return f"There is no {where}: of a lab that was started again, run `ansible-playbook site.yml --tags cluster`"
+    return f"There is no interface {interface} in {where} ({error}): `ip link` there shows which it has"
 
 
 def _enter(number: int) -> None:

@@ -12,17 +12,19 @@ import typing as t
 from .._check.stable import Verdict
 from .._claims.fields import label_of, mapping, parse_list
 from .._claims.parse import Claim, parse_claim
-from .._claims.sources import Target, Unusable, find_target
+from .._claims.sources import Target, Unusable, target_in
 from .._common.rounds import Retry
 from .._curl.control import Probe
 from .._curl.outcomes import Seen
 from .._curl.probing import Runner, probe_all
-from .._mesh.mesh import addresses_of
+from .._mesh.mesh import Mesh, addresses_of
+from .._mesh.paths import path_of
 from .packets import HBONE_PORT, Flow, Stream, tls_of
 
 CLAIM_KEYS = ("name", "from", "to", "control")
 # By this header of its own a probe is found again in what passes.
 MARK = "x-ambient-lab-mark"
+_MARK_BYTES = 16
 _NO_CONTROL = (
     "sent the control, which was not seen in plain text either, so nothing shows that what can be read would be seen: "
     "the control must be outside of the mesh, and on another node than the destination"
@@ -42,8 +44,8 @@ class Captured(t.Protocol):
         """Why not all of it is there; "" where it is."""
 
 
-# Captures the flows from or to some addresses.
-Capturing = t.Callable[[t.Container[str]], t.ContextManager[Captured]]
+# Opens a capture.
+Capturing = t.Callable[[], t.ContextManager[Captured]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,21 +65,25 @@ class Marked:
     found: Target | Unusable
 
     @classmethod
-    def of(cls, claim: Claim, pods: t.Sequence[dict[str, t.Any]]) -> Marked:
-        """The request of a claim; pods: of its source's namespace."""
-        request = claim.request
-        request = dataclasses.replace(request, headers=(*request.headers, (MARK, secrets.token_hex(16))))
-        return cls(Probe(claim.source, request), find_target(claim.source, pods))
+    def of(cls, claim: Claim, mesh: Mesh) -> Marked:
+        """The request of a claim. Its mark is filled up to a length of its own, which TLS cannot hide."""
+        value = secrets.token_hex(_MARK_BYTES + 1024 + secrets.randbelow(1024))
+        request = dataclasses.replace(claim.request, headers=(*claim.request.headers, (MARK, value)))
+        return cls(Probe(claim.source, request), target_in(mesh, claim.source))
 
     @property
-    def addresses(self) -> t.Sequence[str]:
-        """Of the pod that sends it."""
-        pod = self.found.item if isinstance(self.found, Target) else None
-        return addresses_of(pod) if pod else ()
+    def value(self) -> str:
+        """Of its header."""
+        return dict(self.probe.request.headers)[MARK]
+
+    @property
+    def pod(self) -> dict[str, t.Any] | None:
+        """That sends it."""
+        return self.found.item if isinstance(self.found, Target) else None
 
     def passed_in_plain(self, flows: t.Mapping[Flow, bytes]) -> str:
         """A flow in which the mark can be read; "" for none."""
-        mark = dict(self.probe.request.headers)[MARK].encode()
+        mark = self.value[: 2 * _MARK_BYTES].encode()
         return next((str(flow) for flow, data in flows.items() if mark in data), "")
 
 
@@ -89,7 +95,8 @@ class WireRun:
         claim: what must hold.
         own: its request.
         control: the same from outside of the mesh.
-        hbone: flows from the claim's pod to HBONE's port, with the bytes of application data in each.
+        ends: addresses at which HBONE of the request may end: the waypoint's, or the destination's.
+        hbone: flows from the claim's pod to HBONE's port there, with the bytes of application data in each.
         identity: the SPIFFE ID in a certificate that could be read; "" with TLS 1.3, which encrypts it.
         verdict: of the round.
     """
@@ -97,45 +104,51 @@ class WireRun:
     claim: WireClaim
     own: Marked
     control: Marked
+    ends: frozenset[str] = frozenset()
     hbone: dict[Flow, int] = dataclasses.field(default_factory=dict)
     identity: str = ""
     verdict: Verdict = dataclasses.field(default_factory=lambda: Verdict("error", "not asked yet"))
 
-    @property
-    def seen(self) -> str:
-        """What passed, in words."""
-        if not self.hbone:
-            return f"no TLS to port {HBONE_PORT}"
-        return ", ".join(f"{flow}: {count} bytes in TLS" for flow, count in self.hbone.items())
+    @classmethod
+    def of(cls, claim: WireClaim, mesh: Mesh) -> WireRun:
+        """A claim that nobody has asked about yet."""
+        own = Marked.of(claim.encrypted, mesh)
+        path = path_of(mesh, own.pod, own.probe.request, claim.encrypted.source.namespace)
+        pods = path.at_waypoint.waypoint.pods if path.at_waypoint else ()
+        ends = [ip for pod in pods for ip in addresses_of(pod)] if pods else [end.address for end in path.endpoints]
+        return cls(claim, own, Marked.of(claim.control, mesh), frozenset(ends))
 
     def judge(self, captured: Captured, answers: t.Mapping[Probe, Seen]) -> None:
         """Compare what passed with what must; answers: to the requests."""
-        self.verdict = self._unsent(answers) or self._judged(captured)
+        flows = {flow: stream.data for flow, stream in captured.streams.items()}
+        self._find_hbone(flows)
+        self.verdict = self._verdict(flows, captured.lost, answers)
 
-    def _unsent(self, answers: t.Mapping[Probe, Seen]) -> Verdict | None:
-        for name, marked in (("the claim's", self.own), ("the control's", self.control)):
+    def _find_hbone(self, flows: t.Mapping[Flow, bytes]) -> None:
+        addresses = addresses_of(self.own.pod) if self.own.pod else []
+        for flow, data in flows.items():
+            if flow.source in addresses and flow.target in self.ends and flow.target_port == HBONE_PORT:
+                tls = tls_of(data)
+                if tls and tls.data >= len(self.own.value):
+                    self.hbone[flow] = tls.data
+                    self.identity = self.identity or tls.identity
+
+    def _verdict(self, flows: t.Mapping[Flow, bytes], lost: str, answers: t.Mapping[Probe, Seen]) -> Verdict:
+        if where := self.own.passed_in_plain(flows):
+            # Another round may take another way; this one has shown enough.
+            why = f"whoever is between the nodes can read it: it passed in plain text, {where}"
+            return Verdict("fail", why, Retry.POINTLESS)
+        for marked in (self.own, self.control):
             if isinstance(marked.found, Unusable):
                 return Verdict("error", marked.found.reason, marked.found.retry)
-            if answers[marked.probe].outcome != "allowed":
-                return Verdict("error", f"{name} request was not answered: {answers[marked.probe]}")
-        return None
-
-    def _judged(self, captured: Captured) -> Verdict:
-        source = t.cast(Target, self.own.found)
-        addresses = self.own.addresses
-        flows = {flow: stream.data for flow, stream in captured.streams.items()}
-        for flow, data in flows.items():
-            tls = tls_of(data) if flow.target_port == HBONE_PORT and flow.source in addresses else None
-            if tls and tls.data:
-                self.hbone[flow] = tls.data
-                self.identity = self.identity or tls.identity
-        if where := self.own.passed_in_plain(flows):
-            return Verdict("fail", f"whoever is between the nodes can read it: it passed in plain text, {where}")
-        if captured.lost:
-            return Verdict("error", f"not all that passed was seen: {captured.lost}")
+        if answers[self.own.probe].outcome != "allowed":
+            return Verdict("error", f"the claim's request was not answered: {answers[self.own.probe]}")
+        if lost:
+            return Verdict("error", f"not all that passed was seen: {lost}")
         if not self.control.passed_in_plain(flows):
-            return Verdict("error", f"{self.control.found} {_NO_CONTROL}")
+            return Verdict("error", f"{self.control.found} {_NO_CONTROL} (it saw: {answers[self.control.probe]})")
         if not self.hbone:
+            source = t.cast(Target, self.own.found)
             return Verdict("error", f"nothing of it passed: {source} (node {source.node}) {_NOT_SEEN}")
         return Verdict("pass")
 
@@ -156,42 +169,26 @@ def parse_wire_claims(raw: object, namespace: str) -> tuple[WireClaim, ...]:
     return parse_list(raw, parse)
 
 
-class Edge(Runner, t.Protocol):
-    """What a round needs of the cluster."""
-
-    def items(self, path: str, **query: str) -> t.Iterable[dict[str, t.Any]]:
-        """The objects of a list."""
-
-
-def look(claims: t.Sequence[WireClaim], edge: Edge, capturing: Capturing, probe_timeout: float) -> list[WireRun]:
-    """One round: send every request and its control while what passes is captured, and judge.
+def look(
+    claims: t.Sequence[WireClaim], mesh: Mesh, runner: Runner, capturing: Capturing, seconds: float
+) -> list[WireRun]:
+    """One round: send each request and its control while what passes is captured, one claim after the other.
 
     Args:
         claims: of the check.
-        edge: the cluster.
-        capturing: opens the capture.
-        probe_timeout: seconds that one request may take.
+        mesh: as it is now.
+        runner: runs scripts in pods.
+        capturing: opens a capture.
+        seconds: that one request may take.
     """
-    pods = {
-        namespace: list(edge.items(f"/api/v1/namespaces/{namespace}/pods"))
-        for namespace in {one.source.namespace for claim in claims for one in (claim.encrypted, claim.control)}
-    }
-    runs = [
-        WireRun(
-            claim,
-            Marked.of(claim.encrypted, pods[claim.encrypted.source.namespace]),
-            Marked.of(claim.control, pods[claim.control.source.namespace]),
-        )
-        for claim in claims
-    ]
-    sent = [marked for run in runs for marked in (run.own, run.control)]
-    targets = {marked.probe.source: marked.found for marked in sent}
-    addresses = {address for marked in sent for address in marked.addresses}
-    probes = [marked.probe for marked in sent]
-    with concurrent.futures.ThreadPoolExecutor(len(targets)) as pool, capturing(addresses) as captured:
-        answers = dict(zip(probes, probe_all(probes, targets, probe_timeout, edge, pool), strict=True))
-    for run in runs:
-        run.judge(captured, answers)
+    runs = [WireRun.of(claim, mesh) for claim in claims]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for run in runs:
+            sent = {marked.probe: marked.found for marked in (run.own, run.control)}
+            targets = {probe.source: found for probe, found in sent.items()}
+            with capturing() as captured:
+                answers = probe_all(list(sent), targets, seconds, runner, pool)
+            run.judge(captured, dict(zip(sent, answers, strict=True)))
     return runs
 
 

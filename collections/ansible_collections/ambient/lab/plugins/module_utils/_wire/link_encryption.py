@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import typing as t
 
-from .._cluster.kube import Kube, kubectl
+from .._check.curl_outcomes import KubeEdge
+from .._check.rounds import read
+from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.results import now, require_writable, write_results
 from .._common.rounds import Clock, Ended, Wait, repeat
@@ -35,13 +37,16 @@ def prove_encryption(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
     claims = parse_wire_claims(params["claims"], params["namespace"])
     path, section, seconds = params["results_file"], params["section"], params["probe_timeout"]
     require_writable(path, section)
-    kube = Kube(params["kubeconfig"], params["context"])
+    edge = KubeEdge(params["kubeconfig"], params["context"])
 
-    def capturing(addresses: t.Container[str]) -> Capture:
-        most = 2 * row_seconds(2 * len(claims), seconds)
-        return Capture(params["interface"], params["network_namespace"], addresses, most)
+    def capturing() -> Capture:
+        return Capture(params["interface"], params["network_namespace"], 2 * row_seconds(2, seconds))
 
-    ended = repeat(lambda: look(claims, kube, capturing, seconds), Wait(params["timeout"], left), Clock(), interval=0.5)
+    def one_round() -> list[WireRun]:
+        mesh = read((one for claim in claims for one in (claim.encrypted, claim.control)), edge)
+        return look(claims, mesh, edge, capturing, seconds)
+
+    ended = repeat(one_round, Wait(params["timeout"], left), Clock(), interval=0.5)
     values = _values(ended)
     if path and not check_mode:
         write_results(path, lambda results: {**results, section: _section(values)})

@@ -31,8 +31,15 @@ class Flow(t.NamedTuple):
         return f"{self.source} to {self.target}:{self.target_port}"
 
 
+def is_fragment(packet: bytes) -> bool:
+    """Whether an IP packet is a part of a larger one: IPv4's flag and offset, IPv6's header (RFC 8200, section 4.5)."""
+    if packet[:1] and packet[0] >> 4 == 4:
+        return len(packet) >= 20 and bool(struct.unpack_from("!H", packet, 6)[0] & 0x3FFF)
+    return len(packet) >= 40 and packet[0] >> 4 == 6 and packet[6] == 44
+
+
 def segment(packet: bytes) -> tuple[Flow, int, bytes] | None:
-    """Flow, sequence number and payload of an IP packet; None without TCP payload, and of a later fragment."""
+    """Flow, sequence number and payload of an IP packet; None without TCP payload."""
     head = _ipv4(packet) if packet[:1] and packet[0] >> 4 == 4 else _ipv6(packet)
     if head is None:
         return None
@@ -46,7 +53,7 @@ def segment(packet: bytes) -> tuple[Flow, int, bytes] | None:
 
 def _ipv4(packet: bytes) -> tuple[str, str, bytes] | None:
     """Addresses and TCP (RFC 791)."""
-    if len(packet) < 20 or packet[9] != _TCP or struct.unpack_from("!H", packet, 6)[0] & 0x1FFF:
+    if len(packet) < 20 or packet[9] != _TCP:
         return None
     # 0 where the network card is to cut a large packet into segments.
     length = struct.unpack_from("!H", packet, 2)[0] or len(packet)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
@@ -32,26 +33,43 @@ def send(data: bytes) -> int:
 @pytest.mark.parametrize("namespace", [None, "/proc/self/ns/net"])
 def test_what_passes_is_there_in_order(namespace: str | None) -> None:
     data = os.urandom(300_000)
-    with Capture("lo", namespace, [HOME], 20) as captured:
+    with Capture("lo", namespace, 20) as captured:
         port = send(data)
     assert captured.lost == ""
     assert [stream.data for flow, stream in captured.streams.items() if flow.target_port == port] == [data]
 
 
-def test_others_are_not_kept() -> None:
-    with Capture("lo", None, ["10.1.2.3"], 20) as captured:
-        send(b"a" * 100)
-    assert captured.streams == {}
-
-
 @pytest.mark.parametrize(("most", "seconds", "words"), [(1000, 20, "0 MiB passed"), (1 << 20, 0, "too long")])
 def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch, most: int, seconds: float, words: str) -> None:
     monkeypatch.setattr(capture_module, "MAX_BYTES", most)
-    with Capture("lo", None, [HOME], seconds) as captured:
+    with Capture("lo", None, seconds) as captured:
         send(b"a" * 5000)
     assert words in captured.lost
 
 
-def test_no_such_interface_is_one_clear_line() -> None:
-    with pytest.raises(LabError, match=r"can't be seen: .*; it needs root"):
-        Capture("no-such-one", None, [HOME], 1)
+@pytest.mark.parametrize(
+    ("interface", "namespace", "words"),
+    [
+        ("no-such-one", None, r"There is no interface no-such-one in this machine \(.*\): `ip link` there shows"),
+        (
+            "nodes",
+            "/proc/1/ns/none",
+            "There is no network namespace /proc/1/ns/none: of a lab that was",
+        ),
+    ],
+)
+def test_what_is_not_there_is_one_clear_line(interface: str, namespace: str | None, words: str) -> None:
+    with pytest.raises(LabError, match=words):
+        Capture(interface, namespace, 1)
+
+
+def test_an_interface_that_goes_down_is_said() -> None:
+    name = f"wire{os.getpid()}"[:15]
+    subprocess.run(["ip", "link", "add", name, "type", "veth"], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        with Capture(name, None, 20) as captured:
+            subprocess.run(["ip", "link", "set", name, "down"], check=True)
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
+    assert "ended early" in captured.lost

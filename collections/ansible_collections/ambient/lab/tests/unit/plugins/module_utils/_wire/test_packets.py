@@ -9,7 +9,13 @@ import itertools
 import struct
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._wire.packets import Flow, Stream, segment, tls_of
+from ansible_collections.ambient.lab.plugins.module_utils._wire.packets import (
+    Flow,
+    Stream,
+    is_fragment,
+    segment,
+    tls_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +56,6 @@ def record(kind: int, body: bytes) -> bytes:
         (ipv6(FLOW6, b"\x06\x00" + bytes(6) + tcp(FLOW6, b"a"), following=0), (FLOW6, 7, b"a")),
         (ipv4(FLOW, tcp(FLOW, b"")), None),
         (ipv4(FLOW, tcp(FLOW, b"a"), protocol=17), None),
-        (ipv4(FLOW, tcp(FLOW, b"a"), fragment=3), None),
         (b"", None),
     ],
 )
@@ -58,10 +63,27 @@ def test_what_a_packet_carries(packet: bytes, found: object) -> None:
     assert segment(packet) == found
 
 
+@pytest.mark.parametrize(
+    ("packet", "is_one"),
+    [
+        (ipv4(FLOW, tcp(FLOW, b"a")), False),
+        # Do not fragment.
+        (ipv4(FLOW, tcp(FLOW, b"a"), fragment=0x4000), False),
+        (ipv4(FLOW, tcp(FLOW, b"a"), fragment=0x2000), True),
+        (ipv4(FLOW, b"rest", fragment=3), True),
+        (ipv6(FLOW6, tcp(FLOW6, b"a")), False),
+        (ipv6(FLOW6, bytes(8) + b"rest", following=44), True),
+    ],
+)
+def test_a_part_of_a_packet(packet: bytes, is_one: bool) -> None:
+    assert is_fragment(packet) is is_one
+
+
 @given(st.binary(max_size=120), st.sampled_from([b"", b"\x45", b"\x60"]))
 @settings(max_examples=100, deadline=None)
 def test_no_packet_is_too_strange(rest: bytes, first: bytes) -> None:
     segment(first + rest)
+    is_fragment(first + rest)
     tls_of(first + rest)
 
 
