@@ -121,12 +121,12 @@ def stages(chosen: Sequence[str]) -> list[Lanes]:
         build = Step("build", [*AMBIENT_KIND, "build"], environment=PATHS)
     sanity = Step("sanity", [sys.executable, "tests/sanity.py"])
     second = {"AMBIENT_MOLECULE_LAB": "molecule-second", "MOLECULE_EPHEMERAL_DIRECTORY": f"{ROOT}/.cache/molecule-run"}
-    lab = Step("molecule", ["molecule", "test", "-s", "default", "-s", "running_lab"], environment=beside)
-    on_second = ["molecule", "test", "-s", "l7", "-s", "l4", "-s", "existing"]
-    parts = Step("molecule-parts", on_second, environment={**beside, **second})
+    one_lab = ["molecule", "test", "-s", "default", "-s", "running_lab", "-s", "existing"]
+    lab = Step("molecule", one_lab, environment=beside)
+    parts = Step("molecule-parts", ["molecule", "test", "-s", "l7", "-s", "l4"], environment={**beside, **second})
     everything: list[Lanes] = [
         {"lab": [build, machine("write")]},
-        {"lab": [lab], "second": [parts], "static": [*static(), sanity, unit, integration, on_kind]},
+        {"lab": [lab], "static": [*static(), sanity, unit, integration, parts, on_kind]},
         {"lab": [machine("compare")]},
     ]
     if list(chosen) == ["test"]:

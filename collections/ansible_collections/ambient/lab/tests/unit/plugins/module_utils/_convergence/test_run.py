@@ -38,7 +38,7 @@ def test_a_policy_that_works_at_once(tmp_path: pathlib.Path) -> None:
     assert (found["changed"], world.policy) == (False, None)
     conv = found["convergence"]
     assert (conv["verdict"], conv["reason"], conv["policy"], conv["repeats"]) == ("pass", "", "default/p", 2)
-    assert 0.05 <= conv["resolution"] < 2
+    assert conv["resolution"] >= 0.05
     for name, old, new in (("apply", "allowed", "denied_l4"), ("remove", "denied_l4", "allowed")):
         direction = conv["directions"][name]
         assert direction["ready"]["max"] >= 0
@@ -65,7 +65,7 @@ def test_a_policy_that_leaks_after_every_proxy_has_it(tmp_path: pathlib.Path) ->
     cut = conv["directions"]["apply"]["pairs"][1]
     assert cut["verdict"] == "fail"
     assert cut["stale_after_ready"] > 0
-    assert 0.2 < cut["first_new"]["max"] < 1.2
+    assert cut["first_new"]["max"] > 0.2
     assert abs(cut["last_old"]["max"] - cut["first_new"]["max"]) <= 2 * conv["resolution"]
     # What is opened late is no leak.
     assert conv["directions"]["remove"]["pairs"][1]["verdict"] == "pass"
