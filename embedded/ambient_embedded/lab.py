@@ -372,7 +372,7 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
 def _link(lab: Lab, settings: Settings) -> dict[str, str]:
     if not lab.workers:
         return {}
-    pid = (settings.folder / "bridge.pid").read_text().split()[0]
+    pid = alive(settings.folder / "bridge.pid")
     return {"interface": "nodes", "network_namespace": f"/proc/{pid}/ns/net"}
 
 

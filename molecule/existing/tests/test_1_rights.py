@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from running_lab import Lab
 
 VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
 ROLES = list(yaml.safe_load_all((ROOT / "docs/how-to/rbac.yaml").read_text(encoding="utf-8")))
-SHARED = Lab.at(ROOT / ".lab" / (os.environ.get("AMBIENT_MOLECULE_LAB") or "molecule-default"))
+SHARED = Lab.at(ROOT / ".lab" / "molecule-default")
 
 
 @contextmanager

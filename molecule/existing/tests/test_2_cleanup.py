@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from running_lab import Lab
 from state import State, cluster, differences
 
 VARIABLES = f"@{ROOT}/molecule/vars/existing.yml"
-SHARED = ROOT / ".lab" / (os.environ.get("AMBIENT_MOLECULE_LAB") or "molecule-default") / "lab.json"
+SHARED = ROOT / ".lab" / "molecule-default" / "lab.json"
 # What is built here is only to be removed.
 TAGS = ("l7", "l4", "sample_app", "kiali", "istio_ambient")
 # Objects of somebody else's, in the places where the roles work: none of them may be touched.

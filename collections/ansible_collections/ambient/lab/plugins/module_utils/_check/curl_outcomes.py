@@ -12,6 +12,7 @@ from .._claims.parse import parse_claims
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
 from .._common.results import require_writable, write_results
+from .._common.rounds import require_seconds
 from .._mesh.folder import read_folder
 from .._mesh.load import Asked, Loader
 from .._mesh.mesh import Mesh
@@ -65,9 +66,7 @@ def settings_of(params: t.Mapping[str, t.Any]) -> Settings:
         raise LabError(f"stable must be at least 1, not {params['stable']}")
     if not 1 <= params["concurrency"] <= MAX_CONCURRENCY:
         raise LabError(f"concurrency must be from 1 to {MAX_CONCURRENCY}, not {params['concurrency']}")
-    for key, least in (("timeout", 0.0), ("interval", 0.0), ("probe_timeout", 0.1)):
-        if not least <= params[key] <= 3600:
-            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    require_seconds(params, timeout=0.0, interval=0.0, probe_timeout=0.1)
     names = [field.name for field in dataclasses.fields(Settings)]
     return Settings(**{name: params[name] for name in names if name in params})
 

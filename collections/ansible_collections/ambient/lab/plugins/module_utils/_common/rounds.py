@@ -10,6 +10,8 @@ import itertools
 import time
 import typing as t
 
+from .errors import LabError
+
 Look = t.TypeVar("Look")
 LookIn = t.TypeVar("LookIn", contravariant=True)
 
@@ -89,6 +91,13 @@ def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: 
         left = rule.timeout - at
         clock.sleep(min(interval, left) if left > 0 else interval)
     raise AssertionError
+
+
+def require_seconds(params: t.Mapping[str, t.Any], **least: float) -> None:
+    """Raises LabError where an option of a module is less than it may be, or more than an hour; all in seconds."""
+    for key, seconds in least.items():
+        if not seconds <= params[key] <= 3600:
+            raise LabError(f"{key} must be from {seconds:g} to 3600 seconds, not {params[key]}")
 
 
 class Wait(t.Generic[Look]):

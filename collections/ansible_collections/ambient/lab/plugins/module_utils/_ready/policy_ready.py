@@ -11,7 +11,7 @@ import typing as t
 from .._claims.parse import PolicyRef
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
-from .._common.rounds import Clock, Retry
+from .._common.rounds import Clock, Retry, require_seconds
 from .._common.text import printable
 from .barrier import Barrier, Passed
 
@@ -28,9 +28,7 @@ def policy_ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     Raises:
         LabError: on wrong input, an API that does not answer, and policies that are not there in time.
     """
-    for key, least in (("timeout", 0.0), ("interval", 0.01)):
-        if not least <= params[key] <= 3600:
-            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    require_seconds(params, timeout=0.0, interval=0.01)
     policies = refs(params["policies"])
     kube = Kube(params["kubeconfig"], params["context"])
     passed = Barrier(kube, policies, params["state"], Clock()).wait(params["timeout"], params["interval"])

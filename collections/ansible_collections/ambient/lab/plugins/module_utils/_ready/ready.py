@@ -11,7 +11,7 @@ import typing as t
 from .._cluster.finder import Finder, Object, Wanted
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
-from .._common.rounds import Clock, Ended, Reason, Wait, repeat
+from .._common.rounds import Clock, Ended, Reason, Wait, repeat, require_seconds
 from .diagnose import explain
 from .readiness import counts, problem_of
 
@@ -39,9 +39,7 @@ def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """
     if not params["objects"]:
         raise LabError("objects is empty: a list that waits for nothing proves nothing; add at least one object")
-    for key, least in (("timeout", 0.0), ("interval", 0.01)):
-        if not least <= params[key] <= 3600:
-            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    require_seconds(params, timeout=0.0, interval=0.01)
     wanted = [Wanted.of(item) for item in params["objects"]]
     for item in wanted:
         if item.name and item.label_selector:

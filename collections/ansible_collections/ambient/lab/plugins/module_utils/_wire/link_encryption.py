@@ -11,7 +11,7 @@ from .._check.rounds import read
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.results import now, require_writable, write_results
-from .._common.rounds import Clock, Ended, Wait, repeat
+from .._common.rounds import Clock, Ended, Wait, repeat, require_seconds
 from .._common.text import Row, printable, screen
 from .._curl.script import row_seconds
 from .capture import Capture
@@ -31,9 +31,7 @@ def prove_encryption(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
     Raises:
         LabError: on wrong input, an API that does not answer, a link that can't be seen, and claims that do not hold.
     """
-    for key, least in (("timeout", 0.0), ("probe_timeout", 0.1)):
-        if not least <= params[key] <= 3600:
-            raise LabError(f"{key} must be from {least:g} to 3600 seconds, not {params[key]}")
+    require_seconds(params, timeout=0.0, probe_timeout=0.1)
     claims = parse_wire_claims(params["claims"], params["namespace"])
     path, section, seconds = params["results_file"], params["section"], params["probe_timeout"]
     require_writable(path, section)

@@ -13,7 +13,7 @@ HBONE_PORT = 15008
 _TCP = 6
 # Extension headers of IPv6 that say their length in units of 8 bytes (RFC 8200, section 4).
 _EXTENSIONS = (0, 43, 60)
-_HANDSHAKE, _APPLICATION_DATA = 22, 23
+_APPLICATION_DATA = 23
 # Record types of TLS, and the longest record (RFC 8446, sections 5.1 and 5.2; 2^14 + 2048 in TLS 1.2).
 _RECORDS = range(20, 25)
 _RECORD_BYTES = 16_384 + 2_048
@@ -122,7 +122,7 @@ def tls_of(data: bytes) -> Tls | None:
     """What a flow carries, if it is TLS records and nothing else, from the first record that it begins with."""
     at, application = 0, 0
     while at + 5 <= len(data):
-        kind, version, length = struct.unpack_from("!BHB", data, at)[:2] + struct.unpack_from("!H", data, at + 3)
+        kind, version, length = struct.unpack_from("!BHH", data, at)
         if kind not in _RECORDS or version >> 8 != 3 or length > _RECORD_BYTES:
             return None
         application += min(length, len(data) - at - 5) if kind == _APPLICATION_DATA else 0
