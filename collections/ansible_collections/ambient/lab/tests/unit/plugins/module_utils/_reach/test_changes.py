@@ -1,0 +1,63 @@
+# What two states differ in: an unknown hides no change, and what can only have closed is no opening.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._reach.changes import Change, changes_of
+from ansible_collections.ambient.lab.plugins.module_utils._reach.reach import cells
+from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
+from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._reach.test_mutation import mesh_of
+
+HEAD = L4.partition("spec")[0]
+SERVED = "targetRefs: [{kind: Service, name: app}]"
+
+
+def written(spec: str, name: str = "l4") -> str:
+    """An AuthorizationPolicy."""
+    return f"{HEAD.replace('l4', name)}spec: {{{spec}}}\n"
+
+
+def source(fields: str) -> str:
+    return written(f"rules: [{{from: [{{source: {{{fields}}}}}]}}]")
+
+
+def changes(old: list[str], new: list[str]) -> list[Change]:
+    meshes = mesh_of(*old), mesh_of(*new)
+    return changes_of(cells(meshes), *meshes)
+
+
+ISOLATED = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: np, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}
+"""
+CUSTOM = written(f"{SERVED}, action: CUSTOM, provider: {{name: oauth}}, rules: [{{}}]", "c")
+ALL = written("rules: [{}]")
+UNKNOWN = "unclear", True
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "client"),
+    [
+        # What a NetworkPolicy hides, policies may open, and close, and it may itself.
+        ([SHOP, ISOLATED, L4.replace("client", "x")], [SHOP, ISOLATED, ALL], UNKNOWN),
+        ([SHOP, ISOLATED, ALL], [SHOP, ISOLATED, L4.replace("client", "x")], ("unclear", False)),
+        ([SHOP, ISOLATED.replace("{}]", "{ports: []}]")], [SHOP, ISOLATED], UNKNOWN),
+        ([SHOP, ISOLATED, L4], [SHOP, ISOLATED, ALL], None),
+        ([SHOP, source("ipBlocks: [10.0.0.0/16]")], [SHOP, source("ipBlocks: [10.0.0.0/8]")], UNKNOWN),
+        # An authorizer's answer is not known; what nobody may call any more has not opened.
+        ([SHOP, WAYPOINT, CUSTOM], [SHOP, CUSTOM], UNKNOWN),
+        (
+            [SHOP, WAYPOINT, CUSTOM],
+            [SHOP, WAYPOINT, CUSTOM.replace("CUSTOM", "DENY").replace("provider: {name: oauth}, ", "")],
+            ("unclear", False),
+        ),
+        ([SHOP, WAYPOINT, CUSTOM], [SHOP, WAYPOINT, CUSTOM], None),
+    ],
+)
+def test_an_unknown_hides_no_change(old: list[str], new: list[str], client: tuple[str, bool] | None) -> None:
+    found = {(one.kind, one.opens) for one in changes(old, new) if "shop/client" in one.names}
+    assert found == ({client} if client else set())
