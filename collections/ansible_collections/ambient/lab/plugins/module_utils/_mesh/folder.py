@@ -102,7 +102,7 @@ def place_at(item: Object, *keys: t.Any) -> str:
 def read_folder(path: str) -> Mesh:
     """The mesh of a folder's objects.
 
-    Workloads become one ready pod each, without an address (none where they have no replicas); pods are in the mesh
+    Workloads become one pod each, without an address, and ready unless they have no replicas; pods are in the mesh
     where their labels, or their namespace's, say so; a Gateway is programmed and has a ready pod.
 
     Args:
@@ -164,7 +164,7 @@ def read_objects(texts: t.Iterable[Text], where: str) -> tuple[list[Object], lis
 def assembled(objects: t.Sequence[Object]) -> Mesh:
     """The mesh that a cluster would make of objects; each as `checked` gives it."""
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
-    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS and item.get("spec", {}).get("replicas") != 0]
+    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
     pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
     gateways = [_ready(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
@@ -175,7 +175,7 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
     config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
     config = config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
     waypoints = [_waypoint_pod(item) for item in gateways]
-    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
+    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], dataclasses.replace(config, whole=False))
 
 
 def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
@@ -309,7 +309,8 @@ def _pod(workload: Object) -> Object:
     spec = dict(template.get("spec") or {})
     if workload["kind"] == "StatefulSet":
         spec |= {"hostname": pod, "subdomain": outer.get("serviceName", "")}
-    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
+    status = {"conditions": []} if outer.get("replicas") == 0 else {}
+    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
 
 def _ready(item: Object) -> Object:

@@ -9,13 +9,19 @@ import fnmatch
 import re
 import typing as t
 
-from .._mesh.mesh import Mesh, Object, name_of
+from .._common.rounds import Reason
+from .._mesh.destinations import Request
+from .._mesh.mesh import Mesh, Object, has_labels, name_of, namespace_of
 from .._mesh.paths import Path
+from .._mesh.policies import selector
 from .._mesh.predictions import Prediction, predict_on
+from .doors import Door
 from .reach import Cell
+from .requests import Kind
 from .told import by
 
 KINDS = ("opened", "unclear", "closed", "changed")
+POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
 # Kind and namespace/name of an object, as doubts name what is not evaluated.
 _OBJECT = re.compile(r"\b([A-Z]\w+) ([\w.-]+/[\w.-]+)")
 
@@ -64,10 +70,44 @@ class Change:
         }
 
 
-def changes_of(found: t.Iterable[Cell], old: Mesh, new: Mesh) -> list[Change]:
-    """What differs in the cells of two states, what opens first."""
+def changes_of(found: t.Sequence[Cell], old: Mesh, new: Mesh, namespaces: t.Collection[str] = ()) -> list[Change]:
+    """What differs in the cells of two states, what opens first; namespaces: that were looked at, none are all."""
     every = [change for cell in found if (change := _change(cell, old, new))]
+    for item in _differing(old, new):
+        space, label = namespace_of(item), f"{item['kind']} {name_of(item)}"
+        near = not namespaces or space in (*namespaces, new.config.root)
+        if near and not all(_is_known(mesh, space) for mesh in (old, new)) and not _is_shown(item, found):
+            nobody = Prediction("unknown", (Reason("no destination here shows what it does"),))
+            door = Door(label, space, "", 0, (None, None))
+            cell = Cell(door, Kind(Request("http://any/"), "any request"), (), (nobody,) * 2, (None, None))
+            every.append(
+                Change("unclear", cell, ("anybody",), _difference(item["kind"], name_of(item), old, new), True)
+            )
     return sorted(every, key=lambda change: KINDS.index(change.kind))
+
+
+def _differing(old: Mesh, new: Mesh) -> t.Iterator[Object]:
+    """Policies that differ between the states, each as one of them has it."""
+    for kind in POLICIES:
+        both = {name_of(item): item for mesh in (old, new) for item in mesh.items(kind)}
+        yield from (item for name, item in both.items() if _difference(kind, name, old, new))
+
+
+def _is_known(mesh: Mesh, space: str) -> bool:
+    """Whether all pods for which a policy may be are known."""
+    return mesh.config.whole and not mesh.why_unread("Pod", space)
+
+
+def _is_shown(item: Object, found: t.Iterable[Cell]) -> bool:
+    """Whether a policy counts at any destination."""
+    paths = (path for cell in found for path in cell.ways if path)
+    if item["kind"] == "AuthorizationPolicy":
+        return any(name_of(item) == name_of(one) for path in paths for one in (*path.policies, *path.declared))
+    return any(
+        has_labels(hop.pod, selector(item)) and (not selector(item) or namespace_of(item) == namespace_of(hop.pod))
+        for path in paths
+        for hop in path.at_ztunnel
+    )
 
 
 def _change(cell: Cell, old: Mesh, new: Mesh) -> Change | None:
@@ -81,6 +121,11 @@ def _change(cell: Cell, old: Mesh, new: Mesh) -> Change | None:
         # Where a rule is unknown, or a sidecar is in ztunnel's place, all policies count.
         blind = "unknown" in bare or any(len(path.at_ztunnel) < len(path.endpoints) for path in cell.ways if path)
         objects = [item for path in cell.ways if path for item in _inputs(path, is_.why + was.why, blind)]
+        # Pods that stand elsewhere may be of any policy of their namespace.
+        lost = (cell.door.namespace, new.config.root) if any(path and not path.endpoints for path in cell.ways) else ()
+        objects += (
+            [(one["kind"], name_of(one)) for one in _differing(old, new) if namespace_of(one) in lost] if lost else []
+        )
         differ = [item for item in objects if _difference(*item, old, new)]
         differ += [] if _doubted(cell.ways[0]) == _doubted(cell.ways[1]) else [("", "")]
         if bare[0] == bare[1] and not differ:

@@ -118,7 +118,12 @@ def mutate(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     total = len(names["killed"]) + len(survived)
     if not found:
         raise LabError(f"{state.label} has no policy to weaken")
-    score = 100 * len(names["killed"]) // total if total else 100
+    if not total:
+        raise LabError(
+            f"{state.label}: no mutant can be judged: of {len(found)}, {len(accepted)} are accepted, the rest "
+            "change nothing that anybody can know"
+        )
+    score = 100 * len(names["killed"]) // total
     counts = {kind: len(items) for kind, items in names.items()}
     head = f"score {score} %: {counts['killed']} of {total} mutants are killed, {len(survived)} survive; "
     head += f"{len(accepted)} accepted, {counts['equivalent']} change nothing, {counts['unclear']} nobody can know"

@@ -236,6 +236,17 @@ def test_what_opens_and_closes_is_named_with_its_reason(
     assert found["counts"][kind]
 
 
+@pytest.mark.parametrize(
+    ("texts", "spaces", "words"),
+    [([L4], [], "there is no destination: add"), ([SHOP], ["shpo"], "there is no shpo; known are shop")],
+)
+def test_a_what_if_over_nothing_is_no_answer(
+    tmp_path: pathlib.Path, texts: list[str], spaces: list[str], words: str
+) -> None:
+    with pytest.raises(LabError, match=words):
+        compared(tmp_path, [*texts, "# a comment"], texts, namespaces=spaces)
+
+
 def test_nothing_differs_from_itself(tmp_path: pathlib.Path) -> None:
     found = compared(tmp_path, [SHOP, WAYPOINT, "# a comment"], [SHOP, WAYPOINT])
     assert {*found["counts"].values()} == {0}
