@@ -68,7 +68,8 @@ def few(names: t.Sequence[str]) -> str:
 def claim_of(cell: Cell, source: Source, prediction: Prediction, state: int = 0) -> Object | None:
     """A claim that says what a cell says; None where none can."""
     door, request = cell.door, cell.kind.request
-    if prediction.outcome in ("unknown", "broken") or (door.name.startswith("pod ") and not is_ip(door.host)):
+    nowhere = door.supposed or (door.name.startswith("pod ") and not is_ip(door.host))
+    if prediction.outcome in ("unknown", "broken") or nowhere:
         return None
     meta, spec = source.pods[state]["metadata"], source.pods[state].get("spec", {})
     own = (

@@ -19,6 +19,11 @@ def written(spec: str, name: str = "l4") -> str:
     return f"{HEAD.replace('l4', name)}spec: {{{spec}}}\n"
 
 
+def for_app(name: str) -> str:
+    """A policy that denies all to one app."""
+    return written(f"selector: {{matchLabels: {{app: {name}}}}}, rules: []", f"p-{name}")
+
+
 def source(fields: str) -> str:
     return written(f"rules: [{{from: [{{source: {{{fields}}}}}]}}]")
 
@@ -36,6 +41,23 @@ spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}
 """
 CUSTOM = written(f"{SERVED}, action: CUSTOM, provider: {{name: oauth}}, rules: [{{}}]", "c")
 ALL = written("rules: [{}]")
+DENIED = written("")
+OTHER = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: b, namespace: shop}
+spec:
+  template:
+    metadata: {labels: {app: b, s: all}}
+    spec: {containers: [{name: main, ports: [{containerPort: 8080}]}]}
+"""
+PLAIN = SHOP.replace("istio.io/use-waypoint: wp", "a: b")
+TWO = (
+    PLAIN.replace("{app: app}}", "{app: app, s: all}}").replace("selector: {app: app}", "selector: {s: all}")
+    + "---"
+    + OTHER
+)
+TWIN = PLAIN + "---" + OTHER.replace("name: b,", "name: app,").replace("Deployment", "StatefulSet")
 UNKNOWN = "unclear", True
 BARE = SHOP.replace("{labels: {app: app}}", "{labels: {app: b}}")
 
@@ -68,6 +90,37 @@ def test_an_unknown_hides_no_change(old: list[str], new: list[str], client: tupl
         if one.cell.door.name.startswith("Service") and "shop/client" in one.names
     }
     assert found == ({client} if client else set())
+
+
+PORT = "rules: [{to: [{operation: {ports: [%s]}}]}]"
+PEER = L4.replace("AuthorizationPolicy", "PeerAuthentication").partition("spec")[0]
+STRICT = "spec: {selector: {matchLabels: {app: app}}, mtls: {mode: STRICT}%s}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "door"),
+    [
+        # Containers need not declare their ports.
+        ([SHOP, written(PORT % "'8080'")], [SHOP, written(PORT % "'8080', '9090'")], "pod shop/app:9090"),
+        ([SHOP, written(PORT % "'8080'")], [SHOP, ALL], "pod shop/app:any other port"),
+        (
+            [SHOP, PEER + STRICT % ""],
+            [SHOP, PEER + STRICT % ", portLevelMtls: {9090: {mode: PERMISSIVE}}"],
+            "pod shop/app:9090",
+        ),
+        (
+            [SHOP.replace("ports: [{containerPort: 8080}]", ""), DENIED],
+            [SHOP.replace("ports: [{containerPort: 8080}]", "")],
+            "pod shop/client:any other port",
+        ),
+        # A Service stands for its pods where all are alike.
+        ([TWO, for_app("app"), for_app("b")], [TWO, for_app("app")], "pod shop/b:8080"),
+        # Workloads of two kinds have one name.
+        ([TWIN, for_app("b")], [TWIN], "pod shop/app (StatefulSet):8080"),
+    ],
+)
+def test_every_port_of_every_pod_is_looked_at(old: list[str], new: list[str], door: str) -> None:
+    assert "opened" in {one.kind for one in changes(old, new) if one.cell.door.name == door}
 
 
 @pytest.mark.parametrize("kind", ["AuthorizationPolicy", "PeerAuthentication"])

@@ -101,7 +101,8 @@ def test_claims_kill_what_they_notice() -> None:
 
 def test_a_change_that_changes_nothing_does_not_count() -> None:
     idle = GUARD.replace("spec: {", "spec: {selector: {matchLabels: {app: nobody}}, ")
-    whole = mesh_of(SHOP, WAYPOINT, idle)
+    labelled = SHOP.replace("{name: client, namespace: shop}", "{name: client, namespace: shop, labels: {a: b}}")
+    whole = mesh_of(labelled, WAYPOINT, idle)
     whole.config = dataclasses.replace(whole.config, whole=True)
     assert {item.kind for item in judged(whole, []) if "shop/l4: removed" in str(item.mutant)} == {"equivalent"}
     # Pods that it selects may stand in another folder.
@@ -169,7 +170,7 @@ metadata: {name: b, namespace: shop, labels: {app: b}}
 
 def test_mutants_that_nobody_can_judge_are_no_full_score(tmp_path: pathlib.Path) -> None:
     guarded = L4.replace("spec: {", "spec: {selector: {matchLabels: {app: app}}, ")
-    assert fate(SHOP, ISOLATED, guarded, claims=[])["AuthorizationPolicy shop/l4: removed"] == "unclear"
+    assert fate(SHOP, ISOLATED, guarded, claims=[GET])["AuthorizationPolicy shop/l4: removed"] == "unclear"
     shop = SHOP.replace("istio.io/use-waypoint: wp", "a: b").replace("istio.io/dataplane-mode: ambient", "a: b")
     with pytest.raises(LabError, match="no mutant can be judged"):
         scored(tmp_path, shop, ISOLATED, BESIDE, guarded, claims=[{**GET, "to": "http://b.shop/"}])
