@@ -15,7 +15,7 @@ from .._mesh.mesh import Mesh, Object, has_labels, name_of, namespace_of
 from .._mesh.paths import Path
 from .._mesh.policies import selector
 from .._mesh.predictions import Prediction, predict_on
-from .doors import Door
+from .doors import Door, workload_of
 from .reach import Cell
 from .requests import Kind
 from .told import by
@@ -133,13 +133,26 @@ def _change(cell: Cell, old: Mesh, new: Mesh) -> Change | None:
         kind = "unclear"
         opens = bare[0] != "allowed" or bare[1] == "allowed"
     elif was.outcome == is_.outcome:
-        return None
+        ends = [_ends(path) for path in cell.ways]
+        if was.outcome != "allowed" or ends[0] == ends[1]:
+            return None
+        said = " -> ".join(", ".join(sorted(names)) for names in ends)
+        return Change(kind, cell, tuple(source.name for source in cell.sources), f"it ends elsewhere: {said}", opens)
     elif not was.sure or not is_.sure:
         kind = "unclear"
     elif "allowed" in (was.outcome, is_.outcome):
         kind = "opened" if is_.outcome == "allowed" else "closed"
     because = [text for item in dict.fromkeys(objects) if (text := _difference(*item, old, new))]
     return Change(kind, cell, tuple(source.name for source in cell.sources), "; ".join(because), opens)
+
+
+def _ends(path: Path | None) -> set[str]:
+    """Workloads, and hosts outside, at which a way may end, with their ports."""
+    ends = path.endpoints if path else ()
+    named = [
+        (end, "/".join((namespace_of(end.pod), workload_of(end.pod)[0])) if end.pod else end.address) for end in ends
+    ]
+    return {f"{name}:{end.port or ''}" for end, name in named}
 
 
 def _without_doubts(cell: Cell, state: int, mesh: Mesh) -> str:

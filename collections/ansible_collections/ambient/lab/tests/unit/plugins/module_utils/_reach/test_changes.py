@@ -41,6 +41,7 @@ spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}
 """
 CUSTOM = written(f"{SERVED}, action: CUSTOM, provider: {{name: oauth}}, rules: [{{}}]", "c")
 ALL = written("rules: [{}]")
+PATHS = WAYPOINT.replace("methods: [GET]", "paths: ['%s']")
 DENIED = written("")
 OTHER = """
 apiVersion: apps/v1
@@ -79,6 +80,10 @@ BARE = SHOP.replace("{labels: {app: app}}", "{labels: {app: b}}")
             ("unclear", False),
         ),
         ([SHOP, WAYPOINT, CUSTOM], [SHOP, WAYPOINT, CUSTOM], None),
+        # A waypoint may normalise these before it compares them.
+        *(([SHOP, PATHS % "/a"], [SHOP, PATHS % f"/a', '{path}"], UNKNOWN) for path in ("/my%20x/*", "//b", "/a\\\\b")),
+        # The same name leads to other pods.
+        ([TWO], [TWO.replace("selector: {s: all}", "selector: {app: b}")], ("changed", False)),
         # The pods behind the Service stand elsewhere.
         ([BARE, L4.replace("client", "x")], [BARE, ALL], UNKNOWN),
     ],
