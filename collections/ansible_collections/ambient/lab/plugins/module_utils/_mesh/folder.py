@@ -59,8 +59,8 @@ _VERSIONS = {
     "extensions.istio.io": ("v1alpha1",),
     "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
 }
-# Kinds that nobody else has in such a group: another one there is a mistake.
-_ISTIO_ALONE, _MISTAKEN = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"), ("istio.io", "k8s.io")
+# Istio's kinds are mistaken under a group that is Istio's or Kubernetes' own; others may have kinds of these names.
+_SECURITY, _MISTAKEN = "security.istio.io", ("istio.io", "k8s.io")
 _MESH_CONFIG, _ISTIOD = ("ConfigMap", "istio-system/istio"), "istio-system/istiod"
 _NO_CONFIG = "the mesh's configuration is not in the folder: Istio's defaults are taken"
 _NO_ISTIOD = "istiod is not in the folder: the defaults of its flags are taken, and its version is not known"
@@ -236,9 +236,15 @@ def _objects(file: str, text: str, wrong: list[str], notes: list[str]) -> t.Iter
         known = document if isinstance(document, dict) else {}
         missing = [key for key in ("apiVersion", "kind", "metadata") if not known.get(key)]
         if not {"apiVersion", "kind"} & {*missing}:
-            for item, where in _items(known, place):
+            try:
+                items = [*_items(known, place)]
+            except LabError as error:
+                wrong.append(error.message)
+                continue
+            for item, where in items:
                 try:
-                    if _is_read(item):
+                    if _is_read(item, where):
+                        _unique(item, where)
                         yield {**checked(item, where), PLACE: where}
                 except LabError as error:
                     wrong.append(error.message)
@@ -257,15 +263,52 @@ def _items(document: Object, place: Place) -> t.Iterator[tuple[Object, Place]]:
         return
     # A PodList leaves the kind of its items out.
     typed = {"apiVersion": document["apiVersion"], "kind": kind.removesuffix("List")} if kind != "List" else {}
+    listed = document.get("items") or []
+    if not isinstance(listed, list):
+        raise LabError(f"{place.at('items')}: items of a {kind} must be a list")
     nodes: list[t.Any] = next((value.value for key, value in place.node.value if key.value == "items"), [])
-    for item, node in zip(document.get("items") or [], nodes, strict=False):
-        yield {**typed, **item} if isinstance(item, dict) else typed, Place(place.file, node)
+    for item, node in zip(listed, nodes, strict=False):
+        whole, where = {**typed, **item} if isinstance(item, dict) else typed, Place(place.file, node)
+        yield from _items(whole, where) if isinstance(whole.get("kind"), str) else [(whole, where)]
 
 
-def _is_read(item: Object) -> bool:
-    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name."""
-    kind, group = str(item.get("kind") or ""), str(item.get("apiVersion")).rpartition("/")[0]
-    return not kind or _GROUPS.get(kind) == group or (kind in _ISTIO_ALONE and group.endswith(_MISTAKEN))
+def _is_read(item: Object, where: Place) -> bool:
+    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name.
+
+    Raises:
+        LabError: on an object that is meant for Istio, and that no API serves.
+    """
+    kind, given = str(item.get("kind") or ""), str(item.get("apiVersion") or "")
+    group, wanted = given.rpartition("/")[0], _GROUPS.get(kind, "")
+    if _SECURITY in (group, given) and kind not in _GROUPS:
+        known = ", ".join(name for name, own in _GROUPS.items() if own == _SECURITY)
+        raise LabError(f"{where.at('kind')}: unknown kind {kind} of {_SECURITY}: known are {known}")
+    if not given and kind in _GROUPS:
+        raise LabError(f"{where.at()}: an item of a list, {kind}: apiVersion is missing")
+    mistaken = wanted.endswith("istio.io") and ("." not in group or group.endswith(_MISTAKEN))
+    return not kind or _GROUPS.get(kind) == group or mistaken
+
+
+def _unique(item: Object, where: Place) -> None:
+    """Refuse a key that stands twice in a mapping: of YAML's readers each takes another one.
+
+    Raises:
+        LabError: naming the file, the line, the object and the key.
+    """
+    nodes, seen = [where.node], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, value) for value in node.value]
+        keys: set[str] = set()
+        for key, value in pairs:
+            if key is not None and key.value in keys and key.value != "<<":
+                label = f"{item.get('kind')} {(item.get('metadata') or {}).get('name')}"
+                raise LabError(f"{where.file}:{key.start_mark.line + 1}: {label}: {key.value} stands there twice")
+            keys |= {key.value} if key is not None and isinstance(key.value, str) else set()
+            nodes.append(value)
 
 
 def checked(item: Object, where: Place) -> Object:

@@ -79,7 +79,8 @@ def judged(mesh: Mesh, claims: t.Sequence[Claim]) -> t.Iterator[Verdict]:
             continue
         found = changes_of(cells([mesh, new]), mesh, new)
         # At a port that policies alone name nothing may listen, and no claim can be proved.
-        clear = tuple(change for change in found if change.kind != "unclear" and not change.cell.door.supposed)
+        differ = [change for change in found if len({one.outcome for one in change.cell.found}) > 1]
+        clear = tuple(change for change in differ if change.kind != "unclear" and not change.cell.door.supposed)
         yield Verdict(
             mutant, "survived" if clear else "unclear" if found else "equivalent", changes=clear or tuple(found)
         )

@@ -257,6 +257,48 @@ def test_the_field_that_is_wrong_is_named(tmp_path: pathlib.Path, spec: str, wor
         read_folder(folder(tmp_path, bad=head + spec))
 
 
+POLICY = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # Istio's kinds under another group, and other kinds under Istio's: nobody would enforce them.
+        (
+            POLICY.replace("security.istio.io/v1", "v1"),
+            "bad.yaml:1: AuthorizationPolicy p: unknown apiVersion v1: write",
+        ),
+        (POLICY.replace("istio.io/v1", "istio.io"), "bad.yaml:1: AuthorizationPolicy p: unknown apiVersion"),
+        (POLICY.replace("Authoriz", "Authoris"), "bad.yaml:2: unknown kind AuthorisationPolicy of security.istio.io"),
+        (
+            "apiVersion: apps/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [a]}\n",
+            "bad.yaml:1: ServiceEntry e: unknown apiVersion",
+        ),
+        ("apiVersion: v1\nkind: List\nitems: [{kind: AuthorizationPolicy}]\n", "bad.yaml:3: an item of a list"),
+        (
+            f"{POLICY}spec: {{rules: [{{form: []}}]}}\n",
+            "bad.yaml:4: AuthorizationPolicy p: spec.rules[0].form: there is no",
+        ),
+        (f"{POLICY}spec: {{selectors: {{}}}}\n", "spec.selectors: there is no such field; known are action, provider"),
+        (f"{POLICY}rules: [{{}}]\n", "bad.yaml:4: AuthorizationPolicy p: rules: there is no such field"),
+        (
+            f"{POLICY.replace('Authorization', 'Peer').replace('Policy', 'Authentication')}spec: {{mtl: {{}}}}\n",
+            "spec.mtl: there",
+        ),
+        (
+            f"{POLICY}spec:\n  rules: [{{}}]\n  rules: []\n",
+            "bad.yaml:6: AuthorizationPolicy p: rules stands there twice",
+        ),
+        ("apiVersion: v1\nkind: List\nitems: {a: b}\n", "bad.yaml:3: items of a List must be a list"),
+        ("apiVersion: v1\nkind: List\nitems: abc\n", "bad.yaml:3: items of a List must be a list"),
+    ],
+)
+def test_what_no_api_would_take_is_one_clear_line(tmp_path: pathlib.Path, text: str, words: str) -> None:
+    with pytest.raises(LabError, match=re.escape(words)) as caught:
+        read_folder(folder(tmp_path, bad=text))
+    assert len(caught.value.message.splitlines()) == 1
+
+
 def test_null_is_nothing(tmp_path: pathlib.Path) -> None:
     head = "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
     nulls = f"{head}\nmetadata: {{name: p, namespace: shop, labels: null}}\n"
