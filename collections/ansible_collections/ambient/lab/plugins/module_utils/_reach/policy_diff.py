@@ -51,6 +51,7 @@ def compare(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
         **{_key(kind): [change.values() for change in every if change.kind == kind] for kind in KINDS},
         "counts": {kind: counts[kind] for kind in KINDS},
         "pairs": pairs,
+        "verdict": "fail" if refused else "pass",
         "table": [head, "", *_table(every)],
         "warnings": [*dict.fromkeys((*old.notes, *new.notes, *new.mesh.config.assumed)), *_unused(every, allowed)],
     }
