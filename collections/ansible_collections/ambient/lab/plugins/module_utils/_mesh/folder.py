@@ -17,6 +17,8 @@ from .mesh import (
     GATEWAY_NAME,
     PATHS,
     REDIRECTION,
+    REVISION,
+    SIDECAR_STATUS,
     Mesh,
     Object,
     annotations_of,
@@ -26,7 +28,7 @@ from .mesh import (
     workload_name,
 )
 from .shapes import Misfit, shaped
-from .valid import problems
+from .valid import problems, twice
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
@@ -64,6 +66,10 @@ _SECURITY, _MISTAKEN = "security.istio.io", ("istio.io", "k8s.io")
 _MESH_CONFIG, _ISTIOD = ("ConfigMap", "istio-system/istio"), "istio-system/istiod"
 _NO_CONFIG = "the mesh's configuration is not in the folder: Istio's defaults are taken"
 _NO_ISTIOD = "istiod is not in the folder: the defaults of its flags are taken, and its version is not known"
+
+
+# What is applied now is younger than all that is there.
+_YOUNGEST = "9999-12-31T23:59:59Z"
 
 
 # A file's name, as messages have it, and what is in it.
@@ -184,7 +190,8 @@ def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
     Pods of a workload that is applied take over what its template says. What else the cluster says of an object stays,
     and so do objects that the folder does not have.
     """
-    applied, there = {_key(item): item for item in objects}, {_key(item): item for item in mesh.objects()}
+    there = {_key(item): item for item in mesh.objects()}
+    applied = {_key(item): _kept(item, there.get(_key(item))) for item in objects}
     merged = {**there, **applied}
     spaces = {name: item for (kind, _space, name), item in merged.items() if kind == "Namespace"}
     pods = {key: item for key, item in there.items() if key[0] == "Pod"}
@@ -204,6 +211,24 @@ def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
     merged |= {key: _ready(applied[key]) for key in new}
     rest = [item for key, item in merged.items() if key[0] in PATHS and key[0] not in ("Pod", "Deployment")]
     return Mesh([*spaces.values(), *pods.values(), *rest], mesh.config, mesh.unread, mesh.read)
+
+
+def _kept(item: Object, there: Object | None) -> Object:
+    """An object that is applied, with what the API keeps of the one that is there, or gives to a new one."""
+    meta, spec = item["metadata"], item.get("spec") or {}
+    if there is None:
+        return {**item, "metadata": {"creationTimestamp": _YOUNGEST, **meta}}
+    age = there["metadata"].get("creationTimestamp")
+    meta = {**meta, "creationTimestamp": age} if age else meta
+    if item["kind"] == "Namespace":
+        texts = {
+            key: {**(there["metadata"].get(key) or {}), **(meta.get(key) or {})} for key in ("labels", "annotations")
+        }
+        return {**item, "metadata": {**meta, **texts}}
+    if item["kind"] == "Service" and spec.get("type") != "ExternalName" and "clusterIP" not in spec:
+        own = {key: there["spec"][key] for key in ("clusterIP", "clusterIPs") if (there.get("spec") or {}).get(key)}
+        return {**item, "metadata": meta, "spec": {**spec, **own}}
+    return {**item, "metadata": meta}
 
 
 def _key(item: Object) -> tuple[str, str, str]:
@@ -244,7 +269,9 @@ def _objects(file: str, text: str, wrong: list[str], notes: list[str]) -> t.Iter
             for item, where in items:
                 try:
                     if _is_read(item, where):
-                        _unique(item, where)
+                        for line, key in twice(where.node):
+                            label = f"{item.get('kind')} {(item.get('metadata') or {}).get('name')}"
+                            raise LabError(f"{where.file}:{line}: {label}: {key} stands there twice")
                         yield {**checked(item, where), PLACE: where}
                 except LabError as error:
                     wrong.append(error.message)
@@ -287,28 +314,6 @@ def _is_read(item: Object, where: Place) -> bool:
         raise LabError(f"{where.at()}: an item of a list, {kind}: apiVersion is missing")
     mistaken = wanted.endswith("istio.io") and ("." not in group or group.endswith(_MISTAKEN))
     return not kind or _GROUPS.get(kind) == group or mistaken
-
-
-def _unique(item: Object, where: Place) -> None:
-    """Refuse a key that stands twice in a mapping: of YAML's readers each takes another one.
-
-    Raises:
-        LabError: naming the file, the line, the object and the key.
-    """
-    nodes, seen = [where.node], set()
-    while nodes:
-        node = nodes.pop()
-        if id(node) in seen or isinstance(node, yaml.ScalarNode):
-            continue
-        seen.add(id(node))
-        pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, value) for value in node.value]
-        keys: set[str] = set()
-        for key, value in pairs:
-            if key is not None and key.value in keys and key.value != "<<":
-                label = f"{item.get('kind')} {(item.get('metadata') or {}).get('name')}"
-                raise LabError(f"{where.file}:{key.start_mark.line + 1}: {label}: {key.value} stands there twice")
-            keys |= {key.value} if key is not None and isinstance(key.value, str) else set()
-            nodes.append(value)
 
 
 def checked(item: Object, where: Place) -> Object:
@@ -366,10 +371,15 @@ def _ready(item: Object) -> Object:
 
 def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
     """The pod, with istio-cni's annotation where it would capture it."""
-    mode = labels_of(pod).get(DATAPLANE_MODE) or labels_of(spaces.get(pod["metadata"]["namespace"])).get(DATAPLANE_MODE)
-    if mode != "ambient" or pod.get("spec", {}).get("hostNetwork"):
+    space = labels_of(spaces.get(pod["metadata"]["namespace"]))
+    mode = labels_of(pod).get(DATAPLANE_MODE) or space.get(DATAPLANE_MODE)
+    injected = space.get("istio-injection") == "enabled" or ("istio-injection" not in space and REVISION in space)
+    # Istio's injector, where neither the namespace's mode nor the pod itself says otherwise.
+    sidecar = mode != "ambient" and injected and labels_of(pod).get("sidecar.istio.io/inject") != "false"
+    if pod.get("spec", {}).get("hostNetwork") or not (mode == "ambient" or sidecar):
         return pod
-    annotations = {**(pod["metadata"].get("annotations") or {}), REDIRECTION: "enabled"}
+    said = {SIDECAR_STATUS: "injected"} if sidecar else {REDIRECTION: "enabled"}
+    annotations = {**(pod["metadata"].get("annotations") or {}), **said}
     return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
 
 

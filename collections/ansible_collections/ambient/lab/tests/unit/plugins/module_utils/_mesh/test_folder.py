@@ -13,7 +13,14 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import Place, assembled, checked, read_folder
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import (
+    Place,
+    assembled,
+    checked,
+    laid_over,
+    read_folder,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import ask
 
 SHOP = """
@@ -317,6 +324,36 @@ kind: Gateway
 metadata: {name: app, namespace: shop}
 spec: {gatewayClassName: istio-waypoint}
 """
+
+
+@pytest.mark.parametrize("label", ["istio-injection: enabled", "istio.io/rev: stable"])
+def test_pods_of_a_namespace_with_injection_have_sidecars(tmp_path: pathlib.Path, label: str) -> None:
+    mesh = read_folder(folder(tmp_path, shop=SHOP.replace("istio.io/dataplane-mode: ambient", label)))
+    found = ask(mesh, "http://app/", "client", "shop")
+    assert (found.outcome, "sidecar" in found.why) == ("unknown", True)
+
+
+def test_what_is_applied_keeps_what_the_cluster_gave() -> None:
+    peer = {
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "p", "namespace": "a", "creationTimestamp": "2026-01-01"},
+    }
+    there = [
+        {"kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "y"}}},
+        {"kind": "Service", "metadata": {"name": "s", "namespace": "a"}, "spec": {"clusterIP": "10.96.0.5"}},
+        peer,
+    ]
+    new = {"kind": "PeerAuthentication", "metadata": {"name": "q", "namespace": "a"}}
+    bare = [
+        {"kind": item["kind"], "metadata": {"name": item["metadata"]["name"], "namespace": "a"}} for item in there[1:]
+    ]
+    mesh = laid_over(Mesh(there), [{"kind": "Namespace", "metadata": {"name": "a"}}, *bare, new])
+    assert (mesh.namespace("a") or {})["metadata"]["labels"] == {"x": "y"}
+    assert mesh.service_at("10.96.0.5")
+    ages = {
+        item["metadata"]["name"]: item["metadata"]["creationTimestamp"] for item in mesh.items("PeerAuthentication")
+    }
+    assert ages["p"] == "2026-01-01" < ages["q"]
 
 
 def test_objects_of_one_name_have_pods_of_their_own(tmp_path: pathlib.Path) -> None:
