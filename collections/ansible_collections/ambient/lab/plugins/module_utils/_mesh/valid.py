@@ -46,7 +46,7 @@ def twice(root: t.Any) -> t.Iterator[tuple[int, str]]:
         if id(node) in seen or node.id == "scalar":
             continue
         seen.add(id(node))
-        pairs = node.value if node.id == "mapping" else [(None, value) for value in node.value]
+        pairs: list[t.Any] = node.value if node.id == "mapping" else [(None, value) for value in node.value]
         keys: set[str] = set()
         for key, value in pairs:
             name = str(key.value) if key is not None else "<<"
