@@ -357,7 +357,7 @@ def _pod(workload: Object) -> Object:
     spec = dict(template.get("spec") or {})
     if workload["kind"] == "StatefulSet":
         spec |= {"hostname": pod, "subdomain": outer.get("serviceName", "")}
-    status = {"conditions": []} if outer.get("replicas") == 0 else {}
+    status: Object = {"conditions": []} if outer.get("replicas") == 0 else {}
     return _ready({"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
 

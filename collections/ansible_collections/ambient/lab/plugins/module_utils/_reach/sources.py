@@ -141,7 +141,7 @@ def _others(meshes: t.Sequence[Mesh], policies: t.Iterable[Object], known: set[s
     crossed = [(space, account) for account in accounts for space in spaces]
     domains = {filled(domain): None for domain, space, account in named if domain and "*" in space + account}
     more = [filled(domain) for domain in domains if filled(domain) not in own] + ([OTHER] if domains else [])
-    wanted = dict.fromkeys((None, *pair) for pair in crossed)
+    wanted: dict[tuple[str | None, str, str], None] = dict.fromkeys((None, *pair) for pair in crossed)
     wanted |= dict.fromkeys((domain, *pair) for domain in more for pair in crossed)
     wanted |= dict.fromkeys(one for one in named if "*" not in "".join(one[1:]))
     for domain, space, account in wanted:

@@ -206,6 +206,9 @@ URLS = ("http://app/", "http://headless:8080/", "http://alias/", "http://bare/",
         "http://10.96.0.1/", "http://10.0.0.9/", "http://192.0.2.1:30080/", "http://app-0.headless:8080/")  # fmt: skip
 
 
+WHERE = Place("all.yaml", yaml.compose(EVERYTHING))
+
+
 def places(node: t.Any) -> t.Iterator[tuple[t.Any, t.Any]]:
     """Every mapping and list of a document, with each of its keys."""
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
@@ -229,7 +232,7 @@ def spoiled(chance: random.Random, items: list[t.Any]) -> list[t.Any]:
 def outcome_of(items: list[t.Any]) -> str:
     """Why the objects are refused; "" where all requests can be answered."""
     try:
-        mesh = assembled([checked(item, Place("all.yaml", yaml.compose(EVERYTHING))) for item in items])
+        mesh = assembled([checked(item, WHERE) for item in items])
     except LabError as error:
         return str(error)
     for url in URLS:
@@ -338,7 +341,7 @@ def test_what_is_applied_keeps_what_the_cluster_gave() -> None:
         "kind": "PeerAuthentication",
         "metadata": {"name": "p", "namespace": "a", "creationTimestamp": "2026-01-01"},
     }
-    there = [
+    there: list[dict[str, t.Any]] = [
         {"kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "y"}}},
         {"kind": "Service", "metadata": {"name": "s", "namespace": "a"}, "spec": {"clusterIP": "10.96.0.5"}},
         peer,

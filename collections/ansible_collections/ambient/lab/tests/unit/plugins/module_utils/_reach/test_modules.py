@@ -159,7 +159,7 @@ def test_a_folder_that_a_revision_does_not_have_is_an_empty_state(tmp_path: path
     path = pathlib.Path(revised(tmp_path, [SHOP]))
     new = path.parent / "new"
     sides = {side: {"manifests": folder(new, SHOP), "over_cluster": False} for side in SIDES}
-    given = {"namespaces": [], "allow_new": [], "fail_on": "never", **dict.fromkeys(NONE)}
+    given: dict[str, t.Any] = {"namespaces": [], "allow_new": [], "fail_on": "never", **dict.fromkeys(NONE)}
     found = compare(
         {**given, "old": {**sides["old"], "revision": "HEAD"}, "new": {**sides["new"], "revision": None}}, False
     )
@@ -170,11 +170,12 @@ def test_a_folder_that_a_revision_does_not_have_is_an_empty_state(tmp_path: path
 def test_a_link_or_odd_bytes_in_a_revision_are_refused(tmp_path: pathlib.Path) -> None:
     path = pathlib.Path(revised(tmp_path, [SHOP]))
     git = ["git", "-C", str(path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
-    for words, spoil in (
-        ("1.yaml can't be read as YAML", lambda: (path / "1.yaml").write_bytes(b"a: \xff")),
-        ("1.yaml is a symbolic link", lambda: ((path / "1.yaml").unlink(), (path / "1.yaml").symlink_to("0.yaml"))),
-    ):
-        spoil()
+    for words, is_link in (("1.yaml can't be read as YAML", False), ("1.yaml is a symbolic link", True)):
+        if is_link:
+            (path / "1.yaml").unlink()
+            (path / "1.yaml").symlink_to("0.yaml")
+        else:
+            (path / "1.yaml").write_bytes(b"a: \xff")
         subprocess.run([*git, "add", "--all"], check=True)
         subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
         with pytest.raises(LabError, match=words):
