@@ -132,6 +132,11 @@ counts:
   returned: always
   type: dict
   sample: {"opened": 1, "closed": 0, "unclear": 0, "changed": 0}
+verdict:
+  description: "V(fail) where something opens, or may, that O(allow_new) does not name."
+  returned: always
+  type: str
+  sample: pass
 pairs:
   description: How many pairs were compared.
   returned: always

@@ -17,6 +17,8 @@ from .mesh import (
     GATEWAY_NAME,
     PATHS,
     REDIRECTION,
+    REVISION,
+    SIDECAR_STATUS,
     Mesh,
     Object,
     annotations_of,
@@ -26,7 +28,7 @@ from .mesh import (
     workload_name,
 )
 from .shapes import Misfit, shaped
-from .valid import problems
+from .valid import problems, twice
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
@@ -59,11 +61,15 @@ _VERSIONS = {
     "extensions.istio.io": ("v1alpha1",),
     "gateway.networking.k8s.io": ("v1", "v1beta1", "v1alpha3", "v1alpha2"),
 }
-# Kinds that nobody else has in such a group: another one there is a mistake.
-_ISTIO_ALONE, _MISTAKEN = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"), ("istio.io", "k8s.io")
+# Istio's kinds are mistaken under a group that is Istio's or Kubernetes' own; others may have kinds of these names.
+_SECURITY, _MISTAKEN = "security.istio.io", ("istio.io", "k8s.io")
 _MESH_CONFIG, _ISTIOD = ("ConfigMap", "istio-system/istio"), "istio-system/istiod"
 _NO_CONFIG = "the mesh's configuration is not in the folder: Istio's defaults are taken"
 _NO_ISTIOD = "istiod is not in the folder: the defaults of its flags are taken, and its version is not known"
+
+
+# What is applied now is younger than all that is there.
+_YOUNGEST = "9999-12-31T23:59:59Z"
 
 
 # A file's name, as messages have it, and what is in it.
@@ -102,7 +108,7 @@ def place_at(item: Object, *keys: t.Any) -> str:
 def read_folder(path: str) -> Mesh:
     """The mesh of a folder's objects.
 
-    Workloads become one ready pod each, without an address (none where they have no replicas); pods are in the mesh
+    Workloads become one pod each, without an address, and ready unless they have no replicas; pods are in the mesh
     where their labels, or their namespace's, say so; a Gateway is programmed and has a ready pod.
 
     Args:
@@ -164,7 +170,7 @@ def read_objects(texts: t.Iterable[Text], where: str) -> tuple[list[Object], lis
 def assembled(objects: t.Sequence[Object]) -> Mesh:
     """The mesh that a cluster would make of objects; each as `checked` gives it."""
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
-    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS and item.get("spec", {}).get("replicas") != 0]
+    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
     pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
     gateways = [_ready(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
@@ -175,7 +181,7 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
     config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
     config = config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
     waypoints = [_waypoint_pod(item) for item in gateways]
-    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], config)
+    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], dataclasses.replace(config, whole=False))
 
 
 def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
@@ -184,7 +190,8 @@ def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
     Pods of a workload that is applied take over what its template says. What else the cluster says of an object stays,
     and so do objects that the folder does not have.
     """
-    applied, there = {_key(item): item for item in objects}, {_key(item): item for item in mesh.objects()}
+    there = {_key(item): item for item in mesh.objects()}
+    applied = {_key(item): _kept(item, there.get(_key(item))) for item in objects}
     merged = {**there, **applied}
     spaces = {name: item for (kind, _space, name), item in merged.items() if kind == "Namespace"}
     pods = {key: item for key, item in there.items() if key[0] == "Pod"}
@@ -204,6 +211,24 @@ def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
     merged |= {key: _ready(applied[key]) for key in new}
     rest = [item for key, item in merged.items() if key[0] in PATHS and key[0] not in ("Pod", "Deployment")]
     return Mesh([*spaces.values(), *pods.values(), *rest], mesh.config, mesh.unread, mesh.read)
+
+
+def _kept(item: Object, there: Object | None) -> Object:
+    """An object that is applied, with what the API keeps of the one that is there, or gives to a new one."""
+    meta, spec = item["metadata"], item.get("spec") or {}
+    if there is None:
+        return {**item, "metadata": {"creationTimestamp": _YOUNGEST, **meta}}
+    age = there["metadata"].get("creationTimestamp")
+    meta = {**meta, "creationTimestamp": age} if age else meta
+    if item["kind"] == "Namespace":
+        texts = {
+            key: {**(there["metadata"].get(key) or {}), **(meta.get(key) or {})} for key in ("labels", "annotations")
+        }
+        return {**item, "metadata": {**meta, **texts}}
+    if item["kind"] == "Service" and spec.get("type") != "ExternalName" and "clusterIP" not in spec:
+        own = {key: there["spec"][key] for key in ("clusterIP", "clusterIPs") if (there.get("spec") or {}).get(key)}
+        return {**item, "metadata": meta, "spec": {**spec, **own}}
+    return {**item, "metadata": meta}
 
 
 def _key(item: Object) -> tuple[str, str, str]:
@@ -236,9 +261,17 @@ def _objects(file: str, text: str, wrong: list[str], notes: list[str]) -> t.Iter
         known = document if isinstance(document, dict) else {}
         missing = [key for key in ("apiVersion", "kind", "metadata") if not known.get(key)]
         if not {"apiVersion", "kind"} & {*missing}:
-            for item, where in _items(known, place):
+            try:
+                items = [*_items(known, place)]
+            except LabError as error:
+                wrong.append(error.message)
+                continue
+            for item, where in items:
                 try:
-                    if _is_read(item):
+                    if _is_read(item, where):
+                        for line, key in twice(where.node):
+                            label = f"{item.get('kind')} {(item.get('metadata') or {}).get('name')}"
+                            raise LabError(f"{where.file}:{line}: {label}: {key} stands there twice")
                         yield {**checked(item, where), PLACE: where}
                 except LabError as error:
                     wrong.append(error.message)
@@ -257,15 +290,30 @@ def _items(document: Object, place: Place) -> t.Iterator[tuple[Object, Place]]:
         return
     # A PodList leaves the kind of its items out.
     typed = {"apiVersion": document["apiVersion"], "kind": kind.removesuffix("List")} if kind != "List" else {}
+    listed = document.get("items") or []
+    if not isinstance(listed, list):
+        raise LabError(f"{place.at('items')}: items of a {kind} must be a list")
     nodes: list[t.Any] = next((value.value for key, value in place.node.value if key.value == "items"), [])
-    for item, node in zip(document.get("items") or [], nodes, strict=False):
-        yield {**typed, **item} if isinstance(item, dict) else typed, Place(place.file, node)
+    for item, node in zip(listed, nodes, strict=False):
+        whole, where = {**typed, **item} if isinstance(item, dict) else typed, Place(place.file, node)
+        yield from _items(whole, where) if isinstance(whole.get("kind"), str) else [(whole, where)]
 
 
-def _is_read(item: Object) -> bool:
-    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name."""
-    kind, group = str(item.get("kind") or ""), str(item.get("apiVersion")).rpartition("/")[0]
-    return not kind or _GROUPS.get(kind) == group or (kind in _ISTIO_ALONE and group.endswith(_MISTAKEN))
+def _is_read(item: Object, where: Place) -> bool:
+    """Whether the mesh reads objects of a kind: of its API group alone, as others have kinds of the same name.
+
+    Raises:
+        LabError: on an object that is meant for Istio, and that no API serves.
+    """
+    kind, given = str(item.get("kind") or ""), str(item.get("apiVersion") or "")
+    group, wanted = given.rpartition("/")[0], _GROUPS.get(kind, "")
+    if _SECURITY in (group, given) and kind not in _GROUPS:
+        known = ", ".join(name for name, own in _GROUPS.items() if own == _SECURITY)
+        raise LabError(f"{where.at('kind')}: unknown kind {kind} of {_SECURITY}: known are {known}")
+    if not given and kind in _GROUPS:
+        raise LabError(f"{where.at()}: an item of a list, {kind}: apiVersion is missing")
+    mistaken = wanted.endswith("istio.io") and ("." not in group or group.endswith(_MISTAKEN))
+    return not kind or _GROUPS.get(kind) == group or mistaken
 
 
 def checked(item: Object, where: Place) -> Object:
@@ -309,7 +357,8 @@ def _pod(workload: Object) -> Object:
     spec = dict(template.get("spec") or {})
     if workload["kind"] == "StatefulSet":
         spec |= {"hostname": pod, "subdomain": outer.get("serviceName", "")}
-    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec})
+    status: Object = {"conditions": []} if outer.get("replicas") == 0 else {}
+    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
 
 def _ready(item: Object) -> Object:
@@ -322,10 +371,15 @@ def _ready(item: Object) -> Object:
 
 def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
     """The pod, with istio-cni's annotation where it would capture it."""
-    mode = labels_of(pod).get(DATAPLANE_MODE) or labels_of(spaces.get(pod["metadata"]["namespace"])).get(DATAPLANE_MODE)
-    if mode != "ambient" or pod.get("spec", {}).get("hostNetwork"):
+    space = labels_of(spaces.get(pod["metadata"]["namespace"]))
+    mode = labels_of(pod).get(DATAPLANE_MODE) or space.get(DATAPLANE_MODE)
+    injected = space.get("istio-injection") == "enabled" or ("istio-injection" not in space and REVISION in space)
+    # Istio's injector, where neither the namespace's mode nor the pod itself says otherwise.
+    sidecar = mode != "ambient" and injected and labels_of(pod).get("sidecar.istio.io/inject") != "false"
+    if pod.get("spec", {}).get("hostNetwork") or not (mode == "ambient" or sidecar):
         return pod
-    annotations = {**(pod["metadata"].get("annotations") or {}), REDIRECTION: "enabled"}
+    said = {SIDECAR_STATUS: "injected"} if sidecar else {REDIRECTION: "enabled"}
+    annotations = {**(pod["metadata"].get("annotations") or {}), **said}
     return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
 
 

@@ -165,6 +165,7 @@ class MeshConfig:
         hides_entries: ServiceEntries are not for every namespace (serviceEntryVisibility).
         selects_namespaces: istiod reads some namespaces alone (discoverySelectors).
         assumed: what could not be read, so that Istio's default was taken; one sentence each.
+        whole: all workloads are known; those of a folder may stand elsewhere.
     """
 
     root: str = "istio-system"
@@ -177,6 +178,7 @@ class MeshConfig:
     hides_entries: bool = False
     selects_namespaces: bool = False
     assumed: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def revision(self) -> str | None:
@@ -250,6 +252,12 @@ class Mesh:
     def objects(self) -> list[Object]:
         """All objects of all kinds, those that istiod leaves out too."""
         return [*(item for kind in self._by_kind for item in self.items(kind)), *self._ignored.values()]
+
+    @property
+    def spaces(self) -> set[str]:
+        """Names of all namespaces that have anything, or are there themselves."""
+        held = {space for spaces in self._by_kind.values() for space in spaces if space}
+        return held | {str(item["metadata"]["name"]) for item in self.items("Namespace")}
 
     def namespace(self, name: str) -> Object | None:
         """A Namespace by name."""

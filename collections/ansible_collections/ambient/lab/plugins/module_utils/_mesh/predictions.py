@@ -90,6 +90,9 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
         return Prediction("unknown", (*reasons, *(Reason(text) for text in path.behind)))
     if path.ready:
         return _arriving(mesh, path, reasons, rules)
+    if not path.endpoints and not mesh.config.whole:
+        reasons.append(Reason(f"no workload in the folder is behind {path.destination}"))
+        return Prediction("unknown", tuple(reasons))
     if any(end.ready is None for end in path.endpoints):
         reasons.append(Reason(f"nobody can know from here whether {path.destination} answers"))
         return Prediction("unknown", tuple(reasons))

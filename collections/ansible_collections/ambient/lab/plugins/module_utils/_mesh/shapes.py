@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # A cluster's API refuses such objects itself; a folder of manifests has nobody that does. Fields that nobody here
-# reads are not looked at. Sources: the schemas of Kubernetes, of the Gateway API and of Istio, and what Istio's webhook
+# reads are not looked at, but in policies of which all fields are read: there they are mistakes.
+# Sources: the schemas of Kubernetes, of the Gateway API and of Istio, and what Istio's webhook
 # refuses (istio/istio pkg/config/validation/validation.go).
 
 from __future__ import annotations
@@ -148,6 +149,9 @@ _REST: dict[str, Shape] = {
     },
     **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"), _WORKLOAD),
 }
+# Kinds of which every field is read.
+_CLOSED = ("AuthorizationPolicy", "PeerAuthentication")
+_TOP = {"apiVersion": str, "status": dict}
 _WORDS = {str: "a text", int: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
 
 
@@ -169,10 +173,11 @@ def shaped(item: Object) -> Object:
     """
     kind = item.get("kind")
     shape = {"kind!": str, "metadata!": _META, "spec": _SPECS.get(str(kind), dict), **_REST.get(str(kind), {})}
-    return t.cast(Object, _fitted(item, shape, ""))
+    closed = kind in _CLOSED
+    return t.cast(Object, _fitted(item, {**shape, **_TOP} if closed else shape, "", closed))
 
 
-def _fitted(value: t.Any, shape: Shape, where: str) -> t.Any:
+def _fitted(value: t.Any, shape: Shape, where: str, closed: bool) -> t.Any:
     if isinstance(shape, (type, tuple)):
         types = shape if isinstance(shape, tuple) else (shape,)
         # In Python true is a number.
@@ -188,14 +193,18 @@ def _fitted(value: t.Any, shape: Shape, where: str) -> t.Any:
     if isinstance(shape, list):
         if shape[-1] is ... and not value:
             raise Misfit(f"{where} must have at least one item, or not be there")
-        return [_fitted(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value)]
+        return [_fitted(item, shape[0], f"{where}[{number}]", closed) for number, item in enumerate(value)]
     found: Object = {}
     for key, item in value.items():
         inner = shape.get(key, shape.get(f"{key}!", shape.get("*", shape.get("#"))))
         if "#" in shape and not str(key).isdecimal():
             raise Misfit(f"{where}.{key}: {key} must be a number")
+        path = f"{where}.{key}".removeprefix(".")
+        if closed and inner is None and not where.startswith("metadata"):
+            known = ", ".join(sorted(name.rstrip("!") for name in shape))
+            raise Misfit(f"{path}: there is no such field; known are {known}")
         if item is not None:
-            found[str(key)] = item if inner is None else _fitted(item, inner, f"{where}.{key}".removeprefix("."))
+            found[str(key)] = item if inner is None else _fitted(item, inner, path, closed)
     for key in shape:
         if key.endswith("!") and not found.get(key[:-1]):
             raise Misfit(f"{where}.{key[:-1]} is missing".removeprefix("."))

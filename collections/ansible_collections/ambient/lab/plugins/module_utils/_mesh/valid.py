@@ -38,6 +38,24 @@ def problems(policy: Object) -> t.Iterator[Problem]:
             yield ("spec", "rules", number, *where), text
 
 
+def twice(root: t.Any) -> t.Iterator[tuple[int, str]]:
+    """Line and name of keys that stand twice in a mapping below a YAML node: each reader of YAML takes another one."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or node.id == "scalar":
+            continue
+        seen.add(id(node))
+        pairs: list[t.Any] = node.value if node.id == "mapping" else [(None, value) for value in node.value]
+        keys: set[str] = set()
+        for key, value in pairs:
+            name = str(key.value) if key is not None else "<<"
+            if name in keys and name != "<<":
+                yield key.start_mark.line + 1, name
+            keys.add(name)
+            nodes.append(value)
+
+
 def _targets(spec: Object) -> t.Iterator[Problem]:
     single = [(("targetRef",), spec["targetRef"])] if spec.get("targetRef") else []
     for where, ref in [

@@ -22,7 +22,7 @@ from .told import claim_of
 
 _KINDS = ("killed", "survived", "unclear", "equivalent")
 _MAX_SAID = 3
-_NO_CLAIM = "(it shows at a pod's own address alone, which a folder does not have)"
+_NO_CLAIM = "(it shows at a pod's own address, which a folder does not have)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,9 @@ def judged(mesh: Mesh, claims: t.Sequence[Claim]) -> t.Iterator[Verdict]:
             yield Verdict(mutant, "killed", by)
             continue
         found = changes_of(cells([mesh, new]), mesh, new)
-        clear = tuple(change for change in found if change.kind != "unclear")
+        # At a port that policies alone name nothing may listen, and no claim can be proved.
+        differ = [change for change in found if len({one.outcome for one in change.cell.found}) > 1]
+        clear = tuple(change for change in differ if change.kind != "unclear" and not change.cell.door.supposed)
         yield Verdict(
             mutant, "survived" if clear else "unclear" if found else "equivalent", changes=clear or tuple(found)
         )
@@ -118,7 +120,12 @@ def mutate(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     total = len(names["killed"]) + len(survived)
     if not found:
         raise LabError(f"{state.label} has no policy to weaken")
-    score = 100 * len(names["killed"]) // total if total else 100
+    if not total:
+        raise LabError(
+            f"{state.label}: no mutant can be judged: of {len(found)}, {len(accepted)} are accepted, the rest "
+            "change nothing that anybody can know"
+        )
+    score = 100 * len(names["killed"]) // total
     counts = {kind: len(items) for kind, items in names.items()}
     head = f"score {score} %: {counts['killed']} of {total} mutants are killed, {len(survived)} survive; "
     head += f"{len(accepted)} accepted, {counts['equivalent']} change nothing, {counts['unclear']} nobody can know"

@@ -22,7 +22,7 @@ from .._mesh.policies import (
     written_rules,
 )
 from .._mesh.waypoints import bound_policies, waypoint_of
-from .findings import Bound, Finding, fields
+from .findings import Bound, Finding, binding, fields
 from .patterns import OTHER
 
 # From istio.io's release notes and Istio's pull requests, as of 2026-11: what, the release that mends it, the source.
@@ -144,7 +144,8 @@ def ports(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
             )
             if number not in known and any(led):
                 right = ", ".join(str(port) for port in led if port)
-                effect = f"port {value} is the Service's; ztunnel sees the workload's, {right}: this never matches"
+                never = "this excludes nothing" if str(keys[-1]).startswith("not") else "this never matches"
+                effect = f"port {value} is the Service's; ztunnel sees the workload's, {right}: {never}"
                 yield item.found("service-port", "error", effect, f"write {right}", *keys)
         services = [name for kind, name in targets(item.policy) if kind == "Service"]
         for service in filter(None, (mesh.get("Service", namespace_of(item.policy), name) for name in services)):
@@ -153,7 +154,8 @@ def ports(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
             }
             right = ", ".join(str(port) for port, target in listed.items() if target == number)
             if number not in listed and right:
-                effect = f"port {value} is the workload's; a waypoint sees the Service's, {right}: this never matches"
+                never = "this excludes nothing" if str(keys[-1]).startswith("not") else "this never matches"
+                effect = f"port {value} is the workload's; a waypoint sees the Service's, {right}: {never}"
                 yield item.found("workload-port", "error", effect, f"write {right}", *keys)
 
 
@@ -162,6 +164,8 @@ def shadowed(mesh: Mesh, bounds: t.Sequence[Bound]) -> t.Iterator[Finding]:
     listed = [
         (item, number, rule)
         for item in bounds
+        # What is enforced nowhere shadows nothing.
+        if len([*binding(mesh, item)]) < max(1, len(target_refs(item.policy)))
         if item.proxy and not is_dry_run(item.policy) and action(item.policy) in ("ALLOW", "DENY")
         for number, rule in enumerate(written_rules(item.policy))
         if item.proxy == "waypoint" or number not in (l4.convert(item.policy) or l4.L4Policy("", (), {})).lost

@@ -94,12 +94,21 @@ def bound(mesh: Mesh, policy: Object) -> Bound:
         return Bound(policy, (), "" if gateways and not any(map(is_waypoint_class, gateways)) else "waypoint")
     pods = [pod for pod in _near(mesh, policy) if selects(policy, pod)]
     captured = [pod for pod in pods if mesh.membership(pod).captured]
+    if not _is_known(mesh, policy):
+        # Of the root namespace it may be for an ingress gateway, which stands elsewhere.
+        return Bound(policy, captured, "ztunnel" if captured or not selector(policy) else "")
     return Bound(policy, captured, "ztunnel" if captured or all(is_waypoint(mesh, pod) for pod in pods) else "")
 
 
 def _near(mesh: Mesh, policy: Object) -> list[Object]:
     space = namespace_of(policy)
     return mesh.items("Pod", None if space == mesh.config.root else space)
+
+
+def _is_known(mesh: Mesh, policy: Object) -> bool:
+    """Whether the pods that a policy of the root namespace may select are known."""
+    space = namespace_of(policy)
+    return space != mesh.config.root or mesh.config.whole or bool(mesh.items("Pod", space))
 
 
 def binding(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
@@ -111,7 +120,7 @@ def binding(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
         if not selector(policy):
             effect = "its selector has no labels, so istiod gives it to no workload: it is enforced nowhere"
             yield item.found("selector-empty", "error", effect, "leave selector out to select every pod", *where)
-        elif near and not there:
+        elif near and not there and _is_known(mesh, policy):
             labels = ",".join(f"{key}={text}" for key, text in selector(policy).items())
             effect = f"its selector {labels} matches no pod: it is enforced nowhere"
             yield item.found("selector-matches-nothing", "error", effect, "name labels of the pods' template", *where)

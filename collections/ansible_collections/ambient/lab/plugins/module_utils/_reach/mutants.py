@@ -81,7 +81,10 @@ def _mutant(item: Object, what: str, spec: Object | None, *keys: t.Any) -> Mutan
 
 
 def _unlabelled(item: Object, label: str) -> Mutant:
-    meta = {**item["metadata"], "labels": {key: text for key, text in labels_of(item).items() if key != label}}
+    labels = {key: text for key, text in labels_of(item).items() if key != label}
+    # To apply a Namespace without a label does not remove it.
+    labels |= {label: "none"} if item["kind"] == "Namespace" else {}
+    meta = {**item["metadata"], "labels": labels}
     place = place_at(item, "metadata", "labels", label)
     return Mutant(
         f"{item['kind']} {name_of(item).lstrip('/')}", f"without label {label}", place, item, {**item, "metadata": meta}

@@ -36,8 +36,12 @@ def compare(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
     path, section, allowed = params["results_file"], params["section"], params["allow_new"]
     require_writable(path, section)
     old, new = (read_state(params[name], params) for name in ("old", "new"))
-    found = cells([old.mesh, new.mesh], within(params["namespaces"]))
-    every, pairs = changes_of(found, old.mesh, new.mesh), sum(len(cell.sources) for cell in found)
+    meshes, spaces = (old.mesh, new.mesh), params["namespaces"]
+    found = cells(meshes, within(spaces, meshes))
+    if not found:
+        where = f" in namespaces {', '.join(spaces)}" if spaces else ""
+        raise LabError(f"{old.label} -> {new.label}: there is no destination{where}: add the Services and workloads")
+    every, pairs = changes_of(found, *meshes, spaces), sum(len(cell.sources) for cell in found)
     refused = [left for change in every if change.opens and (left := change.without(allowed))]
     counts = collections.Counter(change.kind for change in every for _source in change.names)
     said = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
@@ -47,6 +51,7 @@ def compare(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
         **{_key(kind): [change.values() for change in every if change.kind == kind] for kind in KINDS},
         "counts": {kind: counts[kind] for kind in KINDS},
         "pairs": pairs,
+        "verdict": "fail" if refused else "pass",
         "table": [head, "", *_table(every)],
         "warnings": [*dict.fromkeys((*old.notes, *new.notes, *new.mesh.config.assumed)), *_unused(every, allowed)],
     }

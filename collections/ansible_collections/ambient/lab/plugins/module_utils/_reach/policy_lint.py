@@ -19,6 +19,7 @@ from .effects import (
 )
 from .findings import Finding, binding, bound, wording
 from .states import read_state
+from .told import within
 
 _ORDER = ("error", "warning")
 
@@ -45,6 +46,7 @@ def lint(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         LabError: as read_state, and on findings of the severity in fail_on.
     """
     state, spaces = read_state(params, params), params["namespaces"]
+    within(spaces, [state.mesh])
     every = [item for item in findings(state.mesh) if not spaces or item.policy.partition("/")[0] in (*spaces, "")]
     kept = [item for item in every if not any(_ignores(text, item) for text in params["ignore"])]
     idle = [text for text in params["ignore"] if not any(_ignores(text, item) for item in every)]

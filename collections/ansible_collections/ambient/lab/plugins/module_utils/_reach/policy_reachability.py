@@ -49,7 +49,7 @@ def reachability(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     if question:
         outcome, answer = _answer(state.mesh, question, params["question"]["from"] == OUTSIDE)
         return {**values, "answer": answer, "verdict": outcome}
-    found = cells([state.mesh], within(params["namespaces"]))
+    found = cells([state.mesh], within(params["namespaces"], [state.mesh]))
     rows = [row(cell, cell.found[0]) for cell in found]
     keys = ("to", "request", "verdict", "by")
     body = [[few(item["from"]), *(item[key] for key in keys)] for item in rows]

@@ -23,12 +23,16 @@ _GONE = Prediction("broken", (Reason("the destination does not exist"),))
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a class of requests from some sources meets at a destination, in each state."""
+    """What a class of requests from some sources meets at a destination, in each state.
+
+    ways: of its first source; None where the destination does not exist.
+    """
 
     door: Door
     kind: Kind
     sources: tuple[Source, ...]
     found: tuple[Prediction, ...]
+    ways: tuple[Path | None, ...]
 
 
 def cells(meshes: t.Sequence[Mesh], wanted: t.Callable[[Door], bool] = lambda _door: True) -> list[Cell]:
@@ -49,7 +53,8 @@ def _at(door: Door, crowd: Crowd) -> t.Iterator[Cell]:
         there = door.found[state]
         if there is None:
             continue
-        ways = [way(mesh, source, state, door, plain.request) for source in (crowd.inside, crowd.outside)]
+        ends = [way(mesh, source, state, door, plain.request) for source in (crowd.inside, crowd.outside)]
+        ways = [path for path in ends if path]
         hop = ways[0].at_waypoint
         hops += [(mesh, hop)] if hop else []
         at_ztunnel = {name_of(item): item for path in ways if not path.at_waypoint for item in path.ztunnel_policies}
@@ -62,23 +67,28 @@ def _at(door: Door, crowd: Crowd) -> t.Iterator[Cell]:
         sources = tuple(crowd.sources[number] for number in part)
         through = any(mesh.membership(sources[0].pods[state]).captured for state, mesh in states)
         for kind in told if through else [plain]:
-            found = (predicted(mesh, sources[0], state, door, kind.request) for state, mesh in states)
-            yield Cell(door, kind, sources, tuple(found))
+            paths = [way(mesh, sources[0], state, door, kind.request) for state, mesh in states]
+            found = (met(mesh, path, kind.request) for mesh, path in zip(crowd.meshes, paths, strict=True))
+            yield Cell(door, kind, sources, tuple(found), tuple(paths))
 
 
-def way(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Path:
-    """The way of a request in a state in which its destination exists."""
+def way(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Path | None:
+    """The way of a request in a state; None where its destination does not exist."""
     destination = door.found[state]
-    assert destination is not None
+    if destination is None:
+        return None
     path = path_to(mesh, source.pods[state], request, destination)
     return _called_by(path, source.identity) if source.identity else path
 
 
+def met(mesh: Mesh, path: Path | None, request: Request) -> Prediction:
+    """What a request meets on its way."""
+    return predict_on(mesh, path, request) if path else _GONE
+
+
 def predicted(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Prediction:
     """What a request meets in a state."""
-    if door.found[state] is None:
-        return _GONE
-    return predict_on(mesh, way(mesh, source, state, door, request), request)
+    return met(mesh, way(mesh, source, state, door, request), request)
 
 
 def _called_by(path: Path, identity: Identity) -> Path:

@@ -92,7 +92,9 @@ def _choices(name: str, patterns: t.Sequence[str], door: Door) -> list[str]:
         found = samples(patterns, METHODS) if patterns else ["GET"]
     elif name == "path":
         found = paths(patterns) if patterns else ["/"]
-        found = [path for path in found if not l7.CHANGED.search(path)]
+        # Of paths that a waypoint may normalise first those stay that a policy names: what they meet is unknown.
+        odd = [pattern for pattern in patterns if l7.CHANGED.search(pattern)]
+        found = [one for one in found if not l7.CHANGED.search(one) or any(l7.path_fits(text, one) for text in odd)]
     elif name == "host" and patterns:
         short, port = door.host.partition(".")[0], "" if door.port == 80 else f":{door.port}"
         names = [door.host, short, f"{door.host}.svc", f"{door.host}.svc.cluster.local"] if short != door.host else []

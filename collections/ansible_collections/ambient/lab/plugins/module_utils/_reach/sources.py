@@ -25,6 +25,7 @@ from .._mesh.mesh import (
 )
 from .._mesh.policies import SOURCE, Truth, rules, written_rules
 from .._mesh.waypoints import is_waypoint
+from .doors import workload_of
 from .patterns import OTHER, filled
 
 OUTSIDE = "outside of the mesh"
@@ -64,43 +65,66 @@ def sources(meshes: t.Sequence[Mesh]) -> list[Source]:
     """All sources that the policies of some states can tell apart; those of workloads first, by name."""
     policies = [item for mesh in meshes for item in mesh.items("AuthorizationPolicy")]
     blocks = sorted({value for item in policies for field, value in _named(item) if field.endswith("Blocks")})
-    found = [_workloads(mesh, blocks) for mesh in meshes]
-    listed = []
-    for name in sorted({name for pods in found for name in pods}):
-        known = next(pods[name] for pods in found if name in pods)
-        # Where no workload has it, what counts is what would meet one that had it.
-        listed.append(Source(name, tuple(pods.get(name, known) for pods in found)))
+    listed = _of_workloads([_units(mesh, blocks) for mesh in meshes])
     captured = {
         source.name
         for source in listed
         if any(mesh.membership(pod).captured for mesh, pod in zip(meshes, source.pods, strict=True))
     }
     listed += _others(meshes, policies, captured)
-    addresses = ["", *dict.fromkeys(_inside(block) for block in blocks if l4.network_of(block))]
-    for address in addresses:
+    networks = [ipaddress.ip_network(block, strict=False) for block in blocks if l4.network_of(block)]
+    for address in ["", *dict.fromkeys(_inside(network, networks) for network in networks)]:
         pod = outsider(OTHER, OTHER, address, captured=False)
         listed.append(Source(f"{OUTSIDE}, at {address}" if address else OUTSIDE, (pod,) * len(meshes), real=False))
     return listed
 
 
-def _workloads(mesh: Mesh, blocks: t.Sequence[str]) -> dict[str, Object]:
-    """A pod for each ServiceAccount that runs any; several where the mesh treats them differently."""
-    found: dict[str, Object] = {}
-    seen: dict[tuple[t.Any, ...], str] = {}
-    pods = [pod for pod in mesh.items("Pod") if GATEWAY_NAME not in labels_of(pod)]
+# Account, workload with its kind, and a number: pods of a workload that the mesh treats alike.
+_Unit = tuple[str, str, str, int]
+_Units = dict[_Unit, tuple[t.Hashable, Object]]
+
+
+def _of_workloads(states: t.Sequence[_Units]) -> list[Source]:
+    """A source for each ServiceAccount that runs any pod; several where a state treats its workloads differently."""
+    accounts: dict[str, dict[_Unit, Object]] = {}
+    own: list[dict[str, tuple[t.Hashable, Object]]] = [{} for _state in states]
+    for known, units in zip(own, states, strict=True):
+        for unit, item in units.items():
+            known.setdefault(unit[0], item)
+            accounts.setdefault(unit[0], {}).setdefault(unit, item[1])
+    listed: list[Source] = []
+    for name in sorted(accounts):
+        seen: set[t.Hashable] = set()
+        for unit, pod in accounts[name].items():
+            there = next(units[unit] for units in states if unit in units)
+            # Where no workload has the account, what counts is what would meet one that had it.
+            found = [units.get(unit, known.get(name, there)) for units, known in zip(states, own, strict=True)]
+            key = tuple(kind for kind, _pod in found)
+            if key not in seen:
+                label = f"{name} (pod {pod['metadata']['name']})" if seen else name
+                listed.append(Source(label, tuple(item for _kind, item in found)))
+                seen.add(key)
+    return listed
+
+
+def _units(mesh: Mesh, blocks: t.Sequence[str]) -> _Units:
+    """A pod for each workload; several where the mesh treats them differently. Those in the mesh come first."""
+    found: _Units = {}
+    seen: set[t.Hashable] = set()
+    numbers: dict[tuple[str, str, str], int] = {}
+    pods = [pod for pod in mesh.items("Pod") if GATEWAY_NAME not in labels_of(pod) and not has_ended(pod)]
     isolating = {namespace_of(item) for item in mesh.items("NetworkPolicy")}
     members = {name_of(pod): mesh.membership(pod) for pod in pods}
     for pod in sorted(pods, key=lambda pod: (not members[name_of(pod)].captured, name_of(pod))):
-        if has_ended(pod):
-            continue
-        member, name = members[name_of(pod)], f"{namespace_of(pod)}/{account_of(pod)}"
+        member, workload = members[name_of(pod)], (f"{namespace_of(pod)}/{account_of(pod)}", *workload_of(pod))
         labels = tuple(sorted(labels_of(pod).items())) if namespace_of(pod) in isolating else ()
         inside = [tuple(within(address, block) for block in blocks) for address in addresses_of(pod)] if blocks else []
         host = pod.get("spec", {}).get("hostNetwork") and pod["spec"].get("nodeName")
-        key = name, member.captured, member.sidecar, labels, tuple(inside), host
-        if key not in seen:
-            seen[key] = f"{name} (pod {pod['metadata']['name']})" if name in found else name
-            found[seen[key]] = pod
+        kind = member.captured, member.sidecar, labels, tuple(inside), host
+        if (workload, kind) not in seen:
+            seen.add((workload, kind))
+            number = numbers[workload] = numbers.get(workload, -1) + 1
+            found[*workload, number] = kind, pod
     return found
 
 
@@ -110,38 +134,54 @@ def _others(meshes: t.Sequence[Mesh], policies: t.Iterable[Object], known: set[s
     names = {(None, *name.partition(" ")[0].partition("/")[::2]) for name in known}
     gateways = [(mesh, pod) for mesh in meshes for pod in mesh.items("Pod") if GATEWAY_NAME in labels_of(pod)]
     waypoints = {(namespace_of(pod), account_of(pod)) for mesh, pod in gateways if is_waypoint(mesh, pod)}
-    wanted: dict[tuple[str | None, str, str], None] = {
-        (None, space, OTHER): None for _domain, space, _account in sorted(names, key=str)
-    }
-    for policy in policies:
-        for field, value in _named(policy):
-            wanted |= dict.fromkeys(_identities(field, value, namespace_of(policy)))
-    for domain, space, account in [*wanted, (None, OTHER, OTHER)]:
+    named = [one for policy in policies for one in _identities(policy)]
+    spaces = _texts([space for _domain, space, _account in (*sorted(names, key=str), *named)])
+    accounts = _texts([account for _domain, space, account in named if "*" in space + account])
+    # Others of a namespace that is known, or named, for each way in which patterns fit them.
+    crossed = [(space, account) for account in accounts for space in spaces]
+    domains = {filled(domain): None for domain, space, account in named if domain and "*" in space + account}
+    more = [filled(domain) for domain in domains if filled(domain) not in own] + ([OTHER] if domains else [])
+    wanted: dict[tuple[str | None, str, str], None] = dict.fromkeys((None, *pair) for pair in crossed)
+    wanted |= dict.fromkeys((domain, *pair) for domain in more for pair in crossed)
+    wanted |= dict.fromkeys(one for one in named if "*" not in "".join(one[1:]))
+    for domain, space, account in wanted:
         foreign = domain if domain and domain not in own else None
         if not foreign and ((None, space, account) in names or (space, account) in waypoints):
             # A waypoint calls for others alone.
             continue
         label = f"{space}/{account}".replace(OTHER, "any other")
+        whose = "any other domain" if foreign == OTHER else foreign
         identity = Identity(foreign, space, account) if foreign else None
         pods = (outsider(space, account, ""),) * len(meshes)
-        yield Source(f"{foreign}/{label}" if foreign else label, pods, real=False, identity=identity)
+        yield Source(f"{whose}/{label}" if foreign else label, pods, real=False, identity=identity)
 
 
-def _identities(field: str, value: str, namespace: str) -> list[tuple[str | None, str, str]]:
-    """Trust domain (None: the mesh's own), namespace and account that stand for a value of a policy."""
-    if field == "namespaces":
-        return [(None, filled(value), OTHER)]
-    if field == "serviceAccounts":
-        space, slash, account = value.rpartition("/")
-        return [(None, space if slash else namespace, account)]
-    if field != "principals" or value == "*" or value.startswith("spiffe:"):
-        return []
-    domain, _slash, rest = value.partition("/")
-    where, whose = (re.search(pattern, value) for pattern in (r"(?:^|/)ns/([^/]*)", r"(?:^|/)sa/([^/]*)"))
-    # What ends with a star's suffix alone may be the end of an account.
-    last = whose[1] if whose else "" if rest.startswith("ns/") else value.rpartition("/")[2]
-    named = None if not rest or "*" in domain else domain
-    return [(named, filled(where[1] if where else "*") or OTHER, filled(last) or OTHER)]
+def _texts(patterns: t.Iterable[str]) -> list[str]:
+    """Names that show every way in which patterns fit together: those without a star, and any other one last."""
+    listed = list(dict.fromkeys(patterns))
+    heads = dict.fromkeys(text.partition("*")[0] for text in listed if not text.startswith("*") and "*" in text)
+    tails = dict.fromkeys(text.rpartition("*")[2] for text in listed if not text.endswith("*") and "*" in text)
+    exact = [text for text in listed if "*" not in text and text != OTHER]
+    crossed = [f"{head}{OTHER}{tail}" for head in (*heads, "") for tail in (*tails, "")]
+    return list(dict.fromkeys((*exact, *crossed)))
+
+
+def _identities(policy: Object) -> t.Iterator[tuple[str | None, str, str]]:
+    """Trust domain (None: any), namespace and account as patterns, for what a policy names."""
+    for field, value in _named(policy):
+        if field == "trustDomains":
+            yield value, "*", "*"
+        elif field == "namespaces":
+            yield None, value, "*"
+        elif field == "serviceAccounts":
+            space, slash, account = value.rpartition("/")
+            yield None, space if slash else namespace_of(policy), account
+        elif field == "principals" and value != "*" and not value.startswith("spiffe:"):
+            domain, _slash, rest = value.partition("/")
+            where, whose = (re.search(pattern, value) for pattern in (r"(?:^|/)ns/([^/]*)", r"(?:^|/)sa/([^/]*)"))
+            # What ends with a star's suffix alone may be the end of an account.
+            last = whose[1] if whose else "" if rest.startswith("ns/") else value.rpartition("/")[2]
+            yield None if not rest or "*" in domain else domain, (where[1] if where else "") or "*", last or "*"
 
 
 def _named(policy: Object) -> t.Iterator[tuple[str, str]]:
@@ -161,9 +201,19 @@ def outsider(namespace: str, account: str, address: str = "", *, captured: bool 
     return {"kind": "Pod", "metadata": {**meta, "annotations": annotations}, "spec": spec, "status": status}
 
 
-def _inside(block: str) -> str:
-    network = ipaddress.ip_network(block, strict=False)
-    return str(network[min(1, network.num_addresses - 1)])
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _inside(network: _Network, others: t.Collection[_Network]) -> str:
+    """An address of a network that is in none of those that are a part of it, where there is one."""
+    near = [one for one in others if one.version == network.version and one != network]
+    nested = [one for one in near if int(one[0]) in range(int(network[0]), int(network[-1]) + 1)]
+    nested = [one for one in nested if one.prefixlen > network.prefixlen]
+    first = network[min(1, network.num_addresses - 1)]
+    edges = [first, network[-1], *(one[0] - 1 for one in nested if one[0] != network[0])]
+    edges += [one[-1] + 1 for one in nested if one[-1] != network[-1]]
+    found = (item for item in edges if item in network and not any(item in one for one in nested))
+    return str(next(found, first))
 
 
 class Crowd:

@@ -65,7 +65,9 @@ def read_state(state: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) -> S
     label = f"{path} at {revision}" if revision else path
     if not os.path.isdir(path):
         raise LabError(f"manifests: {path} is no folder")
-    objects, notes = read_objects(_texts_at(path, revision) if revision else texts_of(path), label)
+    texts = _texts_at(path, revision) if revision else texts_of(path)
+    missing = f"{label}: the folder is not there, so that this state is empty"
+    objects, notes = ([], [missing]) if texts is None else read_objects(texts, label)
     if mesh is None:
         return State(label, assembled(objects), tuple(notes))
     return State(f"{label} laid over the cluster", laid_over(mesh, objects), (*notes, *_unread(mesh)))
@@ -80,27 +82,41 @@ def _unread(mesh: Mesh) -> tuple[str, ...]:
     return tuple(f"{what} can't be read, and what rests on them is unknown: {why}" for why, what in lost.items())
 
 
-def _texts_at(path: str, revision: str) -> list[Text]:
-    """The files of a folder as a revision of its git repository has them."""
+def _texts_at(path: str, revision: str) -> list[Text] | None:
+    """The files of a folder as a revision of its git repository has them; None where it does not have the folder."""
     wrong = f"git can't give {path} at {revision}"
     if revision.startswith("-"):
         raise LabError(f"{wrong}: that is an option")
     try:
-        run = subprocess.run(
-            ["git", "-C", path, "archive", "--format=tar", revision, "."],
-            capture_output=True,
-            check=False,
-            timeout=_GIT_SECONDS,
+        run = _git(path, "archive", "--format=tar", revision, ".")
+        known, held = (
+            run.returncode and not _git(path, "rev-parse", "--quiet", "--verify", f"{revision}{what}").returncode
+            for what in ("^{tree}", ":./")
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LabError(f"{wrong}: {error}") from error
+    if known and not held:
+        return None
     if run.returncode:
         raise LabError(f"{wrong}: {' '.join(run.stderr.decode(errors='replace').split())[:200]}")
     found = []
     with tarfile.open(fileobj=io.BytesIO(run.stdout)) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
+            if member.issym() and os.path.splitext(member.name)[1] in ("", *SUFFIXES):
+                link = os.path.normpath(member.name)
+                raise LabError(
+                    f"{wrong}: {link} is a symbolic link, which is not followed there: put the file in its place"
+                )
             file = archive.extractfile(member) if member.isfile() and member.name.endswith(SUFFIXES) else None
             if file:
                 name = f"{revision}:{os.path.normpath(member.name)}"
-                found.append((name, file.read().decode("utf-8", errors="replace")))
+                try:
+                    found.append((name, file.read().decode("utf-8")))
+                except UnicodeDecodeError as error:
+                    raise LabError(f"{name} can't be read as YAML: {error}") from error
     return found
+
+
+def _git(path: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["git", "-C", path, *arguments]
+    return subprocess.run(command, capture_output=True, check=False, timeout=_GIT_SECONDS)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import typing as t
 
-from .._mesh.mesh import Object, is_ip
+from .._common.errors import LabError
+from .._mesh.mesh import Mesh, Object, is_ip
 from .._mesh.predictions import Prediction
 from .doors import Door
 from .reach import LAYERS, Cell
@@ -17,8 +18,15 @@ WIDTH = 150
 _SHOWN = 3
 
 
-def within(namespaces: t.Collection[str]) -> t.Callable[[Door], bool]:
-    """Whether a destination is of some namespaces; none are all."""
+def within(namespaces: t.Collection[str], meshes: t.Iterable[Mesh]) -> t.Callable[[Door], bool]:
+    """Whether a destination is of some namespaces; none are all.
+
+    Raises:
+        LabError: when no state has one of them.
+    """
+    known = {name for mesh in meshes for name in mesh.spaces}
+    if lost := [name for name in namespaces if name not in known]:
+        raise LabError(f"namespaces: there is no {', '.join(lost)}; known are {', '.join(sorted(known))}")
     return lambda door: not namespaces or door.namespace in namespaces
 
 
@@ -60,7 +68,8 @@ def few(names: t.Sequence[str]) -> str:
 def claim_of(cell: Cell, source: Source, prediction: Prediction, state: int = 0) -> Object | None:
     """A claim that says what a cell says; None where none can."""
     door, request = cell.door, cell.kind.request
-    if prediction.outcome in ("unknown", "broken") or (door.name.startswith("pod ") and not is_ip(door.host)):
+    nowhere = door.supposed or (door.name.startswith("pod ") and not is_ip(door.host))
+    if prediction.outcome in ("unknown", "broken") or nowhere:
         return None
     meta, spec = source.pods[state]["metadata"], source.pods[state].get("spec", {})
     own = (

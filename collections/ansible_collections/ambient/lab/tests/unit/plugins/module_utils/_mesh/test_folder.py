@@ -13,7 +13,14 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import Place, assembled, checked, read_folder
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import (
+    Place,
+    assembled,
+    checked,
+    laid_over,
+    read_folder,
+)
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import ask
 
 SHOP = """
@@ -260,6 +267,48 @@ def test_the_field_that_is_wrong_is_named(tmp_path: pathlib.Path, spec: str, wor
         read_folder(folder(tmp_path, bad=head + spec))
 
 
+POLICY = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # Istio's kinds under another group, and other kinds under Istio's: nobody would enforce them.
+        (
+            POLICY.replace("security.istio.io/v1", "v1"),
+            "bad.yaml:1: AuthorizationPolicy p: unknown apiVersion v1: write",
+        ),
+        (POLICY.replace("istio.io/v1", "istio.io"), "bad.yaml:1: AuthorizationPolicy p: unknown apiVersion"),
+        (POLICY.replace("Authoriz", "Authoris"), "bad.yaml:2: unknown kind AuthorisationPolicy of security.istio.io"),
+        (
+            "apiVersion: apps/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [a]}\n",
+            "bad.yaml:1: ServiceEntry e: unknown apiVersion",
+        ),
+        ("apiVersion: v1\nkind: List\nitems: [{kind: AuthorizationPolicy}]\n", "bad.yaml:3: an item of a list"),
+        (
+            f"{POLICY}spec: {{rules: [{{form: []}}]}}\n",
+            "bad.yaml:4: AuthorizationPolicy p: spec.rules[0].form: there is no",
+        ),
+        (f"{POLICY}spec: {{selectors: {{}}}}\n", "spec.selectors: there is no such field; known are action, provider"),
+        (f"{POLICY}rules: [{{}}]\n", "bad.yaml:4: AuthorizationPolicy p: rules: there is no such field"),
+        (
+            f"{POLICY.replace('Authorization', 'Peer').replace('Policy', 'Authentication')}spec: {{mtl: {{}}}}\n",
+            "spec.mtl: there",
+        ),
+        (
+            f"{POLICY}spec:\n  rules: [{{}}]\n  rules: []\n",
+            "bad.yaml:6: AuthorizationPolicy p: rules stands there twice",
+        ),
+        ("apiVersion: v1\nkind: List\nitems: {a: b}\n", "bad.yaml:3: items of a List must be a list"),
+        ("apiVersion: v1\nkind: List\nitems: abc\n", "bad.yaml:3: items of a List must be a list"),
+    ],
+)
+def test_what_no_api_would_take_is_one_clear_line(tmp_path: pathlib.Path, text: str, words: str) -> None:
+    with pytest.raises(LabError, match=re.escape(words)) as caught:
+        read_folder(folder(tmp_path, bad=text))
+    assert len(caught.value.message.splitlines()) == 1
+
+
 def test_null_is_nothing(tmp_path: pathlib.Path) -> None:
     head = "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
     nulls = f"{head}\nmetadata: {{name: p, namespace: shop, labels: null}}\n"
@@ -278,6 +327,36 @@ kind: Gateway
 metadata: {name: app, namespace: shop}
 spec: {gatewayClassName: istio-waypoint}
 """
+
+
+@pytest.mark.parametrize("label", ["istio-injection: enabled", "istio.io/rev: stable"])
+def test_pods_of_a_namespace_with_injection_have_sidecars(tmp_path: pathlib.Path, label: str) -> None:
+    mesh = read_folder(folder(tmp_path, shop=SHOP.replace("istio.io/dataplane-mode: ambient", label)))
+    found = ask(mesh, "http://app/", "client", "shop")
+    assert (found.outcome, "sidecar" in found.why) == ("unknown", True)
+
+
+def test_what_is_applied_keeps_what_the_cluster_gave() -> None:
+    peer = {
+        "kind": "PeerAuthentication",
+        "metadata": {"name": "p", "namespace": "a", "creationTimestamp": "2026-01-01"},
+    }
+    there: list[dict[str, t.Any]] = [
+        {"kind": "Namespace", "metadata": {"name": "a", "labels": {"x": "y"}}},
+        {"kind": "Service", "metadata": {"name": "s", "namespace": "a"}, "spec": {"clusterIP": "10.96.0.5"}},
+        peer,
+    ]
+    new = {"kind": "PeerAuthentication", "metadata": {"name": "q", "namespace": "a"}}
+    bare = [
+        {"kind": item["kind"], "metadata": {"name": item["metadata"]["name"], "namespace": "a"}} for item in there[1:]
+    ]
+    mesh = laid_over(Mesh(there), [{"kind": "Namespace", "metadata": {"name": "a"}}, *bare, new])
+    assert (mesh.namespace("a") or {})["metadata"]["labels"] == {"x": "y"}
+    assert mesh.service_at("10.96.0.5")
+    ages = {
+        item["metadata"]["name"]: item["metadata"]["creationTimestamp"] for item in mesh.items("PeerAuthentication")
+    }
+    assert ages["p"] == "2026-01-01" < ages["q"]
 
 
 def test_objects_of_one_name_have_pods_of_their_own(tmp_path: pathlib.Path) -> None:

@@ -89,6 +89,26 @@ DENYING = "{L4, action: DENY, rules: [{from: [{source: {serviceAccounts: [client
 GETTING = "{L7, rules: [{to: [{operation: {methods: [GET]}}]}]}"
 
 
+def test_what_is_enforced_nowhere_shadows_nothing() -> None:
+    empty, narrow = written("a", "shop", "{selector: {}, rules: [{}]}"), written("b", "shop", "{L4, rules: [{}]}")
+    assert "shadowed-rule" not in rules_of(empty, narrow)
+
+
+def test_a_gateway_that_stands_elsewhere_is_no_error() -> None:
+    text = (
+        "{selector: {matchLabels: {istio: ingressgateway}}, action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]}"
+    )
+    objects = read(*[item for item in world() if item["metadata"].get("namespace") != "istio-system"])
+    policy = read(written("p", "istio-system", text))
+    assert [item for item in findings(assembled([*objects, *policy])) if item.policy == "istio-system/p"] == []
+
+
+def test_an_exception_that_excepts_nothing() -> None:
+    policy = written("p", "shop", "{L4, rules: [{to: [{operation: {notPorts: ['80']}}]}]}")
+    (finding,) = [item for item in found(policy) if item.rule == "service-port"]
+    assert finding.effect.endswith("this excludes nothing")
+
+
 def test_a_deny_that_clients_without_identity_walk_around() -> None:
     policy = written("p", "shop", DENYING)
     assert "no-identity" not in rules_of(policy)

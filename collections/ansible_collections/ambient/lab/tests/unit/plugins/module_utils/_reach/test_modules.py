@@ -155,6 +155,33 @@ def test_a_revision_of_a_folder_is_read_from_git(tmp_path: pathlib.Path) -> None
     assert outcomes == {"HEAD~1": "allowed", None: "denied_l7"}
 
 
+def test_a_folder_that_a_revision_does_not_have_is_an_empty_state(tmp_path: pathlib.Path) -> None:
+    path = pathlib.Path(revised(tmp_path, [SHOP]))
+    new = path.parent / "new"
+    sides = {side: {"manifests": folder(new, SHOP), "over_cluster": False} for side in SIDES}
+    given: dict[str, t.Any] = {"namespaces": [], "allow_new": [], "fail_on": "never", **dict.fromkeys(NONE)}
+    found = compare(
+        {**given, "old": {**sides["old"], "revision": "HEAD"}, "new": {**sides["new"], "revision": None}}, False
+    )
+    assert found["counts"]["opened"]
+    assert "the folder is not there, so that this state is empty" in found["warnings"][0]
+
+
+def test_a_link_or_odd_bytes_in_a_revision_are_refused(tmp_path: pathlib.Path) -> None:
+    path = pathlib.Path(revised(tmp_path, [SHOP]))
+    git = ["git", "-C", str(path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words, is_link in (("1.yaml can't be read as YAML", False), ("1.yaml is a symbolic link", True)):
+        if is_link:
+            (path / "1.yaml").unlink()
+            (path / "1.yaml").symlink_to("0.yaml")
+        else:
+            (path / "1.yaml").write_bytes(b"a: \xff")
+        subprocess.run([*git, "add", "--all"], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+        with pytest.raises(LabError, match=words):
+            reached(str(path), revision="HEAD")
+
+
 class Cluster(Api):
     """The API, in the place of a connection to it."""
 
@@ -236,10 +263,22 @@ def test_what_opens_and_closes_is_named_with_its_reason(
     assert found["counts"][kind]
 
 
+@pytest.mark.parametrize(
+    ("texts", "spaces", "words"),
+    [([L4], [], "there is no destination: add"), ([SHOP], ["shpo"], "there is no shpo; known are shop")],
+)
+def test_a_what_if_over_nothing_is_no_answer(
+    tmp_path: pathlib.Path, texts: list[str], spaces: list[str], words: str
+) -> None:
+    with pytest.raises(LabError, match=words):
+        compared(tmp_path, [*texts, "# a comment"], texts, namespaces=spaces)
+
+
 def test_nothing_differs_from_itself(tmp_path: pathlib.Path) -> None:
     found = compared(tmp_path, [SHOP, WAYPOINT, "# a comment"], [SHOP, WAYPOINT])
     assert {*found["counts"].values()} == {0}
     assert found["table"][-1] == "nothing opens, and nothing closes"
+    assert found["verdict"] == "pass"
 
 
 def test_a_change_that_opens_fails_unless_it_is_named(tmp_path: pathlib.Path) -> None:

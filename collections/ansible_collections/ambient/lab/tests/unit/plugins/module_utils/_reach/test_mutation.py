@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import typing as t
 
@@ -100,7 +101,12 @@ def test_claims_kill_what_they_notice() -> None:
 
 def test_a_change_that_changes_nothing_does_not_count() -> None:
     idle = GUARD.replace("spec: {", "spec: {selector: {matchLabels: {app: nobody}}, ")
-    assert fate(SHOP, WAYPOINT, idle)["AuthorizationPolicy shop/l4: removed"] == "equivalent"
+    labelled = SHOP.replace("{name: client, namespace: shop}", "{name: client, namespace: shop, labels: {a: b}}")
+    whole = mesh_of(labelled, WAYPOINT, idle)
+    whole.config = dataclasses.replace(whole.config, whole=True)
+    assert {item.kind for item in judged(whole, []) if "shop/l4: removed" in str(item.mutant)} == {"equivalent"}
+    # Pods that it selects may stand in another folder.
+    assert fate(SHOP, WAYPOINT, idle)["AuthorizationPolicy shop/l4: removed"] == "unclear"
     assert fate(SHOP, WAYPOINT, GUARD, PEER)["PeerAuthentication shop/strict: removed"] == "equivalent"
     assert fate(SHOP, WAYPOINT, PEER)["PeerAuthentication shop/strict: STRICT becomes PERMISSIVE"] == "survived"
 
@@ -141,6 +147,33 @@ def test_the_score_counts_what_the_claims_kill(tmp_path: pathlib.Path) -> None:
     accepted = scored(tmp_path, SHOP, WAYPOINT, claims=[GET], accept=["*", "none"])
     assert (accepted["score"], accepted["survivors"]) == (100, [])
     assert "accept names no survivor: none" in accepted["warnings"]
+
+
+ISOLATED = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: n, namespace: shop}
+spec: {podSelector: {matchLabels: {app: app}}, policyTypes: [Ingress]}
+"""
+# A Service beside it that nothing protects.
+BESIDE = """
+apiVersion: v1
+kind: Service
+metadata: {name: b, namespace: shop}
+spec: {selector: {app: b}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: shop, labels: {app: b}}
+"""
+
+
+def test_mutants_that_nobody_can_judge_are_no_full_score(tmp_path: pathlib.Path) -> None:
+    guarded = L4.replace("spec: {", "spec: {selector: {matchLabels: {app: app}}, ")
+    assert fate(SHOP, ISOLATED, guarded, claims=[GET])["AuthorizationPolicy shop/l4: removed"] == "unclear"
+    shop = SHOP.replace("istio.io/use-waypoint: wp", "a: b").replace("istio.io/dataplane-mode: ambient", "a: b")
+    with pytest.raises(LabError, match="no mutant can be judged"):
+        scored(tmp_path, shop, ISOLATED, BESIDE, guarded, claims=[{**GET, "to": "http://b.shop/"}])
 
 
 def test_claims_that_do_not_hold_judge_nobody(tmp_path: pathlib.Path) -> None:

@@ -116,7 +116,7 @@ def test_there_is_one_of_each_class(policies: list[Object], wanted: set[tuple[st
     [
         ("principals", "cluster.local/ns/layer7/sa/nobody", "layer7/nobody"),
         ("principals", "cluster.local/ns/team-*", "team-any other/any other"),
-        ("principals", "*/sa/robot", "any other/robot"),
+        ("principals", "*/sa/robot", "default/robot, layer7/robot, any other/robot"),
         ("principals", "other.example/ns/a/sa/b", "other.example/a/b"),
         ("namespaces", "*-prod", "any other-prod/any other"),
         ("serviceAccounts", "robot", "layer7/robot"),
@@ -128,6 +128,33 @@ def test_identities_that_only_policies_name_are_sources(field: str, value: str, 
     rule = {"from": [{"source": {field: [value]}}]}
     direct = labels(policy("x", "layer7", action="ALLOW", rules=[rule]), door="pod layer7/app:8080")
     assert [sources for sources, _label, outcome in direct if outcome == "allowed"] == [named]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        # Prefixes and suffixes, namespaces and accounts, and trust domains, each with each.
+        ({"principals": ["cluster.local/ns/layer7/*"], "notPrincipals": ["*/sa/guest"]}, "layer7/guest"),
+        ({"namespaces": ["team-*"], "notNamespaces": ["*-dev"]}, "team-any other-dev/any other"),
+        ({"namespaces": ["layer7"], "notPrincipals": ["cluster.local/*"]}, "any other domain/layer7/any other"),
+        # An address outside of the blocks within a block.
+        ({"ipBlocks": ["10.0.0.0/8", "10.0.0.0/16"]}, "outside of the mesh, at 10.255.255.255"),
+    ],
+)
+def test_what_patterns_tell_apart_together_is_a_source(fields: dict[str, list[str]], named: str) -> None:
+    mesh = world(policy("x", "layer7", rules=[{"from": [{"source": fields}]}]))
+    assert named in {source.name for cell in cells([mesh]) for source in cell.sources}
+
+
+def test_a_workload_stays_the_same_source_in_both_states() -> None:
+    """One of two with the same account leaves the mesh: in the old state it was still in."""
+    old, new = (
+        mesh_of(pod("a", account="x"), pod("b", account="x", captured=left), pod("app")) for left in (True, False)
+    )
+    sources = {source.name: source for cell in cells([old, new]) for source in cell.sources if source.real}
+    pods = sources["default/x (pod b)"].pods
+    assert [one["metadata"]["name"] for one in pods] == ["b", "b"]
+    assert (old.membership(pods[0]).captured, new.membership(pods[1]).captured) == (True, False)
 
 
 def test_a_waypoint_calls_for_others_alone() -> None:
