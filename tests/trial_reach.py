@@ -143,8 +143,8 @@ def differing(fates: dict[str, str], red: set[str]) -> bool:
 
 
 def is_app(door: Door) -> bool:
-    """Whether a destination is one of the trial's apps."""
-    return door.namespace == SPACE and any(f"/{app}:" in door.name for app in APPS)
+    """Whether a destination is one of the trial's apps, at a port where something listens."""
+    return door.namespace == SPACE and not door.supposed and any(f"/{app}:" in door.name for app in APPS)
 
 
 def is_caller(cell: Cell, client: tuple[str, str]) -> bool:

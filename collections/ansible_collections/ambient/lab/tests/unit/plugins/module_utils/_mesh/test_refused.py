@@ -7,7 +7,12 @@ from __future__ import annotations
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import laid_over, place_at, read_objects
-from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object, annotations_of, labels_of
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import (
+    DATAPLANE_MODE,
+    Object,
+    annotations_of,
+    labels_of,
+)
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import gateway, mesh_of, pod, policy
 
 HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n"
@@ -93,7 +98,7 @@ def test_a_folder_is_laid_over_a_cluster() -> None:
     there = mesh_of(pod("app"), gateway(address=False), policy("a", action="ALLOW"), policy("b"))
     workload = {"kind": "Deployment", "metadata": {"name": "app", "namespace": "default"}}
     template = {"metadata": {"labels": {"app": "new"}}, "spec": {"serviceAccountName": "new", "containers": []}}
-    spaces = {"kind": "Namespace", "metadata": {"name": "default"}}
+    spaces = {"kind": "Namespace", "metadata": {"name": "default", "labels": {DATAPLANE_MODE: "none"}}}
     waypoint = {**gateway()[0], "status": {}}
     found = laid_over(
         there, applied({**workload, "spec": {"template": template}}, spaces, waypoint, policy("a", action="DENY"))
