@@ -87,4 +87,4 @@ def test_what_the_lab_leaves_open_is_explained_and_survivors_are_named(said: Sai
     assert "score 100 %: 8 of 8 mutants are killed" in l7
     assert "[open-by-pod-ip]\n          The lab shows" in l7
     assert "mend:" not in l4 + l7
-    assert "  survives: AuthorizationPolicy default/layer4-authz: removed\n" in shown["own"]
+    assert "        survives: AuthorizationPolicy default/layer4-authz: removed\n" in shown["own"]

@@ -111,8 +111,13 @@ missing_claims:
   returned: always
   type: list
   elements: dict
+summary:
+  description: The score and the survivors, a line each; or why none can be judged.
+  returned: always
+  type: list
+  elements: str
 report:
-  description: The same as lines for people, with the claims as YAML.
+  description: All of it as lines for people, with the claims as YAML.
   returned: always
   type: list
   elements: str

@@ -25,7 +25,7 @@ _KINDS = ("killed", "survived", "unclear", "equivalent")
 # Of no mutant, where none can be judged.
 _NOTHING: Object = {"counts": {}, "killed": [], "survivors": [], "unclear": [], "missing_claims": []}
 # What the results file has of a score.
-_KEPT = ("score", "counts", "report")
+_KEPT = ("score", "counts", "summary", "missing_claims")
 _FIX = "fix: add the missing claims, name in accept what needs none, or lower min_score (it is {})"
 _MAX_SAID = 3
 _NO_CLAIM = "(it shows at a pod's own address, which a folder does not have)"
@@ -126,7 +126,8 @@ def mutate(params: t.Mapping[str, t.Any], check_mode: bool = False) -> Object:
     except LabError as error:
         if least:
             raise
-        values = {"score": None, **_NOTHING, "report": error.message.splitlines(), "warnings": [*state.notes]}
+        lines = error.message.splitlines()
+        values = {"score": None, **_NOTHING, "summary": lines, "report": lines, "warnings": [*state.notes]}
     if path and not check_mode:
         keep(path, section, "mutation", {"at": now(), "min_score": least, **{key: values[key] for key in _KEPT}})
     if least and values["score"] < least:
@@ -182,6 +183,7 @@ def _scored(claims: t.Sequence[Claim], state: State, params: t.Mapping[str, t.An
         "survivors": [_values(item) for item in survived],
         "unclear": [str(item.mutant) for item in names["unclear"]],
         "missing_claims": list(missing.values()),
+        "summary": [head, *(f"survives: {item.mutant}" for item in survived)],
         "report": [head, *(line for item in survived for line in item.lines), *_written(list(missing.values()))],
         "warnings": [*state.notes, *unknown, *idle],
     }

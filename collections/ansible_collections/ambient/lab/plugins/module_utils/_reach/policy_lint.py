@@ -67,7 +67,7 @@ def lint(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t
         "warnings": [*state.notes, *state.mesh.config.assumed, *(f"ignore names no finding: {text}" for text in idle)],
     }
     if path and not check_mode:
-        keep(path, section, "lint", {"at": now(), **{key: values[key] for key in ("policies", "findings", "report")}})
+        keep(path, section, "lint", {"at": now(), **{key: values[key] for key in ("policies", "findings")}})
     bad = [item for item in kept if params["fail_on"] in (item.severity, "warning")]
     if bad and params["fail_on"] != "never":
         raise LabError("\n".join([head, *map(str, bad)]), **values)
