@@ -14,7 +14,7 @@ description:
     through now and were not before, which are refused now, and which policy and rule is the reason.
   - A pair is a source, a destination and a class of requests, as M(ambient.lab.policy_reachability) has them.
   - Fails where something opens that O(allow_new) does not name, so that a playbook ends with 2. What may open, because
-    one of the states is unknown, counts as well.
+    a state is unknown, counts as well.
   - Not only policies open. So do labels, waypoints, Services and PeerAuthentications.
 author:
   - The ambient lab's authors (@ambient-lab)
@@ -95,7 +95,7 @@ opened:
     example: {description: A request of the class., type: str, returned: always}
     was: {description: What it met before., type: str, returned: always, sample: "denied_l7 (shop/get rule 0)"}
     now: {description: What it meets now., type: str, returned: always, sample: "allowed (shop/all rule 0)"}
-    because: {description: Policies on the way that differ., type: str, returned: always, sample: shop/all is new}
+    because: {description: What differs on the way., type: str, returned: always, sample: shop/all is new}
 closed:
   description: Classes of pairs that are refused now.
   returned: always
@@ -103,13 +103,13 @@ closed:
   elements: dict
   contains: *change
 unclear:
-  description: Classes of pairs of which one state is unknown.
+  description: Classes of pairs of which one state is unknown, or both are and differ in what that follows from.
   returned: always
   type: list
   elements: dict
   contains: *change
 altered:
-  description: Classes of pairs that are refused as before, but otherwise.
+  description: Classes of pairs that are refused as before, but otherwise, or let through as before, but elsewhere.
   returned: always
   type: list
   elements: dict
