@@ -22,8 +22,7 @@ LAYER7 = {"namespace": "layer7", "node_port": 0, "service_labels": {"istio.io/us
 ROLES = ("l4_authz", "l7_waypoint")
 
 
-@pytest.fixture(scope="module", name="mesh")
-def fixture_mesh() -> Mesh:
+def lab_objects() -> list[dict[str, Any]]:
     """All that the roles apply."""
     objects: list[dict[str, Any]] = [{**DEFAULT, "metadata": {"name": "default", "labels": AMBIENT}}]
     objects += render("sample_app", "app.yaml.j2")
@@ -31,7 +30,13 @@ def fixture_mesh() -> Mesh:
     for role, templates in (("l4_authz", ("clients", "policy")), ("l7_waypoint", ("waypoint", "policy"))):
         for name in templates:
             objects += render(role, f"{name}.yaml.j2")
-    return assembled(read_objects([("roles.yaml", yaml.safe_dump_all(objects))], "the roles")[0])
+    return objects
+
+
+@pytest.fixture(scope="module", name="mesh")
+def fixture_mesh() -> Mesh:
+    """The lab, as a folder of its objects."""
+    return assembled(read_objects([("roles.yaml", yaml.safe_dump_all(lab_objects()))], "the roles")[0])
 
 
 def claims() -> list[Claim]:

@@ -1,4 +1,4 @@
-# Which mesh a module looks at; the same options as module_utils/_reach/states.py REACH_SPEC, without KUBE_SPEC.
+# Which mesh a module looks at; the same options as in module_utils/_reach/states.py.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -6,8 +6,9 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Documentation of the options that name a state of a mesh."""
+    """Documentation of the options that name a state of a mesh, what of it is looked at, and where that is kept."""
 
+    # STATE_SPEC
     DOCUMENTATION = r"""
 options:
   manifests:
@@ -23,6 +24,11 @@ options:
     description: Lay the folder over the cluster, as if it were applied there. Nothing is applied.
     type: bool
     default: false
+"""
+
+    # SCOPE_SPEC
+    SCOPE = r"""
+options:
   namespaces:
     description:
       - Namespaces of the destinations to look at. An empty list takes all.
@@ -34,4 +40,15 @@ options:
 notes:
   - Nothing is sent to any workload, and nothing is changed in a cluster.
   - What may not be read makes the answers that rest on it V(unknown). A warning names the missing right.
+"""
+
+    # RESULTS_SPEC
+    RESULTS = r"""
+options:
+  results_file:
+    description: JSON file in which to keep what was found, for M(ambient.lab.claims_report).
+    type: path
+  section:
+    description: Name under which it is kept. Required with O(results_file).
+    type: str
 """

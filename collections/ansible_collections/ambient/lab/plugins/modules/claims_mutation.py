@@ -21,8 +21,11 @@ author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
   - ambient.lab._attributes
+  - ambient.lab._attributes.probes
   - ambient.lab._kube
   - ambient.lab._state
+  - ambient.lab._state.scope
+  - ambient.lab._state.results
 options:
   claims:
     description: As of M(ambient.lab.curl_outcomes). They must hold on the objects as they are.
@@ -33,13 +36,22 @@ options:
     description: Namespace of the sources that name none.
     type: str
     default: default
+  only:
+    description:
+      - Mutants to judge, as they are shown, with C(*) for any text. An empty list takes all.
+      - Claims about one policy of many need no more. O(namespaces) leaves out what changes nothing in them.
+    type: list
+    elements: str
+    default: []
   accept:
     description: Survivors that need no claim, as they are shown, with C(*) for any text. They do not count.
     type: list
     elements: str
     default: []
   min_score:
-    description: Least score in percent; a lower one is a failure.
+    description:
+      - Least score in percent; a lower one is a failure, and so is a list of claims by which no mutant can be judged.
+      - With V(0) neither is.
     type: int
     default: 100
 seealso:
@@ -54,11 +66,18 @@ EXAMPLES = r"""
     namespace: shop
     claims: "{{ shop_claims }}"
     accept: ["AuthorizationPolicy shop/legacy: *"]
+
+- name: They notice it where one policy of the cluster is weakened, or its namespace leaves the mesh
+  ambient.lab.claims_mutation:
+    namespace: shop
+    namespaces: [shop]
+    claims: "{{ shop_claims }}"
+    only: ["AuthorizationPolicy shop/get: *", "Namespace shop: *"]
 """
 
 RETURN = r"""
 score:
-  description: Killed mutants in percent of those that change anything.
+  description: Killed mutants in percent of those that change anything; V(null) with O(min_score=0) where none can be.
   returned: always
   type: int
   sample: 92
@@ -92,8 +111,13 @@ missing_claims:
   returned: always
   type: list
   elements: dict
+summary:
+  description: The score and the survivors, a line each; or why none can be judged.
+  returned: always
+  type: list
+  elements: str
 report:
-  description: The same as lines for people, with the claims as YAML.
+  description: All of it as lines for people, with the claims as YAML.
   returned: always
   type: list
   elements: str
@@ -109,10 +133,11 @@ SPEC = {
     **REACH_SPEC,
     "claims": {"type": "list", "elements": "raw", "required": True},
     "namespace": {"type": "str", "default": "default"},
+    "only": {"type": "list", "elements": "str", "default": []},
     "accept": {"type": "list", "elements": "str", "default": []},
     "min_score": {"type": "int", "default": 100},
 }
-WORK = Work(SPEC, lambda call: mutate(call.params), KUBERNETES_IMPORT_ERROR)
+WORK = Work(SPEC, lambda call: mutate(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 
 
 def main() -> None:

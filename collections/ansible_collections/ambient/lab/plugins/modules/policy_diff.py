@@ -14,13 +14,16 @@ description:
     through now and were not before, which are refused now, and which policy and rule is the reason.
   - A pair is a source, a destination and a class of requests, as M(ambient.lab.policy_reachability) has them.
   - Fails where something opens that O(allow_new) does not name, so that a playbook ends with 2. What may open, because
-    one of the states is unknown, counts as well.
+    a state is unknown, counts as well.
   - Not only policies open. So do labels, waypoints, Services and PeerAuthentications.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
   - ambient.lab._attributes
+  - ambient.lab._attributes.probes
   - ambient.lab._kube
+  - ambient.lab._state.scope
+  - ambient.lab._state.results
 options:
   old:
     description: The state before. Without O(old.manifests) it is the cluster.
@@ -42,13 +45,6 @@ options:
     type: dict
     required: true
     suboptions: *state
-  namespaces:
-    description:
-      - Namespaces of the destinations to look at. An empty list takes all.
-      - Whoever may not list the namespaces of a cluster must name them here.
-    type: list
-    elements: str
-    default: []
   allow_new:
     description:
       - What may open, as C(source -> destination) or C(source -> destination request), with C(*) for any text. An
@@ -64,15 +60,6 @@ options:
   markdown:
     description: File to write with the comparison as Markdown, for a comment on a pull request.
     type: path
-  results_file:
-    description:
-      - JSON file in which to keep the comparison, for M(ambient.lab.claims_report), which writes JUnit XML and a page.
-    type: path
-  section:
-    description: Name under which the comparison is kept. Required with O(results_file).
-    type: str
-notes:
-  - Nothing is sent to any workload, and nothing is changed in a cluster.
 seealso:
   - module: ambient.lab.policy_reachability
   - module: ambient.lab.claims_matrix
@@ -108,7 +95,7 @@ opened:
     example: {description: A request of the class., type: str, returned: always}
     was: {description: What it met before., type: str, returned: always, sample: "denied_l7 (shop/get rule 0)"}
     now: {description: What it meets now., type: str, returned: always, sample: "allowed (shop/all rule 0)"}
-    because: {description: Policies on the way that differ., type: str, returned: always, sample: shop/all is new}
+    because: {description: What differs on the way., type: str, returned: always, sample: shop/all is new}
 closed:
   description: Classes of pairs that are refused now.
   returned: always
@@ -116,13 +103,13 @@ closed:
   elements: dict
   contains: *change
 unclear:
-  description: Classes of pairs of which one state is unknown.
+  description: Classes of pairs of which one state is unknown, or both are and differ in what that follows from.
   returned: always
   type: list
   elements: dict
   contains: *change
 altered:
-  description: Classes of pairs that are refused as before, but otherwise.
+  description: Classes of pairs that are refused as before, but otherwise, or let through as before, but elsewhere.
   returned: always
   type: list
   elements: dict
@@ -152,18 +139,17 @@ table:
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC, KUBERNETES_IMPORT_ERROR
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_diff import compare
-from ansible_collections.ambient.lab.plugins.module_utils._reach.states import STATE_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._reach.states import RESULTS_SPEC, SCOPE_SPEC, STATE_SPEC
 
 SPEC = {
     **KUBE_SPEC,
+    **SCOPE_SPEC,
+    **RESULTS_SPEC,
     "old": {"type": "dict", "required": True, "options": STATE_SPEC},
     "new": {"type": "dict", "required": True, "options": STATE_SPEC},
-    "namespaces": {"type": "list", "elements": "str", "default": []},
     "allow_new": {"type": "list", "elements": "str", "default": []},
     "fail_on": {"type": "str", "choices": ["opened", "never"], "default": "opened"},
     "markdown": {"type": "path"},
-    "results_file": {"type": "path"},
-    "section": {"type": "str"},
 }
 WORK = Work(SPEC, lambda call: compare(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 

@@ -27,9 +27,20 @@ author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
   - ambient.lab._attributes
+  - ambient.lab._attributes.probes
   - ambient.lab._kube
   - ambient.lab._state
+  - ambient.lab._state.scope
+  - ambient.lab._state.results
 options:
+  policies:
+    description:
+      - Policies to look at, as C(namespace/name) with C(*) for any text. An empty list takes all.
+      - The others are read as well, because a policy may shadow another one. With policies named, findings about the
+        mesh as a whole are left out.
+    type: list
+    elements: str
+    default: []
   ignore:
     description: Findings to leave out, as C(rule), or C(rule namespace/name) with C(*) for any text.
     type: list
@@ -89,10 +100,11 @@ from ansible_collections.ambient.lab.plugins.module_utils._reach.states import R
 
 SPEC = {
     **REACH_SPEC,
+    "policies": {"type": "list", "elements": "str", "default": []},
     "ignore": {"type": "list", "elements": "str", "default": []},
     "fail_on": {"type": "str", "choices": ["error", "warning", "never"], "default": "error"},
 }
-WORK = Work(SPEC, lambda call: lint(call.params), KUBERNETES_IMPORT_ERROR)
+WORK = Work(SPEC, lambda call: lint(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 
 
 def main() -> None:

@@ -23,8 +23,11 @@ author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
   - ambient.lab._attributes
+  - ambient.lab._attributes.probes
   - ambient.lab._kube
   - ambient.lab._state
+  - ambient.lab._state.scope
+  - ambient.lab._state.results
 options:
   question:
     description: Answer one question in words instead. May this source send this request, and why, or why not?
@@ -41,12 +44,6 @@ options:
   claims_file:
     description: YAML file to write with a claim for each source that has a pod, for M(ambient.lab.curl_outcomes).
     type: path
-  results_file:
-    description: JSON file in which to keep the matrix, for M(ambient.lab.claims_report), which shows it as a grid.
-    type: path
-  section:
-    description: Name under which the matrix is kept. Required with O(results_file).
-    type: str
 seealso:
   - module: ambient.lab.policy_diff
   - module: ambient.lab.curl_outcomes
@@ -136,8 +133,6 @@ SPEC = {
         "options": {"from": {"type": "raw", "required": True}, "to": {"type": "raw", "required": True}},
     },
     "claims_file": {"type": "path"},
-    "results_file": {"type": "path"},
-    "section": {"type": "str"},
 }
 WORK = Work(SPEC, lambda call: reachability(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 

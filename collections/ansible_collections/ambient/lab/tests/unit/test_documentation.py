@@ -17,14 +17,17 @@ from ansible_collections.ambient.lab.plugins.doc_fragments import _kube as kube_
 from ansible_collections.ambient.lab.plugins.doc_fragments import _state as state_fragment
 from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import CHECK_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBE_SPEC
-from ansible_collections.ambient.lab.plugins.module_utils._reach.states import REACH_SPEC
+from ansible_collections.ambient.lab.plugins.module_utils._reach.states import RESULTS_SPEC, SCOPE_SPEC, STATE_SPEC
 
 PLUGINS = "ansible_collections.ambient.lab.plugins"
 FOLDER = pathlib.Path(inspect.getfile(kube_fragment)).parents[1]
+# What each says, as Ansible names them, and the options in the code.
 FRAGMENTS = {
-    "ambient.lab._kube": kube_fragment,
-    "ambient.lab._check": check_fragment,
-    "ambient.lab._state": state_fragment,
+    "ambient.lab._kube": (kube_fragment.ModuleDocFragment.DOCUMENTATION, KUBE_SPEC),
+    "ambient.lab._check": (check_fragment.ModuleDocFragment.DOCUMENTATION, CHECK_SPEC),
+    "ambient.lab._state": (state_fragment.ModuleDocFragment.DOCUMENTATION, STATE_SPEC),
+    "ambient.lab._state.scope": (state_fragment.ModuleDocFragment.SCOPE, SCOPE_SPEC),
+    "ambient.lab._state.results": (state_fragment.ModuleDocFragment.RESULTS, RESULTS_SPEC),
 }
 NAMES = sorted(path.stem for path in (FOLDER / "modules").glob("*.py"))
 # These are an action plugin alone, which takes the options; the module is their documentation.
@@ -38,9 +41,9 @@ def _module(name: str) -> types.ModuleType:
 def _documented(module: types.ModuleType) -> dict[str, dict[str, t.Any]]:
     documentation = yaml.safe_load(module.DOCUMENTATION)
     options = dict(documentation.get("options") or {})
-    for name, fragment in FRAGMENTS.items():
+    for name, (text, _spec) in FRAGMENTS.items():
         if name in documentation.get("extends_documentation_fragment", []):
-            options |= yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"]
+            options |= yaml.safe_load(text)["options"]
     return options
 
 
@@ -60,9 +63,18 @@ def test_documentation_and_specification_agree(name: str) -> None:
 
 
 def test_shared_options_are_the_fragments() -> None:
-    state = {name: option for name, option in REACH_SPEC.items() if name not in KUBE_SPEC}
-    for fragment, spec in ((kube_fragment, KUBE_SPEC), (check_fragment, CHECK_SPEC), (state_fragment, state)):
-        _same(yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"], spec)
+    for text, spec in FRAGMENTS.values():
+        _same(yaml.safe_load(text)["options"], spec)
+
+
+def test_the_group_of_modules_is_what_they_say() -> None:
+    """A module that is missing in the group of `module_defaults` asks another cluster than its neighbours."""
+    runtime = yaml.safe_load((FOLDER.parent / "meta/runtime.yml").read_text("utf-8"))
+    documented = {name: yaml.safe_load(_module(name).DOCUMENTATION) for name in NAMES}
+    fragments = {name: text.get("extends_documentation_fragment", []) for name, text in documented.items()}
+    said = {name for name, listed in fragments.items() if "ambient.lab._attributes.probes" in listed}
+    assert said == {*runtime["action_groups"]["probes"]}
+    assert said == {name for name, listed in fragments.items() if "ambient.lab._kube" in listed}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - ACTIONS))

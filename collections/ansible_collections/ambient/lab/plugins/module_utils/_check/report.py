@@ -18,7 +18,7 @@ from .run import ClaimRun
 # What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
 GRAPH_KEYS = ("graph", "graphs")
 # What other modules keep in a section, and a check leaves there.
-OTHER_KEYS = ("convergence", "matrix")
+OTHER_KEYS = ("convergence", "matrix", "mutation", "lint")
 ENTRY_KEYS = (
     "expected", "predicted", "prediction", "surprise", "verdict", "reason",
     "likely_cause", "history", "decided_by", "policy", "witnesses"

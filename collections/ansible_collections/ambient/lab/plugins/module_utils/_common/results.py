@@ -94,6 +94,21 @@ def write_results(path: str, merge: t.Callable[[Results], Results]) -> None:
         raise LabError(f"results_file: {path} can't be written ({error})") from error
 
 
+def keep(path: str, section: str, key: str, values: t.Any) -> None:
+    """Keep what a module has found beside what others have found of the same section.
+
+    Args:
+        path: of the results file.
+        section: in it.
+        key: of the module in the section.
+        values: that replace those of an earlier run.
+
+    Raises:
+        LabError: as write_results.
+    """
+    write_results(path, lambda old: {**old, section: {**(old.get(section) or {}), key: values}})
+
+
 def now() -> str:
     """When a result was written, for whoever reads the file."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -14,7 +14,7 @@ from .._claims.parse import Claim, Source
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.files import diff_of, put, read_text
-from .._common.results import require_writable, write_results
+from .._common.results import keep, require_writable
 from .._common.rounds import Clock
 from .._mesh.destinations import Request
 from .._mesh.load import Asked
@@ -93,10 +93,7 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
     found = Found(watched, callers, plan.left)
     changes = compared(claims, found, matched) if compare else None
     if params["results_file"] and not check_mode:
-        section, kept_values = params["section"], section_values(found, wanted, changes)
-        write_results(
-            params["results_file"], lambda old: {**old, section: {**old.get(section, {}), "matrix": kept_values}}
-        )
+        keep(params["results_file"], params["section"], "matrix", section_values(found, wanted, changes))
     values = {"changed": bool(probe_pods.marked), "file": params["file"], **returned(found, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is None:

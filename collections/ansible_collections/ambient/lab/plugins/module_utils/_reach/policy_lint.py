@@ -9,7 +9,8 @@ import fnmatch
 import typing as t
 
 from .._common.errors import LabError
-from .._mesh.mesh import Mesh, name_of, namespace_of
+from .._common.results import keep, now, require_writable
+from .._mesh.mesh import Mesh, name_of
 from .effects import (
     ports,
     shadowed,
@@ -36,33 +37,47 @@ def findings(mesh: Mesh) -> list[Finding]:
     )
 
 
-def lint(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def lint(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
     """Lint a state.
 
     Args:
         params: of the module policy_lint.
+        check_mode: write nothing.
 
     Raises:
-        LabError: as read_state, and on findings of the severity in fail_on.
+        LabError: on wrong input, as read_state, and on findings of the severity in fail_on.
     """
-    state, spaces = read_state(params, params), params["namespaces"]
-    within(spaces, [state.mesh])
-    every = [item for item in findings(state.mesh) if not spaces or item.policy.partition("/")[0] in (*spaces, "")]
+    path, section = params["results_file"], params["section"]
+    require_writable(path, section)
+    state = read_state(params, params)
+    within(params["namespaces"], [state.mesh])
+    known = [*map(name_of, state.mesh.items("AuthorizationPolicy"))]
+    if lost := [text for text in params["policies"] if not fnmatch.filter(known, text)]:
+        raise LabError(f"policies: there is no {', '.join(lost)} in {state.label}")
+    wanted = [one for one in known if _is_wanted(one, params)]
+    every = [item for item in findings(state.mesh) if item.policy in wanted or not (item.policy or params["policies"])]
     kept = [item for item in every if not any(_ignores(text, item) for text in params["ignore"])]
     idle = [text for text in params["ignore"] if not any(_ignores(text, item) for item in every)]
-    number = sum(not spaces or namespace_of(one) in spaces for one in state.mesh.items("AuthorizationPolicy"))
-    head = f"{len(kept)} findings in {number} policies of {state.label}"
+    head = f"{len(kept)} findings in {len(wanted)} policies of {state.label}"
     values: dict[str, t.Any] = {
         "findings": [dataclasses.asdict(item) for item in kept],
         "ignored": len(every) - len(kept),
-        "policies": number,
+        "policies": len(wanted),
         "report": [head, *(line for item in kept for line in str(item).splitlines())],
         "warnings": [*state.notes, *state.mesh.config.assumed, *(f"ignore names no finding: {text}" for text in idle)],
     }
+    if path and not check_mode:
+        keep(path, section, "lint", {"at": now(), **{key: values[key] for key in ("policies", "findings")}})
     bad = [item for item in kept if params["fail_on"] in (item.severity, "warning")]
     if bad and params["fail_on"] != "never":
         raise LabError("\n".join([head, *map(str, bad)]), **values)
     return values
+
+
+def _is_wanted(name: str, params: t.Mapping[str, t.Any]) -> bool:
+    """Whether a policy is of the namespaces to look at, and one of those named; none are all."""
+    named = not params["policies"] or any(fnmatch.fnmatchcase(name, text) for text in params["policies"])
+    return named and (not params["namespaces"] or name.partition("/")[0] in params["namespaces"])
 
 
 def _ignores(text: str, item: Finding) -> bool:

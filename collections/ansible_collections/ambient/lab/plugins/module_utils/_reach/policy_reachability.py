@@ -11,7 +11,7 @@ from .._claims.parse import Claim, parse_claims
 from .._claims.sources import Target, target_in
 from .._common.errors import LabError
 from .._common.files import put
-from .._common.results import now, require_writable, write_results
+from .._common.results import keep, now, require_writable
 from .._common.text import table
 from .._matrix.text import claims_text
 from .._mesh.mesh import Mesh, Object, name_of
@@ -56,7 +56,7 @@ def reachability(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     lines = table(["FROM", *map(str.upper, keys)], body, WIDTH)
     counts = collections.Counter(item["verdict"] for item in rows for _source in item["from"])
     if path and not check_mode:
-        write_results(path, lambda old: {**old, section: {**old.get(section, {}), "matrix": _matrix(found)}})
+        keep(path, section, "matrix", _matrix(found))
     if params["claims_file"]:
         text = _HEAD.format(label=state.label) + "".join(claims_text(list(_claims(found))) or ["  []\n"])
         values["changed"] = put("claims_file", params["claims_file"], text, check_mode) != text

@@ -30,8 +30,11 @@ STATE_SPEC: Spec = {
     "revision": {"type": "str"},
     "over_cluster": {"type": "bool", "default": False},
 }
-# What the modules take that look at one state; documented in doc_fragments/_state.py.
-REACH_SPEC: Spec = {**KUBE_SPEC, **STATE_SPEC, "namespaces": {"type": "list", "elements": "str", "default": []}}
+# Documented in doc_fragments/_state.py, as STATE_SPEC is.
+SCOPE_SPEC: Spec = {"namespaces": {"type": "list", "elements": "str", "default": []}}
+RESULTS_SPEC: Spec = {"results_file": {"type": "path"}, "section": {"type": "str"}}
+# What the modules take that look at one state.
+REACH_SPEC: Spec = {**KUBE_SPEC, **STATE_SPEC, **SCOPE_SPEC, **RESULTS_SPEC}
 _GIT_SECONDS = 60
 
 

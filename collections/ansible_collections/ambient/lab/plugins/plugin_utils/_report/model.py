@@ -101,6 +101,7 @@ def _section(part: Object) -> Object:
         "rows": rows,
         "convergence": measured,
         "matrix": matrix_of(part["matrix"]) if part.get("matrix") else None,
+        "strength": _strength(part),
         # A section may fail while each claim's last answer was as expected: they did not hold long enough.
         "unstable": worst([one["verdict"] for one in kept]) != "pass" and worst(found) == "pass",
         "verdict": worst([*(one["verdict"] for one in kept), *found]),
@@ -114,6 +115,17 @@ def _section(part: Object) -> Object:
         "converged_after": part.get("converged_after"),
         "proxies": part.get("proxies") or [],
     }
+
+
+def _strength(part: Object) -> Object | None:
+    """What the model says of the claims, and of the policies they are about."""
+    mutation, lint = part.get("mutation"), part.get("lint") or {}
+    if not mutation:
+        return None
+    findings = [
+        f"{one['severity']}: {one['policy']}: {one['effect']} [{one['rule']}]" for one in lint.get("findings", ())
+    ]
+    return {"at": mutation["at"], "score": mutation["score"], "summary": mutation["summary"], "findings": findings}
 
 
 def _row(kind: str, claim: Object) -> Object:
@@ -210,6 +222,7 @@ def _joined(key: str, parts: t.Sequence[tuple[str, Object]]) -> Object:
         "claims": claims,
         "convergence": [{"cluster": name, **one["convergence"]} for name, one in there if one["convergence"]],
         "matrix": [{"cluster": name, **section["matrix"]} for name, section in there if section["matrix"]],
+        "strength": [{"cluster": name, **section["strength"]} for name, section in there if section["strength"]],
     }
 
 

@@ -221,6 +221,14 @@ def matrix(sources: int = 3, destinations: int = 2) -> Object:
     }  # fmt: skip
 
 
+def strength(word: str = "shop/get: removed", score: int | None = 50) -> Object:
+    """What claims_mutation and policy_lint keep in a section."""
+    at = "2026-11-27T10:00:00+00:00"
+    said = {"summary": [f"score {score} %", f"survives: {word}"], "counts": {}, "missing_claims": [], "min_score": 0}
+    finding = {"rule": "dry-run", "severity": "warning", "policy": "shop/get", "place": "", "effect": word, "mend": "x"}
+    return {"mutation": {"at": at, "score": score, **said}, "lint": {"at": at, "policies": 1, "findings": [finding]}}
+
+
 def lab(broken: bool = False) -> Object:
     """results.json of a whole lab."""
     return {"l4_authz": l4(), "l7_waypoint": l7(broken), "everything": {"matrix": matrix(), "at": AT}}

@@ -86,7 +86,10 @@ def test_before_and_after_are_merged_by_name() -> None:
         "-",
     )
     assert (deny["expected"], deny["by"], deny["from"]) == ("denied_l4", "default/p", "default/curl-deny")
+    others = {key: {"at": "now"} for key in ("convergence", "matrix", "mutation", "lint")}
+    results["l4_authz"] |= others
     again = merge(results, "l4_authz", "after", run("after"))
+    assert others.items() <= again["l4_authz"].items()
     assert again["l4_authz"]["claims"][1]["before"] == deny["before"]
     anew = merge(results, "l4_authz", "before", run("before", OK))
     assert anew["l4_authz"]["claims"][1]["after"] is None

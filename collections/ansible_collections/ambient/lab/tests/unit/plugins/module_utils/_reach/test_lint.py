@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 import typing as t
 
@@ -157,8 +158,9 @@ def test_versions_with_known_holes(version: str, holes: int, signs: bool) -> Non
 def folder(path: pathlib.Path, *policies: Object) -> dict[str, t.Any]:
     (path / "world.yaml").write_text(yaml.safe_dump_all(world()), encoding="utf-8")
     (path / "mine.yaml").write_text(yaml.safe_dump_all(policies), encoding="utf-8")
-    none = dict.fromkeys(("kubeconfig", "context", "revision"))
-    return {**none, "manifests": str(path), "over_cluster": False, "namespaces": [], "ignore": [], "fail_on": "error"}
+    none = dict.fromkeys(("kubeconfig", "context", "revision", "results_file", "section"))
+    lists: dict[str, list[str]] = {"namespaces": [], "policies": [], "ignore": []}
+    return {**none, **lists, "manifests": str(path), "over_cluster": False, "fail_on": "error"}
 
 
 def test_a_finding_has_its_place_its_effect_and_the_mend(tmp_path: pathlib.Path) -> None:
@@ -184,6 +186,20 @@ def test_what_is_ignored_is_no_failure_and_an_idle_word_is_said(tmp_path: pathli
     assert [item["rule"] for item in lint(shadowed)["findings"]] == ["shadowed-rule"]
     with pytest.raises(LabError, match="shadowed-rule"):
         lint({**shadowed, "fail_on": "warning"})
+
+
+def test_findings_of_other_policies_are_left_out(tmp_path: pathlib.Path) -> None:
+    bad = "{selector: {matchLabels: {app: plane}}, rules: [{}]}"
+    params = folder(tmp_path, written("p", "shop", bad), written("q", "shop", bad))
+    (tmp_path / "world.yaml").write_text(yaml.safe_dump_all(world("1.28.0")), encoding="utf-8")
+    path = tmp_path.parent / f"{tmp_path.name}.json"
+    kept = {**params, "fail_on": "never", "policies": ["shop/q*"], "results_file": str(path), "section": "shop"}
+    assert [item["policy"] for item in lint(kept)["findings"]] == ["shop/q"]
+    assert "" in {item["policy"] for item in lint({**kept, "policies": [], "results_file": None})["findings"]}
+    section = json.loads(path.read_text(encoding="utf-8"))["shop"]["lint"]
+    assert (section["policies"], section["findings"][0]["policy"]) == (1, "shop/q")
+    with pytest.raises(LabError, match="policies: there is no shop/r in"):
+        lint({**params, "policies": ["shop/q", "shop/r"]})
 
 
 def test_nobody_is_told_of_a_foreign_trust_domain_where_the_own_is_not_known() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import typing as t
 
@@ -130,8 +131,9 @@ def test_each_survivor_comes_with_a_claim_that_kills_it() -> None:
 def scored(path: pathlib.Path, *texts: str, **given: t.Any) -> dict[str, t.Any]:
     for number, text in enumerate(texts):
         (path / f"{number}.yaml").write_text(text, encoding="utf-8")
-    none = dict.fromkeys(("kubeconfig", "context", "revision"))
-    more = {"over_cluster": False, "namespaces": [], "accept": [], "min_score": 100, "namespace": "shop"}
+    none = dict.fromkeys(("kubeconfig", "context", "revision", "results_file", "section"))
+    lists: dict[str, list[str]] = {"namespaces": [], "only": [], "accept": []}
+    more = {"over_cluster": False, **lists, "min_score": 100, "namespace": "shop"}
     return mutate({**none, **more, "manifests": str(path), **given})
 
 
@@ -179,3 +181,44 @@ def test_mutants_that_nobody_can_judge_are_no_full_score(tmp_path: pathlib.Path)
 def test_claims_that_do_not_hold_judge_nobody(tmp_path: pathlib.Path) -> None:
     with pytest.raises(LabError, match="do not hold on the objects as they are"):
         scored(tmp_path, SHOP, WAYPOINT, claims=[{**GET, "expect": "denied_l7"}])
+
+
+FOREIGN = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: theirs, namespace: SPACE}
+spec: {selector: {matchLabels: {app: b}}, action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}
+"""
+
+
+def test_what_is_somebody_elses_does_not_count(tmp_path: pathlib.Path) -> None:
+    """A cluster has other policies than those that a list of claims is about."""
+    texts = [SHOP, WAYPOINT, BESIDE, FOREIGN.replace("SPACE", "shop")]
+    space = SHOP.partition("---")[0].replace("shop", "other")
+    elsewhere = [SHOP, WAYPOINT, space, *(text.replace("shop", "other") for text in (BESIDE, texts[-1]))]
+    own = ["AuthorizationPolicy shop/get: *", "Namespace shop: *"]
+    policies: dict[str, list[str]] = {"only": ["AuthorizationPolicy *"], "namespaces": ["shop"]}
+    for folder, given in (("a", {"only": [*own, "Pod *"]}), ("b", policies)):
+        (tmp_path / folder).mkdir()
+        listed = texts if folder == "a" else elsewhere
+        with pytest.raises(LabError, match="theirs: removed"):
+            scored(tmp_path / folder, *listed, claims=[GET, POST])
+        found = scored(tmp_path / folder, *listed, claims=[GET, POST], **given)
+        assert found["score"] == 100
+        assert any("only names no mutant: Pod *" in text for text in found["warnings"]) == (folder == "a")
+    with pytest.raises(LabError, match="has no policy to weaken that only names"):
+        scored(tmp_path / "a", claims=[GET], only=["AuthorizationPolicy shop/gte: *"])
+
+
+def test_without_a_least_score_nothing_fails_and_all_is_kept(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('{"shop": {"claims": []}}', encoding="utf-8")
+    kept: dict[str, t.Any] = {"min_score": 0, "results_file": str(path), "section": "shop"}
+    (tmp_path / "mesh").mkdir()
+    red = scored(tmp_path / "mesh", SHOP, WAYPOINT, claims=[{**GET, "expect": "denied_l7"}], **kept)
+    assert (red["score"], "do not hold" in red["report"][0]) == (None, True)
+    scored(tmp_path / "mesh", claims=[GET], **kept)
+    section = json.loads(path.read_text(encoding="utf-8"))["shop"]
+    kept = section["mutation"]
+    assert (section["claims"], kept["score"] < 100, bool(kept["missing_claims"])) == ([], True, True)
+    assert "survives: AuthorizationPolicy shop/get: removed" in kept["summary"]

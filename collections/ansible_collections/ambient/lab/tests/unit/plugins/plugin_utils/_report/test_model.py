@@ -39,6 +39,7 @@ def without(results: Object, *path: str) -> Object:
         {"a": {"s": {"convergence": fakes.convergence(fakes.pair("p", 0.4, (3, 2), first_new=None))}}},
         {"a": {"s": {"convergence": fakes.convergence(directions={"apply": None})}}},
         {"a": {"s": {"matrix": fakes.matrix(1, 1)}}},
+        {"a": {"s": {**fakes.l4(), **fakes.strength(fakes.HOSTILE)}}, "b": {"s": fakes.strength(score=None)}},
         {fakes.HOSTILE: {fakes.HOSTILE: fakes.section(fakes.claim(fakes.HOSTILE, None, fakes.denial(fakes.HOSTILE)))}},
     ],
 )
@@ -62,6 +63,14 @@ def test_the_schema_wants_all_of_it(path: tuple[str, ...]) -> None:
     assert list(jsonschema.Draft202012Validator(SCHEMA).iter_errors(without(whole, *path)))
     whole["sections"][0]["claims"][0]["surprise"] = 1
     assert list(jsonschema.Draft202012Validator(SCHEMA).iter_errors(whole))
+
+
+def test_what_the_model_says_stands_beside_the_claims() -> None:
+    found = report(a={"s": {**fakes.l4(), **fakes.strength()}}, b={"s": fakes.l4()})["sections"][0]["strength"]
+    summary = ["score 50 %", "survives: shop/get: removed"]
+    findings = ["warning: shop/get: shop/get: removed [dry-run]"]
+    said = {"at": "2026-11-27T10:00:00+00:00", "score": 50, "summary": summary, "findings": findings}
+    assert found == [{"cluster": "a", **said}]
 
 
 def test_everything_is_counted_once_per_cluster() -> None:

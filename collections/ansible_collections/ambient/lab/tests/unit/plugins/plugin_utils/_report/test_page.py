@@ -222,3 +222,10 @@ def test_words_for_people() -> None:
         "Today",
         "2026-11-23T16:18:31+01:00",
     ]
+
+
+def test_the_page_has_what_the_model_says_of_the_claims() -> None:
+    found = read(written(a={"s": {**fakes.l4(), **fakes.strength()}}))
+    assert "By the model: score 50 %" in found.text
+    assert "survives: shop/get: removed warning: shop/get" in " ".join(found.text.split())
+    assert "By the model" not in read(written(a={"s": fakes.l4()})).text
