@@ -1,7 +1,8 @@
 """Log lines as ztunnel writes them, and the record of one connection (embedded provider alone).
 
 Text: `time<TAB>level<TAB>target<TAB>message<TAB>key=value ...`; with LOG_FORMAT=json one object per line
-with the keys level, time, scope, message and the fields. Access lines have the target `access`.
+with the keys level, time, scope, message and the fields. Access lines have the target `access`; the loggers of
+the rest are named as upstream's modules, with dots.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from .routing import show
 access = logging.getLogger("access")
 _LEVELS = {"CRITICAL": "error", "ERROR": "error", "WARNING": "warn", "INFO": "info", "DEBUG": "debug"}
 _BY_NAME = {"error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 10, "off": 100}
+_levels: dict[str, str] = {}  # target ("": all) -> level
+_OWN_TARGETS = {"access", "dns"}
 # Addresses and numbers are written bare, names in quotes, as Rust's tracing does.
-_BARE = {"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv", "size", "removes"}
+_BARE = {"src.addr", "dst.addr", "dst.hbone_addr", "bytes_sent", "bytes_recv", "size", "removes", "endpoints"}
 
 
 class Formatter(logging.Formatter):
@@ -35,13 +38,16 @@ class Formatter(logging.Formatter):
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         stamp = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
         level = _LEVELS.get(record.levelname, "info")
-        scope = record.name if record.name == "access" else f"ztunnel::{record.name}"
+        scope = record.name.replace(".", "::")
+        if self._json and record.name not in _OWN_TARGETS:
+            scope = f"ztunnel::{scope}"  # the text form leaves the crate out (upstream's src/telemetry.rs)
         message = record.getMessage()
         if record.exc_info:
             message += " " + self.formatException(record.exc_info).replace("\n", "\\n")
         fields: dict[str, object] = getattr(record, "fields", {})
         if self._json:
-            return json.dumps({"level": level, "time": stamp, "scope": scope, "message": message, **fields})
+            said = {"message": message} if message else {}
+            return json.dumps({"level": level, "time": stamp, "scope": scope, **said, **fields})
         shown = " ".join(f"{key}={_show(key, value)}" for key, value in fields.items())
         return "\t".join(filter(None, (stamp, level, scope, message, shown)))
 
@@ -59,20 +65,37 @@ def setup_logging(level: str, as_json: bool) -> None:
     handler.setFormatter(Formatter(as_json))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    set_level(level)
+    set_level(level, reset=True)
 
 
-def set_level(levels: str) -> None:
-    """Change levels at run time; raises ValueError for an unknown level."""
+def set_level(levels: str, *, reset: bool = False) -> None:
+    """Add levels to those that hold, or take their place; raises ValueError for an unknown level."""
+    wanted = {"": "info"} if reset else {}
     for part in filter(None, (part.strip() for part in levels.split(","))):
-        name, _, value = part.rpartition("=")
+        target, _, value = part.rpartition("=")
         if value not in _BY_NAME:
-            raise ValueError(f"invalid level {value!r}")
-        target = "" if name == "ztunnel" else name.removeprefix("ztunnel::")
-        logging.getLogger(target or None).setLevel(_BY_NAME[value])
+            raise ValueError(f"level {value} is invalid")
+        wanted[target] = value
+    if reset:
+        for target in _levels:
+            _logger(target).setLevel(logging.NOTSET)
+        _levels.clear()
+    _levels.update(wanted)
+    for target in sorted(_levels, key=len):
+        _logger(target).setLevel(_BY_NAME[_levels[target]])
     # hpack and asyncio would log every frame and every callback.
     for noisy in ("hpack", "asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(max(30, logging.getLogger().level))
+
+
+def current_levels() -> str:
+    """What set_level has set, in its form; the longest target first, as Rust's tracing prints it."""
+    targets = sorted(_levels, key=len, reverse=True)
+    return ",".join(f"{target}={_levels[target]}" if target else _levels[target] for target in targets)
+
+
+def _logger(target: str) -> logging.Logger:
+    return logging.getLogger("" if target == "ztunnel" else target.removeprefix("ztunnel::").replace("::", "."))
 
 
 def log_early_deny(src: tuple[IP, int], dst: tuple[IP, int], direction: str, error: object) -> None:
@@ -121,12 +144,14 @@ class ConnectionRecord:
             "src.workload": source.name if source else known("source_canonical_service"),
             "src.namespace": known("source_workload_namespace"),
             "src.identity": known("source_principal") if mutual_tls else None,
+            "src.cluster": known("source_cluster"),
             "dst.addr": show(*dst),
             "dst.hbone_addr": hbone_target,
             "dst.service": known("destination_service"),
             "dst.workload": destination.name if destination else None,
             "dst.namespace": known("destination_workload_namespace"),
             "dst.identity": known("destination_principal") if mutual_tls else None,
+            "dst.cluster": known("destination_cluster"),
             "direction": "outbound" if reporter == "source" else "inbound",
         }
         self._fields = {key: value for key, value in self._fields.items() if value is not None}
@@ -145,11 +170,16 @@ class ConnectionRecord:
         self._response_bytes += size
         self._response_metric.inc(size)
 
-    def finish(self, error: object = None, flag: str = Flag.NONE) -> None:
-        """Write the metrics and the line; only the first call counts."""
+    def finish(self, error: Exception | None = None) -> None:
+        """Write the metrics and the line; only the first call counts.
+
+        An error's `flag` says why the connection failed; without one it is CONNECT (upstream's
+        src/proxy/metrics.rs, extract_failure_reason).
+        """
         if self._recorded:
             return
         self._recorded = True
+        flag = getattr(error, "flag", Flag.CONNECT) if error else Flag.NONE
         self._metrics.traffic("closed", self._labels, flag).inc()
         if flag != Flag.NONE:
             self._metrics.traffic("failed", self._labels, flag).inc()

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from .accesslog import set_level
+from .accesslog import current_levels, set_level
 from .connections import Tracked
 from .context import Context
 from .httpserver import HttpRequest, HttpResponse, Route
@@ -22,6 +22,7 @@ from .model import Gateway, LbMode, Match, MatchKind, Policy, Service, ServiceAc
 from .pods import PodManager
 
 JSON = "application/json"
+USAGE = "POST /logging: what is set; ?level=LEVEL or ?level=TARGET=LEVEL,...: add it; &reset: to what RUST_LOG says\n"
 
 
 def routes(context: Context, pods: PodManager, quit_now: Callable[[], None]) -> dict[str, Route]:
@@ -32,12 +33,13 @@ def routes(context: Context, pods: PodManager, quit_now: Callable[[], None]) -> 
 
     def logging_level(request: HttpRequest) -> HttpResponse:
         if request.method != "POST":
-            return HttpResponse(b"usage: POST /logging?level=<level>\n", HTTPStatus.METHOD_NOT_ALLOWED)
+            return HttpResponse(f"Invalid HTTP method\n{USAGE}".encode(), HTTPStatus.METHOD_NOT_ALLOWED)
+        level, reset = request.query.get("level", ""), "reset" in request.query
         try:
-            set_level(request.query.get("level") or context.config.log_level)
-        except ValueError as error:
-            return HttpResponse(f"{error}\n".encode(), HTTPStatus.BAD_REQUEST)
-        return HttpResponse(f"current log level is {request.query.get('level') or 'reset'}\n".encode())
+            set_level(f"{context.config.log_level},{level}" if reset else level, reset=reset)
+        except ValueError:
+            return HttpResponse(f"Invalid level provided: {level}\n{USAGE}".encode(), HTTPStatus.BAD_REQUEST)
+        return HttpResponse(f"current log level is {current_levels()}\n".encode())
 
     def quit_handler(request: HttpRequest) -> HttpResponse:
         if request.method != "POST":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -35,7 +36,7 @@ FIRST_ANSWER_TIMEOUT = 5.0  # seconds that readiness probes wait for their first
 async def run(config: Config, readiness: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises OSError if an own port is taken."""
     metrics = Metrics()
-    state = State(config.network, config.local_node)
+    state = State(config.network, config.local_node, config.policy_log_level)
     ca = CaClient(config.ca_address, config.root_cert, config.token, config.cluster_id, config.secret_ttl)
     certs = CertificateManager(ca.sign)
     context = Context(config, state, certs, metrics, ConnectionManager(state))
@@ -48,7 +49,8 @@ async def run(config: Config, readiness: socket.socket) -> int:
         loop.add_signal_handler(name, stop.set)
 
     def ready(_request: HttpRequest) -> HttpResponse:
-        pending = [name for name, done in (("xds", xds.ready.is_set()), ("proxy", pods.ready)) if not done]
+        tasks = (("state manager", xds.ready.is_set()), ("workload proxy manager", pods.ready))
+        pending = [name for name, done in tasks if not done]
         if stop.is_set():
             pending.append("draining")
         if pending:
@@ -108,6 +110,13 @@ async def run(config: Config, readiness: socket.socket) -> int:
     return 1 if failed else 0
 
 
+def raise_descriptors() -> None:
+    """As many descriptors as the hard limit allows: a connection needs two, and Python's select none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.info("set file descriptor limits from %d to %d", soft, hard)
+
+
 def serve_until_stopped(config: Config, readiness: socket.socket) -> int:
     """Run in this thread with a loop of its own; returns the exit code. `readiness` listens already."""
     try:
@@ -115,6 +124,9 @@ def serve_until_stopped(config: Config, readiness: socket.socket) -> int:
     except ValueError as error:
         print(f"ztunnel: {error}", file=sys.stderr)
         return 2
+    if config.ignored:
+        log.warning("set, but without effect in this stand-in: %s", ", ".join(config.ignored))
+    raise_descriptors()
     # The threads beside the loop do tiny jobs that connections wait for.
     sys.setswitchinterval(0.0005)
     try:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from .identity import Identity
 
-log = logging.getLogger("identity")
+log = logging.getLogger("identity.manager")
 
 CONCURRENCY = 8
 RETRY_FIRST = 0.2  # seconds

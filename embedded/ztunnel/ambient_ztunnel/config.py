@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# What upstream reads (src/config.rs, src/tls.rs), this program does not, and the chart does not set by itself.
+_IGNORED = re.compile(
+    r"(?:XDS|CA)_HEADER_\w+|ALT_(?:XDS|CA)_HOSTNAME|CA_ROOT_CA|COMPLIANCE_POLICY|CRL_PATH|ENABLE_PROXY"
+    r"|ENABLE_RESPONSE_BAGGAGE|FAKE_CA"
+    r"|HTTP2_(?:STREAM_WINDOW|CONNECTION_WINDOW|FRAME)_SIZE|INPOD_PORT_REUSE|IPV6_ENABLED"
+    r"|ISTIO_META_DNS_PROXY_ADDR|LOCALHOST_APP_TUNNEL|LOCAL_XDS(?:_PATH)?|PACKET_MARK"
+    r"|POOL_(?:MAX_STREAMS_PER_CONNECTION|UNUSED_RELEASE_TIMEOUT)|PREFERED_SERVICE_NAMESPACE|PROXY_CONFIG|PROXY_MODE"
+    r"|PROXY_WORKLOAD_INFO|TLS12_ENABLED|TRUST_DOMAIN|UNSTABLE_ENABLE_SOCKS5|USER_TIMEOUT_ENABLED|XDS_ON_DEMAND"
+    r"|ZTUNNEL_WORKER_THREADS"
+)
+
 
 class ConfigError(Exception):
     """A setting that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Keepalive:
+    """Probes of TCP connections that are silent: the time before the first and between two, in seconds."""
+
+    time: int = 180
+    interval: int = 180
+    retries: int = 9
+    enabled: bool = True
+
+    def set(self, sock: socket.socket) -> None:
+        """Switch them on, if they are; raises OSError."""
+        if self.enabled:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.time)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self.interval)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, self.retries)
 
 
 @dataclass(frozen=True)
@@ -28,6 +60,9 @@ class Config:
     zds_socket: Path
     secret_ttl: int  # seconds
     drain_timeout: float  # seconds
+    keepalive: Keepalive
+    policy_log_level: int  # of what policies decide, as logging has it
+    ignored: tuple[str, ...]  # settings of upstream's that are set, and mean nothing here
     dns_proxy: bool
     original_source: bool
     log_level: str
@@ -75,20 +110,30 @@ def _seconds(env: Mapping[str, str], name: str, default: int) -> int:
 def load(env: Mapping[str, str] = os.environ) -> Config:
     """Read the settings; raises ConfigError."""
     default_istiod = "istiod.istio-system.svc:15012"
-    grace = _seconds(env, "TERMINATION_GRACE_PERIOD_SECONDS", 30)
+    grace = _seconds(env, "TERMINATION_GRACE_PERIOD_SECONDS", 6)
+    # Kubernetes kills the process after the grace period: connections end a little before, in good order.
+    deadline = max(1, grace - (5 if grace > 10 else 1))
+    say_policies = env.get("AUTHZ_POLICY_INFO_LOGGING") == "true"
     return Config(
         xds_address=_address(env.get("XDS_ADDRESS") or default_istiod),
         ca_address=_address(env.get("CA_ADDRESS") or default_istiod),
         root_cert=Path(env.get("XDS_ROOT_CA", "/var/run/secrets/istio/root-cert.pem")),
-        token=Path(env.get("AUTH_TOKEN_PATH", "/var/run/secrets/tokens/istio-token")),
-        cluster_id=env.get("CLUSTER_ID") or env.get("ISTIO_META_CLUSTER_ID") or "Kubernetes",
+        token=Path(env.get("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token")),
+        cluster_id=env.get("ISTIO_META_CLUSTER_ID") or env.get("CLUSTER_ID") or "Kubernetes",
         cluster_domain=env.get("CLUSTER_DOMAIN") or "cluster.local",
         network=env.get("NETWORK", ""),
         local_node=env.get("NODE_NAME", ""),
         zds_socket=Path(env.get("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock")),
         secret_ttl=_seconds(env, "SECRET_TTL", 24 * 3600),
-        # One second is left for the end of the process itself, as the chart's comment says.
-        drain_timeout=max(1.0, grace - 1.0),
+        drain_timeout=_seconds(env, "CONNECTION_TERMINATION_DEADLINE", deadline),
+        keepalive=Keepalive(
+            _seconds(env, "KEEPALIVE_TIME", Keepalive.time),
+            _seconds(env, "KEEPALIVE_INTERVAL", Keepalive.interval),
+            _seconds(env, "KEEPALIVE_RETRIES", Keepalive.retries),
+            _flag(env, "KEEPALIVE_ENABLED", True),
+        ),
+        policy_log_level=logging.INFO if say_policies else logging.DEBUG,
+        ignored=tuple(sorted(name for name in env if _IGNORED.fullmatch(name) and env[name])),
         dns_proxy=_flag(env, "ISTIO_META_DNS_CAPTURE", True),
         original_source=_flag(env, "ENABLE_ORIG_SRC", True),
         log_level=env.get("RUST_LOG") or "info",

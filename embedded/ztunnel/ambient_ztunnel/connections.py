@@ -1,4 +1,4 @@
-"""The open connections: re-checked whenever the configuration changes (embedded provider alone)."""
+"""The open connections: checked again whenever policies change (embedded provider alone)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from .metrics import Flag
+from .model import Workload
 from .rbac import Connection
 from .relay import Relay
 from .routing import show
 from .state import State
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.connection_manager")
 
 
 class PolicyChange(Exception):
     """A connection that a new policy denies."""
+
+    flag = Flag.DENY
 
     def __init__(self) -> None:
         super().__init__("connection closed due to policy change")
 
 
 class Drained(Exception):
-    """A connection that outlived its pod or this ztunnel."""
+    """A connection that outlived its pod or this ztunnel: not counted as failed (ConnectionResult's Drop)."""
+
+    flag = Flag.NONE
 
     def __init__(self) -> None:
         super().__init__("connection closed due to connection drain")
@@ -30,14 +36,20 @@ class Drained(Exception):
 
 @dataclass(eq=False)
 class Tracked:
-    """One open connection. `conn` and `workload` are set for inbound ones, which policies rule."""
+    """One open connection.
+
+    `conn` and `workload` are set for inbound ones, which policies rule. The workload is the one of the
+    connection's start: which policies apply is decided then, what they say whenever it changes (upstream's
+    src/state.rs, ProxyRbacContext).
+    """
 
     src: str
-    original_dst: str
+    original_dst: str | None
     actual_dst: str
     protocol: str
     conn: Connection | None = None
-    workload: str = ""
+    workload: Workload | None = None
+    local_app: bool = False  # the application tunnel: reached by loopback, so that nobody goes around ztunnel
     relay: Relay | None = None
     verdict: Exception | None = None
 
@@ -81,18 +93,17 @@ class ConnectionManager:
             asyncio.get_running_loop().call_soon(self._check)
 
     def _check(self) -> None:
-        """Close what is no longer allowed; the destination's list of policies may be new, too."""
+        """Close what is no longer allowed."""
         self._check_scheduled = False
         for tracked in list(self._inbound):
-            workload = self._state.workloads.get(tracked.workload)
-            if workload is None or tracked.conn is None:
-                continue  # a pod that is gone is istio-cni's to report
-            if not self._state.authorize(workload, tracked.conn).allowed:
-                who = tracked.conn.identity
-                log.info(
-                    "connection %s(%s)->%s closed because it's no longer allowed after a policy update",
-                    tracked.src,
-                    who,
-                    show(tracked.conn.dst_ip, tracked.conn.dst_port),
-                )
-                tracked.close(PolicyChange())
+            conn, workload = tracked.conn, tracked.workload
+            if conn is None or workload is None or self._state.authorize(workload, conn).allowed:
+                continue
+            log.info(
+                "connection %s(%s)->%s (%s) closed because it's no longer allowed after a policy update",
+                tracked.src,
+                conn.identity,
+                show(conn.dst_ip, conn.dst_port),
+                workload.uid,
+            )
+            tracked.close(PolicyChange())

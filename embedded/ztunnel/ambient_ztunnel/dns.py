@@ -16,17 +16,18 @@ from collections.abc import Coroutine
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from .context import WORKLOAD_TIMEOUT, Context, Pod
+from .context import LOOPBACK, WORKLOAD_TIMEOUT, Context, Pod
 from .dnslookup import lookup
 from .dnsmessage import AAAA, IN, A, MessageError, Query, answer, failure, parse_query
+from .metrics import UNKNOWN
 from .model import IP
+from .state import UnknownWorkload
 
 log = logging.getLogger("dns")
 
 UPSTREAM_TIMEOUT = 5.0  # seconds, per server
 TCP_IDLE = 5.0
 MAX_UDP = 65535
-LOOPBACKS: tuple[IP, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
 def nameservers(path: Path = Path("/etc/resolv.conf")) -> list[IP]:
@@ -53,7 +54,7 @@ class DnsServer:
     async def start(self, port: int) -> None:
         """Listen; raises OSError if IPv4's loopback cannot be had."""
         loop = asyncio.get_running_loop()
-        for ip in LOOPBACKS:
+        for ip in LOOPBACK.values():
             try:
                 udp = await self._pod.netns.bind_udp(ip, port)
                 self._sockets.append(udp)
@@ -122,15 +123,16 @@ class DnsServer:
         except MessageError:
             return b""
         state = self._context.state
-        client = await state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
-        labels = (
-            query.kind_name,
-            "tcp" if tcp else "udp",
-            client.namespace if client else "unknown",
-            client.workload_name if client else "unknown",
-        )
-        self._context.metrics.dns_requests.labels(*labels).inc()
-        if client is not None and query.kind in (A, AAAA) and query.cls == IN:
+        metrics = self._context.metrics
+        kind = (query.kind_name.lower(), "tcp" if tcp else "udp")
+        try:
+            client = await state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
+        except UnknownWorkload:
+            metrics.dns_requests.labels(*kind, UNKNOWN, UNKNOWN).inc()
+            return failure(query)
+        labels = (*kind, client.canonical_name or UNKNOWN, client.canonical_revision or UNKNOWN)
+        metrics.dns_requests.labels(*labels).inc()
+        if query.kind in (A, AAAA) and query.cls == IN:
             found = lookup(state, client, query.name, self._context.config.cluster_domain)
             if found is not None:
                 version = 4 if query.kind == A else 6
@@ -138,10 +140,11 @@ class DnsServer:
                 random.shuffle(addresses)
                 self._log(query, "success" if addresses else "no records", len(addresses))
                 return answer(query, addresses, found.alias)
-        self._context.metrics.dns_upstream.labels(*labels).inc()
-        reply = await self._forward(packet, tcp)
+        metrics.dns_upstream.labels(*labels).inc()
+        with metrics.dns_duration.labels(*labels).time():
+            reply = await self._forward(packet, tcp)
         if reply is None:
-            self._context.metrics.dns_failures.labels(*labels).inc()
+            metrics.dns_failures.labels(*labels).inc()
             self._log(query, "forwarding failed", 0)
             return failure(query)
         self._log(query, "forwarded", 0)
@@ -156,7 +159,7 @@ class DnsServer:
             "result": result,
             "endpoints": endpoints,
         }
-        log.debug("dns request", extra={"fields": fields})
+        log.debug("", extra={"fields": fields})
 
     async def _forward(self, packet: bytes, tcp: bool) -> bytes | None:
         """Ask the servers of ztunnel's own resolv.conf from inside the pod, one after the other."""

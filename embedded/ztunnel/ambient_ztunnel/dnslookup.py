@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .model import IP, Service, Workload
-from .state import State
+from .state import State, best_service
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,10 @@ def lookup(state: State, client: Workload, name: str, domain: str) -> Found | No
 
 
 def _best(state: State, client: Workload, hostname: str, kube_suffix: str) -> Service | None:
-    """Of the services with this name, the client's own first, then the canonical one, then any."""
-    usable = [
-        service
-        for service in state.services_by_host(hostname)
-        # Without addresses only a Kubernetes headless service has an answer: its pods.
-        if (service.vips or service.hostname.endswith(kube_suffix))
-        and (not service.namespace_only or service.namespace == client.namespace)
-    ]
-    return max(usable, key=lambda service: (service.namespace == client.namespace, service.canonical), default=None)
+    """The service that the client means by this name."""
+    # Without addresses only a Kubernetes headless service has an answer: its pods.
+    usable = (one for one in state.services_by_host(hostname) if one.vips or one.hostname.endswith(kube_suffix))
+    return best_service(usable, client.namespace)
 
 
 def _addresses(state: State, client: Workload, service: Service) -> tuple[IP, ...]:

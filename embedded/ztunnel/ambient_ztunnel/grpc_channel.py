@@ -18,7 +18,7 @@ from security.v1alpha1 import ca_pb2
 
 from .identity import Identity
 
-log = logging.getLogger("identity")
+log = logging.getLogger("identity.caclient")
 
 CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 CALL_TIMEOUT = 10.0  # seconds

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import h2.config
@@ -25,11 +25,15 @@ from .identity import Identity
 from .relay import HIGH_WATER, LOW_WATER
 from .stream import STREAM_WINDOW, Stream, TunnelError
 
-log = logging.getLogger("hbone")
+log = logging.getLogger("proxy.h2")
 
-CONNECTION_WINDOW = 64 * 1024 * 1024
-FRAME_SIZE = 256 * 1024
-MAX_STREAMS = 100_000  # what this side offers; a client opens far fewer per connection
+# As upstream's defaults (src/config.rs, src/proxy/h2.rs and h2/server.rs).
+CONNECTION_WINDOW = 16 * 1024 * 1024
+FRAME_SIZE = 1024 * 1024
+MAX_STREAMS = 200
+MAX_HEADERS = 64 * 1024  # bytes
+PING_INTERVAL = 10.0  # seconds
+PING_TIMEOUT = 20.0
 LAST_STREAM = 2**31 - 1  # "all streams so far" in a GOAWAY (RFC 9113, section 6.8)
 CONFIG = {"header_encoding": "utf-8", "validate_inbound_headers": False, "validate_outbound_headers": False}
 Codes = h2.errors.ErrorCodes
@@ -72,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._write_scheduled = False
         self._unacked = 0
+        self._timer: asyncio.TimerHandle | None = None
         self.streams: dict[int, Stream] = {}
         self.blocked: set[Stream] = set()
         self.writable = True
@@ -95,6 +100,7 @@ class Connection(asyncio.Protocol):
             Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
             Setting.MAX_FRAME_SIZE: FRAME_SIZE,
             Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            Setting.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
             Setting.ENABLE_PUSH: 0,
         }
         if self._on_request is not None:
@@ -106,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65535)
         self._write()
+        self._timer = asyncio.get_running_loop().call_later(PING_INTERVAL, self._ping)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -188,6 +195,11 @@ class Connection(asyncio.Protocol):
         """True while new streams may be opened."""
         return self._transport is not None and not self.draining
 
+    @property
+    def is_server(self) -> bool:
+        """True for the end that was connected to."""
+        return self._on_request is not None
+
     def capacity(self) -> int:
         """How many more streams the peer takes."""
         return self._h2.remote_settings.max_concurrent_streams - len(self.streams) - self.reserved
@@ -205,12 +217,12 @@ class Connection(asyncio.Protocol):
         self.schedule_write()
         return stream
 
-    def respond(self, stream: Stream, status: int) -> bool:
+    def respond(self, stream: Stream, status: int, headers: Sequence[tuple[str, str]] = ()) -> bool:
         """Answer a CONNECT: 200 opens the tunnel, all else ends the stream. False if it is gone."""
         if stream.id not in self.streams or self._transport is None:
             return False
         try:
-            self._h2.send_headers(stream.id, [(":status", str(status))], end_stream=status != 200)
+            self._h2.send_headers(stream.id, [(":status", str(status)), *headers], end_stream=status != 200)
         except h2.exceptions.H2Error:
             return False
         self.schedule_write()
@@ -273,6 +285,10 @@ class Connection(asyncio.Protocol):
                 if stream is not None:
                     stream.on_reset(event.error_code or Codes.NO_ERROR)
                     self._after_stream(stream)
+            case h2.events.PingAckReceived():
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = asyncio.get_running_loop().call_later(PING_INTERVAL, self._ping)
             case h2.events.ConnectionTerminated():
                 self.draining = True
                 last = event.last_stream_id or 0
@@ -313,6 +329,17 @@ class Connection(asyncio.Protocol):
         for stream in blocked:
             stream.flush()
 
+    def _ping(self) -> None:
+        """Ask whether the peer is still there: one that has vanished closes nothing."""
+        if self._transport is not None:
+            self._h2.ping(bytes(8))
+            self._write()
+            self._timer = asyncio.get_running_loop().call_later(PING_TIMEOUT, self._give_up)
+
+    def _give_up(self) -> None:
+        log.warning("HBONE ping timeout/error")
+        self.abort("ping timeout")
+
     def _write(self) -> None:
         self._write_scheduled = False
         data = self._h2.data_to_send()
@@ -321,6 +348,8 @@ class Connection(asyncio.Protocol):
 
     def _end(self, error: str) -> None:
         self.draining = True
+        if self._timer is not None:
+            self._timer.cancel()
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.on_lost(error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
-log = logging.getLogger("http")
+log = logging.getLogger("hyper_util")
 
 HEADER_LIMIT = 16 * 1024  # bytes
 READ_TIMEOUT = 10.0  # seconds
@@ -73,7 +73,7 @@ def _respond(head: bytes, routes: dict[str, Route]) -> HttpResponse:
     if route is None:
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     try:
-        return route(HttpRequest(method, dict(parse_qsl(parts.query))))
+        return route(HttpRequest(method, dict(parse_qsl(parts.query, keep_blank_values=True))))
     except Exception:
         log.exception("%s %s failed", method, parts.path)
         return HttpResponse(status=HTTPStatus.INTERNAL_SERVER_ERROR)

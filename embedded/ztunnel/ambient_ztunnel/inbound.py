@@ -12,19 +12,20 @@ from collections.abc import Awaitable, Callable
 from .accesslog import ConnectionRecord, log_early_deny
 from .certs import CertificateError, peer_identity
 from .connections import Drained, Tracked
-from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
+from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, LOOPBACK, SELF_CALL, WORKLOAD_TIMEOUT, Context, Pod
 from .hbone import Connection
 from .identity import Identity
-from .inbound_request import Refused, Request, guess_service, parse_baggage, resolve
+from .inbound_request import Refused, Request, baggage, guess_service, parse_baggage, resolve
 from .metrics import DerivedSource, Flag
 from .model import IP, NetworkAddress, Workload
-from .netns import close_unread, connect_failure, local_address, original_destination, peer_address
+from .netns import local_address, original_destination, os_error, peer_address
 from .rbac import Connection as RbacConnection
 from .relay import Relay, TcpEnd, proxy_header
 from .routing import show
+from .state import UnknownWorkload
 from .stream import Stream
 
-log = logging.getLogger("inbound")
+log = logging.getLogger("proxy.inbound")
 Address = tuple[IP, int]
 # Takes the connection to the application, answers the client, returns the client's end; raises OSError.
 Accept = Callable[[TcpEnd], Awaitable[Stream | TcpEnd]]
@@ -32,6 +33,8 @@ Accept = Callable[[TcpEnd], Awaitable[Stream | TcpEnd]]
 
 class Rejected(Exception):
     """Denied by policy."""
+
+    flag = Flag.DENY
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"connection closed due to policy rejection: {reason}")
@@ -56,13 +59,11 @@ class Inbound:
         except OSError:
             sock.close()
             return
-        workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
         try:
-            if workload is None:
-                raise CertificateError(f"unknown destination: {self._pod.info}")
+            workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
             certificate = await self._context.certs.fetch(workload.identity)
-        except CertificateError as error:
-            log_early_deny(src, dst, "inbound", f"identity error: {error}")
+        except (UnknownWorkload, CertificateError) as error:
+            log_early_deny(src, dst, "inbound", f"signing error: {error}")
             sock.close()
             return
         trust_domain = workload.trust_domain
@@ -113,7 +114,7 @@ class Inbound:
                 raise Refused(400, f"expected method CONNECT, got {stream.headers.get(':method')}")
             workload = self._context.state.workload_by_info(self._pod.info)
             if workload is None:
-                raise Refused(503, f"unknown destination: {dst[0]}")
+                raise Refused(503, f"failed to fetch information about local workload: {self._pod.info}")
             request = resolve(self._context.state, workload, dst[0], stream.headers)
         except Refused as error:
             log_early_deny(src, dst, "inbound", error)
@@ -121,13 +122,21 @@ class Inbound:
             return
         rbac = RbacConnection(src[0], src[1], dst[0], request.port, conn.peer)
         record = self._record(src, dst, workload, request, rbac, stream.headers)
-        tracked = Tracked(show(*src), show(*dst), show(dst[0], request.port), "HBONE", rbac, workload.uid)
+        tracked = Tracked(
+            show(*src),
+            request.asked or None,
+            show(dst[0], request.port),
+            "HBONE",
+            rbac,
+            workload,
+            local_app=request.proxy_target is not None,
+        )
 
         async def accept(server: TcpEnd) -> Stream:
             if request.proxy_target is not None:
                 target = (str(request.proxy_target[0]), request.proxy_target[1])
                 server.send(proxy_header((str(src[0]), src[1]), target, str(conn.peer)))
-            if not conn.respond(stream, 200):
+            if not conn.respond(stream, 200, [("baggage", baggage(workload))]):
                 raise ConnectionResetError("client disconnected")
             return stream
 
@@ -144,15 +153,17 @@ class Inbound:
         except OSError:
             sock.close()
             return
-        workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
-        if workload is None or dst[1] in ILLEGAL_PORTS:
-            error = "attempted recursive call to ourselves" if workload else f"unknown destination: {dst[0]}"
+        try:
+            if dst[1] in ILLEGAL_PORTS:
+                raise Refused(503, SELF_CALL)
+            workload = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
+        except (Refused, UnknownWorkload) as error:
             log_early_deny(src, dst, "inbound", error)
-            await close_unread(sock)
+            sock.close()
             return
         rbac = RbacConnection(src[0], src[1], dst[0], dst[1])
         record = self._record(src, dst, workload, None, rbac, {})
-        tracked = Tracked(show(*src), show(*dst), show(*dst), "TCP", rbac, workload.uid)
+        tracked = Tracked(show(*src), None, show(*dst), "TCP", rbac, workload)
 
         taken = False
 
@@ -168,7 +179,7 @@ class Inbound:
                 sock.close()
             raise
         if not taken:
-            await close_unread(sock)
+            sock.close()
 
     # -- both ----------------------------------------------------------------------------------------------
 
@@ -185,22 +196,24 @@ class Inbound:
         state = self._context.state
         verdict = state.authorize(workload, rbac)
         if not verdict.allowed:
-            record.finish(Rejected(verdict.reason), Flag.DENY)
+            record.finish(Rejected(verdict.reason))
             return 401
         self._context.connections.add(tracked)
         self.open.add(tracked)
         relay: Relay | None = None
         try:
-            source = rbac.src_ip if self._context.config.original_source else None
+            source, target = rbac.src_ip if self._context.config.original_source else None, rbac.dst_ip
+            if tracked.local_app:
+                source = target = LOOPBACK[target.version]
             try:
-                server = await TcpEnd.open(await self._pod.netns.connect(rbac.dst_ip, port, source=source))
+                server = await TcpEnd.open(await self._pod.netns.connect(target, port, source=source))
             except OSError as error:
-                record.finish(connect_failure(error), Flag.CONNECT)
+                record.finish(OSError(f"connection failed: {os_error(error)}"))
                 return 503
             try:
                 client = await accept(server)
             except OSError as error:
-                server.reset()
+                server.drop()
                 record.finish(error)
                 return 0
             relay = Relay(client, server, record)
@@ -229,9 +242,10 @@ class Inbound:
         headers: dict[str, str],
     ) -> ConnectionRecord:
         state = self._context.state
-        # The source cannot be looked up behind a gateway, which asks by hostname.
+        # The source cannot be looked up behind a gateway to another network.
+        network = headers.get("x-forwarded-network", state.network)
         source = None
-        if request is None or not request.by_hostname:
+        if network.lower() == state.network.lower():
             source = state.workload_by_address(NetworkAddress(state.network, src[0]))
         services = request.services if request else state.services_of(workload)
         return ConnectionRecord(
@@ -244,7 +258,7 @@ class Inbound:
             source=source,
             derived=DerivedSource(rbac.identity, parse_baggage(headers.get("baggage", ""))),
             destination=workload,
-            service=guess_service(workload, services, rbac.dst_port, headers.get("forwarded", "")),
+            service=guess_service(workload, services, rbac.dst_port, request.asked if request else ""),
         )
 
     def _finished(self, task: asyncio.Task[None]) -> None:

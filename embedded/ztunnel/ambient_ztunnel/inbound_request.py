@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from .context import ILLEGAL_PORTS
+from .context import ILLEGAL_PORTS, SELF_CALL
 from .model import IP, HostAddress, NetworkAddress, Service, Workload
-from .state import State
+from .state import State, best_service
 
 
 class Refused(Exception):
@@ -26,7 +26,7 @@ class Request:
     authority: str
     port: int
     services: list[Service]
-    by_hostname: bool = False
+    asked: str = ""  # the service's hostname, as the client names it in `forwarded`
     # Where the client wanted to go, for an application that reads PROXY headers.
     proxy_target: tuple[IP, int] | None = None
 
@@ -61,34 +61,35 @@ def resolve(state: State, workload: Workload, local_ip: IP, headers: dict[str, s
         services = [service]
         target = workload.services.get(service.key, {}).get(port) or service.ports.get(port, 0)
         if not target:
-            raise Refused(503, f"no port {port} for service {host}")
+            raise Refused(503, f"requested service {host}:{port} found, but cannot resolve port")
     else:
         if host != local_ip and workload.app_tunnel is None and not _is_waypoint_of(state, workload, local_ip, host):
             raise Refused(400, f"ip mismatch: {local_ip} != {host}")
         services = state.services_of(workload)
         target = port
     if target in ILLEGAL_PORTS:
-        raise Refused(503, "attempted recursive call to ourselves")
+        raise Refused(503, SELF_CALL)
     proxy_target = None
     if workload.app_tunnel is not None:
         if workload.app_tunnel.proxy_protocol:
             proxy_target = (_service_address(services[0], state) if isinstance(host, str) else host, port)
         target = workload.app_tunnel.port or target
-    return Request(authority, target, services, isinstance(host, str), proxy_target)
+    asked = re.search(r"host=\"?([^\";,]+)", headers.get("forwarded", ""))
+    return Request(authority, target, services, asked[1] if asked else "", proxy_target)
 
 
 def _service_by_host(state: State, workload: Workload, hostname: str) -> Service:
     """The service of that name, preferring the pod's own namespace."""
-    found = state.services_by_host(hostname)
-    if not found:
-        raise Refused(503, f"unknown hostname: {hostname}")
-    return max(found, key=lambda service: service.namespace == workload.namespace)
+    found = best_service(state.services_by_host(hostname), workload.namespace)
+    if found is None:
+        raise Refused(503, f"no service or workload for hostname: {hostname}")
+    return found
 
 
 def _service_address(service: Service, state: State) -> IP:
     """One of the service's addresses, in this network and IPv4 if there is a choice."""
     if not service.vips:
-        raise Refused(503, f"no IP for service {service.hostname}")
+        raise Refused(503, f"requested service {service.hostname} found, but has no IP addresses")
     return max(service.vips, key=lambda vip: (vip.network == state.network, vip.address.version == 4)).address
 
 
@@ -108,18 +109,30 @@ def _is_waypoint_of(state: State, workload: Workload, local_ip: IP, asked: IP) -
     return False
 
 
-def guess_service(workload: Workload, services: list[Service], port: int, forwarded: str) -> Service | None:
+def guess_service(workload: Workload, services: list[Service], port: int, asked: str) -> Service | None:
     """The service a connection was for: the one the client names, else one with this target port."""
-    asked = re.search(r"host=\"?([^\";,]+)", forwarded)
-    if asked:
-        for service in services:
-            if service.hostname == asked[1]:
-                return service
+    for service in services:
+        if service.hostname == asked:
+            return service
     for service in services:
         own = workload.services.get(HostAddress(service.namespace, service.hostname), {})
         if any(own.get(front, target) == port or target == port for front, target in service.ports.items()):
             return service
     return None
+
+
+def baggage(workload: Workload) -> str:
+    """Who a workload is, as a `baggage` header (upstream's src/baggage.rs)."""
+    members = (
+        ("k8s.cluster.name", workload.cluster_id),
+        ("k8s.namespace.name", workload.namespace),
+        (f"k8s.{workload.workload_type}.name", workload.workload_name),
+        ("service.name", workload.canonical_name),
+        ("service.version", workload.canonical_revision),
+        ("cloud.region", workload.locality.region),
+        ("cloud.availability_zone", workload.locality.zone),
+    )
+    return ",".join(f"{key}={value}" for key, value in members if value)
 
 
 def parse_baggage(text: str) -> dict[str, str]:

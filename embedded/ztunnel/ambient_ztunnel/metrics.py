@@ -1,6 +1,6 @@
 """ztunnel's metrics, under its own names and labels (embedded provider alone).
 
-Names and labels: istio.io "Istio Standard Metrics" and ztunnel 1.29-1.31's /metrics.
+Names and labels: istio.io "Istio Standard Metrics", and ztunnel 1.31's src/proxy/metrics.rs, src/dns/metrics.rs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from .identity import Identity
@@ -54,9 +54,9 @@ class Flag:
     NONE = "-"
     DENY = "DENY"
     CONNECT = "CONNECT"
-    TLS = "TLS_FAILURE"
     H2 = "H2_HANDSHAKE_FAILURE"
     IDENTITY = "IDENTITY_ERROR"
+    NETWORK_POLICY = "NETWORK_POLICY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def traffic_labels(
             "source_canonical_service": derived.fields.get("service.name", ""),
             "source_canonical_revision": derived.fields.get("service.version", ""),
             "source_workload_namespace": derived.fields.get("k8s.namespace.name", ""),
-            "source_app": derived.fields.get("service.name", ""),
+            "source_app": derived.fields.get("workload", ""),
             "source_version": derived.fields.get("service.version", ""),
             "source_cluster": derived.fields.get("k8s.cluster.name", ""),
             "source_region": derived.fields.get("cloud.region", ""),
@@ -127,7 +127,7 @@ def _side(side: str, workload: Workload) -> dict[str, str]:
 
 
 class Metrics:
-    """All metrics of the process, in a registry of their own."""
+    """The metrics of the process, in a registry of their own."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -168,8 +168,8 @@ class Metrics:
         dns_labels = (
             "request_query_type",
             "request_protocol",
-            "source_workload_namespace",
-            "source_workload",
+            "source_canonical_service",
+            "source_canonical_revision",
         )
         self.dns_requests = counter("dns_requests", "Total number of DNS requests (unstable)", dns_labels)
         self.dns_upstream = counter(
@@ -179,8 +179,15 @@ class Metrics:
         )
         self.dns_failures = counter(
             "dns_upstream_failures",
-            "Total number of DNS requests that failed upstream (unstable)",
+            "Total number of DNS requests that failed to forward upstream (unstable)",
             dns_labels,
+        )
+        self.dns_duration = Histogram(
+            "istio_dns_upstream_request_duration_seconds",
+            "Total time in seconds Istio takes to get DNS response from upstream (unstable)",
+            dns_labels,
+            registry=self.registry,
+            buckets=(0.0005, 0.001, 0.01, 0.1, 1.0, 5.0),
         )
         self.active_proxies = gauge(
             "workload_manager_active_proxy_count",

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeVar
 
+from .config import Keepalive
 from .model import IP
 
-log = logging.getLogger("inpod")
+log = logging.getLogger("inpod.netns")
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
@@ -29,9 +31,8 @@ SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; the same number is IP6T_SO_ORIGI
 IP_TRANSPARENT = 19  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
 BACKLOG = 1024
-KEEPALIVE = 60  # seconds of silence before a probe
+CONNECT_TIMEOUT = 10.0  # seconds
 SPARE_SOCKETS = 16  # made in advance, per pod
-UNREAD_TIMEOUT = 0.1  # seconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _visitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
@@ -69,8 +70,9 @@ class Netns:
     sockets are made in advance, several per visit.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, keepalive: Keepalive) -> None:
         self.fd = fd
+        self.keepalive = keepalive
         self.inode = os.fstat(fd).st_ino
         self._spare: dict[int, deque[socket.socket]] = {4: deque(), 6: deque()}
         self._waiting: dict[int, deque[asyncio.Future[socket.socket]]] = {4: deque(), 6: deque()}
@@ -112,7 +114,7 @@ class Netns:
         try:
             while waiting or len(spare) < SPARE_SOCKETS:
                 count = len(waiting) + SPARE_SOCKETS - len(spare)
-                for sock in await self.run(lambda count=count: _clients(version, count)):  # type: ignore[misc]
+                for sock in await self.run(lambda count=count: _clients(version, count, self.keepalive)):  # type: ignore[misc]
                     while waiting and waiting[0].done():
                         waiting.popleft()  # cancelled meanwhile
                     if waiting:
@@ -141,10 +143,10 @@ class Netns:
         """A bound UDP socket inside the namespace; raises OSError."""
         return await self.run(lambda: _bind_udp(ip, port))
 
-    async def connect(self, ip: IP, port: int, *, source: IP | None = None, timeout: float = 10.0) -> socket.socket:
+    async def connect(self, ip: IP, port: int, *, source: IP | None = None) -> socket.socket:
         """A TCP connection from inside the namespace, from the address `source` if given.
 
-        Raises OSError, or TimeoutError after `timeout` seconds.
+        Raises OSError, or TimeoutError after `CONNECT_TIMEOUT`.
         """
         # Connecting to oneself from one's own address needs no spoofing, and would confuse the application.
         spoof = source is not None and source != ip and source.version == ip.version
@@ -153,7 +155,7 @@ class Netns:
             if spoof:
                 _set_transparent(sock, ip)
                 sock.bind((str(source), 0))
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
                 await asyncio.get_running_loop().sock_connect(sock, (str(ip), port))
         except BaseException:
             sock.close()
@@ -211,7 +213,7 @@ def _bind_udp(ip: IP, port: int) -> socket.socket:
     return sock
 
 
-def _clients(version: int, count: int) -> list[socket.socket]:
+def _clients(version: int, count: int, keepalive: Keepalive) -> list[socket.socket]:
     """Several sockets for outgoing connections."""
     made: list[socket.socket] = []
     try:
@@ -219,9 +221,7 @@ def _clients(version: int, count: int) -> list[socket.socket]:
             sock = _new(version, socket.SOCK_STREAM)
             made.append(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE)
+            keepalive.set(sock)
     except BaseException:
         for sock in made:
             sock.close()
@@ -229,13 +229,13 @@ def _clients(version: int, count: int) -> list[socket.socket]:
     return made
 
 
-def connect_failure(error: OSError) -> str:
-    """Why a connection could not be made, as upstream's access log says it."""
+def os_error(error: Exception) -> str:
+    """Why a call of the system failed, as Rust's io::Error says it."""
     if isinstance(error, TimeoutError) and error.errno is None:
-        return "connection failed: deadline has elapsed"
-    if error.errno is None:
-        return f"connection failed: {error}"
-    return f"connection failed: {os.strerror(error.errno)} (os error {error.errno})"
+        return "deadline has elapsed"
+    if not isinstance(error, OSError) or isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    return f"{os.strerror(error.errno)} (os error {error.errno})"
 
 
 def peer_address(sock: socket.socket) -> tuple[IP, int]:
@@ -261,30 +261,3 @@ def original_destination(sock: socket.socket) -> tuple[IP, int]:
         port, raw = struct.unpack_from("!2xH4x16s", sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28))
         return IPv6Address(raw), port
     return local_address(sock)
-
-
-def reset_on_close(sock: socket.socket) -> None:
-    """Make close() send RST, so that the other end sees an error and not a normal end."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-async def close_unread(sock: socket.socket) -> None:
-    """Close an accepted connection that gets no answer, with the client's request still unread.
-
-    The kernel then sends RST instead of FIN and curl ends with 56. A client that has not sent anything yet
-    gets up to `UNREAD_TIMEOUT` to do so.
-    """
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    try:
-        loop.add_reader(sock, readable.set)
-        try:
-            async with asyncio.timeout(UNREAD_TIMEOUT):
-                await readable.wait()
-        except TimeoutError:
-            pass
-        finally:
-            loop.remove_reader(sock)
-    finally:
-        sock.close()

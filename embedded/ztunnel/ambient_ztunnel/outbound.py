@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import socket
 from ipaddress import ip_address
 
 from .accesslog import ConnectionRecord, log_early_deny
 from .connections import Drained, Tracked
-from .context import ILLEGAL_PORTS, WORKLOAD_TIMEOUT, Context, Pod
+from .context import ILLEGAL_PORTS, SELF_CALL, WORKLOAD_TIMEOUT, Context, Pod
 from .hbone import Headers
-from .metrics import DerivedSource, Flag
+from .inbound_request import baggage
+from .metrics import DerivedSource
 from .model import IP, Tunnel, Workload
-from .netns import close_unread, connect_failure, local_address, original_destination, peer_address
+from .netns import local_address, original_destination, os_error, peer_address
 from .pool import Key, OpenError, Pool
 from .relay import Relay, TcpEnd
 from .routing import Route, RoutingError, route, show
+from .state import UnknownWorkload
 from .stream import Stream
 
 
@@ -39,9 +42,9 @@ class Outbound:
             return
         try:
             source, decided, ip = await self._decide(sock, dst)
-        except (RoutingError, OSError) as error:
+        except (RoutingError, UnknownWorkload, OSError) as error:
             log_early_deny(src, dst, "outbound", error)
-            await close_unread(sock)
+            sock.close()
             return
         hbone = decided.protocol is Tunnel.HBONE
         target = None
@@ -73,20 +76,20 @@ class Outbound:
     async def _decide(self, sock: socket.socket, dst: tuple[IP, int]) -> tuple[Workload, Route, IP]:
         """The source, the route and its resolved address."""
         if dst[1] in ILLEGAL_PORTS and (dst[0].is_loopback or dst[0] == local_address(sock)[0]):
-            raise RoutingError("attempted recursive call to ourselves")
+            raise RoutingError(SELF_CALL)
         source = await self._context.state.wait_for_workload(self._pod.info, WORKLOAD_TIMEOUT)
-        if source is None:
-            raise RoutingError(f"unknown source: {self._pod.info}")
         decided = route(self._context.state, source, dst)
         if decided.ip is not None:
             return source, decided, decided.ip
-        hostname = decided.workload.hostname if decided.workload else ""
+        assert decided.workload is not None  # only a workload's hostname takes the place of an address
+        hostname = decided.workload.hostname
         try:
             found = await asyncio.get_running_loop().getaddrinfo(hostname, decided.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            raise RoutingError(f"no ip addresses were resolved for workload: {hostname}") from error
+            raise RoutingError(f"no ip addresses were resolved for workload: {decided.workload.uid}") from error
         addresses = [ip_address(entry[4][0]) for entry in found]
-        return source, decided, max(addresses, key=lambda address: address.version == dst[0].version)
+        matching = [address for address in addresses if address.version == dst[0].version]
+        return source, decided, random.choice(matching or addresses)
 
     async def _carry(
         self,
@@ -109,10 +112,10 @@ class Outbound:
                 try:
                     server = await TcpEnd.open(await self._pod.netns.connect(ip, decided.port))
                 except OSError as error:
-                    raise OpenError(connect_failure(error), Flag.CONNECT) from error
+                    raise OpenError(f"io error: {os_error(error)}") from error
         except OpenError as error:
-            record.finish(error, error.flag)
-            await close_unread(sock)
+            record.finish(error)
+            sock.close()
             return
         except BaseException:
             sock.close()
@@ -120,7 +123,7 @@ class Outbound:
         try:
             client = await TcpEnd.open(sock)
         except OSError as error:
-            server.reset()
+            server.drop()
             record.finish(error)
             return
         relay = Relay(client, server, record)
@@ -139,22 +142,10 @@ class Outbound:
         forwarded = f'for="{show(*src)}"'
         if decided.service is not None:
             forwarded += f";host={decided.service.hostname}"
-        baggage = ",".join(
-            f"{key}={value}"
-            for key, value in (
-                ("k8s.cluster.name", self._context.config.cluster_id),
-                ("k8s.namespace.name", source.namespace),
-                (f"k8s.{source.workload_type}.name", source.workload_name),
-                ("service.name", source.canonical_name),
-                ("service.version", source.canonical_revision),
-                ("cloud.region", source.locality.region),
-                ("cloud.availability_zone", source.locality.zone),
-            )
-        )
         return [
             (":method", "CONNECT"),
             (":authority", target),
-            ("baggage", baggage),
+            ("baggage", baggage(source)),
             ("forwarded", forwarded),
             ("traceparent", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"),
         ]

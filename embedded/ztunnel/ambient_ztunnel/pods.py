@@ -17,9 +17,9 @@ from .inbound import Inbound
 from .model import HBONE_PORT
 from .netns import Netns
 from .outbound import Outbound
-from .state import WorkloadInfo
+from .state import UnknownWorkload, WorkloadInfo
 
-log = logging.getLogger("inpod")
+log = logging.getLogger("inpod.statemanager")
 
 NO_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 RETRY = 5.0  # seconds between attempts to start a proxy that failed to start
@@ -61,8 +61,8 @@ class PodProxy:
 
     async def _acquire(self) -> None:
         """Have the certificate at hand before the first connection asks for it."""
-        workload = await self._context.state.wait_for_workload(self.pod.info, WORKLOAD_TIMEOUT)
-        if workload is not None:
+        with contextlib.suppress(UnknownWorkload):
+            workload = await self._context.state.wait_for_workload(self.pod.info, WORKLOAD_TIMEOUT)
             self.identity = workload.identity
             self._context.certs.acquire(self.identity)
 
@@ -88,6 +88,8 @@ class PodProxy:
                 log.error("failed TCP handshake: %s", error)
                 return
             sock.setblocking(False)
+            with contextlib.suppress(OSError):  # the client has gone already: its handler will see
+                self.pod.netns.keepalive.set(sock)
             self._spawn(handler(sock))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -155,7 +157,7 @@ class PodManager:
 
     async def add(self, uid: str, info: WorkloadInfo, netns_fd: int) -> None:
         """Start a pod's proxy, unless it runs in that namespace already; raises OSError."""
-        netns = Netns(netns_fd)
+        netns = Netns(netns_fd, self._context.config.keepalive)
         existing = self.proxies.get(uid)
         if existing is not None:
             if existing.pod.netns.inode == netns.inode:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from dataclasses import dataclass
 
@@ -14,21 +13,20 @@ from .hbone import Connection, Headers
 from .identity import Identity
 from .metrics import Flag
 from .model import IP
-from .netns import Netns, connect_failure
+from .netns import Netns, os_error
 from .stream import Stream, TunnelError
 
-log = logging.getLogger("pool")
+log = logging.getLogger("proxy.pool")
 
 STREAMS_PER_CONNECTION = 100
 IDLE_TIMEOUT = 300.0  # seconds without a stream before a connection is closed
-UNACKNOWLEDGED_LIMIT = 20_000  # milliseconds
 ATTEMPTS = 3  # a pooled connection may die just when it is picked
 
 
 class OpenError(Exception):
     """No tunnel; `flag` is the metric's response flag."""
 
-    def __init__(self, message: str, flag: str = Flag.NONE) -> None:
+    def __init__(self, message: str, flag: str = Flag.CONNECT) -> None:
         super().__init__(message)
         self.flag = flag
 
@@ -134,10 +132,11 @@ class Pool:
             raise OpenError(f"identity error: {error}", Flag.IDENTITY) from error
         try:
             sock = await self._netns.connect(key.ip, key.port)
-            # A node that has vanished does not close its connections.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_LIMIT)
+        except TimeoutError as error:
+            said = "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"
+            raise OpenError(f"{said}: {os_error(error)}", Flag.NETWORK_POLICY) from error
         except OSError as error:
-            raise OpenError(connect_failure(error), Flag.CONNECT) from error
+            raise OpenError(f"io error: {os_error(error)}") from error
         conn = Connection(check)
         try:
             await asyncio.get_running_loop().create_connection(
@@ -149,9 +148,9 @@ class Pool:
             )
         except (OSError, ssl.SSLError) as error:
             sock.close()
-            raise OpenError(f"tls error: {error}", Flag.TLS) from error
+            raise OpenError(f"io error: {os_error(error)}") from error
         if conn.refused:
-            raise OpenError(f"tls error: {conn.refused}", Flag.TLS)
+            raise OpenError(f"io error: {conn.refused}")
         return conn
 
     async def _reap(self, key: Key, conn: Connection) -> None:

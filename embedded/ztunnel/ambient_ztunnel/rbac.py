@@ -7,7 +7,7 @@ upstream ztunnel does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,11 +31,14 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision, the policy behind it (`namespace/name` or empty), and the dry runs that matched."""
+    """The decision, the policy behind it (`namespace/name` or empty), and how it came about.
+
+    `steps` are upstream's log messages, each with its policy (src/state.rs, assert_rbac).
+    """
 
     allowed: bool
     policy: str = ""
-    dry_run: tuple[str, ...] = ()
+    steps: tuple[tuple[str, str], ...] = ()
 
     @property
     def reason(self) -> str:
@@ -97,18 +100,26 @@ def policy_matches(policy: Policy, conn: Connection) -> bool:
 
 def authorize(policies: Iterable[Policy], conn: Connection) -> Verdict:
     """Decide on one connection given all the policies that apply to its destination."""
-    allow_exists = False
-    allowed_by = ""
-    dry_run: list[str] = []
-    for policy in policies:
-        if policy.dry_run:
-            if policy_matches(policy, conn):
-                dry_run.append(policy.key)
-        elif policy.action is Action.DENY:
-            if policy_matches(policy, conn):
-                return Verdict(False, policy.key, tuple(dry_run))
-        else:
-            allow_exists = True
-            if not allowed_by and policy_matches(policy, conn):
-                allowed_by = policy.key
-    return Verdict(bool(allowed_by) or not allow_exists, allowed_by, tuple(dry_run))
+    given = list(policies)
+    steps: list[tuple[str, str]] = []
+
+    def matching(action: Action, *, dry_run: bool) -> Iterator[str]:
+        for policy in given:
+            if policy.action is action and policy.dry_run is dry_run and policy_matches(policy, conn):
+                steps.append((f"{'dry-run: ' if dry_run else ''}{action.value.lower()} policy match", policy.key))
+                yield policy.key
+
+    list(matching(Action.DENY, dry_run=True))
+    denied_by = next(matching(Action.DENY, dry_run=False), "")
+    if denied_by:
+        return Verdict(False, denied_by, tuple(steps))
+    rehearsed = list(matching(Action.ALLOW, dry_run=True))
+    allows = [policy.dry_run for policy in given if policy.action is Action.ALLOW]
+    if allows and all(allows) and not rehearsed:
+        steps.append(("dry-run: no allow policies match", ""))
+    if all(allows):
+        return Verdict(True, "", (*steps, ("no allow policies, allow", "")))
+    allowed_by = next(matching(Action.ALLOW, dry_run=False), "")
+    if not allowed_by:
+        steps.append(("no allow policies matched", ""))
+    return Verdict(bool(allowed_by), allowed_by, tuple(steps))

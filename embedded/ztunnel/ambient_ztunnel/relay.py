@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import errno
 import socket
 import struct
+from dataclasses import dataclass
 from typing import Protocol, cast
 
-from .netns import reset_on_close
-
-log = logging.getLogger("copy")
+from .netns import os_error
 
 # An end that has this many bytes to write stops the other end from reading.
 HIGH_WATER = 512 * 1024
 LOW_WATER = 128 * 1024
 
 
+# A peer may close as it likes (upstream's src/copy.rs, ignore_io_errors).
+_IGNORED = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}
+
+
 class CopyError(Exception):
-    """Why a relay ended early, in the words of the access log."""
+    """Why a relay ended badly, in the words of the access log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How an end was lost: the error for who reads from it, and for who closes it. "": none, just an end."""
+
+    read: str = ""
+    shutdown: str = ""
 
 
 class Counter(Protocol):
@@ -34,6 +45,8 @@ class Counter(Protocol):
 
 class End(Protocol):
     """One side of a relay."""
+
+    lost: Loss | None
 
     def attach(self, relay: Relay) -> None:
         """Start to deliver to `relay`."""
@@ -50,21 +63,26 @@ class End(Protocol):
     def resume(self) -> None:
         """Deliver again."""
 
-    def reset(self) -> None:
-        """Tear the end down at once, so that its peer sees an error."""
+    def drop(self) -> None:
+        """Let go at once, whatever is still to be sent."""
 
     def close(self) -> None:
-        """Both directions have ended in good order."""
+        """Both directions have ended."""
 
 
 class Relay:
-    """Couples the client's end and the server's end; `done` resolves when both directions have ended."""
+    """Couples the client's end and the server's end; `done` resolves when both directions have ended.
+
+    Each direction lives on its own, as upstream's (src/copy.rs, copy_bidirectional): an end that is lost is
+    the end of what it sends, so the other one gets FIN, and of what it should get, once there is any.
+    """
 
     def __init__(self, client: End, server: End, counter: Counter) -> None:
         self.client = client
         self.server = server
         self._counter = counter
-        self._open = 2
+        self._errors: dict[int, str] = {}  # of the directions that have ended, by the end that was read
+        self._paused: set[int] = set()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -75,55 +93,71 @@ class Relay:
 
     def on_data(self, end: End, data: bytes) -> None:
         """Bytes have arrived at `end`."""
-        if self.done.done():
+        if self.done.done() or id(end) in self._errors:
+            return
+        other = self._other(end)
+        if other.lost is not None:
+            self._end(end)
             return
         if end is self.client:
             self._counter.add_request(len(data))
-            writable = self.server.send(data)
         else:
             self._counter.add_response(len(data))
-            writable = self.client.send(data)
-        if not writable:
+        if not other.send(data):
+            self._paused.add(id(end))
             end.pause()
 
     def on_writable(self, end: End) -> None:
         """`end` has room again."""
         if not self.done.done():
-            (self.server if end is self.client else self.client).resume()
+            other = self._other(end)
+            self._paused.discard(id(other))
+            other.resume()
 
     def on_eof(self, end: End) -> None:
         """The peer of `end` has finished sending."""
-        if self.done.done():
-            return
-        (self.server if end is self.client else self.client).send_eof()
-        self._open -= 1
-        if self._open == 0:
-            self.done.set_result(None)
-            self.client.close()
-            self.server.close()
+        self._end(end)
 
-    def on_finished(self, end: End) -> None:
-        """The peer of `end` has sent all it had and wants no more: what is left for the other end goes out."""
-        if not self.done.done():
-            self.done.set_result(None)
-            (self.server if end is self.client else self.client).close()
-
-    def on_lost(self, end: End, error: str) -> None:
-        """`end` broke: the other end is torn down too."""
-        if self.done.done():
-            return
-        side = "receive" if end is self.client else "send"
-        self.abort(CopyError(f"{side}: {error}"))
+    def on_lost(self, end: End) -> None:
+        """`end` broke."""
+        self._end(end, end.lost.read if end.lost else "")
+        if id(self._other(end)) in self._paused:
+            self._end(self._other(end))  # what waits to be sent never will be
 
     def abort(self, error: Exception) -> None:
-        """End now, with an error for both peers."""
+        """End both directions now."""
         if self.done.done():
             return
         self.done.set_exception(error)
         # Whoever owns the relay awaits `done`; if it was cancelled, nobody does, and that is fine.
         self.done.exception()
-        self.client.reset()
-        self.server.reset()
+        self.client.drop()
+        self.server.drop()
+
+    def _other(self, end: End) -> End:
+        return self.server if end is self.client else self.client
+
+    def _end(self, end: End, error: str = "") -> None:
+        """Nothing more will be read from `end`: pass that on."""
+        if self.done.done() or id(end) in self._errors:
+            return
+        direction = "send" if end is self.client else "receive"
+        other = self._other(end)
+        if other.lost is None:
+            other.send_eof()
+        elif other.lost.shutdown:
+            direction, error = f"while closing connection: {direction}", other.lost.shutdown
+        self._errors[id(end)] = f"{direction}: {error}" if error else ""
+        if len(self._errors) < 2:
+            return
+        error = self._errors[id(self.client)] or self._errors[id(self.server)]
+        if error:
+            self.done.set_exception(CopyError(error))
+            self.done.exception()
+        else:
+            self.done.set_result(None)
+        self.client.close()
+        self.server.close()
 
 
 class TcpEnd(asyncio.Protocol):
@@ -134,7 +168,7 @@ class TcpEnd(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._eof = False
-        self._lost: str | None = None
+        self.lost: Loss | None = None
         self._early: list[bytes] = []
 
     @classmethod
@@ -182,9 +216,11 @@ class TcpEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._lost = str(exc) if exc else "connection closed"
+        self.lost = Loss()
+        if isinstance(exc, OSError) and exc.errno not in _IGNORED:
+            self.lost = Loss(read=f"io error: {os_error(exc)}")
         if self._relay is not None:
-            self._relay.on_lost(self, self._lost)
+            self._relay.on_lost(self)
 
     # -- End -----------------------------------------------------------------------------------------------
 
@@ -197,8 +233,8 @@ class TcpEnd(asyncio.Protocol):
             relay.on_data(self, data)
         if self._eof:
             relay.on_eof(self)
-        elif self._lost is not None:
-            relay.on_lost(self, self._lost)
+        elif self.lost is not None:
+            relay.on_lost(self)
 
     def send(self, data: bytes) -> bool:
         """Write; False when the buffer is full."""
@@ -222,12 +258,9 @@ class TcpEnd(asyncio.Protocol):
         if self._transport is not None and not self._eof and not self._transport.is_reading():
             self._transport.resume_reading()
 
-    def reset(self) -> None:
-        """Close with RST."""
+    def drop(self) -> None:
+        """Close now: the kernel sends FIN, or RST if the peer has sent what nobody has read."""
         if self._transport is not None:
-            sock = self._transport.get_extra_info("socket")
-            if sock is not None:
-                reset_on_close(sock)
             self._transport.abort()
 
     def close(self) -> None:

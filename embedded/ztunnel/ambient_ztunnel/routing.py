@@ -75,24 +75,24 @@ def route(state: State, source: Workload, target: Address) -> Route:
     ip, port = target
     # Within one network only: istiod gives an east-west gateway for the others.
     address = NetworkAddress(state.network, ip)
+    # As upstream's src/proxy/outbound.rs, build_request: an address of both a workload and a service is the
+    # workload's for the choice of a waypoint, and the service's for the choice of an endpoint.
     workload = state.workload_by_address(address)
-    service = None if workload else state.service_by_vip(address)
-    if service is not None:
-        if service.waypoints and not _is_own_waypoint(state, source, [gateway for gateway, _ in service.waypoints]):
-            waypoint = _find_waypoint(state, source, _pick_waypoint(service))
-            return _through_waypoint(source, waypoint, target, service)
-        if service.lb_mode is LbMode.PASSTHROUGH:
-            return Route(Tunnel.TCP, ip, port)
+    service = state.service_by_vip(address, source.namespace)
+    asked = None if workload else service
+    if asked is not None and asked.waypoints:
+        return _through_waypoint(source, _find_waypoint(state, source, _pick_waypoint(asked)), target, asked)
+    if service is not None and service.lb_mode is not LbMode.PASSTHROUGH:
         upstream = pick_endpoint(state, source, service, port)
-        if upstream is None:
+        if upstream is None and asked is not None:
             raise RoutingError(f"no healthy upstream: {show(ip, port)}")
-    elif workload is not None:
-        if workload.waypoint and not _is_own_waypoint(state, source, [workload.waypoint]):
-            waypoint = _find_waypoint(state, source, workload.waypoint)
-            return _through_waypoint(source, waypoint, target, None)
-        upstream = Upstream(workload, port)
     else:
+        upstream = Upstream(workload, port) if workload is not None and service is None else None
+    if upstream is None:
         return Route(Tunnel.TCP, ip, port)
+    gateway = upstream.workload.waypoint
+    if asked is None and gateway is not None and not _is_own_waypoint(state, source, gateway):
+        return _through_waypoint(source, _find_waypoint(state, source, gateway), target, upstream.service)
     _same_network(source, upstream.workload)
     return _direct(upstream, ip)
 
@@ -134,7 +134,13 @@ def _through_waypoint(source: Workload, waypoint: Upstream, target: Address, ser
 def _same_network(source: Workload, destination: Workload) -> None:
     """Raise unless both ends are in one network: tunnels through east-west gateways are not spoken here."""
     if source.network != destination.network:
-        raise RoutingError(f"no valid routing destination for workload: {destination.name} (another network)")
+        raise RoutingError(_no_destination(destination))
+
+
+def _no_destination(workload: Workload) -> str:
+    """That there is no way to a workload."""
+    shown = f"Workload{{{workload.name} with uid {workload.uid} ({workload.protocol.value})}}"
+    return f"no valid routing destination for workload: {shown}"
 
 
 def _pick_waypoint(service: Service) -> Gateway:
@@ -146,28 +152,40 @@ def _pick_waypoint(service: Service) -> Gateway:
 
 def _find_waypoint(state: State, source: Workload, gateway: Gateway) -> Upstream:
     """A pod of the waypoint. Raises RoutingError: traffic must never go around a waypoint that is named."""
-    found = state.find(gateway.destination)
+    where = gateway.destination
+    found: Workload | Service | None = None
+    if isinstance(where, NetworkAddress):
+        found = state.service_by_vip(where, source.namespace)
+    found = found or state.find(where)
     if isinstance(found, Workload):
         return Upstream(found, gateway.port)
-    if isinstance(found, Service):
-        upstream = pick_endpoint(state, source, found, gateway.port, waypoint=True)
-        if upstream is not None:
-            return upstream
+    if found is None and isinstance(where, HostAddress):
+        raise RoutingError(f"unknown waypoint: waypoint {where.hostname} not found")
+    upstream = pick_endpoint(state, source, found, gateway.port, waypoint=True) if found is not None else None
+    if upstream is None:
+        raise RoutingError(f"unknown waypoint: waypoint {_debug(gateway)} not found")
+    return upstream
+
+
+def _debug(gateway: Gateway) -> str:
+    """A gateway as upstream's error names it: Rust's Debug form of its GatewayAddress."""
     where = gateway.destination
-    name = where.hostname if isinstance(where, HostAddress) else str(where)
-    raise RoutingError(f"unknown waypoint: waypoint {name} not found")
+    if isinstance(where, HostAddress):
+        name = f'Hostname(NamespacedHostname {{ namespace: "{where.namespace}", hostname: "{where.hostname}" }})'
+    else:
+        name = f'Address(NetworkAddress {{ network: "{where.network}", address: {where.address} }})'
+    return f"GatewayAddress {{ destination: {name}, hbone_mtls_port: {gateway.port} }}"
 
 
-def _is_own_waypoint(state: State, source: Workload, gateways: list[Gateway]) -> bool:
-    """True if `source` is itself a pod of one of the waypoints: its traffic has passed it already."""
-    for gateway in gateways:
-        found = state.find(gateway.destination)
-        if isinstance(found, Workload):
-            if found.uid == source.uid:
-                return True
-        elif found is not None and found.key in source.services:
-            return True
-    return False
+def _is_own_waypoint(state: State, source: Workload, gateway: Gateway) -> bool:
+    """True if `source` is itself a pod of the workload's waypoint: its traffic has passed it already.
+
+    Of a service's waypoint nobody is excepted (upstream's src/proxy/outbound.rs, build_request).
+    """
+    found = state.find(gateway.destination)
+    if isinstance(found, Workload):
+        return found.uid == source.uid
+    return found is not None and found.key in source.services
 
 
 def pick_endpoint(
@@ -196,7 +214,9 @@ def pick_endpoint(
     best = max(rank for rank, _, _ in candidates) if service.lb_mode is not LbMode.STANDARD else None
     options = [(workload, target) for rank, workload, target in candidates if best is None or rank == best]
     weights = [workload.capacity for workload, _ in options]
-    chosen, target = random.choices(options, weights)[0] if sum(weights) else random.choice(options)
+    if not sum(weights):
+        return None
+    chosen, target = random.choices(options, weights)[0]
     return Upstream(chosen, target, service)
 
 
@@ -230,5 +250,5 @@ def pick_address(workload: Workload, wanted: IP, service: Service | None) -> IP 
     if usable:
         return max(usable, key=lambda ip: ip.version == wanted.version)
     if not workload.hostname:
-        raise RoutingError(f"no valid routing destination for workload: {workload.name}")
+        raise RoutingError(_no_destination(workload))
     return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .model import HostAddress, NetworkAddress, Policy, Scope, Service, Workload
+from .model import HostAddress, NetworkAddress, Policy, Scope, Service, Tunnel, Workload
 from .rbac import Connection, Verdict, authorize
 
 log = logging.getLogger("state")
@@ -25,14 +25,20 @@ class WorkloadInfo:
     service_account: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name} ({self.service_account})"
+        """In upstream's form (src/state.rs)."""
+        return f"{self.service_account}.{self.namespace} ({self.name})"
+
+
+class UnknownWorkload(Exception):
+    """istiod has not announced a pod that istio-cni has handed over."""
 
 
 class State:
     """The indexed configuration; changed by the event loop's thread only."""
 
-    def __init__(self, network: str = "", local_node: str = "") -> None:
+    def __init__(self, network: str = "", local_node: str = "", policy_log_level: int = logging.DEBUG) -> None:
         self.network = network
+        self._policy_log_level = policy_log_level
         self.local_node = local_node
         self.workloads: dict[str, Workload] = {}
         self.services: dict[HostAddress, Service] = {}
@@ -40,25 +46,27 @@ class State:
         self._by_address: dict[NetworkAddress, dict[str, Workload]] = {}
         self._by_name: dict[tuple[str, str], dict[str, Workload]] = {}
         self._endpoints: dict[HostAddress, dict[str, Workload]] = {}
-        self._by_vip: dict[NetworkAddress, Service] = {}
+        self._by_vip: dict[NetworkAddress, dict[str, Service]] = {}
         self._by_host: dict[str, dict[str, Service]] = {}
         self._cidr_services: list[Service] = []
         self._global: dict[str, Policy] = {}
         self._by_namespace: dict[str, dict[str, Policy]] = {}
         self._changed: asyncio.Event = asyncio.Event()
+        self._policies_changed = False
         self._listeners: list[Callable[[], None]] = []
 
     # -- changes -------------------------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every batch of changes."""
+        """Call `listener` after every batch that changes policies."""
         self._listeners.append(listener)
 
     def notify(self) -> None:
         """Tell everyone who waits that a batch of changes is complete."""
         self._changed.set()
         self._changed = asyncio.Event()
-        for listener in self._listeners:
+        changed, self._policies_changed = self._policies_changed, False
+        for listener in self._listeners if changed else ():
             listener()
 
     def put_workload(self, workload: Workload) -> None:
@@ -89,7 +97,7 @@ class State:
         self.remove_service(service.key)
         self.services[service.key] = service
         for vip in service.vips:
-            self._by_vip[vip] = service
+            self._by_vip.setdefault(vip, {})[str(service.key)] = service
         if service.cidr_vips:
             self._cidr_services.append(service)
         self._by_host.setdefault(service.hostname, {})[service.namespace] = service
@@ -100,8 +108,7 @@ class State:
         if service is None:
             return False
         for vip in service.vips:
-            if self._by_vip.get(vip) is service:
-                del self._by_vip[vip]
+            _drop(self._by_vip, vip, str(key))
         self._cidr_services = [known for known in self._cidr_services if known is not service]
         _drop(self._by_host, service.hostname, service.namespace)
         return True
@@ -115,6 +122,7 @@ class State:
     def put_policy(self, policy: Policy) -> None:
         """Insert or replace a policy."""
         self.remove_policy(policy.key)
+        self._policies_changed = True
         self.policies[policy.key] = policy
         if policy.scope is Scope.GLOBAL:
             self._global[policy.key] = policy
@@ -125,17 +133,20 @@ class State:
         """Forget a policy, if it is known."""
         policy = self.policies.pop(key, None)
         if policy is not None:
+            self._policies_changed = True
             self._global.pop(key, None)
             _drop(self._by_namespace, policy.namespace, key)
 
     # -- questions -----------------------------------------------------------------------------------------
 
     def workload_by_address(self, address: NetworkAddress) -> Workload | None:
-        """The workload that has this address; a healthy one first if several claim it."""
-        found = self._by_address.get(address)
-        if not found:
-            return None
-        return max(found.values(), key=lambda workload: workload.healthy)
+        """The workload that has this address.
+
+        If several claim it: a pod before what anybody may declare (WorkloadEntry, ServiceEntry), then one in
+        the mesh, then the newest (upstream's src/state/workload.rs, WorkloadByAddr).
+        """
+        found = reversed(self._by_address.get(address, {}).values())
+        return max(found, key=lambda one: ("//Pod/" in one.uid, one.protocol is Tunnel.HBONE), default=None)
 
     def workload_by_info(self, info: WorkloadInfo) -> Workload | None:
         """The workload behind a pod of this node."""
@@ -146,31 +157,36 @@ class State:
         ]
         return max(candidates, key=lambda workload: workload.node == self.local_node, default=None)
 
-    async def wait_for_workload(self, info: WorkloadInfo, timeout: float) -> Workload | None:
-        """The workload behind a pod, waiting up to `timeout` seconds for istiod to announce it."""
+    async def wait_for_workload(self, info: WorkloadInfo, timeout: float) -> Workload:
+        """The workload behind a pod, waiting up to `timeout` seconds for istiod; raises UnknownWorkload."""
         deadline = asyncio.get_running_loop().time() + timeout
         while (workload := self.workload_by_info(info)) is None:
             remaining = deadline - asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout(remaining):
                     await self._changed.wait()
-            except TimeoutError:
+            except TimeoutError as error:
                 log.warning("timed out waiting for workload '%s' from xds", info)
-                return None
+                raise UnknownWorkload(f"failed to fetch information about local workload: {info}") from error
         return workload
 
-    def service_by_vip(self, address: NetworkAddress) -> Service | None:
-        """The service with this virtual IP; of address ranges the narrowest wins."""
-        exact = self._by_vip.get(address)
+    def service_by_vip(self, address: NetworkAddress, namespace: str | None) -> Service | None:
+        """The service with this virtual IP that a client in `namespace` means; None: whoever asks.
+
+        Without one that has exactly this address, that of the best range: the client's own namespace comes
+        before the narrower one (upstream's src/state/service.rs, get_best_by_vip).
+        """
+        exact = best_service(self._by_vip.get(address, {}).values(), namespace)
         if exact is not None:
             return exact
         ranges = [
-            (vip.cidr.prefixlen, service)
+            (service.namespace == namespace, vip.cidr.prefixlen, service.canonical, service)
             for service in self._cidr_services
+            if _visible(service, namespace)
             for vip in service.cidr_vips
             if vip.network == address.network and address.address in vip.cidr
         ]
-        return max(ranges, key=lambda entry: entry[0])[1] if ranges else None
+        return max(ranges, key=lambda entry: entry[:3])[3] if ranges else None
 
     def services_by_host(self, hostname: str) -> list[Service]:
         """All services with this hostname, in any namespace."""
@@ -188,7 +204,7 @@ class State:
     def find(self, where: NetworkAddress | HostAddress) -> Workload | Service | None:
         """What is there: at an address rather a workload, at a hostname rather a service."""
         if isinstance(where, NetworkAddress):
-            return self.workload_by_address(where) or self.service_by_vip(where)
+            return self.workload_by_address(where) or self.service_by_vip(where, None)
         service = self.services.get(where)
         if service is not None:
             return service
@@ -212,11 +228,22 @@ class State:
                 yield policy
 
     def authorize(self, workload: Workload, conn: Connection) -> Verdict:
-        """Decide on a connection to `workload`; logs what dry-run policies would have done."""
+        """Decide on a connection to `workload`; logs what led to it, and what dry-run policies would have done."""
         verdict = authorize(self.policies_for(workload), conn)
-        for key in verdict.dry_run:
-            log.info("dry run: policy %s (%s) matches", key, self.policies[key].action.value)
+        if log.isEnabledFor(self._policy_log_level):
+            for message, policy in verdict.steps:
+                log.log(self._policy_log_level, message, extra={"fields": {"policy": policy} if policy else {}})
         return verdict
+
+
+def best_service(services: Iterable[Service], namespace: str | None) -> Service | None:
+    """Of services with one name or address that a client in `namespace` sees: its own, a canonical one, any."""
+    visible = [service for service in services if _visible(service, namespace)]
+    return max(visible, key=lambda service: (service.namespace == namespace, service.canonical), default=None)
+
+
+def _visible(service: Service, namespace: str | None) -> bool:
+    return namespace is None or not service.namespace_only or service.namespace == namespace
 
 
 def _drop(index: dict[K, dict[str, V]], key: K, member: str) -> None:

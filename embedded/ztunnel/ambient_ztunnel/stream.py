@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 import h2.errors
 
-from .relay import HIGH_WATER, LOW_WATER, Relay
+from .relay import HIGH_WATER, LOW_WATER, Loss, Relay
 
 if TYPE_CHECKING:
     from .hbone import Connection
 
 Codes = h2.errors.ErrorCodes
-STREAM_WINDOW = 1024 * 1024  # bytes a peer may send on one stream before they are passed on
+# What a reset means for who reads the stream, and who closes it (upstream's src/proxy/h2.rs); all others are errors.
+_RESETS: dict[int, Loss] = {
+    Codes.NO_ERROR: Loss(),
+    Codes.CANCEL: Loss(shutdown="io error: broken pipe"),
+    Codes.STREAM_CLOSED: Loss(shutdown="io error: broken pipe"),
+}
+_BROKEN = Loss(shutdown="io error: stream closed because of a broken pipe")
+STREAM_WINDOW = 4 * 1024 * 1024  # bytes a peer may send on one stream before they are passed on
 
 
 class TunnelError(Exception):
@@ -39,7 +46,7 @@ class Stream:
         self._got_eof = False
         self._paused = True
         self._unacked = 0
-        self._lost: str | None = None
+        self.lost: Loss | None = None
 
     # -- from the connection -------------------------------------------------------------------------------
 
@@ -61,22 +68,18 @@ class Stream:
 
     def on_reset(self, code: Codes | int) -> None:
         """The peer has reset the stream."""
-        # Envoy ends a tunnel whose server has finished like this (RFC 9113, section 8.1: NO_ERROR).
-        if self._got_eof and code == Codes.NO_ERROR and self._relay is not None:
-            self._lost = "finished"
-            self._relay.on_finished(self)
-        else:
-            name = code.name if isinstance(code, Codes) else str(code)
-            self.on_lost(f"stream reset: {name}")
+        error = f"stream error received: {code.name if isinstance(code, Codes) else code}"
+        failed = f"io error: {error}"
+        self.on_lost(error, _RESETS.get(code, Loss(failed, failed)))
 
-    def on_lost(self, error: str) -> None:
+    def on_lost(self, error: str, loss: Loss = _BROKEN) -> None:
         """The stream or its connection is gone."""
-        self._lost = error
+        self.lost = loss
         if not self.response.done():
             self.response.set_exception(TunnelError(error))
             self.response.exception()  # nobody may be waiting
         if self._relay is not None:
-            self._relay.on_lost(self, error)
+            self._relay.on_lost(self)
 
     # -- End -----------------------------------------------------------------------------------------------
 
@@ -91,12 +94,12 @@ class Stream:
             self._acknowledge()
         if self._got_eof:
             relay.on_eof(self)
-        elif self._lost is not None:
-            relay.on_lost(self, self._lost)
+        elif self.lost is not None:
+            relay.on_lost(self)
 
     def send(self, data: bytes) -> bool:
         """Queue bytes and send what the peer's window allows; False when the queue is full."""
-        if self._lost is None:
+        if self.lost is None:
             self._out.append(memoryview(data))
             self._out_size += len(data)
             self.flush()
@@ -107,7 +110,7 @@ class Stream:
     def send_eof(self) -> None:
         """Half-close after what is queued."""
         self._out_eof = True
-        if self._lost is None:
+        if self.lost is None:
             self.flush()
 
     def pause(self) -> None:
@@ -117,26 +120,30 @@ class Stream:
     def resume(self) -> None:
         """Open the peer's window again."""
         self._paused = False
-        if self._lost is None:
+        if self.lost is None:
             self._acknowledge()
 
-    def reset(self) -> None:
+    def drop(self) -> None:
         """RST_STREAM, unless both directions have ended."""
-        self.conn.reset_stream(self)
+        # A server that has answered in full owes no error (RFC 9113, section 8.1).
+        self.conn.reset_stream(self, Codes.NO_ERROR if self._sent_eof and self.conn.is_server else Codes.CANCEL)
 
     def close(self) -> None:
         """Both directions have ended; the connection forgets the stream once the queue is empty."""
-        self.conn.forget_if_finished(self)
+        if self._got_eof or self.lost is not None:
+            self.conn.forget_if_finished(self)
+        else:
+            self.drop()
 
     @property
     def finished(self) -> bool:
         """True when nothing more can happen on this stream."""
-        return self._lost is not None or (self._got_eof and self._sent_eof)
+        return self.lost is not None or (self._got_eof and self._sent_eof)
 
     def flush(self) -> None:
         """Send from the queue as far as the windows and the transport allow."""
         conn = self.conn
-        while self._out and conn.writable and self._lost is None:
+        while self._out and conn.writable and self.lost is None:
             room = conn.room(self.id)
             if room <= 0:
                 conn.blocked.add(self)
@@ -151,7 +158,7 @@ class Stream:
             last = self._out_eof and not self._out
             conn.send_data(self.id, chunk, last)
             self._sent_eof |= last
-        if self._lost is not None:
+        if self.lost is not None:
             return
         if self._out and not conn.writable:
             conn.blocked.add(self)

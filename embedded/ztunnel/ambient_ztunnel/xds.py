@@ -26,7 +26,7 @@ from .grpc_channel import call_metadata, open_channel
 from .metrics import Metrics
 from .state import State
 
-log = logging.getLogger("xds")
+log = logging.getLogger("xds.client")
 
 DELTA_RESOURCES = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"

@@ -20,7 +20,7 @@ from zdsapi import zds_pb2 as zds
 
 from .state import WorkloadInfo
 
-log = logging.getLogger("inpod")
+log = logging.getLogger("inpod.workloadmanager")
 
 MAX_PACKET = 64 * 1024
 BACKOFF_FIRST = 0.005  # seconds

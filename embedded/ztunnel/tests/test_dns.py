@@ -76,9 +76,25 @@ def test_dns_answers_for_the_mesh_and_forwards_the_rest(tcp: bool, monkeypatch: 
             monkeypatch.setattr(dns, "nameservers", list)
             failed = await ask(made, question("example.com"), tcp=tcp)
             assert struct.unpack_from("!6H", failed) == (7, 0x8182, 1, 0, 0, 0)
-            assert made.count("istio_dns_upstream_failures_total", request_protocol="tcp" if tcp else "udp") == 1
+            asker = {"source_canonical_service": "client", "source_canonical_revision": "unknown"}
+            labels = {"request_protocol": "tcp" if tcp else "udp", **asker}
+            assert made.count("istio_dns_upstream_failures_total", request_query_type="a", **labels) == 1
+            assert made.count("istio_dns_requests_total", request_query_type="txt", **labels) == 1
+            assert made.count("istio_dns_upstream_request_duration_seconds_count", **labels) == 3
             asyncio.get_running_loop().remove_reader(udp)
             udp.close()
+
+    go(body())
+
+
+def test_dns_has_no_answer_for_a_pod_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns, "WORKLOAD_TIMEOUT", 0.1)
+
+    async def body() -> None:
+        async with mesh() as made:
+            made.state.remove_workload(made.client.uid)
+            failed = await ask(made, question("app.default"), tcp=False)
+            assert struct.unpack_from("!6H", failed) == (7, 0x8182, 1, 0, 0, 0)
 
     go(body())
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from ambient_ztunnel import accesslog
+from ambient_ztunnel import accesslog, admin
 from ambient_ztunnel.accesslog import ConnectionRecord, Formatter, set_level
+from ambient_ztunnel.certs import CertificateManager
 from ambient_ztunnel.config import ConfigError, load
+from ambient_ztunnel.connections import ConnectionManager, Drained, PolicyChange
+from ambient_ztunnel.context import Context
 from ambient_ztunnel.dns import nameservers
+from ambient_ztunnel.httpserver import HttpRequest
 from ambient_ztunnel.identity import Identity
+from ambient_ztunnel.inbound import Rejected
 from ambient_ztunnel.metrics import DerivedSource, Flag, Metrics
 from ambient_ztunnel.model import (
     Action,
@@ -34,11 +40,16 @@ from ambient_ztunnel.model import (
     Tunnel,
     Workload,
 )
+from ambient_ztunnel.pods import PodManager
+from ambient_ztunnel.pool import OpenError
+from ambient_ztunnel.relay import CopyError
+from ambient_ztunnel.state import State
+from zt_lab import Ca
 
 SRC = (ip_address("10.0.0.1"), 1000)
 DST = (ip_address("10.0.0.2"), 15008)
-CLIENT = Workload("c", "client", "ns", service_account="client", canonical_name="client", workload_name="client")
-SERVER = Workload("s", "server-1", "ns", service_account="server", canonical_name="server", workload_name="server")
+CLIENT = Workload("c", "client", "ns", service_account="client", canonical_name="client", cluster_id="c1")
+SERVER = Workload("s", "server-1", "ns", service_account="server", canonical_name="server", cluster_id="c2")
 SERVICE = Service("server", "ns", "server.ns.svc.cluster.local")
 
 
@@ -65,7 +76,7 @@ def test_access_line(reporter: str, sent: int, received: int, caplog: pytest.Log
         made = record(metrics, reporter)
         made.add_request(3)
         made.add_response(5)
-        made.finish("went wrong", Flag.DENY)
+        made.finish(OpenError("went wrong", Flag.DENY))
         made.finish()  # only the first one counts
     assert len(caplog.records) == 1
     line = Formatter(as_json=False).format(caplog.records[0])
@@ -75,9 +86,10 @@ def test_access_line(reporter: str, sent: int, received: int, caplog: pytest.Log
     direction = "outbound" if reporter == "source" else "inbound"
     assert fields.startswith(
         'src.addr=10.0.0.1:1000 src.workload="client" src.namespace="ns" '
-        'src.identity="spiffe://cluster.local/ns/ns/sa/client" dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:80 '
+        'src.identity="spiffe://cluster.local/ns/ns/sa/client" src.cluster="c1" '
+        "dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:80 "
         'dst.service="server.ns.svc.cluster.local" dst.workload="server-1" dst.namespace="ns" '
-        'dst.identity="spiffe://cluster.local/ns/ns/sa/server" '
+        'dst.identity="spiffe://cluster.local/ns/ns/sa/server" dst.cluster="c2" '
         f'direction="{direction}" bytes_sent={sent} bytes_recv={received} duration="'
     )
     assert fields.endswith('ms" error="went wrong"')
@@ -91,6 +103,47 @@ def test_access_line(reporter: str, sent: int, received: int, caplog: pytest.Log
         lines = [entry for entry in text.splitlines() if entry.startswith(f"istio_tcp_{name}_bytes_total{{")]
         assert [float(entry.rpartition(" ")[2]) for entry in lines] == [value]
     assert "_created" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "flag"),
+    [
+        (None, "-"),
+        (OpenError("http status: 401 Unauthorized"), "CONNECT"),
+        (OpenError("h2 failed", Flag.H2), "H2_HANDSHAKE_FAILURE"),
+        (CopyError("while closing connection: send: io error: broken pipe"), "CONNECT"),
+        (OSError("connection failed: Connection refused (os error 111)"), "CONNECT"),
+        (Rejected("explicitly denied by: ns/p"), "DENY"),
+        (PolicyChange(), "DENY"),
+        (Drained(), "-"),
+    ],
+)
+def test_flag_of_an_error(error: Exception | None, flag: str) -> None:
+    metrics = Metrics()
+    record(metrics, "source").finish(error)
+    lines = metrics.render().decode().splitlines()
+    closed, failed = (
+        [line for line in lines if line.startswith(f"istio_tcp_connections_{name}_total{{")]
+        for name in ("closed", "failed")
+    )
+    assert len(closed) == 1
+    assert f'response_flags="{flag}"' in closed[0]
+    assert len(failed) == (flag != "-")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "scope"),
+    [
+        ("access", "access", "access"),
+        ("dns", "dns", "dns"),
+        ("xds.client", "xds::client", "ztunnel::xds::client"),
+        ("proxy.inbound", "proxy::inbound", "ztunnel::proxy::inbound"),
+    ],
+)
+def test_target_of_a_line(name: str, text: str, scope: str) -> None:
+    line = logging.LogRecord(name, logging.INFO, "", 0, "said", None, None)
+    assert Formatter(as_json=False).format(line).split("\t")[2:] == [text, "said"]
+    assert json.loads(Formatter(as_json=True).format(line))["scope"] == scope
 
 
 def test_unknown_labels() -> None:
@@ -109,26 +162,50 @@ def test_unknown_labels() -> None:
     [
         ("info", "access", logging.INFO),
         ("info,access=warn", "access", logging.WARNING),
-        ("info,ztunnel::xds=debug", "xds", logging.DEBUG),
+        ("info,ztunnel::xds=debug", "xds.client", logging.DEBUG),
+        ("info,ztunnel::xds::client=debug", "xds", logging.INFO),
         ("ztunnel=debug", "dns", logging.DEBUG),
+        ("warn,xds=debug", "xds.client", logging.DEBUG),
         ("off", "access", 100),
     ],
 )
+@pytest.mark.usefixtures("levels_of_before")
 def test_levels(levels: str, name: str, want: int) -> None:
-    root = logging.getLogger()
-    before = root.level
-    try:
-        set_level(levels)
-        assert logging.getLogger(name).getEffectiveLevel() == want
-    finally:
-        root.setLevel(before)
-        for known in ("access", "xds"):
-            logging.getLogger(known).setLevel(logging.NOTSET)
+    set_level(levels, reset=True)
+    assert logging.getLogger(name).getEffectiveLevel() == want
 
 
-def test_bad_level() -> None:
-    with pytest.raises(ValueError, match="invalid level 'loud'"):
-        accesslog.set_level("loud")
+@pytest.fixture
+def levels_of_before() -> Iterator[None]:
+    """Nothing that was set lasts."""
+    before = logging.getLogger().level
+    yield
+    set_level("info", reset=True)
+    logging.getLogger().setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "answer"),
+    [
+        ({}, 200, "current log level is access=warn,info"),
+        ({"level": "debug"}, 200, "current log level is access=warn,debug"),
+        ({"level": "ztunnel::xds=trace"}, 200, "current log level is ztunnel::xds=trace,access=warn,info"),
+        ({"reset": ""}, 200, "current log level is info"),
+        ({"reset": "", "level": "dns=debug"}, 200, "current log level is dns=debug,info"),
+        ({"level": "loud"}, 400, "Invalid level provided: loud"),
+        ({"reset": "", "level": "loud"}, 400, "Invalid level provided: loud"),
+    ],
+)
+@pytest.mark.usefixtures("levels_of_before")
+def test_logging_lists_adds_and_resets(query: dict[str, str], status: int, answer: str) -> None:
+    state, metrics = State(), Metrics()
+    context = Context(load({}), state, CertificateManager(Ca().sign), metrics, ConnectionManager(state))
+    handle = admin.routes(context, PodManager(context), lambda: None)["/logging"]
+    set_level("info,access=warn", reset=True)
+    said = handle(HttpRequest("POST", query))
+    assert (said.status, said.body.decode().splitlines()[0]) == (status, answer)
+    if status == 400:
+        assert accesslog.current_levels() == "access=warn,info"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +214,22 @@ def test_bad_level() -> None:
         ({}, "xds_address", "istiod.istio-system.svc:15012"),
         ({"XDS_ADDRESS": "https://istiod.x.svc:15012/"}, "xds_address", "istiod.x.svc:15012"),
         ({"ISTIO_META_CLUSTER_ID": "c1"}, "cluster_id", "c1"),
-        ({"TERMINATION_GRACE_PERIOD_SECONDS": "30"}, "drain_timeout", 29.0),
+        ({}, "drain_timeout", 5),
+        ({"TERMINATION_GRACE_PERIOD_SECONDS": "30"}, "drain_timeout", 25),
+        ({"TERMINATION_GRACE_PERIOD_SECONDS": "10"}, "drain_timeout", 9),
+        ({"TERMINATION_GRACE_PERIOD_SECONDS": "30", "CONNECTION_TERMINATION_DEADLINE": "2s"}, "drain_timeout", 2),
+        ({"ISTIO_META_CLUSTER_ID": "c1", "CLUSTER_ID": "c2"}, "cluster_id", "c1"),
+        ({}, "ignored", ()),
+        (
+            {"RUST_LOG": "info", "ZTUNNEL_CPU_LIMIT": "2", "CRL_PATH": ""},
+            "ignored",
+            (),
+        ),
+        (
+            {"XDS_ON_DEMAND": "true", "POOL_UNUSED_RELEASE_TIMEOUT": "1m", "CA_HEADER_x": "y"},
+            "ignored",
+            ("CA_HEADER_x", "POOL_UNUSED_RELEASE_TIMEOUT", "XDS_ON_DEMAND"),
+        ),
         ({"SECRET_TTL": "24h"}, "secret_ttl", 86400),
         ({"ISTIO_META_DNS_CAPTURE": "false"}, "dns_proxy", False),
         ({}, "dns_proxy", True),

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import pytest
 
@@ -25,6 +26,7 @@ from zt_istiod import ADDRESS_TYPE, AUTHORIZATION_TYPE, Cni, Istiod, resource
 from zt_lab import CLIENT_IP, SERVER_IP, Ca, go, two_namespaces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+DESCRIPTORS = getrlimit(RLIMIT_NOFILE)[1]
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -56,7 +58,7 @@ class Ztunnel:
             "XDS_ADDRESS": relay,
             "CA_ADDRESS": relay,
             "XDS_ROOT_CA": str(folder / "root-cert.pem"),
-            "AUTH_TOKEN_PATH": str(folder / "token"),
+            "AUTH_TOKEN": str(folder / "token"),
             "INPOD_UDS": str(folder / "zds.sock"),
             "POD_NAME": "ztunnel-x",
             "POD_NAMESPACE": "istio-system",
@@ -65,6 +67,7 @@ class Ztunnel:
             "ENABLE_ORIG_SRC": "false",
             "TERMINATION_GRACE_PERIOD_SECONDS": "3",
             "LOG_FORMAT": "json",
+            "XDS_ON_DEMAND": "true",
         }
         self.log = folder / "log"
         self.port = port
@@ -81,6 +84,7 @@ class Ztunnel:
                 env=self.env,
                 stdout=out,
                 stderr=out,
+                preexec_fn=lambda: setrlimit(RLIMIT_NOFILE, (256, DESCRIPTORS)),
             )
 
     def lines(self) -> list[dict[str, object]]:
@@ -133,6 +137,8 @@ def test_life_of_a_ztunnel(tmp_path: Path) -> None:
                 cni.close()
                 await istiod.stop()
         messages = [str(line["message"]) for line in ztunnel.lines()]
+        assert "set, but without effect in this stand-in: XDS_ON_DEMAND" in messages
+        assert f"set file descriptor limits from 256 to {DESCRIPTORS}" in messages
         assert messages[-1] == "shutdown complete", messages[-5:]
 
     go(body())

@@ -7,6 +7,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from ambient_ztunnel.accesslog import Formatter
+from ambient_ztunnel.config import load
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import (
     Action,
@@ -151,8 +153,44 @@ def test_verdict(policies: list[Policy], allowed: bool, reason: str) -> None:
     assert (verdict.allowed, verdict.reason) == (allowed, reason)
 
 
-def test_dry_run_is_reported() -> None:
-    assert authorize([policy("d", Action.DENY, YES, dry_run=True)], CONN).dry_run == ("ns/d",)
+TRIED_DENY = policy("td", Action.DENY, YES, dry_run=True)
+TRIED_ALLOW = policy("ta", Action.ALLOW, YES, dry_run=True)
+OTHER_ALLOW = policy("to", Action.ALLOW, NO, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("policies", "steps"),
+    [
+        ([], ["no allow policies, allow"]),
+        ([TRIED_DENY], ["dry-run: deny policy match ns/td", "no allow policies, allow"]),
+        ([TRIED_ALLOW], ["dry-run: allow policy match ns/ta", "no allow policies, allow"]),
+        ([OTHER_ALLOW], ["dry-run: no allow policies match", "no allow policies, allow"]),
+        (
+            [policy("a", Action.ALLOW, YES), OTHER_ALLOW, TRIED_DENY],
+            ["dry-run: deny policy match ns/td", "allow policy match ns/a"],
+        ),
+        ([policy("a", Action.ALLOW, NO)], ["no allow policies matched"]),
+        (
+            [TRIED_ALLOW, TRIED_DENY, policy("d", Action.DENY, YES)],
+            ["dry-run: deny policy match ns/td", "deny policy match ns/d"],
+        ),
+    ],
+)
+def test_how_it_came_about(policies: list[Policy], steps: list[str]) -> None:
+    assert [" ".join(filter(None, step)) for step in authorize(policies, CONN).steps] == steps
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("true", True), ("false", False)])
+def test_what_policies_decide_is_said_at_info_on_request(
+    wanted: str, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = State(policy_log_level=load({"AUTHZ_POLICY_INFO_LOGGING": wanted}).policy_log_level)
+    state.put_policy(replace(TRIED_DENY, namespace="here"))
+    with caplog.at_level(logging.INFO, "state"):
+        state.authorize(Workload("w", namespace="here"), CONN)
+    assert ("dry-run: deny policy match" in caplog.messages) is said
+    lines = [Formatter(as_json=False).format(record) for record in caplog.records]
+    assert any(line.endswith('\tinfo\tstate\tdry-run: deny policy match\tpolicy="here/td"') for line in lines) is said
 
 
 def scoped(name: str, namespace: str, scope: Scope) -> Policy:

@@ -7,9 +7,10 @@ from ipaddress import ip_address
 
 import pytest
 from ambient_ztunnel.dnslookup import lookup
-from ambient_ztunnel.inbound_request import Refused, guess_service, parse_authority, parse_baggage, resolve
+from ambient_ztunnel.inbound_request import Refused, baggage, guess_service, parse_authority, parse_baggage, resolve
 from ambient_ztunnel.model import (
     AppTunnel,
+    Locality,
     NetworkAddress,
     Service,
     Workload,
@@ -57,8 +58,16 @@ PROXY_WAYPOINT = replace(WAYPOINT, app_tunnel=AppTunnel(proxy_protocol=True, por
         (APP, "10.0.0.2:15006", (503, "attempted recursive call to ourselves")),
         (APP, "nonsense", (400, "invalid CONNECT address nonsense")),
         (APP, "app.ns.svc.cluster.local:80", 8080),
-        (APP, "app.ns.svc.cluster.local:81", (503, "no port 81 for service app.ns.svc.cluster.local")),
-        (APP, "absent.ns.svc.cluster.local:80", (503, "unknown hostname: absent.ns.svc.cluster.local")),
+        (
+            APP,
+            "app.ns.svc.cluster.local:81",
+            (503, "requested service app.ns.svc.cluster.local:81 found, but cannot resolve port"),
+        ),
+        (
+            APP,
+            "absent.ns.svc.cluster.local:80",
+            (503, "no service or workload for hostname: absent.ns.svc.cluster.local"),
+        ),
         # a waypoint gets what is for those behind it
         (WAYPOINT, "10.1.0.9:80", 80),
         (WAYPOINT, "10.1.0.2:80", (400, "ip mismatch: 10.0.0.3 != 10.1.0.2")),
@@ -79,28 +88,31 @@ def test_resolve(local: Workload, authority: str, want: int | tuple[int, str]) -
 
 def test_proxy_header_target() -> None:
     state = world(APP, APP_SVC, PROXY_WAYPOINT)
-    request = resolve(state, PROXY_WAYPOINT, PROXY_WAYPOINT.addresses[0], {":authority": "10.1.0.2:80"})
-    assert request.proxy_target == (ip_address("10.1.0.2"), 80)
+    asking = {":authority": "10.1.0.2:80", "forwarded": 'for="10.0.0.1:1";host=app.ns.svc.cluster.local'}
+    request = resolve(state, PROXY_WAYPOINT, PROXY_WAYPOINT.addresses[0], asking)
+    assert (request.proxy_target, request.asked) == ((ip_address("10.1.0.2"), 80), "app.ns.svc.cluster.local")
 
 
 @pytest.mark.parametrize(
-    ("port", "forwarded", "want"),
+    ("port", "asked", "want"),
     [
         (8080, "", "app"),
         (9090, "", "second"),
         (1, "", None),
-        (8080, 'for="10.0.0.1:1";host=second.ns.svc.cluster.local', "second"),
-        (8080, "for=10.0.0.1;host=elsewhere", "app"),
+        (8080, "second.ns.svc.cluster.local", "second"),
+        (8080, "elsewhere", "app"),
     ],
 )
-def test_guess_service(port: int, forwarded: str, want: str | None) -> None:
+def test_guess_service(port: int, asked: str, want: str | None) -> None:
     local = replace(APP, services={host("app"): {80: 8080}, host("second"): {81: 9090}})
     services = [svc("app", None, {80: 8080}), svc("second", None, {81: 0})]
-    found = guess_service(local, services, port, forwarded)
+    found = guess_service(local, services, port, asked)
     assert (found.name if found else None) == want
 
 
 def test_baggage() -> None:
+    local = replace(APP, workload_type="deployment", workload_name="d", cluster_id="c", locality=Locality(zone="z"))
+    assert baggage(local) == "k8s.cluster.name=c,k8s.namespace.name=ns,k8s.deployment.name=d,cloud.availability_zone=z"
     text = "k8s.cluster.name=c,k8s.namespace.name=n,k8s.deployment.name=d,service.name=s,service.version=,x"
     assert parse_baggage(text) == {
         "k8s.cluster.name": "c",

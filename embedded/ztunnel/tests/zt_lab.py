@@ -21,6 +21,7 @@ from ambient_ztunnel.context import Context
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.metrics import Metrics
 from ambient_ztunnel.model import (
+    IP,
     Action,
     HostAddress,
     Match,
@@ -55,6 +56,15 @@ STRICT = Policy(
 )
 
 
+DENY_CLIENT = Policy(
+    "deny-client",
+    "default",
+    Scope.NAMESPACE,
+    Action.DENY,
+    (((Match(principals=(StringMatch(MatchKind.EXACT, "cluster.local/ns/default/sa/client"),)),),),),
+)
+
+
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The error field of every access line that has one."""
     found = [getattr(record, "fields", {}).get("error") for record in caplog.records]
@@ -70,6 +80,22 @@ def go(test: Coroutine[None, None, None], limit: float = 60) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(limited())
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """All that still comes, to the end: FIN or RST, whichever it is."""
+    with contextlib.suppress(ConnectionResetError):
+        return await reader.read()
+    return b""
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send back what comes, until it ends."""
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    writer.close()
 
 
 async def until(condition: Callable[[], object], limit: float = 30) -> None:
@@ -212,10 +238,10 @@ class Mesh:
         self.pods.snapshot_received()
 
     async def serve(
-        self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+        self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], ip: IP = SERVER_IP
     ) -> asyncio.Server:
         """An application in the server's pod."""
-        sock = await self.pods.proxies["2"].pod.netns.listen(SERVER_IP, APP_PORT, transparent=False)
+        sock = await self.pods.proxies["2"].pod.netns.listen(ip, APP_PORT, transparent=False)
         server = await asyncio.start_server(handler, sock=sock, backlog=1024)
         self.servers.append(server)
         return server
