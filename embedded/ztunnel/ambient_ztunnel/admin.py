@@ -63,6 +63,7 @@ def dump(context: Context, pods: PodManager) -> dict[str, object]:
         "workloads": [_workload(workload) for _, workload in sorted(state.workloads.items())],
         "services": [_service(context, service) for service in state.services.values()],
         "policies": [_policy(policy) for _, policy in sorted(state.policies.items())],
+        "stagedServices": {},  # endpoints of services that are not there yet; here each keeps its own list
         "workloadState": {uid: _pod(uid, pods) for uid in pods.proxies},
         "staticConfig": {"workloads": [], "services": [], "policies": []},
         "version": {

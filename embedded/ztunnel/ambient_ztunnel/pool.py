@@ -120,8 +120,9 @@ class Pool:
         def check(tls: ssl.SSLObject) -> Identity:
             peer = peer_identity(tls)
             if peer not in key.sans:
-                expected = ", ".join(map(str, key.sans))
-                raise ValueError(f"identity verification error: peer did not present the expected SAN ({expected})")
+                expected = ",".join(map(str, key.sans))
+                said = f"peer did not present the expected SAN ({expected}), got {peer}"
+                raise ValueError(f"invalid peer certificate: Other(OtherError(identity verification error: {said}))")
             if tls.selected_alpn_protocol() != "h2":
                 raise ValueError("peer does not speak HTTP/2")
             return peer

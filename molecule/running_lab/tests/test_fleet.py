@@ -15,6 +15,7 @@ from running_lab import Lab
 
 LAST = "Every claim of every cluster holds"
 DENIED = "curl-deny is cut off by ztunnel"
+CUT_OFF = {"denied_l4 000/52", "denied_l4 000/56"}
 
 pytestmark = pytest.mark.usefixtures("faults")
 
@@ -44,7 +45,8 @@ def test_the_same_claims_hold_in_both(lab: Lab, tmp_path: Path) -> None:
     assert (planned.returncode, (tmp_path / "claims").exists()) == (0, False), planned.stdout
     ran = prove(tmp_path, clusters(lab))
     assert ran.returncode == 0, ran.stdout
-    assert columns(ran, DENIED) == ["denied_l4 000/56", "denied_l4 000/56", "no"]
+    *cells, differ = columns(ran, DENIED)
+    assert (len(cells), set(cells) <= CUT_OFF, differ) == (2, True, "no")
     found = report(tmp_path)
     assert (found["verdict"], [one["name"] for one in found["clusters"]]) == ("pass", ["first", "second"])
 
@@ -54,7 +56,8 @@ def test_a_policy_that_one_has_lost_and_a_cluster_that_is_gone(lab: Lab, tmp_pat
         gone = {"third": {**clusters(lab)["first"], "cluster_kubeconfig": str(tmp_path / "none")}}
         ran = prove(tmp_path, clusters(lab) | gone)
     assert ran.returncode == 2, ran.stdout
-    assert columns(ran, DENIED) == ["denied_l4 000/56", "allowed 200/0 FAIL", "yes"]
+    first, *others = columns(ran, DENIED)
+    assert (first in CUT_OFF, others) == (True, ["allowed 200/0 FAIL", "yes"])
     assert line_of(ran, LAST, "first").startswith("ok:")
     assert "1 of 2 claims of fleet did not hold" in line_of(ran, LAST, "second")
     assert "Can't use kubeconfig" in line_of(ran, LAST, "third")

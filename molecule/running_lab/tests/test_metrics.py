@@ -104,7 +104,7 @@ def test_ztunnel_counts_every_denial_and_no_byte(lab: Lab) -> None:
     failed, received = "istio_tcp_connections_failed_total", "istio_tcp_received_bytes_total"
     before = count(failed, denied), count(received, labels)
     answers = burst(lab, "default", "curl-deny", "GET", 20)
-    assert [(answer.code, answer.exit) for answer in answers] == [(0, 56)] * 20
+    assert {(answer.code, answer.exit) for answer in answers} <= {(0, 52), (0, 56)}
     assert settled(lambda: count(failed, denied) - before[0], 20) == 20
     assert count(received, labels) == before[1]
 
