@@ -48,7 +48,9 @@ async def run(config: Config, readiness: socket.socket) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
 
-    def ready(_request: HttpRequest) -> HttpResponse:
+    def ready(request: HttpRequest) -> HttpResponse:
+        if request.method != "GET":
+            return HttpResponse(status=HTTPStatus.METHOD_NOT_ALLOWED)
         tasks = (("state manager", xds.ready.is_set()), ("workload proxy manager", pods.ready))
         pending = [name for name, done in tasks if not done]
         if stop.is_set():

@@ -92,12 +92,12 @@ class Ztunnel:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
-async def get(url: str) -> tuple[int, str]:
+async def get(url: str, method: str = "GET") -> tuple[int, str]:
     """Status and body of a local page; (0, "") if there is no server."""
 
     def fetch() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -149,7 +149,9 @@ async def scenario(istiod: Istiod, cni: Cni, ztunnel: Ztunnel, client: int, serv
     ready = "http://127.0.0.1:15021/healthz/ready"
     hello = await asyncio.wait_for(cni.accept(), 30)
     assert hello.version == zds.V1
-    assert (await get(ready))[0] == 500
+    assert await get(ready) == (500, "not ready, pending: workload proxy manager\n")
+    assert (await get(ready, "POST"))[0] == 405
+    assert await get("http://127.0.0.1:15000/logging?reset", "POST") == (200, "current log level is info\n")
     for uid, name, pid in (("1", "client", client), ("2", "server", server)):
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         info = zds.WorkloadInfo(name=name, namespace="default", service_account=name)
