@@ -9,6 +9,7 @@ import typing as t
 
 from .._claims.fields import Problem, label_of, mapping, parse_list
 from .._claims.parse import CLAIM_KEYS, Claim, Expectation, PolicyRef, parse_claim
+from .._cluster.kept import differs
 from .._common.errors import LabError
 from .._mesh.mesh import Object
 from .._ready.policy_ready import policy_ref
@@ -68,6 +69,15 @@ class Plan:
         """Of the policy in the Kubernetes API."""
         root = f"/apis/{self.definition['apiVersion']}/namespaces/{self.policy.namespace}"
         return f"{root}/authorizationpolicies/{self.policy.name}"
+
+    def at_end(self, before: Object | None) -> Object | None:
+        """The policy that must be there in the end, None for none; before: the one that was there."""
+        if self.final_state is None:
+            return before
+        if self.final_state == "absent":
+            return None
+        # One that says the same already is given back as it was.
+        return self.definition if differs(before, self.definition) else before
 
 
 def read_plan(params: t.Mapping[str, t.Any]) -> Plan:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import typing as t
 
+from .._cluster.kept import Kept, differs, folder_of
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
 from .._common.results import Results, now, require_writable, write_results
 from .._common.rounds import Clock
 from .._common.text import table
 from .figures import judge_runs, quantiles
-from .kept import Kept, differs, folder_of, wanted_at_end
 from .options import Plan, read_plan
 from .run import DIRECTIONS, Measured, Runner, gaps_of
 
@@ -35,7 +35,7 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
     path, section = params["results_file"], params["section"]
     require_writable(path, section)
     kube = Kube(params["kubeconfig"], params["context"])
-    kept = Kept(folder_of(path), kube.host, plan.policy, kubectl(params))
+    kept = Kept(folder_of(path), kube.host, str(plan.policy), kubectl(params))
     runner = Runner(plan, kube, Clock(), kept)
     targets = runner.targets()
     before = runner.current()
@@ -46,7 +46,7 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
             f"{len(set(targets.values()))} pods, {plan.rate:g} requests per claim and second, in at most "
             f"{2 * plan.repeats * plan.run_seconds:.0f} s"
         )
-        return {"changed": differs(wanted_at_end(plan.final_state, plan.definition, before), before), "msg": would}
+        return {"changed": differs(plan.at_end(before), before), "msg": would}
     try:
         summary = _summed_up(plan, runner.measure(targets), [str(targets[pair.claim.source]) for pair in plan.pairs])
         if path:

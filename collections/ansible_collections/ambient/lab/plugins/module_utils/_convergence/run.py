@@ -14,6 +14,7 @@ import typing as t
 from .._claims.parse import Source
 from .._claims.sources import Target, Unusable, find_target
 from .._cluster.channel import Answer, status_message
+from .._cluster.kept import Kept, as_new, differs
 from .._cluster.kube import APPLY, Kube
 from .._common.errors import LabError
 from .._common.rounds import Clock
@@ -21,7 +22,6 @@ from .._curl.script import TICK, Loop, build_script
 from .._mesh.mesh import Object
 from .._ready.barrier import Barrier, Passed
 from .figures import CLOCK_STEP, Moments, Run, Stream, Timed, analyse, clock_offset, parse_stream, spacing
-from .kept import Kept, as_new, differs, wanted_at_end
 from .options import BASELINE_TICKS, END_TICKS, START_SECONDS, Plan
 
 FIELD_MANAGER = "ambient-lab"
@@ -142,7 +142,7 @@ class Runner:
         """Leave the policy as the plan says, or as it was before; LabError says where that one is kept."""
         if not self.changed:
             return
-        wanted = wanted_at_end(self._plan.final_state, self._plan.definition, self._before)
+        wanted = self._plan.at_end(self._before)
         try:
             there = self.current()
             if differs(there, wanted):

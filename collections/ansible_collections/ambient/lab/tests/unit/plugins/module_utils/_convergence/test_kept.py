@@ -11,9 +11,8 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import PolicyRef
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kept import Kept, as_new
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._convergence.kept import Kept, as_new
 from ansible_collections.ambient.lab.plugins.module_utils._convergence.policy_convergence import policy_convergence
 from ansible_collections.ambient.lab.plugins.modules import policy_convergence as module
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
@@ -114,7 +113,7 @@ def test_nothing_is_removed_that_can_not_be_kept(tmp_path: pathlib.Path) -> None
 
 
 def test_a_kept_policy_that_is_none(tmp_path: pathlib.Path, state_folder: pathlib.Path) -> None:
-    kept = Kept(str(state_folder), "https://api", PolicyRef("default", "p"), "kubectl")
+    kept = Kept(str(state_folder), "https://api", "default/p", "kubectl")
     state_folder.mkdir(parents=True)
     for content in ("{", "[]", "{}"):
         pathlib.Path(kept.path).write_text(content)
