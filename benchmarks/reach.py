@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "collections"))
 
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled
-from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import Verdict, judged
 from ansible_collections.ambient.lab.plugins.module_utils._reach.reach import cells
+from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import Verdict, judged
 
 Object = dict[str, Any]
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}

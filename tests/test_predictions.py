@@ -11,8 +11,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.run import Clai
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, read_objects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
-from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import judged
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_lint import findings
+from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import judged
 from project import defaults
 from test_manifests import PLACE, render
 

@@ -26,10 +26,10 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.run import Clai
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import Claim, parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.load import Loader
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
-from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import Verdict, judged
 from ansible_collections.ambient.lab.plugins.module_utils._reach.doors import Door
 from ansible_collections.ambient.lab.plugins.module_utils._reach.reach import Cell, cells
 from ansible_collections.ambient.lab.plugins.module_utils._reach.told import claim_of
+from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import Verdict, judged
 from running_lab import Lab
 from trial import LOOKS, Asking, Trial, differ, path_at
 from trial_draws import Draws

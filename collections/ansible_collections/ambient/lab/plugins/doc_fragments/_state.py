@@ -38,7 +38,7 @@ options:
     elements: str
     default: []
 notes:
-  - Nothing is sent to any workload, and nothing is changed in a cluster.
+  - Nothing is sent to any workload, and nothing is changed in a cluster, unless an option says that it is.
   - What may not be read makes the answers that rest on it V(unknown). A warning names the missing right.
 """
 

@@ -16,7 +16,7 @@ description:
   - Predicts which claims of the list would notice. A mutant that one of them notices is killed, another one survives.
     A mutant that changes nothing is equivalent, and does not count.
   - Returns the score, the survivors, and for each of them a claim that would kill it.
-  - Nothing is applied to a cluster, and no request is sent.
+  - Nothing is applied to a cluster, and no request is sent, unless O(prove) is given.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
@@ -26,6 +26,10 @@ extends_documentation_fragment:
   - ambient.lab._state
   - ambient.lab._state.scope
   - ambient.lab._state.results
+attributes:
+  check_mode:
+    support: full
+    description: Predicts as it does otherwise. With O(prove) it says how many mutants it would try, and tries none.
 options:
   claims:
     description: As of M(ambient.lab.curl_outcomes). They must hold on the objects as they are.
@@ -54,6 +58,44 @@ options:
       - With V(0) neither is.
     type: int
     default: 100
+  prove:
+    description:
+      - B(Weakens a live cluster, one object at a time, for seconds each.) Requests that are denied get through
+        meanwhile, of the claims and of everybody else. Where a Namespace leaves the mesh, its connections are cut.
+      - Tries all survivors and some of the killed on the cluster that was read. Survivors may be policies of anybody,
+        so name your own in O(only). Each mutant is applied, and once it is in
+        force the claims are sent. What they meet must be what is predicted under this mutant. That a claim which denies
+        a POST now posts is meant.
+      - Only the field that the mutant changes is patched; an object that it removes is deleted. It is put back also
+        after a failure, a time-out, a signal, and the end of C(ansible-playbook). After each, the claims must hold.
+      - An object is kept in a file (mode 0600) while it is changed, beside O(results_file), else in
+        C(~/.local/state/ambient-lab). Where it can't be put back the failure names the file and the command, and as
+        long as the file is there nothing else is changed.
+      - A survivor is proved by a claim that would kill it, too, where a pod of the claims can send it, and its method
+        is GET, HEAD or OPTIONS.
+      - Needs a cluster, so neither O(manifests) nor O(over_cluster).
+    type: dict
+    version_added: 0.3.0
+    suboptions:
+      killed:
+        description: How many of the killed are tried at most, spread evenly. All survivors are.
+        type: int
+        default: 10
+      timeout:
+        description:
+          - Seconds of each wait; for a mutant to be in force, for the claims to be as predicted, and for both again
+            after it was put back.
+        type: float
+        default: 30
+      witnesses:
+        description: As of M(ambient.lab.curl_outcomes).
+        type: str
+        choices: [required, available, none]
+        default: required
+notes:
+  - With O(prove), the user needs the rights of M(ambient.lab.curl_outcomes) and M(ambient.lab.policy_ready), to get and
+    patch what is changed, and to delete and create what is removed (AuthorizationPolicies and PeerAuthentications).
+  - Whoever puts objects back by himself (GitOps) must be stopped before O(prove), or what is measured differs.
 seealso:
   - module: ambient.lab.curl_outcomes
   - module: ambient.lab.policy_diff
@@ -73,9 +115,38 @@ EXAMPLES = r"""
     namespaces: [shop]
     claims: "{{ shop_claims }}"
     only: ["AuthorizationPolicy shop/get: *", "Namespace shop: *"]
+
+- name: The cluster agrees, in all survivors and ten of the killed
+  ambient.lab.claims_mutation:
+    kubeconfig: "{{ lab.kubeconfig }}"
+    namespace: shop
+    claims: "{{ shop_claims }}"
+    only: ["AuthorizationPolicy shop/*"]
+    prove: {killed: 10}
 """
 
 RETURN = r"""
+proved:
+  description: The mutants that were tried on the cluster. One that does not agree is a failure.
+  returned: with O(prove)
+  type: list
+  elements: dict
+  contains:
+    mutant: {description: The change., type: str, returned: always, sample: "AuthorizationPolicy shop/get: removed"}
+    kind: {description: V(killed) or V(survived)., type: str, returned: always, sample: killed}
+    verdict:
+      description: V(agree), V(differ), or V(error) where nobody can say.
+      type: str
+      returned: always
+      sample: agree
+    problem: {description: Why nothing was measured., type: str, returned: always}
+    claims:
+      description:
+        - Each claim that can be predicted, with C(name), C(predicted), C(by) (the policy that was to refuse),
+          C(measured), C(verdict) and C(reason).
+      type: list
+      elements: dict
+      returned: always
 score:
   description: Killed mutants in percent of those that change anything; V(null) with O(min_score=0) where none can be.
   returned: always
@@ -127,6 +198,7 @@ report:
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBERNETES_IMPORT_ERROR
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Work
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
+from ansible_collections.ambient.lab.plugins.module_utils._reach.proof import PROVE_SPEC
 from ansible_collections.ambient.lab.plugins.module_utils._reach.states import REACH_SPEC
 
 SPEC = {
@@ -136,6 +208,7 @@ SPEC = {
     "only": {"type": "list", "elements": "str", "default": []},
     "accept": {"type": "list", "elements": "str", "default": []},
     "min_score": {"type": "int", "default": 100},
+    "prove": PROVE_SPEC,
 }
 WORK = Work(SPEC, lambda call: mutate(call.params, call.check_mode), KUBERNETES_IMPORT_ERROR)
 

@@ -85,6 +85,10 @@ class KubeEdge(Kube):
             self._loaders[key] = Loader(self, *key)
         return self._loaders[key].load()
 
+    def forget(self) -> None:
+        """Read what changes seldom again, too."""
+        self._loaders.clear()
+
     def now(self) -> float:
         """Seconds of the monotonic clock."""
         return time.monotonic()

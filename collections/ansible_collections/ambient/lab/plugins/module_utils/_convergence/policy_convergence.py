@@ -14,7 +14,7 @@ from .._common.rounds import Clock
 from .._common.text import table
 from .figures import judge_runs, quantiles
 from .options import Plan, read_plan
-from .run import DIRECTIONS, Measured, Runner, gaps_of
+from .run import DIRECTIONS, Measured, Runner
 
 MAX_SHOWN = 6
 _SUMMED = ("stale_after_accepted", "stale_after_ready", "flaps", "requests")
@@ -72,7 +72,7 @@ def _summed_up(plan: Plan, measured: t.Sequence[Measured], sources: t.Sequence[s
     stuck = next((item for item in measured if item.passed.gaps), None)
     verdict, reason = worst["verdict"], worst["reason"] and f"{worst['name']}: {worst['reason']}"
     if stuck:
-        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {gaps_of(stuck.passed)}"
+        verdict, reason = "error", f"{stuck.direction}: the barrier was not reached: {stuck.passed.why_not}"
     return {
         "policy": str(plan.policy),
         "at": now(),

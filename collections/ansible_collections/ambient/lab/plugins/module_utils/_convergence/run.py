@@ -128,7 +128,7 @@ class Runner:
             if self._before is not None:
                 _accepted_at, passed, _ready_at = self._change("remove")
                 if passed.gaps:
-                    gone = f"is not gone after it was removed: {gaps_of(passed)}"
+                    gone = f"is not gone after it was removed: {passed.why_not}"
                     raise LabError(f"The policy was there already, and {gone}")
             for direction in DIRECTIONS * self._plan.repeats:
                 measured.append(self._run(direction, targets))
@@ -251,11 +251,6 @@ class Runner:
                 answers[one.number].append(timed)
         changes = [pair.change(direction) for pair in self._plan.pairs]
         return [analyse(*change, answers[number], moments) for number, change in enumerate(changes)], resolution
-
-
-def gaps_of(passed: Passed) -> str:
-    """Who had not got there when the barrier ended, and why, for people."""
-    return "; ".join(f"{gap.who}: {gap.why}" for gap in passed.gaps[:4])
 
 
 def _object(reply: Answer, what: str) -> Object:

@@ -22,7 +22,7 @@ BLOCKED = ("refused", "timeout", "unroutable")
 # Of these the network does not let the source through to the port at all, whatever it asks for.
 _NOT_CONNECTED = ("refused", "timeout")
 # Sending it once more, from elsewhere, changes nothing (RFC 9110, section 9.2.1).
-_SAFE = ("GET", "HEAD", "OPTIONS")
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def plan(claims: t.Sequence[Claim], phase: str, mesh: Mesh) -> list[Probe]:
             controls[Probe(claim.source, CONTROL_REQUEST)] = None
         request = dataclasses.replace(CONTROL_REQUEST, url=claim.request.url)
         if outcome == "timeout":
-            if claim.request.method not in _SAFE:
+            if claim.request.method not in SAFE:
                 continue
             request = dataclasses.replace(claim.request, insecure=True)
         others = (Probe(source, request) for source in sources)

@@ -26,7 +26,9 @@ class Loaded:
     why: str = ""
 
 
-def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object], root: str) -> Loaded:
+def ztunnel_has(
+    dump: Object, policy: Object, pods: t.Iterable[Object], root: str, left: t.Iterable[Object] = ()
+) -> Loaded:
     """Whether a ztunnel enforces the policy as it is written now.
 
     Args:
@@ -36,6 +38,7 @@ def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object], root: st
         pods: those on ztunnel's node that it selects. A policy with a selector counts for a pod only when the pod's
             workload names it; one of a namespace or of the mesh counts by itself.
         root: the mesh's root namespace.
+        left: pods on its node that it selected before; none of their workloads may name it.
     """
     name = name_of(policy)
     found = next((item for item in _values(dump, "policies") if _name(item) == name), None)
@@ -58,6 +61,9 @@ def ztunnel_has(dump: Object, policy: Object, pods: t.Iterable[Object], root: st
             return Loaded("old", f"it has the policy, but does not know pod {name_of(pod)}")
         if name not in (workload.get("authorizationPolicies") or []):
             return Loaded("old", f"it has the policy, but not for pod {name_of(pod)}")
+    for pod in left:
+        if name in (workloads.get(name_of(pod), {}).get("authorizationPolicies") or []):
+            return Loaded("old", f"it still has the policy for pod {name_of(pod)}")
     return Loaded("current")
 
 

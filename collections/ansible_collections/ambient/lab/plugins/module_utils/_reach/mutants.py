@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import fnmatch
 import typing as t
 
 from .._mesh.folder import laid_over, place_at
@@ -51,6 +52,10 @@ class Mutant:
             return laid_over(mesh, [self.new])
         objects = [item for item in mesh.objects() if item is not self.old]
         return Mesh([*objects, *([self.new] if self.new else [])], mesh.config, mesh.unread, mesh.read)
+
+    def is_named(self, patterns: t.Iterable[str]) -> bool:
+        """Whether a pattern fits its text."""
+        return any(fnmatch.fnmatchcase(str(self), text) for text in patterns)
 
     def __str__(self) -> str:
         return f"{self.item}: {self.what}"

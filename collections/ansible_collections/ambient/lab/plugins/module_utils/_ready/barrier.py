@@ -15,7 +15,7 @@ from .._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from .._mesh.mesh import Object, name_of
 from .._mesh.policies import DRY_RUN, is_dry_run, target_refs
 from .._witness.proxies import config_dump
-from .enforcers import Enforcer, Plan, Reader, everybody, plan_of
+from .enforcers import Enforcer, Plan, Reader, everybody, plan_of, plan_of_change
 
 PARALLEL = 8
 # Who must enforce a policy changes seldom: a good plan is kept so many seconds.
@@ -52,6 +52,11 @@ class Passed:
     arrivals: list[Arrival]
     gaps: list[Gap]
 
+    @property
+    def why_not(self) -> str:
+        """Who had not got there when it ended, and why, for people."""
+        return "; ".join(f"{gap.who}: {gap.why}" for gap in self.gaps[:4])
+
 
 class Barrier:
     """Waits for policies to be in force, or to be gone.
@@ -62,7 +67,8 @@ class Barrier:
         state: present (in force as written now) or absent.
         clock: of the waiting.
         known: what the policies said before they were deleted, by name; without it every ztunnel of the mesh and
-            every one of istiod's gateways is asked.
+            every one of istiod's gateways is asked. Of those to be present, what they said before they were changed:
+            then whoever enforced one before is asked, too, and it need not be of any use.
     """
 
     def __init__(
@@ -108,7 +114,7 @@ class Barrier:
             policy = self._known.get(name, {"metadata": {"namespace": ref.namespace, "name": ref.name}})
         elif policy is None:
             return [Gap(name, "the cluster", "AuthorizationPolicy does not exist")]
-        if self._state == "present" and is_dry_run(policy):
+        if self._state == "present" and is_dry_run(policy) and name not in self._known:
             why = f"it is only tried (annotation {DRY_RUN}): it decides nothing"
             return [Gap(name, "its author", why, Retry.POINTLESS)]
         gaps = self._status(policy) if self._state == "present" else []
@@ -122,10 +128,10 @@ class Barrier:
         ):
             if isinstance(loaded, Gap):
                 gaps.append(loaded)
-            elif loaded.state == ("current" if self._state == "present" else "absent"):
+            elif loaded.state == ("current" if self._state == "present" and item.has_it else "absent"):
                 self._arrive(name, version, item.proxy.kind, str(item.proxy))
             else:
-                why = loaded.why if self._state == "present" else "it still has the policy"
+                why = loaded.why if self._state == "present" and item.has_it else "it still has the policy"
                 gaps.append(Gap(name, f"{item.proxy.kind} {item.proxy}", why))
         return gaps
 
@@ -133,9 +139,11 @@ class Barrier:
         name, now = name_of(policy), self._clock.now()
         made, plan = self._plans.get(name, (0.0, None))
         if plan is None or plan.gaps or now - made > _PLAN_SECONDS:
-            known = self._state == "present" or name in self._known
-            plan = plan_of(policy, self._reader) if known else everybody(self._reader)
-            if self._state == "absent":
+            old = self._known.get(name)
+            if self._state == "present":
+                plan = plan_of_change(old, policy, self._reader) if old else plan_of(policy, self._reader)
+            else:
+                plan = plan_of(policy, self._reader) if old else everybody(self._reader)
                 # What is not there, selects nothing, or serves nobody can't enforce the policy any more.
                 plan = Plan(tuple(item for item in plan.enforcers if item.proxy.ready), root=plan.root)
             self._plans[name] = now, plan
@@ -152,7 +160,7 @@ class Barrier:
             why = f"{right}, so its configuration can't be read ({error.message})"
             return Gap(name_of(policy), who, why, Retry.POINTLESS)
         if enforcer.proxy.kind == "ztunnel":
-            return ztunnel_has(dump, policy, enforcer.pods, root)
+            return ztunnel_has(dump, policy, enforcer.pods, root, enforcer.left)
         return waypoint_has(dump, policy)
 
     def _status(self, policy: Object) -> list[Gap]:
@@ -166,7 +174,7 @@ class Barrier:
         for condition in (policy.get("status") or {}).get("conditions") or []:
             if condition.get("type") == kind and str(condition.get("observedGeneration")) == generation:
                 reason = str(condition.get("reason"))
-                if condition.get("status") == "True" and reason == "Accepted":
+                if (condition.get("status") == "True" and reason == "Accepted") or name_of(policy) in self._known:
                     self._arrive(name_of(policy), _version(policy), "istiod", "istiod")
                     return []
                 said = f"{kind}={condition.get('status')}, {reason}: {condition.get('message')}"

@@ -8,8 +8,9 @@ import dataclasses
 import typing as t
 
 from .._cluster.api import Getter, ProxyReader
+from .._mesh.l4 import convert
 from .._mesh.load import Loader
-from .._mesh.mesh import REVISION, Mesh, Object, has_ended, labels_of, namespace_of
+from .._mesh.mesh import REVISION, Mesh, Object, has_ended, labels_of, name_of, namespace_of
 from .._mesh.paths import selects
 from .._mesh.policies import target_refs, targets
 from .._mesh.waypoints import (
@@ -32,10 +33,18 @@ class Reader(ProxyReader, Getter, t.Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Enforcer:
-    """A proxy that must have the policy; pods: those on its node that the policy selects."""
+    """A proxy that must have the policy.
+
+    Attributes:
+        pods: those on its node that the policy selects.
+        left: those on its node that it selected before it was changed.
+        has_it: False where a change takes the policy away from it.
+    """
 
     proxy: Proxy
     pods: tuple[Object, ...] = ()
+    left: tuple[Object, ...] = ()
+    has_it: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,30 @@ def plan_of(policy: Object, reader: Reader) -> Plan:
         return Plan((), (f"{wanted}, and istiod's is {mesh.config.revision}",), mesh.config.root)
     plan = _at_waypoints(policy, mesh, reader) if target_refs(policy) else _at_ztunnels(policy, mesh, reader)
     return dataclasses.replace(plan, root=mesh.config.root)
+
+
+def plan_of_change(old: Object, new: Object, reader: Reader) -> Plan:
+    """Who must take over a change of a policy: whoever enforces it now, and whoever did before.
+
+    Nothing is missing where either of them means nobody. A waypoint that it is bound to in two ways, of which a change
+    takes one, counts as one that has it.
+
+    Raises:
+        LabError: as plan_of.
+    """
+    before, now = plan_of(old, reader), plan_of(new, reader)
+    ztunnel_has_it = convert(new) is not None
+    found = {str(item.proxy): item for item in now.enforcers}
+    for item in before.enforcers:
+        kept = found.get(str(item.proxy), Enforcer(item.proxy, has_it=item.proxy.kind == "ztunnel"))
+        names = {name_of(pod) for pod in kept.pods}
+        left = tuple(pod for pod in item.pods if name_of(pod) not in names)
+        found[str(item.proxy)] = dataclasses.replace(kept, left=left)
+    enforcers = (
+        dataclasses.replace(item, has_it=ztunnel_has_it) if item.proxy.kind == "ztunnel" else item
+        for item in found.values()
+    )
+    return Plan(tuple(enforcers), _unready(item.proxy for item in found.values()), now.root)
 
 
 def everybody(reader: Reader) -> Plan:

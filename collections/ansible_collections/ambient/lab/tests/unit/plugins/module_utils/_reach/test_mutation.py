@@ -15,8 +15,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, read_objects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.valid import problems
-from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import judged, mutate
+from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
 from ansible_collections.ambient.lab.plugins.module_utils._reach.mutants import mutants
+from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import judged
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
 
 CLIENT = {"from": {"pod": "client", "namespace": "shop"}}
@@ -131,7 +132,7 @@ def test_each_survivor_comes_with_a_claim_that_kills_it() -> None:
 def scored(path: pathlib.Path, *texts: str, **given: t.Any) -> dict[str, t.Any]:
     for number, text in enumerate(texts):
         (path / f"{number}.yaml").write_text(text, encoding="utf-8")
-    none = dict.fromkeys(("kubeconfig", "context", "revision", "results_file", "section"))
+    none = dict.fromkeys(("kubeconfig", "context", "revision", "results_file", "section", "prove"))
     lists: dict[str, list[str]] = {"namespaces": [], "only": [], "accept": []}
     more = {"over_cluster": False, **lists, "min_score": 100, "namespace": "shop"}
     return mutate({**none, **more, "manifests": str(path), **given})

@@ -1,0 +1,177 @@
+# Changes one object of the user's on a cluster, and puts it back whatever happens meanwhile.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from .._cluster.channel import Answer, status_message
+from .._cluster.kept import Kept, as_new, differs
+from .._cluster.kube import missing_right
+from .._common.errors import LabError
+from .._common.rounds import Retry, Time, Wait, repeat
+from .._mesh.mesh import NAMESPACE_PATH, PATHS, Object, namespace_of
+from .mutants import Mutant
+
+_MERGE = "application/merge-patch+json"
+_INTERVAL = 0.1
+# Seconds in which an API that does not answer is asked again to take an object back.
+BACK_SECONDS = 30.0
+
+
+class Writer(Time, t.Protocol):
+    """Reads and writes single objects."""
+
+    def get(self, path: str, **query: str) -> Object | None:
+        """One object, None where there is none."""
+
+    def send(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json", **query: str
+    ) -> Answer:
+        """POST, PATCH or DELETE one path, and take any answer."""
+
+
+class Swap:
+    """A mutant on a cluster, for a while.
+
+    Args:
+        writer: of the cluster.
+        mutant: what is changed.
+        kept: where the object is written down meanwhile.
+    """
+
+    def __init__(self, writer: Writer, mutant: Mutant, kept: Kept) -> None:
+        self._writer, self._mutant, self._kept = writer, mutant, kept
+        self._path = path_of(mutant.old)
+        old, new = _fields(mutant.old), mutant.new and _fields(mutant.new)
+        # As merge patches (RFC 7396), which leave alone what others write on the object.
+        self._forth = None if new is None else _patch(old, new)
+        self._back = old if new is None else _patch(new, old)
+        self._before: Object | None = None
+        # As the API has it, which may add defaults.
+        self._made = mutant.new
+
+    @contextlib.contextmanager
+    def applied(self) -> t.Iterator[str]:
+        """Change the object until the block ends; gives why the API refuses the change, "" where it took it.
+
+        Raises:
+            LabError: when the object is not as it was read, can't be kept, or can't be put back; says how to do that.
+        """
+        try:
+            yield self._repeated(self._change)
+        finally:
+            try:
+                self._put_back()
+            except LabError:
+                raise
+            except BaseException:
+                # A signal came while it was put back. By now all others are ignored (_common/signals.py).
+                self._put_back()
+                raise
+
+    def _change(self) -> tuple[str, Retry]:
+        before = self._writer.get(self._path)
+        if before is None or not _is(before, self._mutant.old, self._back) or "deletionTimestamp" in before["metadata"]:
+            raise LabError(f"{self._mutant.item} is not as it was read: somebody changes it. Run again")
+        if self._forth is None and before["metadata"].get("finalizers"):
+            return "it has finalizers, so it would not be gone at once", Retry.POINTLESS
+        self._kept.keep(before)
+        self._before = before
+        if self._forth is None:
+            answer = self._writer.send("DELETE", self._path)
+            return ("", Retry.USEFUL) if answer.status == 404 else _refused(answer)
+        answer = self._patched(before, self._forth)
+        self._made = answer.json() if answer.status == 200 else self._made
+        return _refused(answer)
+
+    def _put_back(self) -> None:
+        if self._before is None:
+            return
+        why = self._repeated(self._restore)
+        if why:
+            lost = f"{self._mutant.item} was not put back: {why}"
+            raise LabError(f"{lost}\n{self._kept.way_back}", changed=True)
+        self._before = None
+        self._kept.drop()
+
+    def _restore(self) -> tuple[str, Retry]:
+        assert self._before
+        try:
+            there = self._writer.get(self._path)
+            if there is None:
+                parent = self._path.rpartition("/")[0]
+                return _refused(self._writer.send("POST", parent, as_new(self._before)))
+            if "deletionTimestamp" in there["metadata"]:
+                return "it is still being deleted", Retry.USEFUL
+            if self._forth is None and differs(there, self._before):
+                return "somebody has made another one of its name", Retry.POINTLESS
+            if _is(there, self._before, self._back):
+                return "", Retry.USEFUL
+            if self._forth and self._made and _is(there, self._made, self._forth):
+                return _refused(self._patched(there, self._back))
+            return "somebody has changed it meanwhile", Retry.POINTLESS
+        except LabError as error:
+            return error.message, Retry.USEFUL
+
+    def _patched(self, there: Object, patch: Object) -> Answer:
+        """Patch it as it was just read, and no later version."""
+        meta = {**patch.get("metadata", {}), "resourceVersion": there["metadata"].get("resourceVersion")}
+        return self._writer.send("PATCH", self._path, {**patch, "metadata": meta}, _MERGE)
+
+    def _repeated(self, step: t.Callable[[], tuple[str, Retry]]) -> str:
+        """Do a step until nothing is left to say, or trying again is of no use; what is left."""
+        rule: Wait[tuple[str, Retry]] = Wait(BACK_SECONDS, lambda said: [said[1]] if said[0] else [])
+        return repeat(step, rule, self._writer, _INTERVAL).last[0]
+
+
+def path_of(item: Object) -> str:
+    """Path of an object in the API."""
+    space, name = namespace_of(item), item["metadata"]["name"]
+    if item["kind"] == "Namespace":
+        return f"{NAMESPACE_PATH}/{name}"
+    return f"{PATHS[item['kind']].format(f'/namespaces/{space}')}/{name}"
+
+
+def _refused(answer: Answer) -> tuple[str, Retry]:
+    """Why the API refuses, "" where it does not, and whether it may take it a moment later."""
+    if answer.status < 300:
+        return "", Retry.USEFUL
+    said = status_message(answer.body) or f"HTTP {answer.status}"
+    if answer.status == 403 and " cannot " in said:
+        raise LabError(missing_right(said))
+    # 409: somebody, as istiod its status, has written it in between.
+    return f"the API refuses it: {said}", Retry.unless(answer.status != 409 and answer.status < 500)
+
+
+def _fields(item: Object) -> Object:
+    """What of an object a mutant may change."""
+    spec = {"spec": item["spec"]} if "spec" in item else {}
+    return {**spec, "metadata": {"labels": item["metadata"].get("labels") or {}}}
+
+
+def _patch(old: Object, new: Object) -> Object:
+    """The merge patch from one object to another."""
+    found: Object = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        there = old.get(key)
+        if not (isinstance(value, dict) and isinstance(there, dict)):
+            found |= {key: value} if value != there else {}
+        elif inner := _patch(there, value):
+            found[key] = inner
+    return found
+
+
+def _is(there: Object, item: Object, patch: Object) -> bool:
+    """Whether an object is as a patch has made another one; of a spec all counts, because its parts mean one thing."""
+    return _follows(there, patch) and ("spec" not in patch or there.get("spec") == item.get("spec"))
+
+
+def _follows(there: Object, patch: Object) -> bool:
+    """Whether a merge patch would change nothing."""
+    return all(
+        _follows(there.get(key) or {}, value) if isinstance(value, dict) else there.get(key) == value
+        for key, value in patch.items()
+    )

@@ -1,0 +1,100 @@
+# What becomes of mutants by the model: which claims notice, and what changes where none does.
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._check.rounds import predicted_verdict
+from .._check.run import ClaimRun
+from .._claims.parse import Claim
+from .._mesh.mesh import Mesh, Object, name_of
+from .changes import Change, changes_of
+from .mutants import Mutant, mutants
+from .reach import cells
+from .told import claim_of, within
+
+_MAX_SAID = 3
+_NO_CLAIM = "(it shows at a pod's own address, which a folder does not have)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What becomes of a mutant.
+
+    Attributes:
+        mutant: one change.
+        kind: "killed", "survived", "unclear" (nobody can know whether it changes anything), or "equivalent".
+        by: claims that notice.
+        changes: what the mesh then does otherwise, where no claim notices.
+    """
+
+    mutant: Mutant
+    kind: str
+    by: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def claims(self) -> list[Object]:
+        """Claims that would notice, the best first; their sources may have no pod yet."""
+        found = []
+        for number, change in enumerate(self.changes):
+            there = change.cell.door.found[0]
+            own = {name_of(pod) for pod in there.pods} if there else set()
+            for source in change.cell.sources:
+                if claim := claim_of(change.cell, source, change.cell.found[0]):
+                    # Whoever calls itself proves least.
+                    found.append((not source.real, name_of(source.pods[0]) in own, number, claim))
+        return [item[3] for item in sorted(found, key=lambda item: item[:3])]
+
+    @property
+    def claim(self) -> Object | None:
+        """The best claim that would notice."""
+        return next(iter(self.claims), None)
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        place = f" ({self.mutant.place})" if self.mutant.place else ""
+        shown = [change.values() for change in self.changes[:_MAX_SAID]]
+        said = [f"    {one['change']}: {one['from'][0]} -> {one['to']} {one['request']}: {one['now']}" for one in shown]
+        claim = self.claim
+        return [f"  {self.mutant}{place}", *said, f"    missing claim: {claim['name'] if claim else _NO_CLAIM}"]
+
+
+def judged(
+    mesh: Mesh, claims: t.Sequence[Claim], only: t.Collection[str] = (), namespaces: t.Collection[str] = ()
+) -> t.Iterator[Verdict]:
+    """What becomes of each mutant of a mesh.
+
+    Args:
+        mesh: in which the claims hold.
+        claims: to notice.
+        only: patterns of the mutants to judge; none are all.
+        namespaces: of the destinations at which a mutant may change something; none are all.
+
+    Raises:
+        LabError: as within.
+    """
+    inside = within(namespaces, [mesh])
+    for mutant in mutants(mesh):
+        if only and not mutant.is_named(only):
+            continue
+        new = mutant.applied(mesh)
+        by = tuple(claim.name for claim in claims if _verdict(claim, new) == "fail")
+        if by:
+            yield Verdict(mutant, "killed", by)
+            continue
+        found = changes_of(cells([mesh, new], inside), mesh, new, namespaces)
+        # At a port that policies alone name nothing may listen, and no claim can be proved.
+        differ = [change for change in found if len({one.outcome for one in change.cell.found}) > 1]
+        clear = tuple(change for change in differ if change.kind != "unclear" and not change.cell.door.supposed)
+        yield Verdict(
+            mutant, "survived" if clear else "unclear" if found else "equivalent", changes=clear or tuple(found)
+        )
+
+
+def _verdict(claim: Claim, mesh: Mesh) -> str:
+    return predicted_verdict(ClaimRun.of(claim, "after", mesh)).verdict
