@@ -36,11 +36,11 @@ DEFAULT_CODES = {
     "denied_l7": frozenset({403}),
     "denied_upstream": frozenset({503}),
 }
+# Outcomes that come with an HTTP answer.
+ANSWERED = (*DEFAULT_CODES, "local_reply")
 ANY_CODE = frozenset(range(200, 600))
 # In bytes; of a request's headers together. curl 7.83 reads lines of at most 100 KiB (tool_parsecfg.c), and what is
 # quoted may take twice its length.
-# Outcomes that come with an HTTP answer.
-ANSWERED = (*DEFAULT_CODES, "local_reply")
 MAX_BODY = 16_384
 MAX_HEADERS = 32_768
 MAX_URL = 8_192
@@ -93,7 +93,7 @@ class Expectation:
 
     def __str__(self) -> str:
         parts = [self.outcome]
-        if self.http_codes not in (None, ANY_CODE):
+        if self.http_codes is not None and self.http_codes != ANY_CODE:
             parts.append("HTTP " + "|".join(str(code) for code in sorted(self.http_codes)))
         if self.exit_codes is not None:
             parts.append("exit " + "|".join(str(code) for code in sorted(self.exit_codes)))

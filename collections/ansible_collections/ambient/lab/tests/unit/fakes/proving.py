@@ -51,6 +51,7 @@ class Changeable(FakeEdge):
         sent: "METHOD path" of each write.
         answer: what a write is answered with in the place of being done, by its method; called before it.
         deaf: its proxies never hear of a change.
+        lag: reads of the mesh until istio-cni has done its part.
     """
 
     host = "https://api"
@@ -62,7 +63,7 @@ class Changeable(FakeEdge):
         self.there: dict[str, Object] = {path_of(item): json.loads(json.dumps(item)) for item in items}
         self.sent: list[str] = []
         self.answer: dict[str, t.Callable[[], ApiAnswer | None]] = {}
-        self.deaf = False
+        self.deaf, self.lag, self._reads = False, 0, 0
         self._version = 0
 
     def forget(self) -> None:
@@ -79,8 +80,10 @@ class Changeable(FakeEdge):
         """All objects as they are now, and istio-cni has done what it does."""
         items = copy.deepcopy(list(self.there.values()))
         spaces = {item["metadata"]["name"]: labels_of(item) for item in items if item["kind"] == "Namespace"}
-        for item in items:
-            if item["kind"] == "Pod" and spaces[item["metadata"]["namespace"]].get(DATAPLANE_MODE) != "ambient":
+        left = {name for name, labels in spaces.items() if labels.get(DATAPLANE_MODE) != "ambient"}
+        self._reads = self._reads + 1 if left else 0
+        for item in items if self._reads > self.lag else []:
+            if item["kind"] == "Pod" and item["metadata"]["namespace"] in left:
                 item["metadata"].get("annotations", {}).pop(REDIRECTION, None)
         return Mesh(items, self.config)
 
@@ -94,7 +97,9 @@ class Changeable(FakeEdge):
             found["status"] = {"conditions": [condition(kind=kind, seen=meta["generation"])]}
         return found
 
-    def send(self, method: str, path: str, body: Object | None = None, content: str = "", **_query: str) -> ApiAnswer:
+    def send(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "", **_query: str
+    ) -> ApiAnswer:
         """A write."""
         made = self.answer[method]() if method in self.answer else None
         if made:
@@ -108,7 +113,7 @@ class Changeable(FakeEdge):
             assert path not in self.there
             self.there[path] = {}
         else:
-            assert content == "application/merge-patch+json"
+            assert content_type == "application/merge-patch+json"
             if body["metadata"].pop("resourceVersion") != self.there[path]["metadata"].get("resourceVersion"):
                 return ApiAnswer(409, {}, b'{"message": "the object has been modified"}')
         self._version += 1

@@ -9,6 +9,7 @@ import pathlib
 import typing as t
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes import KubeEdge
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
@@ -17,6 +18,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._reach import proof, s
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
 from ansible_collections.ambient.lab.plugins.module_utils._reach.proof import Prover, Tried, choose, trial_of
 from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import judged
+from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.proving import Changeable
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._reach.test_mutation import (
@@ -73,13 +75,35 @@ def test_a_cluster_that_does_otherwise_is_told_with_its_rows(live: Changeable, t
 
 def test_a_survivor_is_shown_by_a_missing_claim_of_a_known_pod(tmp_path: pathlib.Path) -> None:
     """That its claims hold on is no news of a change that may not be in force yet."""
-    guarded = L4.replace("[client]", "[app]")
-    live = Changeable(mesh_of(SHOP.replace("istio.io/use-waypoint: wp", "a: b"), guarded, PEER))
-    other = {**GET, "name": "other", "to": "http://app.shop:80/x", "expect": "denied_l4"}
-    found = {str(one.item.mutant): one for one in tried(live, tmp_path, raw=[other])}
-    assert {one.verdict for one in found.values()} == {"agree"}
+    live = Changeable(mesh_of(SHOP, WAYPOINT.replace("[GET]", "[POST]")))
+    unlabelled = "Service shop/app: without label istio.io/use-waypoint"
+    posting = {**POST, "expect": "allowed"}
+    (one,) = tried(live, tmp_path, unlabelled, [posting])
+    assert (one.item.kind, one.verdict) == ("survived", "agree")
+    rows = {row["name"]: row["predicted"] for row in one.values()["claims"]}
+    assert rows == {"post": "allowed", "shop/client -> Service shop/app:80 GET /": "allowed"}
     live.deaf = True
-    assert not any(one.verdict == "agree" for one in tried(live, tmp_path, raw=[other]))
+    assert [one.verdict for one in tried(live, tmp_path, unlabelled, [posting])] == ["differ"]
+
+
+def test_pods_that_leave_the_mesh_late_are_waited_for(tmp_path: pathlib.Path) -> None:
+    """Meanwhile the objects say what is seen, and one check would give up."""
+    plain, denying = SHOP.replace("istio.io/use-waypoint: wp", "a: b"), L4.replace("spec: {", "spec: {action: DENY, ")
+    live = Changeable(mesh_of(plain, denying))
+    live.lag = 10
+    assert [one.verdict for one in tried(live, tmp_path, "Namespace *", [{**GET, "expect": "denied_l4"}])] == ["agree"]
+
+
+def test_what_changes_seldom_is_read_again_under_a_mutant(tmp_path: pathlib.Path) -> None:
+    with FakeApi({"/api/v1/namespaces/shop": {"metadata": {"name": "shop"}}}) as api:
+        edge = KubeEdge(api.kubeconfig(tmp_path), None)
+        reads = []
+        for forget in (False, False, True):
+            if forget:
+                edge.forget()
+            edge.mesh([], {"shop"})
+            reads.append(sum("/namespaces/shop/peerauthentications" in path for path, _headers in api.asked))
+    assert reads == [1, 1, 2]
 
 
 def test_a_survivor_that_nothing_shows_to_be_in_force_is_no_agreement(live: Changeable, tmp_path: pathlib.Path) -> None:
@@ -102,7 +126,7 @@ def test_claims_that_do_not_hold_change_nothing(live: Changeable, tmp_path: path
 @pytest.mark.parametrize("error", [LabError("the API is gone"), SystemExit(143), KeyboardInterrupt()])
 @pytest.mark.parametrize("only", [REMOVED, WIDENED, "Namespace shop: *", "Service shop/app: *"])
 def test_an_object_is_put_back_whatever_ends_the_trial(
-    live: Changeable, tmp_path: pathlib.Path, error: BaseException, only: str
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, error: BaseException, only: str
 ) -> None:
     before, run = live.written(), live.run
 
@@ -112,7 +136,7 @@ def test_an_object_is_put_back_whatever_ends_the_trial(
             raise error
         return run(*given)
 
-    live.run = breaking  # type: ignore[method-assign]
+    monkeypatch.setattr(live, "run", breaking)
     with pytest.raises(type(error)):
         tried(live, tmp_path, only)
     assert (live.written(), len(live.sent)) == (before, 2)
@@ -171,7 +195,9 @@ def test_what_can_not_be_put_back_is_in_a_file_and_nothing_else_is_changed(
     assert again.sent == []
 
 
-def test_what_somebody_else_writes_meanwhile_is_not_written_over(live: Changeable, tmp_path: pathlib.Path) -> None:
+def test_what_somebody_else_writes_meanwhile_is_not_written_over(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch
+) -> None:
     run, theirs = live.run, {"action": "DENY", "rules": [{}]}
 
     def meddle(*given: t.Any) -> tuple[str, str]:
@@ -179,13 +205,13 @@ def test_what_somebody_else_writes_meanwhile_is_not_written_over(live: Changeabl
             live.there[GET_POLICY]["spec"] = theirs
         return run(*given)
 
-    live.run = meddle  # type: ignore[method-assign]
+    monkeypatch.setattr(live, "run", meddle)
     with pytest.raises(LabError, match="was not put back: somebody has changed it meanwhile"):
         tried(live, tmp_path, WIDENED)
     assert live.there[GET_POLICY]["spec"] == theirs
     # Before, too: nobody can say what the model's mutant of it would be.
     stale = Changeable(mesh_of(SHOP, WAYPOINT))
-    stale.get = lambda *_args, **_query: live.there[GET_POLICY]  # type: ignore[method-assign]
+    monkeypatch.setattr(stale, "get", lambda _path: live.there[GET_POLICY])
     with pytest.raises(LabError, match="is not as it was read"):
         tried(stale, tmp_path / "other", WIDENED)
     assert stale.sent == []
