@@ -104,7 +104,9 @@ class ReachTrial(Trial):
         if not raw:
             return 0
         claims = parse_claims(chance.sample(raw, min(CLAIMS, len(raw))), SPACE)
-        tried = [item for item in judged(mesh, claims) if is_trials(item.mutant.old)]
+        mine = (item for item in judged(mesh, claims) if is_trials(item.mutant.old))
+        # Its namespaces have such names, too.
+        tried = [item for item in mine if item.mutant.old["kind"] in POLICIES]
         chosen = [item for fate in ("survived", "killed") for item in sample(chance, tried, fate)][:wanted]
         for item in chosen:
             changed = [new for policy in policies if (new := applied(policy, item))]
