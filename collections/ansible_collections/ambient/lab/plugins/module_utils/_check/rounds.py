@@ -26,7 +26,10 @@ from .stable import Checked, Stable, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to check; times are in seconds."""
+    """How to check; times are in seconds.
+
+    flaws: whether a policy on the way that is not enforced as written makes a claim an error.
+    """
 
     phase: str = "after"
     stable: int = 3
@@ -36,6 +39,7 @@ class Settings:
     concurrency: int = 8
     witnesses: str = NONE
     surprises: str = "report"
+    flaws: bool = True
 
 
 class Edge(World, Runner, Time, t.Protocol):
@@ -128,7 +132,7 @@ class ClaimRounds:
             outcome = run.expect.outcome
             stopped = outcome == run.seen.outcome and outcome != "allowed"
             run.control = controls.evidence(run.probe, outcome, run.path.ready) if stopped else None
-            state = state_of(self.mesh, run.path, run.by)
+            state = state_of(self.mesh, run.path, run.by) if self._settings.flaws else None
             verdict = judge(run, state, required=self._settings.witnesses == REQUIRED)
             if self._settings.surprises == "fail" and verdict.passed and run.surprise:
                 verdict = Verdict("fail", run.surprise)

@@ -140,9 +140,11 @@ class Prover:
     def _try(self, trial: Trial) -> Tried:
         mutant = trial.item.mutant
         kept = Kept(self._folder, self._live.host, mutant.item, self._command)
+        # A mutant may be enforced by nobody, as the model says of it.
+        weak = dataclasses.replace(self._settings, flaws=False)
         with Swap(self._live, mutant, kept).applied() as refused:
             problem = refused or self._not_in_force(mutant.old, mutant.new, trial.moved)
-            result = None if problem else self._measured(trial.claims)
+            result = None if problem else self._measured(trial.claims, weak)
         if not refused and (late := self._not_in_force(mutant.new or mutant.old, mutant.old, shown=True)):
             raise LabError(f"{mutant.item} is put back as it was, and not in force again: {late}")
         return Tried(trial.item, problem, result)
@@ -161,7 +163,7 @@ class Prover:
             return "no proxy is found that had the policy or has it now, and no claim shows whether it is in force"
         return passed.why_not and f"not in force after {passed.waited:.0f} s: {passed.why_not}"
 
-    def _measured(self, claims: t.Sequence[Claim]) -> CheckResult:
+    def _measured(self, claims: t.Sequence[Claim], settings: Settings) -> CheckResult:
         """Check claims until they hold. One check gives up early where the objects say what is seen.
 
         After a label was changed they do until istio-cni has let a pod go, or taken it back.
@@ -169,7 +171,7 @@ class Prover:
 
         def look() -> CheckResult:
             self._live.forget()
-            return check(claims, self._settings, self._live)
+            return check(claims, settings, self._live)
 
         rule: Wait[CheckResult] = Wait(
             self._settings.timeout, lambda result: [] if result.verdict == "pass" else [Retry.USEFUL]
@@ -177,7 +179,7 @@ class Prover:
         return repeat(look, rule, self._live, self._settings.interval).last
 
     def _require_claims(self, when: str) -> None:
-        result = self._measured(self._claims)
+        result = self._measured(self._claims, self._settings)
         if result.verdict != "pass":
             raise LabError(f"{when}, and\n{failure(result, self._settings, '', self._command)}")
 
