@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -84,6 +85,17 @@ def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (),
         options += ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements], remedy=PIP_REMEDY)
+
+
+def debian_release() -> dict[str, str]:
+    """The release that is installed: a derivative names the one that it is made of, os-release(5) of Mint and LMDE.
+
+    One that is no Debian's (Fedora's ``VERSION_CODENAME`` is empty) counts as Debian's stable one.
+    """
+    release = platform.freedesktop_os_release()
+    names = ("UBUNTU_CODENAME", "DEBIAN_CODENAME", "VERSION_CODENAME")
+    codename = next((release[name] for name in names if release.get(name)), "stable")
+    return {"ID": release.get("ID", "linux"), "VERSION_CODENAME": codename}
 
 
 def debian_install(target: Path, suite: str, packages: Iterable[str]) -> None:

@@ -108,6 +108,58 @@ def test_a_target_that_refuses_ends_the_connection_and_not_the_forward(free_port
     assert asyncio.run(run()) == [b"", b""]
 
 
+UNIFIED = Path("/sys/fs/cgroup/unified")
+# In a cgroup namespace of its own, as in a container: the root that it sees is not the machine's.
+INSIDE = """
+import os, pathlib, subprocess, sys
+from ctypes import CDLL
+sys.path.insert(0, sys.argv[1])
+from ambient_embedded import launcher
+assert CDLL(None).unshare(0x02000000 | 0x00020000) == 0
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "-t", "cgroup2", "none", sys.argv[2]], check=True)
+root = launcher.CGROUPS = pathlib.Path(sys.argv[2])
+launcher.CONTROLLERS = sys.argv[3:]
+assert str(os.getpid()) in (root / "cgroup.procs").read_text().split()
+launcher.make_cgroup("/lab/node")
+launcher.join_cgroup("/lab/launcher")
+print((root / "lab/node/cgroup.subtree_control").read_text().strip())
+print((root / "lab/launcher/cgroup.subtree_control").read_text().strip() or "none")
+print(pathlib.Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip())
+"""
+
+
+@pytest.mark.root
+def test_in_a_container_with_cgroup_v2_processes_make_room_for_controllers(tmp_path: Path) -> None:
+    """What is in a container's root keeps it from handing controllers down (cgroup-v2.rst): the write is EBUSY."""
+    root = UNIFIED if UNIFIED.is_dir() else launcher.CGROUPS
+    controls = root / "cgroup.subtree_control"
+    free = (root / "cgroup.controllers").read_text().split() if controls.exists() else []
+    if not free:
+        pytest.skip("no controller of cgroup v2 is free here")
+    before = controls.read_text().split()
+    controls.write_text(f"+{free[0]}")
+    container = root / GROUP
+    container.mkdir()
+    try:
+        # The shell moves, and Python and its children are in the cgroup with it.
+        script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+        command = ["sh", "-c", script, container, sys.executable, "-c", INSIDE, EMBEDDED, tmp_path, free[0]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        assert (done.stderr, done.stdout.split()) == ("", [free[0], "none", "/lab/launcher"])
+    finally:
+        assert launcher.remove_cgroup(container, PATIENCE_SECONDS)
+        if free[0] not in before:
+            controls.write_text(f"-{free[0]}")
+
+
+def test_a_controller_that_cannot_be_handed_down_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("memory pids")
+    (tmp_path / "cgroup.subtree_control").mkdir()  # refuses to be written
+    with pytest.raises(OSError, match=rf"{tmp_path} can't hand down memory: Is a directory"):
+        launcher.hand_down(tmp_path)
+
+
 def has_ended(pid: str) -> bool:
     """Gone, or about to be: a host's PID 1 may be slow to take note of its orphans."""
     try:
@@ -195,7 +247,7 @@ Launch = Callable[..., subprocess.Popen[bytes]]
 def node(folder: Path, role: str, program: list[str]) -> dict[str, Any]:
     """Of ``launcher.json``."""
     (folder / role).mkdir()
-    namespaces = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
+    namespaces = [*launcher.UNSHARE, "net,pid"]
     enter, cgroup = [*namespaces, *program], f"/{GROUP}/{role}"
     mac = "02:57:00:00:00:01" if role == "one" else "02:57:00:00:00:02"
     paths = {"folder": str(folder / role), "log": str(folder / f"{role}.log")}
@@ -209,6 +261,7 @@ def launch(tmp_path: Path, group: str, free_port: int) -> Iterator[Launch]:
     settings: dict[str, Any] = {
         "interface": INTERFACE,
         "address": "10.87.255.249/29",
+        "cgroup": f"/{GROUP}/launcher",
         "forwards": [["127.0.0.1", free_port, ADDRESSES["one"], 9000]],
         "nodes": [node(tmp_path, role, program) for role, program in programs.items()],
     }
@@ -310,7 +363,7 @@ def test_without_its_bridge_the_lab_ends_with_a_reason(launch: Launch, tmp_path:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("script", "reason"), [("exit 7", "unshare ended"), ("read line; exit 7", "two: ended")])
+@pytest.mark.parametrize(("script", "reason"), [("exit 7", "ended"), ("read line; exit 7", "two: ended")])
 def test_a_node_that_cannot_run_ends_the_launcher_with_a_reason(
     launch: Launch, tmp_path: Path, script: str, reason: str
 ) -> None:
@@ -319,3 +372,17 @@ def test_a_node_that_cannot_run_ends_the_launcher_with_a_reason(
     (tmp_path / "launcher.json").write_text(json.dumps(settings))
     assert launch(stable=PATIENCE_SECONDS).wait(PATIENCE_SECONDS) != 0
     assert f"{reason} with status 7" in (tmp_path / "launcher.log").read_text()
+
+
+@pytest.mark.root
+def test_the_launcher_and_its_nodes_leave_the_cgroup_they_were_started_in(
+    launch: Launch, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A shell, a CI job or a login ends what is in its own."""
+    process = launch()
+    up(process, tmp_path, eventually)
+    for pid in (process.pid, first_process(tmp_path, "one")):
+        places = [line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+        assert {place for place in places if place.endswith(f"/{GROUP}/launcher")}
+        for folder in groups():
+            assert str(pid) in (folder / "launcher/cgroup.procs").read_text().split()

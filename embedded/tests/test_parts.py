@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,20 @@ def test_a_containerd_that_fails_has_the_last_word(layout: Path, tmp_path: Path)
         (tmp_path / name).chmod(0o755)
     with pytest.raises(LabError, match="the disk is full"):
         parts.unpack_images(tmp_path, layout, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("release", "suite"),
+    [
+        ({"ID": "debian", "VERSION_CODENAME": "bookworm"}, "bookworm"),
+        ({"ID": "linuxmint", "VERSION_CODENAME": "zena", "UBUNTU_CODENAME": "noble"}, "noble"),
+        ({"ID": "linuxmint", "VERSION_CODENAME": "gigi", "DEBIAN_CODENAME": "trixie"}, "trixie"),
+        ({"ID": "fedora", "VERSION_CODENAME": ""}, "stable"),
+        ({}, "stable"),
+    ],
+)
+def test_a_derivatives_node_is_of_the_release_that_it_is_made_of(
+    release: dict[str, str], suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
+    assert tools.debian_release()["VERSION_CODENAME"] == suite
