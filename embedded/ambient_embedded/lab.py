@@ -275,7 +275,10 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
         if running and differing:
             files = sorted({path.name for path in differing})
             progress(f"the running lab {settings.name} is to be restarted: other {', '.join(files)} than it has")
-        changed = not running or bool(differing)
+        over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
+        if running and over:
+            progress(f"the running lab {settings.name} is to be restarted: its certificates end soon, or have ended")
+        changed = not running or bool(differing) or over
         if check and changed:
             return {"changed": True, "server": server, "nodes": names, "kubeconfig": ""}
         if changed:

@@ -16,9 +16,9 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,12 +33,18 @@ PR_SET_PDEATHSIG = 1
 CONTROLLERS = ("cpu", "cpuset", "hugetlb", "memory", "pids")
 MOVES = 10
 CHUNK_BYTES = 64 * 1024
+LOG_BYTES = 16 << 20
+DESCRIPTORS = 1 << 20  # as container engines give their containers
+CONNECTIONS = 512  # at a time through one forwarded port, so that one of them leaves the API's its descriptors
+IDLE_SECONDS = 3600.0  # a connection that carries nothing for so long ends
 STABLE_SECONDS = 5.0  # a node that ends sooner, at its first start, cannot run here
 RESTART_SECONDS = 1.0
 
 
 def log(message: str) -> None:
-    """One line to the launcher's log (its standard output)."""
+    """One line to the launcher's log (its standard output), which begins anew where it has become long."""
+    if os.fstat(1).st_size > LOG_BYTES:
+        os.ftruncate(1, 0)
     print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
 
 
@@ -68,6 +74,13 @@ def alive(file: Path) -> int | None:
         return int(pid) if start_time(int(pid)) == started else None
     except (OSError, ValueError):
         return None
+
+
+def raise_descriptors() -> None:
+    """A login shell's soft limit of open files (1024) is small for the forwards, and containers would inherit it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def cgroup_hierarchies() -> list[Path]:
@@ -171,33 +184,69 @@ async def _child_of(process: asyncio.subprocess.Process) -> int:
     raise OSError(f"unshare ended with status {process.returncode}")
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(CHUNK_BYTES):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-    except OSError:
-        writer.transport.abort()
+class Forward:
+    """A port of the host that leads to one of a node."""
 
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.open = 0
+        self.told = ""
 
-async def _forward(target: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Join a connection to the host port with one to the node; an end that fails ends both."""
-    try:
-        far_reader, far_writer = await asyncio.open_connection(*target)
-    except OSError as error:
-        log(f"forward to {target[0]}:{target[1]}: {error}")
-        writer.transport.abort()
-        return
-    await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-    for end in (writer, far_writer):
-        end.close()
+    def tell(self, problem: str) -> None:
+        """Log a problem when it begins, not for each connection: any user of the machine can make them."""
+        if problem != self.told:
+            log(f"forward to {self.host}:{self.port}: {problem or 'well again'}")
+        self.told = problem
+
+    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Join a connection with one to the node; an end that fails ends both, and so does a long silence."""
+        self.open += 1
+        try:
+            if self.open > CONNECTIONS:
+                raise OSError(f"more than {CONNECTIONS} connections")
+            far_reader, far_writer = await asyncio.open_connection(self.host, self.port)
+            self.tell("")
+            await self._copy((reader, writer), (far_reader, far_writer))
+        except OSError as error:
+            self.tell(str(error))
+            writer.transport.abort()
+        finally:
+            self.open -= 1
+
+    async def _copy(self, *streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+        (reader, writer), (far_reader, far_writer) = streams
+        clock = asyncio.get_running_loop().time
+        heard = [clock()]
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(CHUNK_BYTES):
+                    heard[0] = clock()
+                    target.write(data)
+                    await target.drain()
+                target.write_eof()
+            except OSError:
+                target.transport.abort()
+
+        async def silence() -> None:
+            while (left := heard[0] + IDLE_SECONDS - clock()) > 0:
+                await asyncio.sleep(left)
+            for _, end in streams:
+                end.transport.abort()
+
+        watch = asyncio.create_task(silence())
+        try:
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+        finally:
+            watch.cancel()
+            for _, end in streams:
+                end.close()
 
 
 async def _serve(forwards: list[list[Any]]) -> None:
     for host, port, target_host, target_port in forwards:
-        target = (str(target_host), int(target_port))
-        await asyncio.start_server(functools.partial(_forward, target), host, port)
+        forward = Forward(str(target_host), int(target_port))
+        await asyncio.start_server(forward.join, host, port)
         log(f"forwarding {host}:{port} to {target_host}:{target_port}")
 
 
@@ -301,6 +350,7 @@ async def _ended(bridge: asyncio.subprocess.Process) -> None:
 async def run(lab: Path) -> None:
     """Hold the lab until this process ends. Raises :class:`OSError` when a part of it cannot start."""
     settings = json.loads((lab / "launcher.json").read_text())
+    raise_descriptors()
     note(lab / "launcher.pid", os.getpid())
     join_cgroup(settings["cgroup"])
     await _serve(settings["forwards"])

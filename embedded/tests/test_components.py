@@ -114,3 +114,8 @@ def test_labs_of_two_state_folders_share_a_name_and_no_cgroup() -> None:
     other = Lab(Path("/elsewhere/unit"), 9, 3, "localhost/ambient-lab/pause:1")
     assert other.control_plane.name == CONTROL_PLANE.name
     assert not other.control_plane.cgroup.startswith(CONTROL_PLANE.group)
+
+
+def test_a_lab_that_is_left_alone_writes_little() -> None:
+    """Without it kubelet reports as often as it looks: SetDefaults_KubeletConfiguration."""
+    assert components.kubelet_configuration(WORKER)["nodeStatusReportFrequency"] == "5m"

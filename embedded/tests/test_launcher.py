@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import json
 import os
 import signal
@@ -29,7 +29,7 @@ async def through(far: Streams, near: Streams) -> None:
     """Let both ends talk over a forwarded connection."""
     server = await asyncio.start_server(far, "127.0.0.1", 0)
     target = server.sockets[0].getsockname()
-    forward = await asyncio.start_server(functools.partial(launcher._forward, target), "127.0.0.1", 0)
+    forward = await asyncio.start_server(launcher.Forward(*target).join, "127.0.0.1", 0)
     async with server, forward, asyncio.timeout(PATIENCE_SECONDS):
         await near(*await asyncio.open_connection(*forward.sockets[0].getsockname()))
 
@@ -93,10 +93,88 @@ def test_a_reset_at_one_end_ends_the_other() -> None:
     asyncio.run(through(far, near))
 
 
+def test_a_connection_that_carries_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "IDLE_SECONDS", 0.5)
+    seconds: list[float] = []
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(4):  # one direction is enough to be heard of
+            writer.write(b"x")
+            await asyncio.sleep(0.2)
+        assert await reader.read() == b""
+        writer.close()
+
+    async def near(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b"xxxx"
+        seconds.append(clock() - start)
+
+    asyncio.run(through(far, near))
+    assert seconds[0] >= 1.0
+
+
+def test_a_port_has_its_share_of_connections_and_tells_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "CONNECTIONS", 2)
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        await reader.read()
+        writer.close()
+
+    async def run() -> list[bytes]:
+        server = await asyncio.start_server(far, "127.0.0.1", 0)
+        forward = launcher.Forward(*server.sockets[0].getsockname())
+        entry = await asyncio.start_server(forward.join, "127.0.0.1", 0)
+        answers = []
+        async with server, entry, asyncio.timeout(PATIENCE_SECONDS):
+            opened = []
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(*entry.sockets[0].getsockname())
+                opened.append(writer)
+                answers.append(await reader.read(1))
+            for writer in opened[:2]:
+                writer.close()
+            while forward.open:
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_connection(*entry.sockets[0].getsockname())
+            answers.append(await reader.read(1))
+            writer.close()
+        return answers
+
+    assert asyncio.run(run()) == [b"x", b"x", b"", b"", b"", b"x"]
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["more than 2 connections", "well again"]
+
+
+def test_the_launchers_log_begins_anew_when_it_is_long(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom ambient_embedded import launcher\n"
+        "launcher.LOG_BYTES = 2000\nfor number in range(200): launcher.log(f'{number:040}')"
+    )
+    with (tmp_path / "log").open("ab") as log:
+        subprocess.run([sys.executable, "-c", script, EMBEDDED], stdout=log, check=True)
+    assert 0 < (tmp_path / "log").stat().st_size <= 2100
+    assert (tmp_path / "log").read_text().endswith(f"{199:040}\n")
+
+
+def test_the_nodes_may_open_as_many_files_as_the_machine_allows() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nimport resource\nfrom ambient_embedded import launcher\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))\nlauncher.raise_descriptors()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, EMBEDDED], capture_output=True, text=True, check=True)
+    assert done.stdout == "(4096, 4096)\n"
+
+
 def test_a_target_that_refuses_ends_the_connection_and_not_the_forward(free_port: int) -> None:
     async def run() -> list[bytes]:
-        target = ("127.0.0.1", free_port)
-        forward = await asyncio.start_server(functools.partial(launcher._forward, target), "127.0.0.1", 0)
+        target = launcher.Forward("127.0.0.1", free_port)
+        forward = await asyncio.start_server(target.join, "127.0.0.1", 0)
         answers = []
         async with forward, asyncio.timeout(PATIENCE_SECONDS):
             for _ in range(2):
