@@ -78,13 +78,23 @@ def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, remedy: 
     return output
 
 
+def lock_of(*requirements: str) -> Path:
+    """The file that names all that a requirement, or ``-r FILE``, brings along, with the digests of every wheel."""
+    name = Path(requirements[1]).parent.name if requirements[0] == "-r" else requirements[0].partition("==")[0]
+    return EMBEDDED / "locks" / f"{name}.txt"
+
+
 def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (), python: str = "") -> None:
-    """Install wheels into a folder, for this Python, or for another one on the given platforms."""
+    """Install wheels into a folder, for this Python, or for another one on the given platforms.
+
+    What is installed is what the lock of the requirements names: other bytes are refused.
+    """
     options = [option for platform in platforms for option in ("--platform", platform)]
     if python:
         options += ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements], remedy=PIP_REMEDY)
+    locked = ["--require-hashes", "-r", str(lock_of(*requirements))]
+    run([*command, "--only-binary=:all:", "--target", str(target), *options, *locked], remedy=PIP_REMEDY)
 
 
 def debian_release() -> dict[str, str]:
