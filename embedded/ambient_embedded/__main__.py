@@ -106,8 +106,12 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return {"changed": True}
     installed = _install_tools(progress)
     built = _build(request, bill, progress)
-    if not settings.folder.exists():
-        _verify_images(bill)
+    # They run as root, at once or in a node. In check mode nothing runs, and nothing is kept.
+    if not request["check"]:
+        new = not settings.folder.exists()
+        cache.verify(bill.cache, [bill.programs, bill.node_image, bill.sources], progress, thoroughly=new)
+        if new:
+            _verify_images(bill)
     result = lab.present(settings, progress, check=request["check"])
     text = result.pop("kubeconfig")
     if text and not request["check"]:
