@@ -279,6 +279,8 @@ async def _bridge(lab: Path, interface: str, address: str) -> asyncio.subprocess
     await _run("ip", "link", "add", interface, "type", "veth", "peer", "name", "host", "netns", str(holder.pid))
     await _run("ip", "link", "set", interface, "alias", str(lab))  # says whose it is
     await _run("ip", "address", "add", address, "dev", interface)
+    # No answer goes from here to anywhere but the machine itself: its other engine's containers stay outside.
+    Path("/proc/sys/net/ipv4/conf", interface, "forwarding").write_text("0")
     await _run("ip", "link", "set", interface, "up")
     await _run(*_within(holder.pid), "link", "set", "host", "master", "nodes", "up")
     return holder

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
 
 Eventually = Callable[[Callable[[], object], str], None]
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -193,6 +194,7 @@ import os, pathlib, subprocess, sys
 from ctypes import CDLL
 sys.path.insert(0, sys.argv[1])
 from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
 assert CDLL(None).unshare(0x02000000 | 0x00020000) == 0
 subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 subprocess.run(["mount", "-t", "cgroup2", "none", sys.argv[2]], check=True)
@@ -316,6 +318,7 @@ SCRIPT = """
 import asyncio, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
 launcher.STABLE_SECONDS, launcher.RESTART_SECONDS = float(sys.argv[3]), 0.1
 asyncio.run(launcher.run(pathlib.Path(sys.argv[2])))
 """
@@ -464,3 +467,48 @@ def test_the_launcher_and_its_nodes_leave_the_cgroup_they_were_started_in(
         assert {place for place in places if place.endswith(f"/{GROUP}/launcher")}
         for folder in groups():
             assert str(pid) in (folder / "launcher/cgroup.procs").read_text().split()
+
+
+# A machine with a container of another engine behind a masquerade, in a network namespace of its own.
+CONTAINER = """
+echo 1 > /proc/sys/net/ipv4/ip_forward
+ip link set lo up
+unshare --net sleep 1000 & inside=$!
+until [ "$(readlink /proc/$inside/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do :; done
+ip link add engine type veth peer name eth0 netns $inside
+ip address add 172.31.0.1/24 dev engine && ip link set engine up
+nsenter --net=/proc/$inside/ns/net sh -c 'ip link set lo up; ip address add 172.31.0.2/24 dev eth0; ip link set eth0 up;
+    ip route add default via 172.31.0.1'
+nft() { chroot "$TREE" nft "$@"; }
+nft add table ip nat && nft 'add chain ip nat post { type nat hook postrouting priority 100; }'
+nft add rule ip nat post ip saddr 172.31.0.0/24 masquerade
+echo $inside && exec "$@"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("group")
+def test_a_container_of_another_engine_does_not_reach_the_nodes(
+    tmp_path: Path, bill: Bill, eventually: Eventually
+) -> None:
+    tree = bill.node_image.folder(bill.cache) / "tree"  # its nft makes the engine's masquerade
+    if not tree.is_dir():
+        pytest.skip(f"{tree} is not built: run `make build` first")
+    programs = {role: [sys.executable, "-c", NODE, address, role] for role, address in ADDRESSES.items()}
+    nodes = [node(tmp_path, role, program) for role, program in programs.items()]
+    settings = {"interface": INTERFACE, "address": "10.87.255.249/29", "cgroup": f"/{GROUP}/launcher", "forwards": []}
+    (tmp_path / "launcher.json").write_text(json.dumps({**settings, "nodes": nodes}))
+    run = [sys.executable, "-c", SCRIPT, str(EMBEDDED), str(tmp_path), "0"]
+    machine = [*launcher.UNSHARE, "net,mount", "sh", "-ec", CONTAINER, "sh", *run]
+    with (tmp_path / "launcher.log").open("ab") as log:
+        process = subprocess.Popen(machine, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, "TREE": str(tree)})
+    try:
+        up(process, tmp_path, eventually)
+        assert caller(tmp_path, "one", str(process.pid)) == "10.87.255.249"
+        container = (tmp_path / "launcher.log").read_text().split()[0]
+        with pytest.raises(subprocess.CalledProcessError):
+            caller(tmp_path, "one", container)
+    finally:
+        process.kill()
+        process.wait()
+        os.kill(int((tmp_path / "launcher.log").read_text().split()[0]), signal.SIGKILL)
