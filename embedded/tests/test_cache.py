@@ -369,7 +369,12 @@ def test_what_has_not_been_touched_is_not_read_again(tmp_path: Path, monkeypatch
     build(tmp_path, [one], lambda _: None)
     read: list[str] = []
     content = cache._content
-    monkeypatch.setattr(cache, "_content", lambda name: read.append(name) or content(name))
+
+    def noted(name: str) -> str:
+        read.append(name)
+        return content(name)
+
+    monkeypatch.setattr(cache, "_content", noted)
     for thoroughly in (False, False, True):
         verify(tmp_path, [one], read.append, thoroughly=thoroughly)
     assert len(read) == 2

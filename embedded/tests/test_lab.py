@@ -208,8 +208,8 @@ def test_a_lab_grows_loses_no_object_and_mends_a_dead_worker(
 @pytest.fixture
 def wanted(tmp_path: Path) -> lab.Settings:
     """A lab that nothing has been made of."""
-    folders = [tmp_path] * 5
-    return lab.Settings("one", 1, *folders, "pause", forwards=(), owner=tmp_path / "mine", timeout=1.0)
+    folders = (tmp_path, tmp_path, tmp_path, tmp_path, tmp_path)
+    return lab.Settings("one", 1, *folders, "pause", (), owner=tmp_path / "mine", timeout=1.0)
 
 
 @pytest.mark.parametrize("text", ["", '{"interface": "amb', "\0" * 20])

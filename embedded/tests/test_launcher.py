@@ -224,7 +224,18 @@ def test_in_a_container_with_cgroup_v2_processes_make_room_for_controllers(tmp_p
     try:
         # The shell moves, and Python and its children are in the cgroup with it.
         script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-        command = ["sh", "-c", script, container, sys.executable, "-c", INSIDE, EMBEDDED, tmp_path, free[0]]
+        command: list[str | Path] = [
+            "sh",
+            "-c",
+            script,
+            container,
+            sys.executable,
+            "-c",
+            INSIDE,
+            EMBEDDED,
+            tmp_path,
+            free[0],
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert (done.stderr, done.stdout.split()) == ("", [free[0], "none", "/lab/launcher"])
     finally:

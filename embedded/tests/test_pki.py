@@ -242,7 +242,7 @@ def test_certificates_that_do_not_hold_are_made_anew(
         def now(cls, tz: datetime.tzinfo | None = None) -> Later:
             return super().now(tz) + datetime.timedelta(days=days)
 
-    monkeypatch.setattr(pki.datetime, "datetime", Later)
+    monkeypatch.setattr(datetime, "datetime", Later)
     assert all(pki.is_over(folder) for folder in folders)
     pki.ensure(tmp_path / "pki", NODE, NODE_IP, SERVICE_IP)
     pki.join(tmp_path / "worker", tmp_path / "pki", "worker", "10.87.9.3")

@@ -220,7 +220,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(probe, "has_sets", lambda kind: kind not in lacks)
     monkeypatch.setattr(probe, "has_chain", lambda family, kind, _: f"{family} {kind}" not in lacks)
     monkeypatch.setattr(probe, "ask", lambda _: 22 if "netlink" in lacks else 0)
-    monkeypatch.setattr(probe.Path, "exists", lambda _: "ipv6" not in lacks)
+    monkeypatch.setattr(Path, "exists", lambda _: "ipv6" not in lacks)
     return lacks
 
 
