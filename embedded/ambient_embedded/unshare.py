@@ -41,7 +41,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # what Python has changed, a program inherits
         signal.signal(number, signal.SIG_DFL)
     flags = sum(FLAGS[kind] for kind in kinds if kind != "proc")
-    _check(libc.unshare(flags), f"namespaces ({', '.join(kinds)})")
+    _check(libc.unshare(flags), f"unshare(2) of {', '.join(kinds)}")
     if "pid" in kinds:
         fork()
     if "mount" in kinds:
