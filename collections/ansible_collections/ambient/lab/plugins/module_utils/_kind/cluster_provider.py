@@ -101,10 +101,10 @@ def own_ports(options: t.Mapping[str, t.Any]) -> tuple[str, dict[str, int]]:
     The embedded cluster's state tells, also of a lab that was not finished (launcher.json: forwards, the API's first);
     else the lab's folder does.
     """
-    for path, read in (
-        (os.path.join(options["state_dir"], options["name"], "launcher.json"), _forwards),
-        (os.path.join(options["lab_dir"], "lab.json"), _addresses),
-    ):
+    places = [(os.path.join(options["lab_dir"], "lab.json"), _addresses)]
+    if own_provider(options) == "embedded":
+        places.insert(0, (os.path.join(options["state_dir"], options["name"], "launcher.json"), _forwards))
+    for path, read in places:
         try:
             with open(path, encoding="utf-8") as file:
                 found = read(json.load(file))

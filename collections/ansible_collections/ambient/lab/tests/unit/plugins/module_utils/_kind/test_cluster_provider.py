@@ -89,6 +89,9 @@ def test_a_lab_keeps_the_ports_that_it_has(options: dict[str, t.Any]) -> None:
     forwards = [["127.0.0.1", 16443, "10.87.1.2", 6443], ["::1", 18082, "10.87.1.2", 30080]]
     (state / "launcher.json").write_text(json.dumps({"forwards": forwards}))
     assert own_ports(options) == ("::1", {"30080": 18082})
+    # Another checkout's lab of the same name does not count.
+    (lab / "lab.json").write_text(json.dumps({"provider": "kind", "node_ports": {"30080": "http://127.0.0.1:18081"}}))
+    assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
 
 
 def leave(options: dict[str, t.Any], provider: str) -> None:
