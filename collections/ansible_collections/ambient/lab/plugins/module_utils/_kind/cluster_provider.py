@@ -114,12 +114,12 @@ def own_ports(options: t.Mapping[str, t.Any]) -> tuple[str, dict[str, int]]:
     return "", {}
 
 
-def _forwards(launcher: dict[str, t.Any]) -> list[tuple[str, str, int]]:
-    return [(str(node_port), host, int(port)) for host, port, _target, node_port in launcher["forwards"][1:]]
+def _forwards(told: dict[str, t.Any]) -> list[tuple[str, str, int]]:
+    return [(str(node_port), host, int(port)) for host, port, _target, node_port in told["forwards"][1:]]
 
 
-def _addresses(lab: dict[str, t.Any]) -> list[tuple[str, str, int]]:
-    urls = {node_port: urllib.parse.urlsplit(url) for node_port, url in lab["node_ports"].items()}
+def _addresses(told: dict[str, t.Any]) -> list[tuple[str, str, int]]:
+    urls = {node_port: urllib.parse.urlsplit(url) for node_port, url in told["node_ports"].items()}
     return [(node_port, url.hostname or "", url.port or 80) for node_port, url in urls.items()]
 
 
