@@ -45,6 +45,8 @@ def main() -> int:
             image_store=bill.image_store.folder(cache),
             pause_image=f"{IMAGE_REGISTRY}/pause:{bill.image_tag}",
             forwards=(),
+            owner=Path(scratch) / "lab",
+            timeout=180.0,
         )
         ways = {"images taken over": taken_over, "images imported": replace(taken_over, image_store=nothing)}
         seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -143,3 +143,23 @@ def test_waypoint_is_a_gateway_on_hbones_port() -> None:
     assert gateway["spec"]["gatewayClassName"] == "istio-waypoint"
     (listener,) = gateway["spec"]["listeners"]
     assert (listener["port"], listener["protocol"]) == (15008, "HBONE")
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "used"),
+    [
+        ({}, {}, ({"30080": 18080, "32766": 28080}, "127.0.0.1")),
+        ({}, {"node_ports": {"30080": 18081}, "listen_address": "::1"}, ({"30080": 18081}, "::1")),
+        ({"cluster_node_ports": {}}, {"node_ports": {"30080": 18081}, "listen_address": "::1"}, ({}, "::1")),
+        ({"cluster_listen_address": "10.0.0.1"}, {"node_ports": {"30080": 18081}}, ({"30080": 18081}, "10.0.0.1")),
+    ],
+)
+def test_a_lab_keeps_the_ports_that_it_has_unless_others_are_named(
+    asked: dict[str, Any], has: dict[str, Any], used: tuple[dict[str, int], str]
+) -> None:
+    values = defaults("cluster") | {"__cluster_choice": {"node_ports": {}, "listen_address": ""} | has} | asked
+    texts = load(ROOT / "roles/cluster/vars/main.yml")
+    found = []
+    for name in ("__cluster_node_ports", "__cluster_listen_address"):
+        found.append(jinja2.Environment(autoescape=False).compile_expression(texts[name].strip("{} "))(values))
+    assert tuple(found) == used

@@ -62,6 +62,8 @@ def _settings(request: dict[str, Any], bill: Bill) -> lab.Settings:
         image_store=bill.image_store.folder(bill.cache),
         pause_image=f"{IMAGE_REGISTRY}/pause:{bill.image_tag}",
         forwards=tuple((item["host"], item["port"], item["node_port"]) for item in request["forwards"]),
+        owner=Path(request["lab_dir"]).absolute(),
+        timeout=request["timeout"],
     )
 
 
@@ -90,19 +92,26 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Preflight, build, start; with ``check`` only say whether that would change anything."""
     preflight.check_basics()
     bill = Bill(Path(request["cache_dir"]).expanduser())
+    preflight.check_owners(bill.cache, Path(request["state_dir"]))
     settings = _settings(request, bill)
     building = any(not part.folder(bill.cache).is_dir() for part in bill.parts())
-    running = lab.is_running(settings.folder)
-    if building or not running:
+    lab.refuse_loss(settings)
+    # What would keep a lab from coming back must be known before it is stopped.
+    if building or not lab.is_as_asked(settings):
+        running = lab.is_running(settings.folder)
         held = set(lab.forwarded_ports(settings.folder)) if running else set()
         free = tuple(item for item in settings.forwards if item[:2] not in held)
-        preflight.check(bill.cache, settings.state_dir, free, building=building)
+        preflight.check(bill.cache, settings.state_dir, free, building=building, running=running)
     if request["check"] and (building or preflight.missing_tools()):
         return {"changed": True}
     installed = _install_tools(progress)
     built = _build(request, bill, progress)
-    if not settings.folder.exists():
-        _verify_images(bill)
+    # They run as root, at once or in a node. In check mode nothing runs, and nothing is kept.
+    if not request["check"]:
+        new = not settings.folder.exists()
+        cache.verify(bill.cache, [bill.programs, bill.node_image, bill.sources], progress, thoroughly=new)
+        if new:
+            _verify_images(bill)
     result = lab.present(settings, progress, check=request["check"])
     text = result.pop("kubeconfig")
     if text and not request["check"]:
@@ -123,6 +132,7 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
     """Only build what is missing, of another bill where one is given."""
     preflight.check_basics()
     bill = bill or Bill(Path(request["cache_dir"]).expanduser())
+    preflight.check_owners(bill.cache, Path(request["state_dir"]))
     if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
         return {"changed": False}
     preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)
@@ -151,7 +161,8 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove the lab: its processes, cgroups and files. The cache stays."""
     if os.geteuid() != 0:
         raise LabError("not root: the lab's processes and mounts are root's, run it as root or with sudo")
-    changed = lab.absent(Path(request["state_dir"]), request["name"], progress, check=request["check"])
+    owner = Path(request["lab_dir"]).absolute() if request.get("lab_dir") else None
+    changed = lab.absent(Path(request["state_dir"]), request["name"], progress, owner=owner, check=request["check"])
     return {"changed": changed}
 
 
@@ -159,9 +170,11 @@ STATES = {"built": built, "clean": clean, "present": present, "absent": absent}
 NEEDED = {
     "built": {"check", "cache_dir", "state_dir", "keep_build_files"},
     "clean": {"check", "cache_dir", "state_dir"},
-    "present": {"check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards", "workers"},
+    "present": {
+        "check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards", "workers", "timeout",
+    },
     "absent": {"check", "state_dir", "name"},
-}
+}  # fmt: skip
 NAME = re.compile("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 

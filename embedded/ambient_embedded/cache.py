@@ -7,21 +7,23 @@ whole, an interrupted build goes on with the next one, and an unchanged part is 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import hashlib
 import inspect
 import os
 import shutil
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import LabError
-from .tools import stopped
+from .tools import stopped, write_atomically
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
@@ -153,6 +155,7 @@ def _make(cache: Path, part: Part, report: Report) -> None:
     draft.mkdir()
     try:
         part.make(draft, report)
+        write_atomically(seal_of(target), _described(draft, _contents).encode())
         draft.rename(target)
     except LabError:
         raise
@@ -162,11 +165,72 @@ def _make(cache: Path, part: Part, report: Report) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def seal_of(folder: Path, kind: str = "sha256") -> Path:
+    """A file beside a part: what was built (``sha256``), or how it lay on the disk when last read (``stamp``)."""
+    return folder.with_name(f".{folder.name}.{kind}")
+
+
+def _described(folder: Path, describe: Callable[[list[str]], Iterable[str]]) -> str:
+    """A line for all that is in a folder: what ``describe`` says of it, and its name."""
+    names = sorted(os.path.join(top, name) for top, folders, files in os.walk(folder) for name in (*folders, *files))
+    return "".join(
+        f"{line} {name[len(str(folder)) + 1 :]!a}\n" for line, name in zip(describe(names), names, strict=True)
+    )
+
+
+def _contents(names: list[str]) -> list[str]:
+    with ThreadPoolExecutor() as pool:  # hashing leaves the processor to other threads
+        return list(pool.map(_content, names))
+
+
+def _content(name: str) -> str:
+    mode = os.lstat(name).st_mode
+    if stat.S_ISLNK(mode):
+        return f"{mode:o} {os.readlink(name)!a}".replace(" ", "_")
+    if not stat.S_ISREG(mode):
+        return f"{mode:o}"
+    with open(name, "rb") as file:
+        return f"{mode:o}_{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _stamps(names: list[str]) -> list[str]:
+    found = map(os.lstat, names)
+    return [f"{one.st_ino}_{one.st_size}_{one.st_mtime_ns}_{one.st_ctime_ns}" for one in found]
+
+
+def verify(cache: Path, parts: Sequence[Part], progress: Progress, *, thoroughly: bool) -> None:
+    """Raise :class:`LabError` where a part is not what was built, with the command that has it built again.
+
+    A part without a seal (an older version built it) gets one: from then on it is what was there.
+
+    :param thoroughly: read all of it; else only what has been touched since it was last read.
+    """
+    damaged = set[Path]()
+    for folder in (part.folder(cache) for part in parts):
+        seal, stamp, now = seal_of(folder), seal_of(folder, "stamp"), _described(folder, _stamps)
+        if not thoroughly and stamp.exists() and stamp.read_text() == now:
+            continue
+        found = _described(folder, _contents)
+        if not seal.exists():
+            progress(f"{folder} was built by an older version: its digests are kept from now on")
+            write_atomically(seal, found.encode())
+        lines = set(found.splitlines()) ^ set(seal.read_text().splitlines())
+        for file in (folder / str(ast.literal_eval(line.partition(" ")[2])) for line in lines):
+            damaged |= {folder, *(holders(cache, file) if file.is_file() and not file.is_symlink() else ())}
+        if not lines:
+            write_atomically(stamp, now.encode())
+    if damaged:
+        listed = " ".join(sorted(map(str, damaged)))
+        raise LabError(f"What is in the cache is not what was built. Run again after: rm -r {listed}")
+
+
 def discard(folder: Path) -> None:
     """Remove a part; interrupted half-way, what is left no longer counts as whole."""
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     folder.rename(draft)
+    for kind in ("sha256", "stamp"):
+        seal_of(folder, kind).unlink(missing_ok=True)
     shutil.rmtree(draft)
 
 
@@ -209,6 +273,8 @@ def empty(cache: Path) -> None:
         discard(folder)
     for draft in _drafts(cache):
         shutil.rmtree(draft)
+    for seal in (*cache.glob(".*.sha256"), *cache.glob(".*.stamp")):  # of parts that somebody removed
+        seal.unlink()
     shutil.rmtree(cache / "work", ignore_errors=True)
     (cache / ".lock").unlink()
     with contextlib.suppress(OSError):  # something of the user's own is in it

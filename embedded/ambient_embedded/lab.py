@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import components, pki
 from .cache import Progress, locked
 from .errors import LabError
-from .launcher import cgroup_hierarchies, remove_cgroup, remove_interface, start_time
+from .launcher import alive, cgroup_hierarchies, remove_cgroup, remove_interface
+from .slots import LOOPBACK, Slot, choose, launcher_of, slot_of
 from .tools import run, write_atomically
-from .topology import PREFIX_LENGTH, SUBNET_PREFIX, Lab, Node
+from .topology import PREFIX_LENGTH, Lab, Node, group_of
+from .waiting import POLL_SECONDS, Api, last_words, wait
 
-LOOPBACK = "127.0.0.1"
-API_PORTS = range(16443, 16543)  # on the host: the first free one is the lab's
-POLL_SECONDS = 0.1
 STOP_SECONDS = 20.0
 
 
@@ -39,6 +33,7 @@ class Settings:
     :param workers: nodes besides the control plane.
     :param tree: the node image's files; ``programs``, ``images`` and ``image_store``: folders the builder made.
     :param forwards: host ports: ``(listen host, listen port, NodePort)``.
+    :param owner: the user's folder of the lab, in a checkout: it tells whose the lab is.
     :param timeout: seconds until every node must be Ready.
     """
 
@@ -51,7 +46,8 @@ class Settings:
     image_store: Path
     pause_image: str
     forwards: tuple[tuple[str, int, int], ...]
-    timeout: float = 180.0
+    owner: Path
+    timeout: float
 
     @property
     def folder(self) -> Path:
@@ -69,33 +65,13 @@ def _quiet(_: str) -> None:
     """Progress that is not worth a word."""
 
 
-def alive(file: Path) -> int | None:
-    """The process that a pid file names, if it still is that process.
-
-    One that has ended counts no more, though not every host's PID 1 takes note of its orphans' ends.
-    """
-    try:
-        pid, started = file.read_text().split()
-        return int(pid) if start_time(int(pid)) == started else None
-    except (OSError, ValueError):
-        return None
-
-
 def is_running(folder: Path) -> bool:
     return alive(folder / "launcher.pid") is not None
 
 
-def _launcher(folder: Path) -> dict[str, Any] | None:
-    """A lab's ``launcher.json``; None where there is none that can be read."""
-    try:
-        return dict(json.loads((folder / "launcher.json").read_text()))
-    except (OSError, ValueError):
-        return None
-
-
 def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
     """The host addresses and ports that a lab forwards."""
-    launcher = _launcher(folder) or {"forwards": []}
+    launcher = launcher_of(folder) or {"forwards": []}
     return [(host, port) for host, port, *_ in launcher["forwards"]]
 
 
@@ -121,41 +97,19 @@ def stop(folder: Path) -> None:
             raise LabError(f"The node {file.parent.name} did not end: see {folder}/launcher.log")
         file.unlink()
     remove_interface(folder)
+    for group in _cgroups(folder):
+        if not remove_cgroup(group, STOP_SECONDS):
+            raise LabError(f"The cgroup {group} is still in use: see {group}/cgroup.procs")
+        with contextlib.suppress(OSError):  # shared with the machine's other labs
+            group.parent.rmdir()
 
 
-@dataclass(frozen=True)
-class Slot:
-    """What separates the labs of one machine: the number of their subnet, the host port of their API."""
-
-    number: int
-    api_port: int
-
-
-def _slot(settings: Settings) -> Slot:
-    """The lab's own slot if it has one, else the first that neither a lab nor the host uses."""
-    numbers, ports = set[int](), set[int]()
-    for folder in settings.state_dir.iterdir():
-        launcher = _launcher(folder)
-        if launcher is None:
-            continue
-        number = int(launcher["address"].split(".")[2])
-        api_ports = [port for _, port, _, target in launcher["forwards"] if target == components.API_PORT]
-        if folder == settings.folder:
-            return Slot(number, api_ports[0])
-        numbers.add(number)
-        ports.update(api_ports)
-    addresses = run(["ip", "-json", "address"])
-    free_numbers = (n for n in range(1, 255) if n not in numbers and f'"{SUBNET_PREFIX}.{n}.' not in addresses)
-    free_ports = (port for port in API_PORTS if port not in ports and _is_free(port))
-    try:
-        return Slot(next(free_numbers), next(free_ports))
-    except StopIteration:
-        raise LabError(f"No free subnet or port for another lab: remove one of {settings.state_dir}") from None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        return listener.connect_ex((LOOPBACK, port)) != 0
+def _cgroups(folder: Path) -> list[Path]:
+    """Those of a lab that are there; an older version may have named it otherwise."""
+    nodes = (launcher_of(folder) or {"nodes": []})["nodes"]
+    names = {group_of(folder), *(str(Path(node["cgroup"]).parent) for node in nodes)}
+    groups = [root / name.strip("/") for root in cgroup_hierarchies() for name in sorted(names)]
+    return [group for group in groups if group.exists()]
 
 
 def _python() -> str:
@@ -168,19 +122,21 @@ def _launcher_settings(settings: Settings, lab: Lab, slot: Slot) -> dict[str, An
     forwards = [(LOOPBACK, slot.api_port, components.API_PORT), *settings.forwards]
     target = lab.control_plane.address
     return {
-        "interface": f"ambient{slot.number}",
+        "interface": slot.interface,
         "address": f"{lab.gateway}/{PREFIX_LENGTH}",
         "forwards": [[host, port, target, node_port] for host, port, node_port in forwards],
+        "cgroup": f"{group_of(settings.folder)}/launcher",
         "nodes": [_node_settings(settings, node) for node in lab.nodes],
     }
 
 
 def _node_settings(settings: Settings, node: Node) -> dict[str, Any]:
     # The copy beside the state keeps working when the checkout goes away.
+    runtime, python = settings.folder / "runtime", [_python(), "-I"]
+    folders = (settings.node_folder(node), settings.log_folder(node), settings.tree, settings.programs, settings.images)
     enter = [
-        "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child",
-        _python(), "-I", str(settings.folder / "runtime/enter.py"), str(settings.node_folder(node)),
-        str(settings.log_folder(node)), str(settings.tree), str(settings.programs), str(settings.images),
+        *python, str(runtime / "unshare.py"), "mount,pid,net,uts,ipc",
+        *python, str(runtime / "enter.py"), *(str(folder) for folder in folders),
     ]  # fmt: skip
     return {
         "role": node.role,
@@ -194,7 +150,7 @@ def _node_settings(settings: Settings, node: Node) -> dict[str, Any]:
 
 def _desired_files(settings: Settings, lab: Lab, slot: Slot) -> dict[Path, str]:
     here = Path(__file__).parent
-    names = ("enter.py", "launcher.py", "supervisor.py")
+    names = ("enter.py", "launcher.py", "supervisor.py", "unshare.py")
     wanted = {settings.folder / "runtime" / name: (here / name).read_text() for name in names}
     wanted[settings.folder / "launcher.json"] = json.dumps(_launcher_settings(settings, lab, slot), indent=1)
     for node in lab.nodes:
@@ -204,8 +160,17 @@ def _desired_files(settings: Settings, lab: Lab, slot: Slot) -> dict[Path, str]:
     return wanted
 
 
-def _differs(wanted: dict[Path, str]) -> bool:
-    return any(not path.is_file() or path.read_text() != text for path, text in wanted.items())
+def _differing(wanted: dict[Path, str]) -> list[Path]:
+    return [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+
+
+def is_as_asked(settings: Settings) -> bool:
+    """Whether the lab runs, and :func:`present` would not restart it."""
+    slot = slot_of(settings.folder)
+    if slot is None or not is_running(settings.folder):
+        return False
+    lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
+    return not _differing(_desired_files(settings, lab, slot))
 
 
 def _take_over(store: Path, target: Path) -> None:
@@ -221,8 +186,9 @@ def _take_over(store: Path, target: Path) -> None:
 
 
 def _prepare(settings: Settings, lab: Lab, wanted: dict[Path, str]) -> None:
-    settings.folder.mkdir(exist_ok=True)
+    settings.folder.mkdir(exist_ok=True, mode=0o700)
     settings.folder.chmod(0o700)
+    write_atomically(settings.folder / "owner", f"{settings.owner}\n".encode())
     for path, text in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
@@ -251,89 +217,39 @@ def _give_identity(settings: Settings, lab: Lab, node: Node) -> None:
 
 def _launch(folder: Path) -> None:
     """Start the launcher, detached. Raises :class:`LabError` when it ends at once."""
+    # By their variables CI runners find what a job has left behind, and end it; nor are they the lab's to keep.
+    environment = {"PATH": os.environ.get("PATH", os.defpath)}
     with (folder / "launcher.log").open("ab") as output:
         launcher = subprocess.Popen(
-            [_python(), "-I", str(folder / "runtime/launcher.py"), str(folder)],
+            [_python(), "-I", str(folder / "runtime/launcher.py"), str(folder)], env=environment,
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
         )  # fmt: skip
     while not is_running(folder):
         if launcher.poll() is not None:
-            raise LabError(f"The lab's launcher did not start:\n{_last_words(folder)}")
+            raise LabError(f"The lab's launcher did not start:\n{last_words(folder)}")
         time.sleep(0.02)
 
 
-class Api:
-    """The cluster's API with the administrator's certificate; one GET is all that is needed here."""
-
-    def __init__(self, keys: Path, port: int) -> None:
-        self.port = port
-        self.context = ssl.create_default_context(cafile=str(keys / "ca.crt"))
-        self.context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
-
-    def get(self, path: str) -> tuple[int, Any]:
-        """Status and body (JSON where it is) of a GET; status 0 when nothing answers."""
-        connection = http.client.HTTPSConnection(LOOPBACK, self.port, timeout=5, context=self.context)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            is_json = "json" in response.headers.get_content_type()
-            return response.status, json.loads(body) if is_json else body.decode()
-        except (OSError, http.client.HTTPException):
-            return 0, None
-        finally:
-            connection.close()
+def refuse_stranger(folder: Path, owner: Path) -> None:
+    """Raise :class:`LabError` where the lab was made from another checkout that is still there."""
+    with contextlib.suppress(FileNotFoundError):  # a new lab, or one of an older version
+        other = Path((folder / "owner").read_text().strip())
+        if other.resolve() != owner.resolve() and other.exists():
+            raise LabError(
+                f"The lab {folder.name} in {folder.parent} belongs to {other}, and this run's folder is {owner}: take "
+                "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
+                "first, from there"
+            )
 
 
-def _node_is_ready(api: Api, name: str, file: Path) -> bool:
-    """Ready, and said so by a kubelet that runs now: after a restart the old word still stands.
-
-    :param file: names the node's first process, and is as old as that.
-    """
-    if alive(file) is None:
-        return False
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(file.stat().st_mtime))
-    status, node = api.get(f"/api/v1/nodes/{name}")
-    conditions = node.get("status", {}).get("conditions", []) if status == 200 else []
-    return any(
-        item["type"] == "Ready" and item["status"] == "True" and item["lastHeartbeatTime"] >= since
-        for item in conditions
-    )
-
-
-def _last_words(folder: Path) -> str:
-    """What the logs say last, one line each, for a lab that does not come up."""
-    logs = {"launcher": folder / "launcher.log"}
-    logs |= {f"{log.parts[-3]} {log.stem}": log for log in sorted(folder.glob("log/*/ambient-lab/*.log"))}
-    lines = []
-    for name, log in logs.items():
-        if log.exists() and (words := log.read_text(errors="replace").strip().splitlines()):
-            lines.append(f"  {name}: {words[-1][:200]}")
-    return "\n".join(lines)
-
-
-def _wait(settings: Settings, lab: Lab, api: Api, progress: Progress) -> None:
-    folder, started = settings.folder, time.monotonic()
-    steps: dict[str, Callable[[], bool]] = {"API answers": lambda: api.get("/readyz")[0] == 200}
-    for node in lab.nodes:
-        file = settings.node_folder(node) / "node.pid"
-        steps[f"{node.name} Ready"] = partial(_node_is_ready, api, node.name, file)
-    for what, holds in steps.items():
-        while not holds():
-            late = time.monotonic() - started > settings.timeout
-            if late or not is_running(folder):
-                reason = f"not after {settings.timeout:.0f} s" if late else "its process ended"
-                raise LabError(f"{what}: {reason}. Logs in {folder}/log:\n{_last_words(folder)}")
-            time.sleep(POLL_SECONDS)
-        progress(f"{what} after {time.monotonic() - started:.1f} s")
-
-
-def _refuse_loss(settings: Settings, lab: Lab) -> None:
-    """Raise :class:`LabError` where the lab has a node that is not asked for: pods run there, and its object stays."""
+def refuse_loss(settings: Settings) -> None:
+    """Raise :class:`LabError` where a lab is not this run's, or has a node that is not asked for: pods run there."""
+    refuse_stranger(settings.folder, settings.owner)
     if (settings.folder / "data").exists():
         raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
     here = {folder.name for folder in settings.folder.glob("nodes/*")}
-    if lost := sorted(here - {node.name for node in lab.nodes}):
+    asked = {node.name for node in Lab(settings.folder, 0, settings.workers, settings.pause_image).nodes}
+    if lost := sorted(here - asked):
         raise LabError(
             f"The lab {settings.name} has {', '.join(lost)} besides what cluster_workers={settings.workers} asks for: "
             f"set cluster_workers={len(here) - 1}, or remove the lab first (make down)"
@@ -345,17 +261,24 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
 
     Returns ``{"changed": bool, "server": str, "nodes": [str], "kubeconfig": str, "link": {...}}`` (``kubeconfig``: its
     text; ``link``: the interface that the nodes' packets pass, and its network namespace; none with a single node).
-    Raises :class:`LabError` when a node does not become Ready in time, or the lab would lose one.
+    Raises :class:`LabError` when a node does not become Ready in time, or the lab would lose one, or is not this run's.
     """
     if check and not settings.folder.exists():
         return {"changed": True, "server": "", "nodes": [], "kubeconfig": ""}
     with locked(settings.state_dir, progress):
-        slot = _slot(settings)
-        lab = Lab(settings.name, slot.number, settings.workers, settings.pause_image)
-        _refuse_loss(settings, lab)
+        refuse_loss(settings)
+        slot = choose(settings.folder)
+        lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
         server, names = f"https://{LOOPBACK}:{slot.api_port}", [node.name for node in lab.nodes]
         wanted = _desired_files(settings, lab, slot)
-        changed = not is_running(settings.folder) or _differs(wanted)
+        running, differing = is_running(settings.folder), _differing(wanted)
+        if running and differing:
+            files = sorted({path.name for path in differing})
+            progress(f"the running lab {settings.name} is to be restarted: other {', '.join(files)} than it has")
+        over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
+        if running and over:
+            progress(f"the running lab {settings.name} is to be restarted: its certificates end soon, or have ended")
+        changed = not running or bool(differing) or over
         if check and changed:
             return {"changed": True, "server": server, "nodes": names, "kubeconfig": ""}
         if changed:
@@ -363,7 +286,7 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
             _prepare(settings, lab, wanted)
             _launch(settings.folder)
     keys = settings.node_folder(lab.control_plane) / "kubernetes/pki"
-    _wait(settings, lab, Api(keys, slot.api_port), progress if changed else _quiet)
+    wait(settings.folder, lab, Api(keys, slot.api_port), settings.timeout, progress if changed else _quiet)
     kubeconfig = pki.kubeconfig(keys, "admin", server, settings.name)
     known = {"server": server, "nodes": names, "kubeconfig": kubeconfig, "link": _link(lab, settings)}
     return {"changed": changed, **known}
@@ -376,21 +299,22 @@ def _link(lab: Lab, settings: Settings) -> dict[str, str]:
     return {"interface": "nodes", "network_namespace": f"/proc/{pid}/ns/net"}
 
 
-def absent(state_dir: Path, name: str, progress: Progress = _quiet, *, check: bool = False) -> bool:
-    """Take the lab away: processes, cgroups, files. Returns whether there was anything."""
+def absent(
+    state_dir: Path, name: str, progress: Progress = _quiet, *, owner: Path | None = None, check: bool = False
+) -> bool:
+    """Take the lab away: processes, cgroups, files. Returns whether there was anything.
+
+    :param owner: as :class:`Settings` has it; raises :class:`LabError` where the lab has another one. None: anybody's.
+    """
     folder = state_dir / name
-    cgroups = [root / "ambient-lab" / name for root in cgroup_hierarchies()]
-    if not folder.exists() and not any(group.exists() for group in cgroups):
+    if not folder.exists() and not _cgroups(folder):
         return False
+    if owner:
+        refuse_stranger(folder, owner)
     if check:
         return True
     with locked(state_dir, progress):
         stop(folder)
-        for group in cgroups:
-            if not remove_cgroup(group, STOP_SECONDS):
-                raise LabError(f"The cgroup {group} is still in use: see {group}/cgroup.procs")
-            with contextlib.suppress(OSError):  # shared with the machine's other labs
-                group.parent.rmdir()
         if folder.exists():
             shutil.rmtree(folder)
         if [entry.name for entry in state_dir.iterdir()] == [".lock"]:

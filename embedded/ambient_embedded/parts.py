@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import ClassVar
 from . import oci
 from .cache import Part, Report
 from .gobuild import ISTIO_VERSION, REMEDY, Go
+from .launcher import UNSHARE
 from .npm import Npm
-from .tools import DOCUMENTATION, EMBEDDED, debian_install, fingerprints, pip_install, run
+from .tools import DOCUMENTATION, EMBEDDED, debian_install, debian_release, fingerprints, pip_install, run
 
 GRPC_TOOLS = "grpcio-tools==1.85.1"
 IMAGE_REGISTRY = "localhost/ambient-lab"
@@ -126,7 +126,7 @@ class Bill:
     @functools.cached_property
     def node_image(self) -> Part:
         """A small Debian: the node's root file system and the base of every image."""
-        release = platform.freedesktop_os_release()
+        release = debian_release()
 
         def make(target: Path, report: Report) -> None:
             layer, suite = target / "layer.tar", release.get("VERSION_CODENAME", "stable")
@@ -325,8 +325,21 @@ class Bill:
 
 def unpack_images(programs: Path, layout: Path, store: Path) -> None:
     """Fill a containerd's folder with the images of an OCI layout. Raises :class:`LabError` with its last words."""
-    enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    run([*enter, "bash", "-euo", "pipefail", "-c", STORE_SCRIPT, "bash", str(programs), str(layout), str(store)])
+    run(
+        [
+            *UNSHARE,
+            "mount,pid,proc",
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            STORE_SCRIPT,
+            "bash",
+            str(programs),
+            str(layout),
+            str(store),
+        ]
+    )
 
 
 def _copy_package(source: Path, target: Path) -> None:

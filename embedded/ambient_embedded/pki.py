@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -23,6 +24,8 @@ from .tools import write_atomically
 VALIDITY = datetime.timedelta(days=3650)
 # A clock that is a little behind must not reject a certificate made a second ago.
 BACKDATE = datetime.timedelta(hours=1)
+# One that ends sooner is made anew, and so is one that a wrong clock has dated into the future.
+RENEWAL = datetime.timedelta(days=30)
 PRIVATE = 0o600
 
 
@@ -115,8 +118,14 @@ def _alternative_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+def is_valid(certificate: x509.Certificate) -> bool:
+    """Whether a certificate holds now, and for a while yet."""
+    now = datetime.datetime.now(datetime.UTC)
+    return certificate.not_valid_before_utc <= now and now + RENEWAL < certificate.not_valid_after_utc
+
+
 class Authority:
-    """A CA whose key and certificate are ``<name>.key`` and ``<name>.crt`` in a folder; made when absent."""
+    """A CA whose key and certificate are ``<name>.key`` and ``<name>.crt`` in a folder; made when absent or over."""
 
     def __init__(self, folder: Path, name: str, common_name: str) -> None:
         certificate_path, key_path = (folder / f"{name}{end}" for end in (".crt", ".key"))
@@ -125,7 +134,8 @@ class Authority:
             assert isinstance(key, ec.EllipticCurvePrivateKey)
             self.key = key
             self.certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            return
+            if is_valid(self.certificate):
+                return
         self.key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         self.certificate = (
@@ -136,11 +146,20 @@ class Authority:
         )
         _write_pair(folder, name, self.key, self.certificate)
 
+    def _has_issued(self, certificate: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(self.certificate)
+        except (InvalidSignature, ValueError):  # of the CA that was here before
+            return False
+        return True
+
     def issue(self, leaf: Leaf, folder: Path) -> None:
-        """Write ``<leaf.name>.crt`` and ``.key`` into a folder, unless they are there."""
+        """Write ``<leaf.name>.crt`` and ``.key`` into a folder, unless they are there and valid."""
         certificate_path, key_path = (folder / f"{leaf.name}{end}" for end in (".crt", ".key"))
         if certificate_path.exists() and key_path.exists():
-            return
+            there = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+            if is_valid(there) and self._has_issued(there):
+                return
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.NameAttribute(NameOID.COMMON_NAME, leaf.common_name)]
         if leaf.organization:
@@ -158,6 +177,11 @@ class Authority:
             alternatives = x509.SubjectAlternativeName([_alternative_name(name) for name in leaf.sans])
             builder = builder.add_extension(alternatives, critical=False)
         _write_pair(folder, leaf.name, key, builder.sign(self.key, hashes.SHA256()))
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a certificate in a folder does not hold, or not for long any more: what uses it must start anew."""
+    return not all(is_valid(x509.load_pem_x509_certificate(file.read_bytes())) for file in folder.glob("*.crt"))
 
 
 def ensure(folder: Path, name: str, address: str, service_ip: str) -> None:

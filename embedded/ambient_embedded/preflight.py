@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,16 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import LabError
-from .launcher import CGROUPS, cgroup_hierarchies
+from .launcher import CGROUPS, UNSHARE, cgroup_hierarchies
 from .tools import available_memory_bytes
 
 GIB = 1 << 30
 # Measured: a build from nothing takes 13.6 GiB, of which 3.7 GiB stay when the compiler's files are dropped.
 BUILD_DISK_BYTES, BUILD_MEMORY_BYTES = 15 * GIB, 4 * GIB
 RUN_DISK_BYTES, RUN_MEMORY_BYTES = 3 * GIB, 2 * GIB
-HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "unshare": "util-linux"}
+HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-linux"}
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_SECONDS = 30.0
+PROFILE = Path("/proc/self/attr/current")
 OTHER_PROVIDER = "set cluster_provider to kind or existing"
 WAY_OUT = (
     "Other ways: cluster_provider=kind where Docker runs, or cluster_provider=existing with a cluster of your own."
@@ -56,7 +58,34 @@ def _basics() -> Iterator[str]:
         yield f"missing, and no apt-get that could install them: install {', '.join(missing_tools())}"
 
 
-def _resources(cache: Path, state: Path, building: bool) -> Iterator[str]:
+def _owners(cache: Path, state: Path) -> Iterator[str]:
+    """Whoever may write where programs come from, or keys lie, is root here: nobody else may, in no folder above."""
+    for folder, variable, place in (
+        (cache, "embedded_cache_dir", "~root/.cache/ambient-lab"),
+        (state, "cluster_state_dir", "/var/lib/ambient-lab"),
+    ):
+        path = folder.absolute()
+        paths = {path, path.resolve()}  # a link in it is as good as a folder
+        for part in sorted({above for path in paths for above in (path, *path.parents)} | _parts(cache, path)):
+            if part.exists() and (status := part.stat()) and (how := _writable(status)):
+                own = "" if part == path else f" and with it {path}"
+                yield f"{part}{own} can be changed by {how}, and what is in it runs as root: set {variable} to {place}"
+                break
+
+
+def _parts(cache: Path, path: Path) -> set[Path]:
+    return set(cache.absolute().glob("*-" + "[0-9a-f]" * 12)) if path == cache.absolute() else set()
+
+
+def _writable(status: os.stat_result) -> str:
+    """Who besides root may change what is in a folder; "" for nobody. In a sticky one nobody changes what is root's."""
+    if status.st_uid != 0:
+        return f"its owner (uid {status.st_uid})"
+    foreign = status.st_mode & (0o002 if status.st_gid == 0 else 0o022)
+    return "its group or everybody (chmod go-w)" if foreign and not status.st_mode & stat.S_ISVTX else ""
+
+
+def _resources(cache: Path, state: Path, building: bool, running: bool) -> Iterator[str]:
     needs = [(state, RUN_DISK_BYTES, "cluster_state_dir")]
     if building:
         needs.append((cache, BUILD_DISK_BYTES, "embedded_cache_dir"))
@@ -67,7 +96,7 @@ def _resources(cache: Path, state: Path, building: bool) -> Iterator[str]:
                 f"{free / GIB:.1f} GiB are free for {folder}, {need / GIB:.0f} GiB are needed: "
                 f"make room or set {variable}"
             )
-    need = BUILD_MEMORY_BYTES if building else RUN_MEMORY_BYTES
+    need = BUILD_MEMORY_BYTES if building else 0 if running else RUN_MEMORY_BYTES  # one that restarts gives it back
     if available_memory_bytes() < need:
         yield (
             f"{available_memory_bytes() / GIB:.1f} GiB of memory are available, {need / GIB:.0f} GiB are needed: "
@@ -80,6 +109,9 @@ def _cgroups() -> Iterator[str]:
     names = {hierarchy.name for hierarchy in hierarchies}
     if hierarchies == [CGROUPS]:
         names = set((CGROUPS / "cgroup.controllers").read_text().split())
+        kind = CGROUPS / "cgroup.type"  # of a container; a machine's root has none
+        if kind.exists() and "threaded" in kind.read_text():
+            yield f"{CGROUPS} is a threaded cgroup, which has no memory controller: {OTHER_PROVIDER}"
     missing = {"cpu", "cpuset", "memory", "pids"} - {part for name in names for part in name.split(",")}
     if missing:
         yield f"the kernel has no cgroup controllers {', '.join(sorted(missing))}: enable them or {OTHER_PROVIDER}"
@@ -96,21 +128,32 @@ def _cgroups() -> Iterator[str]:
 
 
 def _kernel(state: Path) -> Iterator[str]:
-    if not shutil.which("unshare"):
-        return  # installed together with the other tools, before anything is started
     try:
         scratch = tempfile.TemporaryDirectory(dir=_existing(state), prefix=".preflight-")
     except OSError as error:
         yield f"{state} cannot be written ({error.strerror}): set cluster_state_dir"
         return
     with scratch as folder:
-        yield from _probe(folder)
+        problems = _probe(folder)
+    yield from problems
+    if problems and (profile := _confinement()):
+        yield (
+            f"AppArmor confines this process ({profile}), and may be the reason: run it unconfined "
+            f"(Docker: --security-opt apparmor=unconfined, or --privileged) or {OTHER_PROVIDER}"
+        )
+
+
+def _confinement() -> str:
+    """AppArmor's profile of this process; "" where nothing is enforced."""
+    with contextlib.suppress(OSError):
+        words = PROFILE.read_text().strip("\0\n ")
+        return words.removesuffix(" (enforce)") if words.endswith(" (enforce)") else ""
+    return ""
 
 
 def _probe(scratch: str) -> list[str]:
     """The problems that the kernel makes; ``scratch``: a folder on the state's file system."""
-    namespaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
-    command = [*namespaces, sys.executable, "-I", str(PROBE), scratch]
+    command = [*UNSHARE, "mount,pid,net,uts,ipc", sys.executable, "-I", str(PROBE), scratch]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -163,6 +206,16 @@ def check_basics() -> None:
     _raise(list(_basics()))
 
 
-def check(cache: Path, state: Path, forwards: tuple[tuple[str, int, int], ...], *, building: bool) -> None:
-    """Raise :class:`LabError` that lists every problem; ``forwards`` are ports that must still be free."""
-    _raise([*_resources(cache, state, building), *_cgroups(), *_kernel(state), *_ports(forwards)])
+def check(
+    cache: Path, state: Path, forwards: tuple[tuple[str, int, int], ...], *, building: bool, running: bool = False
+) -> None:
+    """Raise :class:`LabError` that lists every problem; ``forwards`` are ports that must still be free.
+
+    :param running: the lab is, and is to be restarted.
+    """
+    _raise([*_resources(cache, state, building, running), *_cgroups(), *_kernel(state), *_ports(forwards)])
+
+
+def check_owners(cache: Path, state: Path) -> None:
+    """Raise :class:`LabError` where somebody else than root could put programs or keys in the place of the lab's."""
+    _raise(list(_owners(cache, state)))

@@ -9,9 +9,11 @@ Its one argument is a JSON file ``{"hostname": str, "address": "ip/prefix", "rou
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -25,6 +27,8 @@ from typing import Any
 PKI = Path("/etc/kubernetes/pki")
 LOG_DIRECTORY = Path("/var/log/ambient-lab")
 POLL_SECONDS = 0.05
+ANSWER_SECONDS = 5.0  # a busy machine takes its time for a TLS handshake
+LOG_BYTES = 16 << 20  # of each component's log; as much again is kept of what was before
 BACKOFF_FIRST, BACKOFF_MOST = 0.2, 10.0
 STABLE_SECONDS = 30.0  # a component that ran this long starts again with the first backoff
 
@@ -32,6 +36,13 @@ STABLE_SECONDS = 30.0  # a component that ran this long starts again with the fi
 def log(message: str) -> None:
     """One line to the supervisor's own log (its standard output)."""
     print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
+
+
+def bound(file: Path) -> None:
+    """Begin a log anew where it has become long; who writes it appends, and need not know."""
+    if file.stat().st_size > LOG_BYTES:
+        shutil.copyfile(file, file.with_name(f"{file.name}.1"))
+        os.truncate(file, 0)
 
 
 def _connects(family: socket.AddressFamily, address: Any) -> bool:
@@ -44,7 +55,7 @@ def _api_is_ready(address: str) -> bool:
     """GET /readyz, which any client with a certificate may ask, once the API's own roles are there."""
     context = ssl.create_default_context(cafile=str(PKI / "ca.crt"))
     context.load_cert_chain(PKI / "kubelet.crt", PKI / "kubelet.key")
-    connection = http.client.HTTPSConnection(address, timeout=1, context=context)
+    connection = http.client.HTTPSConnection(address, timeout=ANSWER_SECONDS, context=context)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -136,6 +147,9 @@ class Supervisor:
             idle = component.process is None and not component.done and now >= component.not_before
             if idle and all(self.holds(condition) for condition in component.after):
                 component.start()
+        with contextlib.suppress(OSError):  # on a full disk there are other worries
+            for file in LOG_DIRECTORY.glob("*.log"):
+                bound(file)
 
     def run(self) -> None:
         # SIGCHLD wakes the wait early; the poll interval is for the conditions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -77,13 +78,34 @@ def run(arguments: Sequence[str], *, env: dict[str, str] | None = None, remedy: 
     return output
 
 
+def lock_of(*requirements: str) -> Path:
+    """The file that names all that a requirement, or ``-r FILE``, brings along, with the digests of every wheel."""
+    name = Path(requirements[1]).parent.name if requirements[0] == "-r" else requirements[0].partition("==")[0]
+    return EMBEDDED / "locks" / f"{name}.txt"
+
+
 def pip_install(target: Path, *requirements: str, platforms: Iterable[str] = (), python: str = "") -> None:
-    """Install wheels into a folder, for this Python, or for another one on the given platforms."""
+    """Install wheels into a folder, for this Python, or for another one on the given platforms.
+
+    What is installed is what the lock of the requirements names: other bytes are refused.
+    """
     options = [option for platform in platforms for option in ("--platform", platform)]
     if python:
         options += ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    run([*command, "--only-binary=:all:", "--target", str(target), *options, *requirements], remedy=PIP_REMEDY)
+    locked = ["--require-hashes", "-r", str(lock_of(*requirements))]
+    run([*command, "--only-binary=:all:", "--target", str(target), *options, *locked], remedy=PIP_REMEDY)
+
+
+def debian_release() -> dict[str, str]:
+    """The release that is installed: a derivative names the one that it is made of, os-release(5) of Mint and LMDE.
+
+    One that is no Debian's (Fedora's ``VERSION_CODENAME`` is empty) counts as Debian's stable one.
+    """
+    release = platform.freedesktop_os_release()
+    names = ("UBUNTU_CODENAME", "DEBIAN_CODENAME", "VERSION_CODENAME")
+    codename = next((release[name] for name in names if release.get(name)), "stable")
+    return {"ID": release.get("ID", "linux"), "VERSION_CODENAME": codename}
 
 
 def debian_install(target: Path, suite: str, packages: Iterable[str]) -> None:

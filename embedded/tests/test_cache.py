@@ -17,7 +17,7 @@ from pathlib import Path
 import project
 import pytest
 from ambient_embedded import cache
-from ambient_embedded.cache import Part, Report
+from ambient_embedded.cache import Part, Report, build, verify
 from ambient_embedded.errors import LabError
 from ambient_embedded.tools import STOPPED, run
 
@@ -162,7 +162,7 @@ def test_a_killed_build_leaves_nothing_whole_and_goes_on(tmp_path: Path) -> None
     assert whole(tmp_path) == [first.folder(tmp_path).name]
     assert cache.build(tmp_path, [first, second], quiet) == [second]
     assert (second.folder(tmp_path) / "content").read_text() == "whole"
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".draft")] == []
 
 
 def test_two_builds_at_once_build_once_and_the_second_says_that_it_waits(tmp_path: Path) -> None:
@@ -310,3 +310,90 @@ def test_build_files_are_dropped_unless_somebody_keeps_them(tmp_path: Path, keep
         assert (tmp_path / "work").exists() is keeps
     cache.drop_work(tmp_path / "work", keep=False)
     assert not (tmp_path / "work").exists()
+
+
+def damage(file: Path, how: str) -> None:
+    """Change a file of a part; a flipped bit leaves the time as it was."""
+    times = file.stat()
+    if how == "gone":
+        file.unlink()
+    elif how == "mode":
+        file.chmod(0o777)
+    elif how == "more":
+        file.with_name("more").touch()
+    elif how == "link":
+        file.unlink()
+        file.symlink_to("/bin/sh")
+    else:
+        file.write_text("contenT")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("thoroughly", [True, False])
+@pytest.mark.parametrize("how", ["gone", "mode", "more", "link", "content"])
+def test_what_is_not_what_was_built_is_refused_with_all_that_holds_it(
+    tmp_path: Path, how: str, thoroughly: bool
+) -> None:
+    def make(target: Path, report: Report) -> None:
+        (target / "bin").mkdir()
+        (target / "bin/kubectl").write_text("content")
+        (target / "bin/a link").symlink_to("kubectl")
+
+    def gather(target: Path, report: Report) -> None:
+        os.link(one.folder(tmp_path) / "bin/kubectl", target / "kubectl")
+
+    one = Part("one", "one", make)
+    programs = Part("programs", "programs", gather, needs=[one])
+    said: list[str] = []
+    build(tmp_path, [one, programs], lambda _: None)
+    for _ in range(2):
+        verify(tmp_path, [programs], said.append, thoroughly=thoroughly)
+    assert said == []
+    damage(programs.folder(tmp_path) / "kubectl", how)
+    with pytest.raises(LabError, match=r"not what was built\. Run again after: rm -r ") as error:
+        verify(tmp_path, [programs], said.append, thoroughly=thoroughly)
+    named = str(error.value).partition("rm -r ")[2].split()
+    shared = {str(one.folder(tmp_path))} if how in ("mode", "content") else set()
+    assert set(named) == {str(programs.folder(tmp_path)), *shared}
+    for folder in named:
+        shutil.rmtree(folder)
+    build(tmp_path, [one, programs], lambda _: None)
+    verify(tmp_path, [programs], said.append, thoroughly=thoroughly)
+
+
+def test_what_has_not_been_touched_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(target: Path, report: Report) -> None:
+        (target / "file").write_text("content")
+
+    one = Part("one", "one", make)
+    build(tmp_path, [one], lambda _: None)
+    read: list[str] = []
+    content = cache._content
+
+    def noted(name: str) -> str:
+        read.append(name)
+        return content(name)
+
+    monkeypatch.setattr(cache, "_content", noted)
+    for thoroughly in (False, False, True):
+        verify(tmp_path, [one], read.append, thoroughly=thoroughly)
+    assert len(read) == 2
+
+
+def test_a_part_of_an_older_version_is_sealed_as_it_is_and_leaves_no_seal(tmp_path: Path) -> None:
+    def make(target: Path, report: Report) -> None:
+        (target / "file").write_text("content")
+
+    one = Part("one", "one", make)
+    build(tmp_path, [one], lambda _: None)
+    (tmp_path / f".{one.folder(tmp_path).name}.sha256").unlink()
+    said: list[str] = []
+    for _ in range(2):
+        verify(tmp_path, [one], said.append, thoroughly=True)
+    assert [line.partition(" was built by ")[2] for line in said] == [
+        "an older version: its digests are kept from now on"
+    ]
+    (tmp_path / ".lock").touch()
+    shutil.rmtree(one.folder(tmp_path))
+    cache.empty(tmp_path)
+    assert not tmp_path.exists()

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def request(folder: Path, state: str, **rest: object) -> dict[str, object]:
         "forwards": [],
         "workers": 1,
         "keep_build_files": False,
+        "timeout": 180,
         **rest,
     }
 
@@ -60,7 +62,7 @@ def test_what_is_no_request_is_refused(ask: Ask, text: str) -> None:
 @pytest.mark.parametrize(
     ("state", "fields"),
     [
-        ("present", "cache_dir, forwards, keep_build_files, lab_dir, name, workers"),
+        ("present", "cache_dir, forwards, keep_build_files, lab_dir, name, timeout, workers"),
         ("absent", "name"),
         ("clean", "cache_dir"),
     ],
@@ -99,6 +101,7 @@ def test_what_is_not_there_is_removed_without_a_change(ask: Ask, tmp_path: Path,
 def test_check_mode_installs_nothing(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "check_basics", lambda: None)
     monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "check_owners", lambda *_: None)
     monkeypatch.setattr(preflight, "missing_tools", lambda: ["mmdebstrap"])
     monkeypatch.setattr(command, "run", lambda *_, **__: pytest.fail("a program was run"))
     for part in Bill(tmp_path / "cache").parts():
@@ -124,8 +127,49 @@ def lab_on(folder: Path) -> None:
     """State of a lab whose launcher is this process."""
     busy = folder / "state/busy"
     busy.mkdir(parents=True)
-    (busy / "launcher.json").write_text(json.dumps({"nodes": [{"enter": [f"{folder}/cache/node-image-0/tree"]}]}))
+    node = {"enter": [f"{folder}/cache/node-image-0/tree"], "cgroup": "/ambient-lab/busy/control-plane"}
+    forwards = [["127.0.0.1", 1, "10.87.200.2", 6443]]
+    settings = {"address": "10.87.200.1/24", "forwards": forwards, "nodes": [node]}
+    (busy / "launcher.json").write_text(json.dumps(settings))
     (busy / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("check", [True, False])
+def test_a_running_lab_is_not_stopped_for_a_port_that_is_taken(ask: Ask, tmp_path: Path, check: bool) -> None:
+    lab_on(tmp_path)
+    running = subprocess.Popen(["sleep", "1000"])
+    try:
+        (tmp_path / "state/busy/launcher.pid").write_text(f"{running.pid} {launcher.start_time(running.pid)}")
+        for part in Bill(tmp_path / "cache").parts():
+            part.folder(tmp_path / "cache").mkdir(parents=True)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            forward = {"host": "127.0.0.1", "port": taken.getsockname()[1], "node_port": 30080}
+            _, answer = ask(request(tmp_path, "present", name="busy", forwards=[forward], check=check))
+        assert f"port 127.0.0.1:{forward['port']} is taken" in answer["msg"]
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_lab_of_another_checkout_stays_as_it_is(
+    ask: Ask, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "check_basics", lambda: None)
+    monkeypatch.setattr(preflight, "check_owners", lambda *_: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "state/unit").mkdir(parents=True)
+    (tmp_path / "state/unit/owner").write_text(str(tmp_path / "theirs"))
+    status, answer = ask(request(tmp_path, state))
+    assert (status, answer["failed"]) == (1, True)
+    assert f"belongs to {tmp_path}/theirs" in answer["msg"]
+
+
+def test_the_time_that_is_given_reaches_the_start_of_the_nodes(tmp_path: Path) -> None:
+    assert command._settings(request(tmp_path, "present", timeout=1200), Bill(tmp_path / "cache")).timeout == 1200
 
 
 def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from ambient_embedded import components, pki
 from ambient_embedded.topology import Lab, Node
 
-LAB = Lab("unit", 9, 3, "localhost/ambient-lab/pause:1")
-ALONE = Lab("unit", 9, 0, "localhost/ambient-lab/pause:1")
+LAB = Lab(Path("/state/unit"), 9, 3, "localhost/ambient-lab/pause:1")
+ALONE = Lab(Path("/state/unit"), 9, 0, "localhost/ambient-lab/pause:1")
 CONTROL_PLANE, WORKER = LAB.nodes[:2]
 EACH_NODE = pytest.mark.parametrize("node", LAB.nodes, ids=lambda node: node.role)
 COMPONENTS = {component["name"]: component for component in components.components(LAB, CONTROL_PLANE)}
@@ -107,3 +107,15 @@ def test_with_workers_the_control_plane_takes_no_pods() -> None:
 def test_what_is_each_nodes_own_differs() -> None:
     for own in ("name", "address", "pod_cidr", "cgroup", "mac"):
         assert len({getattr(node, own) for node in LAB.nodes}) == len(LAB.nodes), own
+
+
+def test_labs_of_two_state_folders_share_a_name_and_no_cgroup() -> None:
+    """Each kubelet ends what it does not know in its own."""
+    other = Lab(Path("/elsewhere/unit"), 9, 3, "localhost/ambient-lab/pause:1")
+    assert other.control_plane.name == CONTROL_PLANE.name
+    assert not other.control_plane.cgroup.startswith(CONTROL_PLANE.group)
+
+
+def test_a_lab_that_is_left_alone_writes_little() -> None:
+    """Without it kubelet reports as often as it looks: SetDefaults_KubeletConfiguration."""
+    assert components.kubelet_configuration(WORKER)["nodeStatusReportFrequency"] == "5m"

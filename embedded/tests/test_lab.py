@@ -9,18 +9,19 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ambient_embedded import lab
+from ambient_embedded import lab, slots, waiting
 from ambient_embedded.cache import Progress
 from ambient_embedded.errors import LabError
-from ambient_embedded.launcher import cgroup_hierarchies, start_time
+from ambient_embedded.launcher import alive, cgroup_hierarchies, start_time
 from ambient_embedded.parts import IMAGE_REGISTRY, Bill
-from ambient_embedded.topology import Lab
+from ambient_embedded.topology import Lab, group_of
 
 Eventually = Callable[[Callable[[], object], str], None]
 NAME, NODE_PORT = "unit-lab", 30080
@@ -75,7 +76,7 @@ def settings(bill: Bill, tmp_path: Path, free_port: int) -> Iterator[lab.Setting
         name=NAME, workers=1, state_dir=tmp_path / "state", tree=newest(bill, "node-image") / "tree",
         programs=newest(bill, "programs"), images=images, image_store=newest(bill, "image-store"),
         pause_image=next(name for name in names if name.startswith(f"{IMAGE_REGISTRY}/pause:")),
-        forwards=(("127.0.0.1", free_port, NODE_PORT),),
+        forwards=(("127.0.0.1", free_port, NODE_PORT),), owner=tmp_path / "lab", timeout=180.0,
     )  # fmt: skip
     yield settings
     lab.absent(settings.state_dir, NAME)
@@ -84,7 +85,7 @@ def settings(bill: Bill, tmp_path: Path, free_port: int) -> Iterator[lab.Setting
 def traces(settings: lab.Settings) -> list[str]:
     """What of the lab is on this machine: processes, mounts, cgroups."""
     found = []
-    group = f"/ambient-lab/{NAME}"
+    group = group_of(settings.folder)
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cgroup").read_text() + (process / "cmdline").read_text()
@@ -194,10 +195,10 @@ def test_a_lab_grows_loses_no_object_and_mends_a_dead_worker(
     assert lab.is_running(settings.folder)
 
     file = settings.folder / f"nodes/{NAME}-worker/node.pid"
-    before = lab.alive(file)
+    before = alive(file)
     assert before
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: lab.alive(file) not in (None, before), "the worker starts again")
+    eventually(lambda: alive(file) not in (None, before), "the worker starts again")
     assert not lab.present(settings, quiet)["changed"]
     tools = settings.pause_image.replace("/pause:", "/tools:")
     assert cluster.kubectl("run", "web2", f"--image={tools}", "--command", "sleep", "9")
@@ -207,7 +208,8 @@ def test_a_lab_grows_loses_no_object_and_mends_a_dead_worker(
 @pytest.fixture
 def wanted(tmp_path: Path) -> lab.Settings:
     """A lab that nothing has been made of."""
-    return lab.Settings("one", 1, tmp_path, tmp_path, tmp_path, tmp_path, tmp_path, "pause", forwards=())
+    folders = (tmp_path, tmp_path, tmp_path, tmp_path, tmp_path)
+    return lab.Settings("one", 1, *folders, "pause", (), owner=tmp_path / "mine", timeout=1.0)
 
 
 @pytest.mark.parametrize("text", ["", '{"interface": "amb', "\0" * 20])
@@ -215,7 +217,7 @@ def wanted(tmp_path: Path) -> lab.Settings:
 def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: lab.Settings, name: str, text: str) -> None:
     (wanted.state_dir / name).mkdir()
     (wanted.state_dir / name / "launcher.json").write_text(text)
-    assert lab._slot(wanted).number
+    assert slots.choose(wanted.folder).number
     assert lab.forwarded_ports(wanted.state_dir / name) == []
     assert lab.absent(wanted.state_dir, name)
     assert not (wanted.state_dir / name).exists()
@@ -224,7 +226,94 @@ def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: lab.Settin
 def test_a_lab_of_an_older_version_is_not_started_over(wanted: lab.Settings) -> None:
     (wanted.folder / "data").mkdir(parents=True)
     with pytest.raises(LabError, match="was made by an older version: remove it first"):
-        lab._refuse_loss(wanted, Lab("one", 1, 1, "pause"))
+        lab.refuse_loss(wanted)
+
+
+def slotted(folder: Path, number: int, port: int, interface: str = "") -> None:
+    """State of a lab that has a slot."""
+    folder.mkdir(exist_ok=True)
+    forwards = [["127.0.0.1", port, f"10.87.{number}.2", 6443]]
+    settings = {"interface": interface, "address": f"10.87.{number}.1/24", "forwards": forwards, "nodes": []}
+    (folder / "launcher.json").write_text(json.dumps(settings))
+
+
+def test_a_lab_that_is_down_finds_its_port_taken_and_takes_the_next(wanted: lab.Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        slotted(wanted.folder, 200, taken.getsockname()[1])
+        slot = slots.choose(wanted.folder)
+        assert (slot.number, slot.api_port in slots.API_PORTS) == (200, True)
+        (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+        assert slots.choose(wanted.folder).api_port == taken.getsockname()[1]  # it is the running lab itself
+
+
+def test_a_subnet_that_another_state_folders_lab_uses_is_refused(
+    wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slotted(wanted.folder, 200, 1)
+    monkeypatch.setattr(slots, "interface_owner", lambda name: "/other/one" if name == "ambient200" else None)
+    with pytest.raises(LabError, match=r"has the subnet 10\.87\.200\.0/24, and /other/one uses it now \(ambient200\)"):
+        slots.choose(wanted.folder)
+
+
+@pytest.mark.parametrize(
+    ("routes", "first"),
+    [
+        (["default", "10.87.1.0/24", "10.87.2.7"], 3),
+        (["10.87.0.0/17"], 128),  # a VPN
+        (["0.0.0.0/1", "128.0.0.0/1"], 1),  # a VPN's way to say everywhere
+        (["10.0.0.0/8", "10.87.1.0/24"], 2),
+    ],
+)
+def test_a_subnet_that_the_machine_has_a_route_to_is_left_alone(
+    routes: list[str], first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "run", lambda _: json.dumps([{"dst": route} for route in routes]))
+    assert next(slots._free_numbers()) == first
+
+
+def test_a_lab_of_another_checkout_is_neither_changed_nor_removed(wanted: lab.Settings) -> None:
+    wanted.folder.mkdir()
+    theirs = wanted.owner.with_name("theirs")
+    (wanted.folder / "owner").write_text(f"{theirs}\n")
+    lab.refuse_loss(wanted)  # theirs is gone: somebody has to take care of it
+    theirs.mkdir()
+    for run in (lambda: lab.refuse_loss(wanted), lambda: lab.absent(wanted.state_dir, "one", owner=wanted.owner)):
+        with pytest.raises(LabError, match=rf"belongs to {theirs}, .* take another name for yours \(cluster_name"):
+            run()
+    assert wanted.folder.exists()
+    assert lab.absent(wanted.state_dir, "one", owner=theirs)
+
+
+def test_the_launcher_takes_no_variable_of_a_job_along(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runners end what has their variables when the job does (RUNNER_TRACKING_ID, BUILD_ID)."""
+    monkeypatch.setenv("RUNNER_TRACKING_ID", "job")
+    (wanted.folder / "runtime").mkdir(parents=True)
+    (wanted.folder / "runtime/launcher.py").write_text(
+        "import os, sys\nfields = open('/proc/self/stat').read().rpartition(')')[2].split()\n"
+        "open(sys.argv[1] + '/variables', 'w').write(repr(dict(os.environ)))\n"
+        "open(sys.argv[1] + '/launcher.pid', 'w').write(f'{os.getpid()} {fields[19]}')\nsys.stdin.read()\n"
+        "import time; time.sleep(1)\n"
+    )
+    lab._launch(wanted.folder)
+    variables = (wanted.folder / "variables").read_text()
+    assert "PATH" in variables
+    assert "RUNNER_TRACKING_ID" not in variables
+
+
+def test_a_lab_that_does_not_come_up_is_told_after_the_time_that_was_given(wanted: lab.Settings) -> None:
+    wanted.folder.mkdir()
+    (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+
+    class Silent(waiting.Api):
+        def __init__(self) -> None:
+            pass
+
+        def get(self, path: str) -> tuple[int, object]:
+            return 0, None
+
+    one = Lab(wanted.folder, 1, 0, "pause")
+    with pytest.raises(LabError, match=r"API answers: not after 0.3 s \(cluster_wait_timeout\)"):
+        waiting.wait(wanted.folder, one, Silent(), 0.3, quiet)
 
 
 def test_an_interface_that_outlives_the_node_goes_without_the_labs_file(wanted: lab.Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
 
 Eventually = Callable[[Callable[[], object], str], None]
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -29,7 +30,7 @@ async def through(far: Streams, near: Streams) -> None:
     """Let both ends talk over a forwarded connection."""
     server = await asyncio.start_server(far, "127.0.0.1", 0)
     target = server.sockets[0].getsockname()
-    forward = await asyncio.start_server(functools.partial(launcher._forward, target), "127.0.0.1", 0)
+    forward = await asyncio.start_server(launcher.Forward(*target).join, "127.0.0.1", 0)
     async with server, forward, asyncio.timeout(PATIENCE_SECONDS):
         await near(*await asyncio.open_connection(*forward.sockets[0].getsockname()))
 
@@ -93,10 +94,88 @@ def test_a_reset_at_one_end_ends_the_other() -> None:
     asyncio.run(through(far, near))
 
 
+def test_a_connection_that_carries_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "IDLE_SECONDS", 0.5)
+    seconds: list[float] = []
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(4):  # one direction is enough to be heard of
+            writer.write(b"x")
+            await asyncio.sleep(0.2)
+        assert await reader.read() == b""
+        writer.close()
+
+    async def near(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b"xxxx"
+        seconds.append(clock() - start)
+
+    asyncio.run(through(far, near))
+    assert seconds[0] >= 1.0
+
+
+def test_a_port_has_its_share_of_connections_and_tells_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "CONNECTIONS", 2)
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        await reader.read()
+        writer.close()
+
+    async def run() -> list[bytes]:
+        server = await asyncio.start_server(far, "127.0.0.1", 0)
+        forward = launcher.Forward(*server.sockets[0].getsockname())
+        entry = await asyncio.start_server(forward.join, "127.0.0.1", 0)
+        answers = []
+        async with server, entry, asyncio.timeout(PATIENCE_SECONDS):
+            opened = []
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(*entry.sockets[0].getsockname())
+                opened.append(writer)
+                answers.append(await reader.read(1))
+            for writer in opened[:2]:
+                writer.close()
+            while forward.open:
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_connection(*entry.sockets[0].getsockname())
+            answers.append(await reader.read(1))
+            writer.close()
+        return answers
+
+    assert asyncio.run(run()) == [b"x", b"x", b"", b"", b"", b"x"]
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["more than 2 connections", "well again"]
+
+
+def test_the_launchers_log_begins_anew_when_it_is_long(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom ambient_embedded import launcher\n"
+        "launcher.LOG_BYTES = 2000\nfor number in range(200): launcher.log(f'{number:040}')"
+    )
+    with (tmp_path / "log").open("ab") as log:
+        subprocess.run([sys.executable, "-c", script, EMBEDDED], stdout=log, check=True)
+    assert 0 < (tmp_path / "log").stat().st_size <= 2100
+    assert (tmp_path / "log").read_text().endswith(f"{199:040}\n")
+
+
+def test_the_nodes_may_open_as_many_files_as_the_machine_allows() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\nimport resource\nfrom ambient_embedded import launcher\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))\nlauncher.raise_descriptors()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, EMBEDDED], capture_output=True, text=True, check=True)
+    assert done.stdout == "(4096, 4096)\n"
+
+
 def test_a_target_that_refuses_ends_the_connection_and_not_the_forward(free_port: int) -> None:
     async def run() -> list[bytes]:
-        target = ("127.0.0.1", free_port)
-        forward = await asyncio.start_server(functools.partial(launcher._forward, target), "127.0.0.1", 0)
+        target = launcher.Forward("127.0.0.1", free_port)
+        forward = await asyncio.start_server(target.join, "127.0.0.1", 0)
         answers = []
         async with forward, asyncio.timeout(PATIENCE_SECONDS):
             for _ in range(2):
@@ -106,6 +185,70 @@ def test_a_target_that_refuses_ends_the_connection_and_not_the_forward(free_port
         return answers
 
     assert asyncio.run(run()) == [b"", b""]
+
+
+UNIFIED = Path("/sys/fs/cgroup/unified")
+# In a cgroup namespace of its own, as in a container: the root that it sees is not the machine's.
+INSIDE = """
+import os, pathlib, subprocess, sys
+from ctypes import CDLL
+sys.path.insert(0, sys.argv[1])
+from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
+assert CDLL(None).unshare(0x02000000 | 0x00020000) == 0
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "-t", "cgroup2", "none", sys.argv[2]], check=True)
+root = launcher.CGROUPS = pathlib.Path(sys.argv[2])
+launcher.CONTROLLERS = sys.argv[3:]
+assert str(os.getpid()) in (root / "cgroup.procs").read_text().split()
+launcher.make_cgroup("/lab/node")
+launcher.join_cgroup("/lab/launcher")
+print((root / "lab/node/cgroup.subtree_control").read_text().strip())
+print((root / "lab/launcher/cgroup.subtree_control").read_text().strip() or "none")
+print(pathlib.Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip())
+"""
+
+
+@pytest.mark.root
+def test_in_a_container_with_cgroup_v2_processes_make_room_for_controllers(tmp_path: Path) -> None:
+    """What is in a container's root keeps it from handing controllers down (cgroup-v2.rst): the write is EBUSY."""
+    root = UNIFIED if UNIFIED.is_dir() else launcher.CGROUPS
+    controls = root / "cgroup.subtree_control"
+    free = (root / "cgroup.controllers").read_text().split() if controls.exists() else []
+    if not free:
+        pytest.skip("no controller of cgroup v2 is free here")
+    before = controls.read_text().split()
+    controls.write_text(f"+{free[0]}")
+    container = root / GROUP
+    container.mkdir()
+    try:
+        # The shell moves, and Python and its children are in the cgroup with it.
+        script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+        command: list[str | Path] = [
+            "sh",
+            "-c",
+            script,
+            container,
+            sys.executable,
+            "-c",
+            INSIDE,
+            EMBEDDED,
+            tmp_path,
+            free[0],
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        assert (done.stderr, done.stdout.split()) == ("", [free[0], "none", "/lab/launcher"])
+    finally:
+        assert launcher.remove_cgroup(container, PATIENCE_SECONDS)
+        if free[0] not in before:
+            controls.write_text(f"-{free[0]}")
+
+
+def test_a_controller_that_cannot_be_handed_down_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("memory pids")
+    (tmp_path / "cgroup.subtree_control").mkdir()  # refuses to be written
+    with pytest.raises(OSError, match=rf"{tmp_path} can't hand down memory: Is a directory"):
+        launcher.hand_down(tmp_path)
 
 
 def has_ended(pid: str) -> bool:
@@ -186,6 +329,7 @@ SCRIPT = """
 import asyncio, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from ambient_embedded import launcher
+from ambient_embedded.parts import Bill
 launcher.STABLE_SECONDS, launcher.RESTART_SECONDS = float(sys.argv[3]), 0.1
 asyncio.run(launcher.run(pathlib.Path(sys.argv[2])))
 """
@@ -195,7 +339,7 @@ Launch = Callable[..., subprocess.Popen[bytes]]
 def node(folder: Path, role: str, program: list[str]) -> dict[str, Any]:
     """Of ``launcher.json``."""
     (folder / role).mkdir()
-    namespaces = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
+    namespaces = [*launcher.UNSHARE, "net,pid"]
     enter, cgroup = [*namespaces, *program], f"/{GROUP}/{role}"
     mac = "02:57:00:00:00:01" if role == "one" else "02:57:00:00:00:02"
     paths = {"folder": str(folder / role), "log": str(folder / f"{role}.log")}
@@ -209,6 +353,7 @@ def launch(tmp_path: Path, group: str, free_port: int) -> Iterator[Launch]:
     settings: dict[str, Any] = {
         "interface": INTERFACE,
         "address": "10.87.255.249/29",
+        "cgroup": f"/{GROUP}/launcher",
         "forwards": [["127.0.0.1", free_port, ADDRESSES["one"], 9000]],
         "nodes": [node(tmp_path, role, program) for role, program in programs.items()],
     }
@@ -310,7 +455,7 @@ def test_without_its_bridge_the_lab_ends_with_a_reason(launch: Launch, tmp_path:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("script", "reason"), [("exit 7", "unshare ended"), ("read line; exit 7", "two: ended")])
+@pytest.mark.parametrize(("script", "reason"), [("exit 7", "ended"), ("read line; exit 7", "two: ended")])
 def test_a_node_that_cannot_run_ends_the_launcher_with_a_reason(
     launch: Launch, tmp_path: Path, script: str, reason: str
 ) -> None:
@@ -319,3 +464,62 @@ def test_a_node_that_cannot_run_ends_the_launcher_with_a_reason(
     (tmp_path / "launcher.json").write_text(json.dumps(settings))
     assert launch(stable=PATIENCE_SECONDS).wait(PATIENCE_SECONDS) != 0
     assert f"{reason} with status 7" in (tmp_path / "launcher.log").read_text()
+
+
+@pytest.mark.root
+def test_the_launcher_and_its_nodes_leave_the_cgroup_they_were_started_in(
+    launch: Launch, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A shell, a CI job or a login ends what is in its own."""
+    process = launch()
+    up(process, tmp_path, eventually)
+    for pid in (process.pid, first_process(tmp_path, "one")):
+        places = [line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+        assert {place for place in places if place.endswith(f"/{GROUP}/launcher")}
+        for folder in groups():
+            assert str(pid) in (folder / "launcher/cgroup.procs").read_text().split()
+
+
+# A machine with a container of another engine behind a masquerade, in a network namespace of its own.
+CONTAINER = """
+echo 1 > /proc/sys/net/ipv4/ip_forward
+ip link set lo up
+unshare --net sleep 1000 & inside=$!
+until [ "$(readlink /proc/$inside/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do :; done
+ip link add engine type veth peer name eth0 netns $inside
+ip address add 172.31.0.1/24 dev engine && ip link set engine up
+nsenter --net=/proc/$inside/ns/net sh -c 'ip link set lo up; ip address add 172.31.0.2/24 dev eth0; ip link set eth0 up;
+    ip route add default via 172.31.0.1'
+nft() { chroot "$TREE" nft "$@"; }
+nft add table ip nat && nft 'add chain ip nat post { type nat hook postrouting priority 100; }'
+nft add rule ip nat post ip saddr 172.31.0.0/24 masquerade
+echo $inside && exec "$@"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("group")
+def test_a_container_of_another_engine_does_not_reach_the_nodes(
+    tmp_path: Path, bill: Bill, eventually: Eventually
+) -> None:
+    tree = bill.node_image.folder(bill.cache) / "tree"  # its nft makes the engine's masquerade
+    if not tree.is_dir():
+        pytest.skip(f"{tree} is not built: run `make build` first")
+    programs = {role: [sys.executable, "-c", NODE, address, role] for role, address in ADDRESSES.items()}
+    nodes = [node(tmp_path, role, program) for role, program in programs.items()]
+    settings = {"interface": INTERFACE, "address": "10.87.255.249/29", "cgroup": f"/{GROUP}/launcher", "forwards": []}
+    (tmp_path / "launcher.json").write_text(json.dumps({**settings, "nodes": nodes}))
+    run = [sys.executable, "-c", SCRIPT, str(EMBEDDED), str(tmp_path), "0"]
+    machine = [*launcher.UNSHARE, "net,mount", "sh", "-ec", CONTAINER, "sh", *run]
+    with (tmp_path / "launcher.log").open("ab") as log:
+        process = subprocess.Popen(machine, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, "TREE": str(tree)})
+    try:
+        up(process, tmp_path, eventually)
+        assert caller(tmp_path, "one", str(process.pid)) == "10.87.255.249"
+        container = (tmp_path / "launcher.log").read_text().split()[0]
+        with pytest.raises(subprocess.CalledProcessError):
+            caller(tmp_path, "one", container)
+    finally:
+        process.kill()
+        process.wait()
+        os.kill(int((tmp_path / "launcher.log").read_text().split()[0]), signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import io
 import json
 import os
@@ -223,3 +224,31 @@ def test_a_kubeconfig_is_private_and_written_once(tmp_path: Path) -> None:
     path.chmod(0o644)
     assert pki.write_kubeconfig(path, "two")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o600)
+
+
+@pytest.mark.parametrize("days", [-400, 3640], ids=["a clock that was ahead", "ten years later"])
+def test_certificates_that_do_not_hold_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """All of them, for the CA is another one then; the keys of tokens stay."""
+    pki.ensure(tmp_path / "pki", NODE, NODE_IP, SERVICE_IP)
+    pki.join(tmp_path / "worker", tmp_path / "pki", "worker", "10.87.9.3")
+    folders = [tmp_path / "pki", tmp_path / "worker"]
+    before = {file: file.read_bytes() for folder in folders for file in folder.iterdir()}
+    assert not any(pki.is_over(folder) for folder in folders)
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Later:
+            return super().now(tz) + datetime.timedelta(days=days)
+
+    monkeypatch.setattr(datetime, "datetime", Later)
+    assert all(pki.is_over(folder) for folder in folders)
+    pki.ensure(tmp_path / "pki", NODE, NODE_IP, SERVICE_IP)
+    pki.join(tmp_path / "worker", tmp_path / "pki", "worker", "10.87.9.3")
+    assert not any(pki.is_over(folder) for folder in folders)
+    kept = {file.name for file, content in before.items() if file.read_bytes() == content}
+    assert kept == {"service-account.key", "service-account.pub"}
+    ca = certificate(tmp_path / "pki", "ca")
+    for folder in folders:
+        certificate(folder, "kubelet").verify_directly_issued_by(ca)

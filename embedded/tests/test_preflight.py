@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ambient_embedded import preflight, probe
+from ambient_embedded import launcher, preflight, probe
 from ambient_embedded.errors import LabError
 
 Usage = namedtuple("Usage", "total used free")
-NAMESPACES = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork"]
+NAMESPACES = [*launcher.UNSHARE, "mount,pid,net,uts,ipc"]
 PROBE = str(Path(probe.__file__))
 
 
@@ -122,11 +122,6 @@ def test_nothing_stays_of_a_state_folder_that_is_not_there_yet(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_unshare_is_left_to_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert list(preflight._kernel(tmp_path)) == []
-
-
 def command_lines() -> str:
     """Those of all processes."""
     lines = ""
@@ -192,6 +187,124 @@ def test_the_probe_says_what_a_process_without_rights_may_not(tmp_path: Path) ->
     assert [problem.partition(" (")[0].partition(":")[0] for problem in json.loads(done.stdout)] == [
         f"overlayfs cannot be mounted on {tmp_path.parent}",
         "the kernel refuses nf_tables",
+        "no policy routing",
         "a veth cannot be made",
         "a bridge cannot be made",
     ]
+
+
+ASK = """
+import json, socket, sys
+sys.path.insert(0, sys.argv[1])
+from ambient_embedded import probe
+print(json.dumps({
+    "extension": [probe.has_extension("NOPE", target=True), probe.has_extension("mark", target=False)],
+    "sets": [probe.has_sets("hash:nope"), probe.has_sets("hash:ip")],
+    "chain": [probe.has_chain(socket.AF_INET6, "nope", 0), probe.has_chain(socket.AF_INET6, "nat", 0)],
+}))
+"""
+
+
+@pytest.mark.root
+def test_the_probe_tells_what_this_kernel_has_from_what_no_kernel_has() -> None:
+    command = [*launcher.UNSHARE, "net", sys.executable, "-c", ASK, str(Path(probe.__file__).parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == {what: [False, True] for what in ("extension", "sets", "chain")}
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """A kernel that lacks what the test puts in: extensions, kinds of sets, chains as family and kind."""
+    lacks: set[str] = set()
+    monkeypatch.setattr(probe, "has_extension", lambda name, target: name not in lacks)
+    monkeypatch.setattr(probe, "has_sets", lambda kind: kind not in lacks)
+    monkeypatch.setattr(probe, "has_chain", lambda family, kind, _: f"{family} {kind}" not in lacks)
+    monkeypatch.setattr(probe, "ask", lambda _: 22 if "netlink" in lacks else 0)
+    monkeypatch.setattr(Path, "exists", lambda _: "ipv6" not in lacks)
+    return lacks
+
+
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        ({"CT", "set"}, "netfilter lacks what istio-cni and kube-proxy need (xt_CT xt_set): modprobe xt_CT xt_set"),
+        ({"mark", "MARK"}, "netfilter lacks what istio-cni and kube-proxy need (xt_mark): modprobe xt_mark"),
+        ({"hash:ip"}, "netfilter lacks what istio-cni and kube-proxy need (ip_set_hash_ip): modprobe ip_set_hash_ip"),
+        ({"netlink"}, "(nf_conntrack_netlink): modprobe nf_conntrack_netlink"),
+        ({f"{int(socket.AF_INET)} nat"}, "(nft_chain_nat): modprobe nft_chain_nat"),
+        ({f"{int(socket.AF_INET6)} nat"}, "ip6tables has no place in the kernel (CONFIG_NF_TABLES_IPV6)"),
+        ({"ipv6"}, "IPv6 is off in the kernel: istio-cni's rules need it, start the machine without ipv6.disable=1"),
+    ],
+)
+def test_what_a_kernel_lacks_is_named_with_its_module(kernel: set[str], lacks: set[str], says: str) -> None:
+    assert probe.netfilter() == []
+    kernel |= lacks
+    (problem,) = probe.netfilter()
+    assert says in problem
+
+
+def test_apparmor_is_named_where_it_may_be_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_probe", lambda _: ["namespaces cannot be made (Permission denied)"])
+    monkeypatch.setattr(preflight, "PROFILE", tmp_path / "current")
+    told = []
+    for profile in ("unconfined\n", "docker-default (enforce)\n", "mine (complain)\n"):
+        (tmp_path / "current").write_text(profile)
+        told.append(list(preflight._kernel(tmp_path))[1:])
+    (tmp_path / "current").unlink()
+    assert [len(lines) for lines in told] == [0, 1, 0]
+    assert told[1][0].startswith(
+        "AppArmor confines this process (docker-default), and may be the reason: run it unconf"
+    )
+    assert len(list(preflight._kernel(tmp_path))) == 1
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("owner", "mode", "says"),
+    [
+        (1000, 0o755, "can be changed by its owner (uid 1000)"),
+        (0, 0o777, "can be changed by its group or everybody (chmod go-w)"),
+        (0, 0o775, ""),  # root's group
+        (0, 0o1777, ""),  # as /tmp
+        (0, 0o700, ""),
+    ],
+)
+@pytest.mark.parametrize("which", ["cache", "state"])
+def test_programs_and_keys_that_others_can_change_are_refused(
+    tmp_path: Path, owner: int, mode: int, says: str, which: str
+) -> None:
+    home = tmp_path / "home"
+    (home / which).mkdir(parents=True)
+    os.chown(home, owner, 0)
+    home.chmod(mode)
+    (tmp_path / "link").symlink_to(home / which)
+    for folder in (home / which, home / which / "not/there", tmp_path / "link"):
+        folders = {"cache": tmp_path / "own", "state": tmp_path / "own", which: folder}
+        problems = list(preflight._owners(folders["cache"], folders["state"]))
+        assert len(problems) == bool(says), problems
+        assert all(f"{home} and with it {folder} {says}, and what is in it runs as root" in line for line in problems)
+
+
+@pytest.mark.root
+def test_a_part_of_the_cache_that_somebody_else_has_restored_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "programs-0123456789ab").mkdir()
+    assert list(preflight._owners(tmp_path, tmp_path / "state")) == []
+    os.chown(tmp_path / "programs-0123456789ab", 1000, 0)
+    (problem,) = preflight._owners(tmp_path, tmp_path / "state")
+    assert problem.endswith("set embedded_cache_dir to ~root/.cache/ambient-lab")
+
+
+def test_a_threaded_cgroup_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu cpuset memory pids")
+    monkeypatch.setattr(preflight, "CGROUPS", tmp_path)
+    monkeypatch.setattr(preflight, "cgroup_hierarchies", lambda: [tmp_path])
+    assert list(preflight._cgroups()) == []
+    (tmp_path / "cgroup.type").write_text("domain threaded\n")
+    assert "threaded cgroup" in next(iter(preflight._cgroups()))
+
+
+def test_a_restart_needs_no_memory_that_the_lab_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 29)
+    told = [list(preflight._resources(tmp_path, tmp_path, False, running)) for running in (False, True)]
+    assert ["memory" in line for line in told[0]] == [True]
+    assert told[1] == []

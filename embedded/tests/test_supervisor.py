@@ -194,3 +194,18 @@ def test_a_condition_that_held_once_stays_met(tmp_path: Path) -> None:
         job.done = True
         assert [watcher.holds(condition) for condition in conditions] == [True, True, False]
     assert watcher.holds(f"unix:{path}")
+
+
+@pytest.mark.root
+def test_a_log_begins_anew_when_it_is_long_and_its_writer_goes_on(
+    start: Callable[..., Node], tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SCRIPT", SCRIPT.replace("import supervisor\n", LIMITED))
+    start({"name": "talker", "argv": shell("while :; do echo 0123456789; test -e quiet && exec sleep 1000; done")})
+    eventually(lambda: (tmp_path / "talker.log.1").exists(), "the old words are kept")
+    (tmp_path / "quiet").touch()
+    eventually(lambda: (tmp_path / "talker.log").stat().st_size < 2**20, "the log has begun anew")
+    assert (tmp_path / "talker.log").read_text().replace("0123456789\n", "") == ""
+
+
+LIMITED = "import supervisor\nsupervisor.LOG_BYTES = 2**20\n"

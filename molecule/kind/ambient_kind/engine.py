@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from ambient_embedded.errors import LabError
-from ambient_embedded.lab import alive, await_end
-from ambient_embedded.launcher import cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
+from ambient_embedded.lab import await_end
+from ambient_embedded.launcher import alive, cgroup_hierarchies, make_cgroup, remove_cgroup, start_time
 from ambient_embedded.tools import EMBEDDED
 
 PACKAGES = f"{Path(__file__).resolve().parents[1]}:{EMBEDDED}"

@@ -38,6 +38,7 @@ SPEC = {
         },
     },
     "workers": {"type": "int", "choices": [0, 1, 2, 3], "default": 1},
+    "timeout": {"type": "int", "default": 180},
     "keep_build_files": {"type": "bool", "default": False},
 }
 

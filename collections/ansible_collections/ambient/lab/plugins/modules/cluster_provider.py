@@ -10,7 +10,7 @@ module: cluster_provider
 short_description: The provider of a lab's cluster
 version_added: 0.2.0
 description:
-  - A lab keeps the provider that it was made with. Asking for another one is an error.
+  - A lab keeps the provider that it was made with, asking for another one is an error, and its ports.
   - For a new lab V(auto) means V(kind) where a container engine answers and kind, helm and kubectl are there, else
     V(embedded) on Linux as root.
   - Fails with one line that lists all that is missing.
@@ -69,6 +69,16 @@ provider:
   returned: success
   type: str
   sample: kind
+listen_address:
+  description: Address of this machine on which the ports of a lab that is there listen; empty for a new one.
+  returned: success
+  type: str
+  sample: 127.0.0.1
+node_ports:
+  description: Ports of this machine that lead into a lab that is there, by their NodePort; empty for a new one.
+  returned: success
+  type: dict
+  sample: {"30080": 18080}
 """
 
 import os
@@ -77,13 +87,14 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose, own_ports
 
 
 def run(call: Call) -> dict[str, t.Any]:
     """Choose the provider for this machine."""
     machine = Machine(Programs(lambda line: None), os.environ, platform.system(), os.geteuid() == 0)
-    return {"provider": choose(call.params, machine)}
+    address, ports = own_ports(call.params)
+    return {"provider": choose(call.params, machine), "listen_address": address, "node_ports": ports}
 
 
 WORK = Work(SPEC, run)

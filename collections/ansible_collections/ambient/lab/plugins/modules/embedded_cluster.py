@@ -41,6 +41,8 @@ options:
   lab_dir:
     description:
       - The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).
+      - It tells whose the lab is. A lab of the same name that was made with another one, which is still there, is
+        neither changed nor removed; without it O(state=absent) removes anybody's.
       - Required when O(state=present).
     type: path
   forwards:
@@ -68,6 +70,10 @@ options:
     type: int
     choices: [0, 1, 2, 3]
     default: 1
+  timeout:
+    description: How long the API and all nodes may take to become ready, in seconds.
+    type: int
+    default: 180
   keep_build_files:
     description: Keep downloads and the compiler's files after a build, about 7 GiB, for those who change the parts.
     type: bool

@@ -14,7 +14,7 @@ import traceback
 import typing as t
 import urllib.parse
 
-from .._common.errors import LabError
+from .._common.errors import LabError, Slow
 from .access import Identity, Server, tls_context
 from .api import listed
 from .channel import (
@@ -167,7 +167,9 @@ class Kube:
             renewed = found.status == 401 and self._access.renew(identity)
             return answer(self._access.identity()) if renewed else found
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise LabError(_unreachable(self._access.server, error)) from error
+            # Also of a TLS handshake: urllib3 calls both a read.
+            kind = Slow if isinstance(_root(error), urllib3.exceptions.ReadTimeoutError) else LabError
+            raise kind(_unreachable(self._access.server, error)) from error
 
     def _pool(self, identity: Identity) -> t.Any:
         """Connections with the identity's certificate: one that is open stays what it was made as."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
-import time
 import typing as t
 
 from .._common.errors import LabError
+from .._common.rounds import Clock, Retry, Wait, repeat
 from .._common.text import place_of
 from .channel import Answer, status_message
 from .finder import Finder, Wanted
@@ -185,13 +185,10 @@ class Changer:
         return answer
 
     def _wait_until_gone(self, wanted: t.Sequence[Object], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while left := self.there(wanted):
-            if time.monotonic() > deadline:
-                name, item = next(iter(left.items()))
-                held = ", ".join(item["metadata"].get("finalizers") or []) or "no finalizer"
-                raise LabError(f"{name} is still there after {timeout:g} s ({held} holds it): see what its events say")
-            time.sleep(POLL_SECONDS)
+        rule = Wait[dict[str, Object]](timeout, lambda left: [Retry.USEFUL] * len(left))
+        for name, item in repeat(lambda: self.there(wanted), rule, Clock(), POLL_SECONDS).last.items():
+            held = ", ".join(item["metadata"].get("finalizers") or []) or "no finalizer"
+            raise LabError(f"{name} is still there after {timeout:g} s ({held} holds it): see what its events say")
 
 
 def _wanted(item: Object) -> Wanted:

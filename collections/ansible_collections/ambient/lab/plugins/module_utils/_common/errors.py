@@ -21,3 +21,7 @@ class LabError(Exception):
     def shown(self, verbosity: int) -> dict[str, t.Any]:
         """Return values beside the message: lists only with -v, because Ansible prints a failed result as a whole."""
         return {key: value for key, value in self.result.items() if verbosity or not isinstance(value, list)}
+
+
+class Slow(LabError):
+    """An answer that did not come in time, from somebody who is there: a wait that has time left asks again."""

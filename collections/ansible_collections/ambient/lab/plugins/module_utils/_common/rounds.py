@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
 import time
 import typing as t
 
-from .errors import LabError
+from .errors import LabError, Slow
 
 Look = t.TypeVar("Look")
 LookIn = t.TypeVar("LookIn", contravariant=True)
@@ -81,16 +80,25 @@ def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: 
     """Look, ask the rule, pause, and look again.
 
     interval: seconds between two rounds; less where the rule's time is over before.
+
+    Raises:
+        Slow: when a look got no answer in time, and the rule's time is over; before that it is tried again.
     """
     start = clock.now()
-    for number in itertools.count(1):
-        seen = look()
-        at = clock.now() - start
-        if rule.ends(seen, at):
-            return Ended(seen, number, at)
+    rounds = 0
+    while True:
+        try:
+            seen = look()
+            rounds += 1
+            at = clock.now() - start
+            if rule.ends(seen, at):
+                return Ended(seen, rounds, at)
+        except Slow:
+            at = clock.now() - start
+            if at >= rule.timeout:
+                raise
         left = rule.timeout - at
         clock.sleep(min(interval, left) if left > 0 else interval)
-    raise AssertionError
 
 
 def require_seconds(params: t.Mapping[str, t.Any], **least: float) -> None:

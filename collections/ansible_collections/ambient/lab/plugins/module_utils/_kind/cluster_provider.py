@@ -8,6 +8,7 @@ import json
 import os
 import re
 import typing as t
+import urllib.parse
 
 from .._common.errors import LabError
 from .._common.programs import CANNOT_RUN, NOT_FOUND, Run
@@ -92,6 +93,34 @@ def own_provider(options: t.Mapping[str, t.Any]) -> str:
     if os.path.exists(os.path.join(lab_dir, "kind.yaml")):
         return "kind"
     return "embedded" if os.path.isdir(os.path.join(options["state_dir"], options["name"])) else ""
+
+
+def own_ports(options: t.Mapping[str, t.Any]) -> tuple[str, dict[str, int]]:
+    """The address and the ports of this machine that lead into a lab, by NodePort; "" and none for a new one.
+
+    The embedded cluster's state tells, also of a lab that was not finished (launcher.json: forwards, the API's first);
+    else the lab's folder does.
+    """
+    places = [(os.path.join(options["lab_dir"], "lab.json"), _addresses)]
+    if own_provider(options) == "embedded":
+        places.insert(0, (os.path.join(options["state_dir"], options["name"], "launcher.json"), _forwards))
+    for path, read in places:
+        try:
+            with open(path, encoding="utf-8") as file:
+                found = read(json.load(file))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return (found[0][1], {node_port: port for node_port, _host, port in found}) if found else ("", {})
+    return "", {}
+
+
+def _forwards(told: dict[str, t.Any]) -> list[tuple[str, str, int]]:
+    return [(str(node_port), host, int(port)) for host, port, _target, node_port in told["forwards"][1:]]
+
+
+def _addresses(told: dict[str, t.Any]) -> list[tuple[str, str, int]]:
+    urls = {node_port: urllib.parse.urlsplit(url) for node_port, url in told["node_ports"].items()}
+    return [(node_port, url.hostname or "", url.port or 80) for node_port, url in urls.items()]
 
 
 def _kind(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:

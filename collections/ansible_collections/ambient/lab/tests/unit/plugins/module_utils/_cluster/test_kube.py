@@ -22,7 +22,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import (
     refusal,
     shell_input,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError, Slow
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 
 
@@ -120,6 +120,7 @@ def test_an_api_that_does_not_answer(tmp_path: pathlib.Path) -> None:
         Kube(kubeconfig, None).get("/version")
     assert caught.value.message.startswith(f"The cluster does not answer at {api.url}: ")
     assert "refused" in caught.value.message
+    assert not isinstance(caught.value, Slow)
     assert "object at 0x" not in caught.value.message
 
 
@@ -128,7 +129,7 @@ def test_an_api_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     with FakeApi({}) as api, socket.create_server(("127.0.0.1", 0)) as silent:
         api.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         kube = Kube(api.kubeconfig(tmp_path), None)
-        with pytest.raises(LabError, match="timed out"):
+        with pytest.raises(Slow, match="timed out"):
             kube.get("/version")
         assert "timed out" in kube.run("default", "curl", "main", "true", 5)[1]
 

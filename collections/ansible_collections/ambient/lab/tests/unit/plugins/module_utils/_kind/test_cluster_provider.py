@@ -29,6 +29,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     SPEC,
     Machine,
     choose,
+    own_ports,
     own_provider,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
@@ -73,6 +74,24 @@ def options(tmp_path: pathlib.Path) -> dict[str, t.Any]:
     programs = {name: name for name in ("kind", "helm", "kubectl")}
     folders = {"lab_dir": str(tmp_path / "lab"), "state_dir": str(tmp_path / "state")}
     return {"provider": "auto", "state": "present", "name": "lab", **folders, **programs}
+
+
+def test_a_lab_keeps_the_ports_that_it_has(options: dict[str, t.Any]) -> None:
+    """Its state tells before its folder does, which is written when all of it is there."""
+    assert own_ports(options) == ("", {})
+    lab, state = pathlib.Path(options["lab_dir"]), pathlib.Path(options["state_dir"], "lab")
+    lab.mkdir()
+    (lab / "lab.json").write_text(json.dumps({"node_ports": {"30080": "http://127.0.0.1:18081"}}))
+    assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
+    state.mkdir(parents=True)
+    (state / "launcher.json").write_text("{")
+    assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
+    forwards = [["127.0.0.1", 16443, "10.87.1.2", 6443], ["::1", 18082, "10.87.1.2", 30080]]
+    (state / "launcher.json").write_text(json.dumps({"forwards": forwards}))
+    assert own_ports(options) == ("::1", {"30080": 18082})
+    # Another checkout's lab of the same name does not count.
+    (lab / "lab.json").write_text(json.dumps({"provider": "kind", "node_ports": {"30080": "http://127.0.0.1:18081"}}))
+    assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
 
 
 def leave(options: dict[str, t.Any], provider: str) -> None:

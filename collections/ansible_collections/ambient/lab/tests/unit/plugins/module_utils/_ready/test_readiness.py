@@ -9,7 +9,7 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.finder import Finder, Object, Wanted
-from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError, Slow
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Clock
 from ansible_collections.ambient.lab.plugins.module_utils._ready.readiness import counts, problem_of
 from ansible_collections.ambient.lab.plugins.module_utils._ready.ready import ready, wait
@@ -177,6 +177,26 @@ def test_wait(answers: list[Object | None], looks: int, elapsed: float, problems
     reader = Sequence(*answers)
     ended = wait([Wanted("Pod", name="app")], Finder(reader), 2.5, 1, Clock(reader.now, reader.sleep))
     assert (ended.rounds, ended.elapsed, len(ended.last[0].problems)) == (looks, elapsed, problems)
+
+
+def test_a_slow_answer_ends_no_wait_that_has_time_left() -> None:
+    """A busy machine takes its time; a cluster that is not there is told at once."""
+
+    class Busy(Sequence):
+        def get(self, path: str, **query: str) -> Object | None:
+            self.at += 10
+            found = super().get(path, **query)
+            if found is None:
+                raise Slow("Read timed out")
+            return found
+
+    reader = Busy(None, None, RUNNING)
+    ended = wait([Wanted("Pod", name="app")], Finder(reader), 60, 1, Clock(reader.now, reader.sleep))
+    assert (ended.rounds, ended.last[0].problems) == (1, [])
+    reader = Busy(None)
+    with pytest.raises(Slow):
+        wait([Wanted("Pod", name="app")], Finder(reader), 60, 1, Clock(reader.now, reader.sleep))
+    assert 60 <= reader.at < 75
 
 
 def params(folder: pathlib.Path, api: FakeApi, *objects: Object, **changed: t.Any) -> dict[str, t.Any]:
