@@ -7,11 +7,14 @@ the node image's tree, the folder of programs, the folder of container images. I
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
 MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
@@ -27,6 +30,16 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
+
+# What outlives a node's end, and where its programs look for it.
+STATE = {
+    "containerd": "var/lib/containerd",
+    "etcd": "var/lib/etcd",
+    "kubelet": "var/lib/kubelet",
+    "cni-config": "etc/cni/net.d",
+    "cni-programs": "opt/cni/bin",
+}
+POD_NETWORK = "etc/cni/net.d/10-pods.conflist"
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,19 +86,33 @@ def build_root(node: Path, log: Path, tree: Path, programs: Path, images: Path) 
     bind(images, root / "opt/ambient-lab/images", read_only=True)
     bind(node / "kubernetes", root / "etc/kubernetes")
     bind(log, root / "var/log")
-    for state in ("containerd", "etcd", "kubelet"):
+    for state, place in STATE.items():
         (node / "data" / state).mkdir(parents=True, exist_ok=True)
-        bind(node / "data" / state, root / "var/lib" / state)
+        bind(node / "data" / state, root / place)
     return root
+
+
+def chained_plugins(root: Path) -> list[Any]:
+    """What istio-cni had put into the pods' network before the node ended.
+
+    Without it pods that start before istio-cni would run outside of the mesh, where policies do not count.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return [item for item in json.loads((root / POD_NETWORK).read_text())["plugins"] if item["type"] == "istio-cni"]
+    return []
 
 
 def provide_files(node: Path, root: Path) -> None:
     """The files that a node's programs look for at their usual places."""
     for plugin in (root / "usr/lib/cni").iterdir():
         link = root / "opt/cni/bin" / plugin.name
-        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
         link.symlink_to(f"/usr/lib/cni/{plugin.name}")
+    chained = chained_plugins(root)
     shutil.copytree(node / "files", root, dirs_exist_ok=True)
+    if chained:
+        network = json.loads((root / POD_NETWORK).read_text())
+        (root / POD_NETWORK).write_text(json.dumps({**network, "plugins": [*network["plugins"], *chained]}))
     for name, value in KERNEL_SETTINGS.items():
         stand_in = root / "run/ambient-lab" / name
         stand_in.parent.mkdir(parents=True, exist_ok=True)
