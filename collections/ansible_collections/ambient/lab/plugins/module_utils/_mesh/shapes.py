@@ -54,7 +54,9 @@ _WORKLOAD = {"spec": {"replicas": int, "serviceName": str, "template": {"metadat
 _PORTS = [{"name": str, "port!": int, "protocol": str, "targetPort": (int, str), "nodePort": int, "appProtocol": str}]
 _ENDPOINT = {"address": str, "ports": {"*": int}, "labels": _TEXTS}
 _BOUND = [{"group": str, "kind!": str, "name!": str, "namespace": str}]
-_TARGETED = {"selector": _LABELS, "targetRef": _BOUND[0], "targetRefs": _BOUND}
+# Istio's selectors know no matchExpressions.
+_CHOSEN = {"matchLabels": _TEXTS}
+_TARGETED = {"selector": _CHOSEN, "targetRef": _BOUND[0], "targetRefs": _BOUND}
 _MATCH = {
     "path": {"type": {"Exact", "PathPrefix", "RegularExpression"}, "value": str},
     "headers": [{"type": {"Exact", "RegularExpression"}, "name!": str, "value": str}],
@@ -93,6 +95,13 @@ _RULE = {
     "when": [{"key!": str, "values": [str], "notValues": [str]}],
 }
 _MODE = {"mode": {"UNSET", "DISABLE", "PERMISSIVE", "STRICT"}}
+_JWT = {
+    **dict.fromkeys(("issuer", "jwksUri", "jwks_uri", "jwks", "outputPayloadToHeader", "timeout", "presence"), str),
+    **{key: [str] for key in ("audiences", "fromParams", "fromCookies", "spaceDelimitedClaims")},
+    "fromHeaders": [{"name!": str, "prefix": str}],
+    "outputClaimToHeaders": [{"header!": str, "claim!": str}],
+    "forwardOriginalToken": bool,
+}
 _ACTIONS = {"ALLOW", "DENY", "AUDIT", "CUSTOM"}
 _SPECS: dict[str, Shape] = {
     "Pod": _POD,
@@ -135,8 +144,8 @@ _SPECS: dict[str, Shape] = {
     "WasmPlugin": _TARGETED,
     "TrafficExtension": _TARGETED,
     "AuthorizationPolicy": {**_TARGETED, "action": _ACTIONS, "provider": {"name": str}, "rules": [_RULE]},
-    "PeerAuthentication": {"selector": _LABELS, "mtls": _MODE, "portLevelMtls": {"#": _MODE}},
-    "RequestAuthentication": _TARGETED,
+    "PeerAuthentication": {"selector": _CHOSEN, "mtls": _MODE, "portLevelMtls": {"#": _MODE}},
+    "RequestAuthentication": {**_TARGETED, "jwtRules": [_JWT]},
 }
 _REST: dict[str, Shape] = {
     "Pod": {"status": _POD_STATUS},
@@ -148,9 +157,10 @@ _REST: dict[str, Shape] = {
         "endpoints": [{"addresses": [str], "conditions": {"*": bool}, "targetRef": {"kind": str}}],
     },
     **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"), _WORKLOAD),
+    "CronJob": {"spec": {"jobTemplate": _WORKLOAD}},
 }
 # Kinds of which every field is read.
-_CLOSED = ("AuthorizationPolicy", "PeerAuthentication")
+_CLOSED = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication")
 _TOP = {"apiVersion": str, "status": dict}
 _WORDS = {str: "a text", int: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
 
@@ -171,8 +181,10 @@ def shaped(item: Object) -> Object:
     Raises:
         Misfit: naming the field, and what it must be.
     """
-    kind = item.get("kind")
-    shape = {"kind!": str, "metadata!": _META, "spec": _SPECS.get(str(kind), dict), **_REST.get(str(kind), {})}
+    kind = str(item.get("kind"))
+    # Of kinds of other groups, which have their group in the name, the template of pods is read.
+    rest = _REST.get(kind, _WORKLOAD if "." in kind else {})
+    shape = {"kind!": str, "metadata!": _META, "spec": _SPECS.get(kind, dict), **rest}
     closed = kind in _CLOSED
     return t.cast(Object, _fitted(item, {**shape, **_TOP} if closed else shape, "", closed))
 

@@ -1,32 +1,75 @@
-# What Istio's webhook refuses of an AuthorizationPolicy: a folder of manifests has nobody else that does.
+# What Istio's webhook refuses of its policies, and the API of names: a folder of manifests has nobody else that does.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# Source: istio/istio pkg/config/validation/validation.go (ValidateAuthorizationPolicy) and pkg/config/security.
+# Sources: istio/istio pkg/config/validation/validation.go (ValidateAuthorizationPolicy, ValidatePeerAuthentication,
+# ValidateRequestAuthentication) and pkg/config/security; Kubernetes, "Object Names and IDs".
 # The form of the fields is in shapes.py.
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from . import l7
 from .l4 import network_of
 from .mesh import Object
-from .policies import GROUPS, action, not_, target_refs, written_rules
+from .policies import GROUPS, action, not_, selector, target_refs, written_rules
 
 # Where a problem is, as keys of the object, and what it is.
 Problem = tuple[tuple[t.Any, ...], str]
-_MAX_ACCOUNTS = 16
+_MAX_ACCOUNTS, _MAX_PORT, _MAX_LABEL, _MAX_NAME = 16, 65535, 63, 253
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _IDENTITIES = ("namespaces", "serviceAccounts", "trustDomains", "principals", "requestPrincipals")
 _NOT_CUSTOM = ("source.namespace", "source.principal", "source.serviceAccount", "source.trustDomain", "request.auth.")
 
 
 def problems(policy: Object) -> t.Iterator[Problem]:
-    """Why the API would refuse an AuthorizationPolicy that has the form of one; nothing where it takes it."""
-    spec, kind = policy.get("spec", {}), action(policy)
+    """Why the API would refuse a policy of Istio's that has the form of one; nothing where it takes it."""
+    spec = policy.get("spec", {})
     if spec.get("selector") is not None and target_refs(policy):
         yield ("spec", "selector"), "selector and targetRefs exclude each other: leave one out"
     yield from _targets(spec)
+    for key, value in selector(policy).items():
+        if not key or "*" in key + value:
+            yield (
+                ("spec", "selector", "matchLabels", key),
+                f"a selector takes no wildcards and no empty key: {key}={value}",
+            )
+    more = {"AuthorizationPolicy": _authorization, "PeerAuthentication": _peers, "RequestAuthentication": _tokens}
+    yield from more[policy["kind"]](policy) if policy["kind"] in more else ()
+
+
+def misnamed(kind: str, meta: Object) -> t.Iterator[Problem]:
+    """Why the API would refuse the names of an object."""
+    form = _LABEL if kind in ("Namespace", "Service") else _SUBDOMAIN
+    for key, pattern in (("name", form), ("namespace", _LABEL)):
+        text = str(meta.get(key, "a"))
+        if not re.fullmatch(pattern, text) or len(text) > (_MAX_NAME if pattern == _SUBDOMAIN else _MAX_LABEL):
+            what = "labels of a-z, 0-9 and -, with dots between" if pattern == _SUBDOMAIN else "a-z, 0-9 and - alone"
+            yield ("metadata", key), f"{text!r} is no {key} that the API takes: it must be {what} (DNS-1123)"
+
+
+def _peers(policy: Object) -> t.Iterator[Problem]:
+    ports = policy.get("spec", {}).get("portLevelMtls")
+    if ports is not None and not ports:
+        yield ("spec", "portLevelMtls"), "portLevelMtls must have a port, or not be there"
+    if ports and not selector(policy):
+        yield ("spec", "portLevelMtls"), "portLevelMtls needs a selector with labels: it is for workloads alone"
+    for port in ports or ():
+        if not 0 < int(port) <= _MAX_PORT:
+            yield ("spec", "portLevelMtls", port), f"{port} is no port"
+
+
+def _tokens(policy: Object) -> t.Iterator[Problem]:
+    for number, rule in enumerate(policy.get("spec", {}).get("jwtRules") or []):
+        if not (rule.get("issuer") or rule.get("jwksUri") or rule.get("jwks_uri")):
+            yield ("spec", "jwtRules", number), "a jwtRule needs issuer or jwksUri"
+
+
+def _authorization(policy: Object) -> t.Iterator[Problem]:
+    spec, kind = policy.get("spec", {}), action(policy)
     if kind in ("DENY", "CUSTOM") and not written_rules(policy):
         yield ("spec",), f"{kind} needs rules; `rules: [{{}}]` matches everything"
     if kind == "CUSTOM" and not (spec.get("provider") or {}).get("name"):
@@ -113,7 +156,7 @@ def _values(field: str, values: t.Sequence[str], kind: str) -> t.Iterator[str]:
     for value in values:
         if not value:
             yield f"{field} has an empty value"
-        elif field == "ports" and not (value.isdecimal() and 0 < int(value) <= 65535):
+        elif field == "ports" and not (value.isdecimal() and 0 < int(value) <= _MAX_PORT):
             yield f"{value} is no port"
         elif field in ("ipBlocks", "remoteIpBlocks") and not network_of(value):
             yield f"{value} is neither an address nor a block of them (CIDR)"

@@ -76,6 +76,62 @@ def test_what_istios_webhook_refuses(spec: str, line: int, words: str) -> None:
     assert words in found
 
 
+def other(kind: str, spec: str) -> str:
+    return f"{HEAD.replace('AuthorizationPolicy', kind)}spec: {{{spec}}}"
+
+
+SELECTED = "selector: {matchLabels: {app: a}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (other("PeerAuthentication", "portLevelMtls: {8080: {mode: STRICT}}"), "portLevelMtls needs a selector"),
+        (
+            other("PeerAuthentication", "selector: {matchLabels: {}}, portLevelMtls: {80: {mode: STRICT}}"),
+            "needs a selector",
+        ),
+        (other("PeerAuthentication", f"{SELECTED}, portLevelMtls: {{}}"), "portLevelMtls must have a port"),
+        (other("PeerAuthentication", f"{SELECTED}, portLevelMtls: {{0: {{mode: STRICT}}}}"), "0 is no port"),
+        (other("PeerAuthentication", f"{SELECTED}, portLevelMtls: {{65536: {{mode: STRICT}}}}"), "65536 is no port"),
+        (other("PeerAuthentication", "selector: {matchExpressions: []}"), "matchExpressions: there is no such field"),
+        (other("PeerAuthentication", "selector: {matchLabels: {app: 'a*'}}"), "no wildcards and no empty key: app=a*"),
+        (other("AuthorizationPolicy", "selector: {matchExpressions: [{key: a}]}"), "there is no such field"),
+        (other("AuthorizationPolicy", "selector: {matchLabels: {app: '*'}}"), "takes no wildcards"),
+        (other("AuthorizationPolicy", "selector: {matchLabels: {'': a}}"), "no empty key"),
+        (other("RequestAuthentication", "selectr: {}"), "spec.selectr: there is no such field"),
+        (other("RequestAuthentication", "jwtRules: [{isuer: a}]"), "spec.jwtRules[0].isuer: there is no such field"),
+        (other("RequestAuthentication", "jwtRules: [{audiences: [a]}]"), "needs issuer or jwksUri"),
+        (
+            other("RequestAuthentication", f"{SELECTED}, targetRefs: [{{kind: Service, name: a}}]"),
+            "exclude each other",
+        ),
+        (other("RequestAuthentication", "targetRefs: [{kind: HTTPRoute, name: a}]"), "can't name HTTPRoute"),
+        (HEAD.replace("name: p", "name: My_Policy"), "'My_Policy' is no name that the API takes"),
+        (HEAD.replace("name: p", f"name: {'a' * 254}"), "is no name that the API takes"),
+        (HEAD.replace("name: p", "name: p, namespace: a.b"), "'a.b' is no namespace that the API takes"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: a.b}\n", "'a.b' is no name that the API takes"),
+    ],
+)
+def test_what_the_api_refuses_of_names_and_of_other_policies(text: str, words: str) -> None:
+    assert words in said(text)
+    assert len(said(text).splitlines()) == 1
+
+
+def test_what_the_api_takes_is_taken() -> None:
+    jwt = (
+        "{issuer: a, jwksUri: 'https://a.example', audiences: [a], fromHeaders: [{name: x, prefix: 'b '}], "
+        "fromParams: [t], outputClaimToHeaders: [{header: x, claim: sub}], forwardOriginalToken: true, timeout: 5s}"
+    )
+    texts = [
+        HEAD.replace("name: p", "name: a.b-c.0"),
+        other("PeerAuthentication", f"{SELECTED}, mtls: {{mode: STRICT}}, portLevelMtls: {{8080: {{mode: DISABLE}}}}"),
+        other("RequestAuthentication", f"{SELECTED}, jwtRules: [{jwt}]"),
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: x.example}\n",
+    ]
+    assert len(read_objects([(f"{number}.yaml", text) for number, text in enumerate(texts)], "here")[0]) == 4
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     broken, denying = "a: [", f"{HEAD}spec: {{action: DENY}}"
     assert [line.partition(":")[0] for line in said(broken, denying, broken).splitlines()][1] == "1.yaml"
