@@ -104,7 +104,7 @@ def _list(value: t.Any) -> list[t.Any]:
     return value if isinstance(value, list) else []
 
 
-def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, int] | None:
+def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, ...] | None:
     """istiod's version: of the chart that made it, or its image's tag; None where neither names a release.
 
     A chart that no release builder has made says 1.0.0 (istio/istio, manifests/charts/*/Chart.yaml).
@@ -112,9 +112,9 @@ def _version(deployment: Object, containers: t.Sequence[Object]) -> tuple[int, i
     labels = deployment.get("metadata", {}).get("labels") or {}
     tags = [str(container.get("image", "")).rpartition(":")[2] for container in containers]
     for text in [str(labels.get("app.kubernetes.io/version", "")), *tags]:
-        match = re.match(r"v?(\d{1,3})\.(\d{1,3})\b", text)
-        if match and match[0] != "1.0":
-            return int(match[1]), int(match[2])
+        match = re.match(r"v?(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?\b", text)
+        if match and (match[1], match[2]) != ("1", "0"):
+            return tuple(int(part) for part in match.groups() if part)
     return None
 
 

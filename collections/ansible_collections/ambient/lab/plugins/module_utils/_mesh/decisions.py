@@ -21,7 +21,7 @@ Verdict = t.Literal["allow", "deny", "unknown"]
 Evaluate = t.Callable[[Object], Match]
 # istiod tells ztunnel nothing of a policy that is only to be tried, from 1.25.2 on (istio/istio
 # pilot/pkg/serviceregistry/kube/controller/ambient/policies.go at 1.25.2, .../ambient/authorization.go at 1.29.0).
-_LEAVES_OUT_SOME, _LEAVES_OUT = (1, 25), (1, 26)
+_LEAVES_OUT_SOME, _LEAVES_OUT = (1, 25), (1, 25, 2)
 _SENDS_DRY_RUNS = "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY"
 # Of the policies that do not match, so many are said.
 _MAX_SAID = 3

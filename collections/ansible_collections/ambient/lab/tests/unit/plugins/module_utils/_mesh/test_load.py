@@ -162,7 +162,7 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     api.ask = answer  # type: ignore[method-assign]
     config = load(api, "app").config
     assert (config.root, config.domain, config.trust_domains, config.assumed) == ("mesh", "corp", ("td", "old"), ())
-    assert config.version == (1, 31)
+    assert config.version == (1, 31, 0)
     assert config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES")
 
 
@@ -170,12 +170,12 @@ def test_the_meshs_configuration_is_read_or_its_defaults_are_said() -> None:
     ("label", "tag", "version"),
     [
         ("1.31-alpha.eed52ebb66ad", "9f44f0be", (1, 31)),
-        ("1.0.0", "1.29.2-distroless", (1, 29)),
+        ("1.0.0", "1.29.2-distroless", (1, 29, 2)),
         ("1.0.0", "9f44", None),
     ],
 )
 def test_a_chart_that_was_never_released_names_no_version(
-    label: str, tag: str, version: tuple[int, int] | None
+    label: str, tag: str, version: tuple[int, ...] | None
 ) -> None:
     deployment = {
         "metadata": {"labels": {"app.kubernetes.io/version": label}},
@@ -221,7 +221,12 @@ ISTIOD = istiod("istiod", "istio-system", "default")
 def test_an_istiod_of_a_revision_or_another_namespace_is_found() -> None:
     said = "trustDomain: td\nextensionProviders: [{name: a, envoyExtAuthzHttp: {}}, {name: b, zipkin: {}}, 1]"
     config = load(Istiods(CANARY, maps={"mesh/istio-canary": said}), "app").config
-    assert (config.root, config.trust_domains, config.version, config.revision) == ("mesh", ("td",), (1, 31), "canary")
+    assert (config.root, config.trust_domains, config.version, config.revision) == (
+        "mesh",
+        ("td",),
+        (1, 31, 2),
+        "canary",
+    )
     assert (config.providers, config.assumed) == ({"a": "http"}, ())
 
 

@@ -69,6 +69,8 @@ SENT = {"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": "true"}
         ((1, 26), {}, "allowed"),
         # istiod leaves it out since 1.25.2; the patch is not known.
         ((1, 25), {}, "unknown"),
+        ((1, 25, 2), {}, "allowed"),
+        ((1, 25, 1), {}, "denied_l4"),
         ((1, 24), {}, "denied_l4"),
         (None, {}, "unknown"),
         # An older ztunnel enforces what istiod sends then.
