@@ -8,10 +8,10 @@ import typing as t
 
 from .destinations import Destination, entry_addresses, rivals
 from .endpoints import Endpoint
-from .mesh import Membership, Mesh, Object, has_labels, labels_of, name_of, namespace_of
+from .mesh import INGRESS, Membership, Mesh, Object, has_labels, is_gateway, labels_of, name_of, namespace_of
 from .policies import policies_near, selector, targets
 from .routes import EXTENSIONS
-from .waypoints import USE_CANARY, USE_WAYPOINT, WAYPOINT_CLASS, Waypoint
+from .waypoints import USE_CANARY, USE_WAYPOINT, WAYPOINT_CLASS, Waypoint, named_waypoint
 
 # Since then policies are bound to waypoints as here (istio/istio pilot/pkg/model/policyattachment.go).
 _AS_NOW = (1, 25)
@@ -31,6 +31,9 @@ def doubts_before(
         found.append("the mesh's discoverySelectors, by which istiod may leave out namespaces, are not evaluated")
     if source is None:
         found.append("there is no pod yet that could send it")
+    found += [member.doubt] if member and member.doubt else []
+    if source is not None and is_gateway(source) and target is not None and named_waypoint(mesh, target):
+        found.append(f"{name_of(source)} is a gateway, and calls {INGRESS}")
     if member and member.sidecar:
         found.append(f"{member.why_not}: its own Envoy decides how it calls")
     service = destination.service
@@ -49,7 +52,7 @@ def doubts_before(
             found.append("the mesh's serviceEntryVisibility is set, and is not evaluated")
     found += [f"{item['kind']} {name_of(item)} has the host, too" for item in rivals(mesh, destination)]
     if target is not None and USE_WAYPOINT not in labels_of(target):
-        found += _unread(mesh, "Namespace", namespace_of(target))
+        found += filter(None, [mesh.why_unknown("Namespace", "", namespace_of(target))])
     if target is not None and any(
         USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
     ):
@@ -75,6 +78,7 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
     for pod in pods:
         name = f"pod {name_of(pod)}"
         found += _isolated(mesh, pod, "Ingress")
+        found += filter(None, [mesh.membership(pod).doubt])
         if mesh.membership(pod).sidecar:
             found.append(f"{name} has a sidecar, whose Envoy decides what it lets in")
         if not labels_of(pod) and any(selector(item) for item in policies_near(mesh, pod)):

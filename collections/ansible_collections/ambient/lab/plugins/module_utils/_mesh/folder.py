@@ -13,12 +13,9 @@ from .._common.errors import LabError
 from .._common.text import place_of
 from .config import config_of, the_istiod
 from .mesh import (
-    DATAPLANE_MODE,
     GATEWAY_NAME,
     PATHS,
     REDIRECTION,
-    REVISION,
-    SIDECAR_STATUS,
     Mesh,
     Object,
     annotations_of,
@@ -28,7 +25,18 @@ from .mesh import (
     workload_name,
 )
 from .shapes import Misfit, shaped
-from .valid import problems, twice
+from .valid import misnamed, problems, twice
+from .workloads import (
+    KINDS,
+    admitted,
+    as_ready,
+    as_workload,
+    gateway_pod,
+    is_set_by_cluster,
+    is_workload,
+    pods_of_workload,
+    tells_pods_apart,
+)
 
 # Without PyYAML the Kubernetes client is not there either, and the module says so.
 with contextlib.suppress(ImportError):
@@ -43,15 +51,15 @@ with contextlib.suppress(ImportError):
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+# Kinds that choose pods by their labels.
+_POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
 SUFFIXES = (".yml", ".yaml", ".json")
 # Key of an object under which its Place is; no API has it.
 PLACE = "place"
-_WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
 # API group of each kind that is read.
 _GROUPS = {
     **{kind: path.split("/")[2] if path.startswith("/apis/") else "" for kind, path in PATHS.items()},
-    **dict.fromkeys(_WORKLOADS, "apps"),
-    "Job": "batch",
+    **KINDS,
     "Namespace": "",
 }
 # Versions of a group that Istio 1.31 and Gateway API 1.6 serve, where that is not v1 alone.
@@ -170,18 +178,21 @@ def read_objects(texts: t.Iterable[Text], where: str) -> tuple[list[Object], lis
 def assembled(objects: t.Sequence[Object]) -> Mesh:
     """The mesh that a cluster would make of objects; each as `checked` gives it."""
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
-    pods = [_pod(item) for item in objects if item["kind"] in _WORKLOADS]
-    pods += [_ready(item) for item in objects if item["kind"] == "Pod"]
-    gateways = [_ready(item) for item in objects if item["kind"] == "Gateway"]
+    apart = tells_pods_apart(item for item in objects if item["kind"] in _POLICIES)
+    pods = [pod for item in objects if is_workload(item) for pod in pods_of_workload(item, apart)]
+    pods += [as_ready(item) for item in objects if item["kind"] == "Pod"]
+    gateways = [as_ready(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]
-    members = [_member(pod, spaces) for pod in pods]
+    members = [admitted(pod, spaces.get(namespace_of(pod))) for pod in pods]
     deployments = [item for item in objects if item["kind"] == "Deployment"]
     istiods = [item for item in deployments if labels_of(item).get("app") == "istiod" or name_of(item) == _ISTIOD]
     deployment, assumed = the_istiod(istiods) if istiods else ({}, (_NO_ISTIOD,))
     config_map = next((item for item in objects if (item["kind"], name_of(item)) == _MESH_CONFIG), {})
     config = config_of(config_map, deployment, assumed if config_map else (_NO_CONFIG, *assumed))
-    waypoints = [_waypoint_pod(item) for item in gateways]
-    return Mesh([*spaces.values(), *members, *waypoints, *gateways, *rest], dataclasses.replace(config, whole=False))
+    return Mesh(
+        [*spaces.values(), *members, *map(gateway_pod, gateways), *gateways, *rest],
+        dataclasses.replace(config, whole=False),
+    )
 
 
 def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
@@ -203,12 +214,16 @@ def laid_over(mesh: Mesh, objects: t.Sequence[Object]) -> Mesh:
         pods |= {key: _retold(pods[key], item) for key in twins} or {_key(item): item}
         touched |= {*twins} or {_key(item)}
     for key in touched:
+        if key[1] not in spaces and key in there:
+            # What the Namespace says can't be read: who is in the mesh stays there.
+            continue
         annotations = {name: text for name, text in annotations_of(pods[key]).items() if name != REDIRECTION}
-        pods[key] = _member({**pods[key], "metadata": {**pods[key]["metadata"], "annotations": annotations}}, spaces)
+        bare = {**pods[key], "metadata": {**pods[key]["metadata"], "annotations": annotations}}
+        pods[key] = admitted(bare, spaces.get(key[1]))
     for key in applied.keys() & {*there}:
         merged[key] = {**applied[key], "status": there[key].get("status", {})}
     new = [key for key in applied.keys() - {*there} if key[0] == "Gateway"]
-    merged |= {key: _ready(applied[key]) for key in new}
+    merged |= {key: as_ready(applied[key]) for key in new}
     rest = [item for key, item in merged.items() if key[0] in PATHS and key[0] not in ("Pod", "Deployment")]
     return Mesh([*spaces.values(), *pods.values(), *rest], mesh.config, mesh.unread, mesh.read)
 
@@ -246,9 +261,9 @@ def _stands_for(pod: Object, item: Object) -> bool:
 
 
 def _retold(pod: Object, item: Object) -> Object:
-    """A cluster's pod with what a new template says; the hashes of its controllers stay."""
-    kept = {name: text for name, text in labels_of(pod).items() if name.endswith("pod-template-hash")}
-    meta = {**pod["metadata"], "labels": {**kept, **labels_of(item)}}
+    """A cluster's pod with what a new template says; what its controllers gave it stays."""
+    kept = {name: text for name, text in labels_of(pod).items() if is_set_by_cluster(name)}
+    meta = {**pod["metadata"], "labels": {**labels_of(item), **kept}}
     return {**pod, "metadata": meta, "spec": {**pod.get("spec", {}), **item["spec"]}}
 
 
@@ -273,6 +288,10 @@ def _objects(file: str, text: str, wrong: list[str], notes: list[str]) -> t.Iter
                             label = f"{item.get('kind')} {(item.get('metadata') or {}).get('name')}"
                             raise LabError(f"{where.file}:{line}: {label}: {key} stands there twice")
                         yield {**checked(item, where), PLACE: where}
+                    elif workload := as_workload(item):
+                        # Whether the API takes it is another's business.
+                        with contextlib.suppress(LabError):
+                            yield {**checked(workload, where), PLACE: where}
                 except LabError as error:
                     wrong.append(error.message)
         elif len(missing) == 1:
@@ -327,7 +346,11 @@ def checked(item: Object, where: Place) -> Object:
         raise LabError(f"{where.at()}: an item of a list is no object with a kind")
     label = f"{kind} {(meta.get('name') if isinstance(meta, dict) else None) or 'without a name'}"
     group, _slash, version = str(item.get("apiVersion")).rpartition("/")
-    if "apiVersion" in item and (group != _GROUPS.get(kind) or version not in _VERSIONS.get(group, ("v1",))):
+    if (
+        "apiVersion" in item
+        and kind in _GROUPS
+        and (group != _GROUPS[kind] or version not in _VERSIONS.get(group, ("v1",)))
+    ):
         served = " or ".join(f"{_GROUPS[kind]}/{name}".strip("/") for name in _VERSIONS.get(_GROUPS[kind], ("v1",)))
         raise LabError(f"{where.at('apiVersion')}: {label}: unknown apiVersion {item['apiVersion']}: write {served}")
     if isinstance(meta, dict) and meta.get("generateName") and not meta.get("name"):
@@ -337,54 +360,9 @@ def checked(item: Object, where: Place) -> Object:
         found = shaped(item)
     except Misfit as error:
         raise LabError(f"{where.at(*error.keys)}: {label}: {error}") from error
-    spaced = (kind in PATHS and kind != "GatewayClass") or kind in _WORKLOADS
+    spaced = kind not in ("GatewayClass", "Namespace")
     meta = {key: value for key, value in found["metadata"].items() if spaced or key != "namespace"}
     found["metadata"] = {"namespace": "default", **meta} if spaced else meta
-    if kind == "AuthorizationPolicy" and (refused := [*problems(found)]):
+    if refused := [*misnamed(kind, meta), *problems(found)]:
         raise LabError("\n".join(f"{where.at(*keys)}: {label}: {text}" for keys, text in refused))
     return found
-
-
-def _pod(workload: Object) -> Object:
-    outer = workload.get("spec", {})
-    template = outer.get("template") or {}
-    meta, name = workload["metadata"], workload["metadata"]["name"]
-    given = template.get("metadata") or {}
-    owner = {"kind": workload["kind"], "name": name, "controller": True}
-    # Workloads of several kinds may have one name.
-    pod = f"{name}-0" if workload["kind"] == "StatefulSet" else f"{name}-{workload['kind'].lower()}-0"
-    metadata = {**given, "name": pod, "namespace": meta["namespace"], "ownerReferences": [owner]}
-    spec = dict(template.get("spec") or {})
-    if workload["kind"] == "StatefulSet":
-        spec |= {"hostname": pod, "subdomain": outer.get("serviceName", "")}
-    status: Object = {"conditions": []} if outer.get("replicas") == 0 else {}
-    return _ready({"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
-
-
-def _ready(item: Object) -> Object:
-    """A pod that is ready, or a Gateway that is programmed, unless its status says something else."""
-    status: Object = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    if item["kind"] == "Gateway":
-        status = {"addresses": [{"type": "Hostname", "value": item["metadata"]["name"]}]}
-    return {**item, "status": {**status, **(item.get("status") or {})}}
-
-
-def _member(pod: Object, spaces: t.Mapping[str, Object]) -> Object:
-    """The pod, with istio-cni's annotation where it would capture it."""
-    space = labels_of(spaces.get(pod["metadata"]["namespace"]))
-    mode = labels_of(pod).get(DATAPLANE_MODE) or space.get(DATAPLANE_MODE)
-    injected = space.get("istio-injection") == "enabled" or ("istio-injection" not in space and REVISION in space)
-    # Istio's injector, where neither the namespace's mode nor the pod itself says otherwise.
-    sidecar = mode != "ambient" and injected and labels_of(pod).get("sidecar.istio.io/inject") != "false"
-    if pod.get("spec", {}).get("hostNetwork") or not (mode == "ambient" or sidecar):
-        return pod
-    said = {SIDECAR_STATUS: "injected"} if sidecar else {REDIRECTION: "enabled"}
-    annotations = {**(pod["metadata"].get("annotations") or {}), **said}
-    return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
-
-
-def _waypoint_pod(gateway: Object) -> Object:
-    meta = gateway["metadata"]
-    labels = {GATEWAY_NAME: meta["name"]}
-    metadata = {"name": f"{meta['name']}-gateway-0", "namespace": meta["namespace"], "labels": labels}
-    return _ready({"kind": "Pod", "metadata": metadata, "spec": {"serviceAccountName": meta["name"], "containers": []}})

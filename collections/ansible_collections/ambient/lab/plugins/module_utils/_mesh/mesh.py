@@ -55,6 +55,9 @@ REDIRECTION = "ambient.istio.io/redirection"
 SIDECAR_STATUS = "sidecar.istio.io/status"
 GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
 _ENDED = ("Succeeded", "Failed")
+INGRESS = "around waypoints unless the label istio.io/ingress-use-waypoint says otherwise, which is not evaluated"
+# How istio-proxy is started in a gateway (istio/istio manifests/charts/gateways, files/kube-gateway.yaml).
+_ROUTER = ["proxy", "router"]
 # A label of the user's own name for a workload (istio.io/api, label.ServiceWorkloadName).
 WORKLOAD_NAME = "service.istio.io/workload-name"
 _HASHES = ("pod-template-hash", "rollouts-pod-template-hash")
@@ -127,6 +130,12 @@ def has_ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in _ENDED
 
 
+def is_gateway(pod: Object) -> bool:
+    """Whether a pod is a gateway's or a waypoint's: one that istiod makes for a Gateway, or one of Istio's charts."""
+    containers = pod.get("spec", {}).get("containers") or []
+    return GATEWAY_NAME in labels_of(pod) or any((item.get("args") or [])[:2] == _ROUTER for item in containers)
+
+
 def account_of(pod: Object) -> str:
     """ServiceAccount of a pod."""
     return str(pod.get("spec", {}).get("serviceAccountName") or "default")
@@ -160,7 +169,7 @@ class MeshConfig:
         trust_domains: the mesh's own first, then its aliases.
         proxy_headers: `defaultConfig.proxyHeaders` as written.
         flags: environment of istiod that changes how policies are enforced.
-        version: of istiod, major and minor; None where nobody says.
+        version: of istiod: major, minor and, where it is said, the patch; None where nobody says.
         providers: external authorizers by name, "http" or "grpc"; None where nobody knows.
         hides_entries: ServiceEntries are not for every namespace (serviceEntryVisibility).
         selects_namespaces: istiod reads some namespaces alone (discoverySelectors).
@@ -173,7 +182,7 @@ class MeshConfig:
     trust_domains: tuple[str, ...] = ("cluster.local",)
     proxy_headers: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     flags: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
-    version: tuple[int, int] | None = None
+    version: tuple[int, ...] | None = None
     providers: t.Mapping[str, str] | None = None
     hides_entries: bool = False
     selects_namespaces: bool = False
@@ -273,6 +282,14 @@ class Mesh:
                     return f"{kind} objects of namespace {namespace} can't be read: {self.unread[key]}"
         return ""
 
+    def why_unknown(self, kind: str, namespace: str, name: str) -> str:
+        """Why nobody can know whether an object exists that is not here; "" where it is, or surely does not exist."""
+        label = f"{kind} {namespace}/{name}".replace(" /", " ")
+        if why := self.why_unread(kind, namespace or name):
+            return why
+        lacks = f"{label} is not in the folder, and the cluster may have it: add it to the folder, or set over_cluster"
+        return "" if self.config.whole or self.get(kind, namespace, name) else lacks
+
     @functools.cached_property
     def _pods_by_address(self) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = {}
@@ -329,8 +346,15 @@ class Mesh:
             return Membership(False, f"{name} has a sidecar, so ztunnel does not carry its traffic", sidecar=True)
         if annotations_of(pod).get(REDIRECTION) == "enabled":
             return Membership(True)
+        if is_gateway(pod):
+            why = f"{name} is a gateway's: its Envoy calls by HBONE, with its own identity and by its own rules"
+            return Membership(False, why, doubt=f"{why}, {INGRESS}")
         if own == "none":
             return Membership(False, f"{name} has opted out of the mesh (its label {DATAPLANE_MODE}=none)")
+        # What runs already shows by its annotations whether istio-cni has captured it.
+        unknown = "" if own == "ambient" or addresses_of(pod) else self.why_unknown("Namespace", "", space)
+        if unknown:
+            return Membership(False, f"whether {name} is in the mesh is not known: {unknown}", doubt=unknown)
         if own != "ambient" and labels_of(self.namespace(space)).get(DATAPLANE_MODE) != "ambient":
             why = f"namespace {space} is not in the mesh: it lacks {DATAPLANE_MODE}=ambient"
             return Membership(False, why, Retry.USEFUL)
@@ -340,9 +364,10 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """Whether a pod is in the ambient mesh. retry: what keeps it out may go away."""
+    """Whether a pod is in the ambient mesh. retry: what keeps it out may go away. doubt: why nobody can know."""
 
     captured: bool
     why_not: str = ""
     retry: Retry = Retry.POINTLESS
     sidecar: bool = False
+    doubt: str = ""

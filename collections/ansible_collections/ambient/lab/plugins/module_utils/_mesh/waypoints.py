@@ -9,7 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from .mesh import GATEWAY_NAME, REVISION, Mesh, Object, account_of, is_ready, labels_of, name_of, namespace_of
+from .mesh import (
+    GATEWAY_NAME,
+    REVISION,
+    Mesh,
+    Object,
+    account_of,
+    annotations_of,
+    is_ready,
+    labels_of,
+    name_of,
+    namespace_of,
+)
 from .policies import targets
 
 USE_WAYPOINT = "istio.io/use-waypoint"
@@ -86,7 +97,7 @@ def waypoint_of(mesh: Mesh, item: Object) -> Waypoint | None:
         return None
     namespace, name = named
     pods = pods_of(mesh, namespace, name)
-    if why := mesh.why_unread("Gateway", namespace):
+    if why := mesh.why_unknown("Gateway", namespace, name):
         return Waypoint(namespace, name, pods=pods, doubt=why)
     gateway = mesh.get("Gateway", namespace, name)
     if gateway is None:
@@ -116,7 +127,17 @@ def _doubt(mesh: Mesh, gateway: Object, item: Object) -> str:
         return ""
     if (allowed.get("selector") or {}).get("matchExpressions"):
         return f"allowedRoutes of the waypoint {name_of(gateway)} have matchExpressions, which are not evaluated"
-    return mesh.why_unread("Namespace", namespace_of(item))
+    return mesh.why_unknown("Namespace", "", namespace_of(item))
+
+
+def gateway_account(gateway: Object) -> str:
+    """ServiceAccount that istiod gives a Gateway's pods.
+
+    Source: istio/istio pilot/pkg/config/kube/gatewaycommon/gateway_utils.go (GetDefaultName).
+    """
+    name, said = str(gateway["metadata"]["name"]), annotations_of(gateway)
+    chosen = name if is_waypoint_class(gateway) else f"{name}-{gateway.get('spec', {}).get('gatewayClassName')}"
+    return said.get("gateway.istio.io/service-account") or said.get("gateway.istio.io/name-override") or chosen
 
 
 def is_waypoint_class(gateway: Object | None) -> bool:

@@ -17,6 +17,7 @@ from .._matrix.text import claims_text
 from .._mesh.mesh import Mesh, Object, name_of
 from .._mesh.paths import Path
 from .._mesh.predictions import predict
+from .._mesh.waypoints import gateway_account, is_waypoint_class
 from .reach import LAYERS, Cell, cells
 from .sources import OUTSIDE, outsider
 from .states import read_state
@@ -108,7 +109,9 @@ def _answer(mesh: Mesh, question: Claim, outside: bool) -> tuple[str, list[str]]
     pod = found.item if isinstance(found, Target) else None
     if pod is None and (outside or source.service_account):
         # What counts is what would meet whoever had that identity.
-        pod = outsider(source.namespace, str(source.service_account), captured=not outside)
+        account, gateways = str(source.service_account), mesh.items("Gateway", source.namespace)
+        ingress = any(gateway_account(item) == account for item in gateways if not is_waypoint_class(item))
+        pod = outsider(source.namespace, account, captured=not outside, gateway=ingress)
     if pod is None:
         raise LabError(f"question: {source} can't call: {getattr(found, 'reason', 'it is not there')}")
     path, prediction = predict(mesh, pod, request, source.namespace)

@@ -12,6 +12,7 @@ import typing as t
 from .._mesh import l4, l7
 from .._mesh.l4 import Connection, Identity, within
 from .._mesh.mesh import (
+    DATAPLANE_MODE,
     GATEWAY_NAME,
     REDIRECTION,
     Mesh,
@@ -19,6 +20,7 @@ from .._mesh.mesh import (
     account_of,
     addresses_of,
     has_ended,
+    is_gateway,
     labels_of,
     name_of,
     namespace_of,
@@ -135,6 +137,7 @@ def _others(meshes: t.Sequence[Mesh], policies: t.Iterable[Object], known: set[s
     gateways = [(mesh, pod) for mesh in meshes for pod in mesh.items("Pod") if GATEWAY_NAME in labels_of(pod)]
     waypoints = {(namespace_of(pod), account_of(pod)) for mesh, pod in gateways if is_waypoint(mesh, pod)}
     named = [one for policy in policies for one in _identities(policy)]
+    ingresses = {(namespace_of(pod), account_of(pod)) for _mesh, pod in gateways} - waypoints
     spaces = _texts([space for _domain, space, _account in (*sorted(names, key=str), *named)])
     accounts = _texts([account for _domain, space, account in named if "*" in space + account])
     # Others of a namespace that is known, or named, for each way in which patterns fit them.
@@ -152,7 +155,7 @@ def _others(meshes: t.Sequence[Mesh], policies: t.Iterable[Object], known: set[s
         label = f"{space}/{account}".replace(OTHER, "any other")
         whose = "any other domain" if foreign == OTHER else foreign
         identity = Identity(foreign, space, account) if foreign else None
-        pods = (outsider(space, account, ""),) * len(meshes)
+        pods = (outsider(space, account, gateway=(space, account) in ingresses),) * len(meshes)
         yield Source(f"{whose}/{label}" if foreign else label, pods, real=False, identity=identity)
 
 
@@ -192,9 +195,12 @@ def _named(policy: Object) -> t.Iterator[tuple[str, str]]:
                 yield _FIELDS[item.attribute], value
 
 
-def outsider(namespace: str, account: str, address: str = "", *, captured: bool = True) -> Object:
-    """A pod that exists nowhere; captured: in the mesh."""
-    meta = {"name": "(none)", "namespace": namespace, "labels": {"-": "-"}}
+def outsider(
+    namespace: str, account: str, address: str = "", *, captured: bool = True, gateway: bool = False
+) -> Object:
+    """A pod that exists nowhere; captured: in the mesh; gateway: of an ingress gateway."""
+    meta = {"name": "(none)", "namespace": namespace, "labels": {"-": "-"} if captured else {DATAPLANE_MODE: "none"}}
+    meta |= {"labels": {GATEWAY_NAME: account}} if gateway else {}
     status = {"phase": "Running", "podIPs": [{"ip": address}] if address else []}
     annotations = {REDIRECTION: "enabled"} if captured else {}
     spec = {"serviceAccountName": account, "containers": []}
@@ -326,4 +332,12 @@ def _kind(mesh: Mesh, pod: Object) -> t.Hashable:
     member, space, spec = mesh.membership(pod), namespace_of(pod), pod.get("spec", {})
     labels = tuple(sorted(labels_of(pod).items())) if mesh.items("NetworkPolicy", space) else ()
     unread = tuple(mesh.why_unread(kind, space) for kind in ("ServiceEntry", "NetworkPolicy"))
-    return member.captured, member.sidecar, spec.get("hostNetwork") and spec.get("nodeName"), labels, unread
+    return (
+        member.captured,
+        member.sidecar,
+        member.doubt,
+        is_gateway(pod),
+        spec.get("hostNetwork") and spec.get("nodeName"),
+        labels,
+        unread,
+    )

@@ -56,6 +56,9 @@ kind: AuthorizationPolicy
 metadata: {name: get, namespace: shop}
 spec: {targetRefs: [{kind: Service, name: app}], rules: [{to: [{operation: {methods: [GET]}}]}]}
 """
+# The same without a waypoint, and the waypoint without a policy.
+PLAIN = SHOP.replace("istio.io/use-waypoint: wp", "a: b")
+GATEWAY = WAYPOINT.partition("---")[0]
 L4 = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -75,13 +78,17 @@ def folder(path: pathlib.Path, **files: str) -> str:
 @pytest.mark.parametrize(
     ("files", "method", "outcome"),
     [
-        ({"shop": SHOP}, "POST", "allowed"),
+        ({"shop": PLAIN}, "POST", "allowed"),
+        # What the folder does not have the cluster may have.
+        ({"shop": SHOP}, "POST", "unknown"),
+        ({"shop": PLAIN.partition("---")[2]}, "POST", "unknown"),
+        ({"shop": PLAIN.partition("---")[2], "l4": L4}, "POST", "unknown"),
         ({"shop": SHOP, "waypoint": WAYPOINT}, "POST", "denied_l7"),
         ({"shop": SHOP, "waypoint": WAYPOINT}, "GET", "allowed"),
         # The policy of the pods forgets the waypoint.
         ({"shop": SHOP, "waypoint": WAYPOINT, "l4": L4}, "GET", "denied_upstream"),
-        ({"shop": SHOP, "l4": L4}, "GET", "allowed"),
-        ({"shop": SHOP, "l4": L4.replace("client", "other")}, "GET", "denied_l4"),
+        ({"shop": PLAIN, "l4": L4}, "GET", "allowed"),
+        ({"shop": PLAIN, "l4": L4.replace("client", "other")}, "GET", "denied_l4"),
         # Nobody knows a pod's address yet.
         ({"shop": SHOP, "l4": L4.replace("serviceAccounts: [client]", "ipBlocks: [10.0.0.0/8]")}, "GET", "unknown"),
     ],
@@ -312,7 +319,7 @@ def test_what_no_api_would_take_is_one_clear_line(tmp_path: pathlib.Path, text: 
 def test_null_is_nothing(tmp_path: pathlib.Path) -> None:
     head = "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
     nulls = f"{head}\nmetadata: {{name: p, namespace: shop, labels: null}}\n"
-    mesh = read_folder(folder(tmp_path, shop=SHOP, none=f"{nulls}spec: {{selector: null, action: null, rules: null}}"))
+    mesh = read_folder(folder(tmp_path, shop=PLAIN, none=f"{nulls}spec: {{selector: null, action: null, rules: null}}"))
     assert ask(mesh, "http://app/", "client", "shop").among == ("shop/p",)
 
 
@@ -366,7 +373,7 @@ def test_objects_of_one_name_have_pods_of_their_own(tmp_path: pathlib.Path) -> N
 
 
 def test_a_workload_without_replicas_has_no_pod(tmp_path: pathlib.Path) -> None:
-    mesh = read_folder(folder(tmp_path, shop=SHOP.replace("spec:\n  template", "spec:\n  replicas: 0\n  template")))
+    mesh = read_folder(folder(tmp_path, shop=PLAIN.replace("spec:\n  template", "spec:\n  replicas: 0\n  template")))
     assert ask(mesh, "http://app/", "client", "shop").outcome == "broken"
 
 

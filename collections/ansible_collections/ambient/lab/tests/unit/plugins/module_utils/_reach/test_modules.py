@@ -21,7 +21,13 @@ from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_reachabi
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.junit import junit
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import pod, policy, service
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
+from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import (
+    GATEWAY,
+    L4,
+    PLAIN,
+    SHOP,
+    WAYPOINT,
+)
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_load import Api
 
 Patch = pytest.MonkeyPatch
@@ -81,7 +87,7 @@ def test_what_is_predicted_is_written_as_claims_that_hold(tmp_path: pathlib.Path
 
 def test_the_matrix_is_kept_for_the_report(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "results.json"
-    reached(folder(tmp_path / "a", SHOP), results_file=str(file), section="predicted")
+    reached(folder(tmp_path / "a", PLAIN), results_file=str(file), section="predicted")
     cells = json.loads(file.read_text(encoding="utf-8"))["predicted"]["matrix"]["cells"]
     assert {(cell["from"], cell["to"], cell["outcome"]) for cell in cells} >= {
         ("shop/client", "Service shop/app:80 any request", "allowed")
@@ -240,18 +246,18 @@ OTHERS = "shop/app, shop/client, shop/any other and 1 more"
             ["POST", "denied_l7 (no ALLOW rule of shop/get)", "allowed (shop/get rule 0)", "shop/get has changed"],
         ),
         ([SHOP, WIDER], [SHOP, WAYPOINT], "closed", ["POST", "allowed", "denied_l7", "shop/get has changed"]),
-        ([SHOP, WAYPOINT], [SHOP], "opened", ["POST", "denied_l7", "allowed", "shop/get is gone"]),
-        ([SHOP], [SHOP, L4], "closed", ["outside of the mesh", "Service shop/app:80", "denied_l4", "shop/l4 is new"]),
+        ([SHOP, WAYPOINT], [SHOP, GATEWAY], "opened", ["POST", "denied_l7", "allowed", "shop/get is gone"]),
+        ([PLAIN], [PLAIN, L4], "closed", ["outside of the mesh", "Service shop/app:80", "denied_l4", "shop/l4 is new"]),
         # A label is no policy.
         (
-            [SHOP.replace("istio.io/use-waypoint: wp", "a: b"), WAYPOINT],
+            [PLAIN, WAYPOINT],
             [SHOP, WAYPOINT],
             "closed",
             ["shop/client", "Service shop/app:80", "POST", "allowed (no ALLOW policy in force)"],
         ),
         ([SHOP], [SHOP, L4.replace("serviceAccounts: [client]", "ipBlocks: [10.0.0.0/8]")], "unclear", ["unknown"]),
         # A door that is new was shut before.
-        ([SHOP.replace("port: 80", "port: 81")], [SHOP], "opened", ["broken (the destination does not exist)"]),
+        ([PLAIN.replace("port: 80", "port: 81")], [PLAIN], "opened", ["broken (the destination does not exist)"]),
     ],
 )
 def test_what_opens_and_closes_is_named_with_its_reason(
