@@ -108,6 +108,19 @@ def _actual(attribute: str, context: Context) -> str:
     return known.get(attribute) or (request.headers.get(header[1].lower(), "missing") if header else "not there")
 
 
+def http_attributes(rule: Rule, port: int | None = None) -> tuple[str, ...]:
+    """Attributes of a rule that are there in HTTP alone. port: leaves out operations that are for other ports."""
+    held = [one for one in rule.operations if port is None or admits(one, port)]
+    found = (item for items in (*held, *rule.sources, rule.when) for item in items)
+    return tuple(dict.fromkeys(item.key for item in found if item.attribute.startswith(_HTTP)))
+
+
+def admits(conditions: t.Iterable[Condition], port: int) -> bool:
+    """Whether conditions may hold at a port."""
+    about = [one for one in conditions if one.attribute == "destination.port"]
+    return all((not one.wanted or str(port) in one.wanted) and str(port) not in one.unwanted for one in about)
+
+
 def is_known(key: str) -> bool:
     """Whether istiod knows the key of a condition."""
     return key in _WHEN or _OTHER.fullmatch(key) is not None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 from .._mesh import l4
@@ -22,31 +23,35 @@ from .._mesh.policies import (
     written_rules,
 )
 from .._mesh.waypoints import bound_policies, waypoint_of
-from .findings import Bound, Finding, binding, fields
+from .findings import NEWEST, Bound, Finding, binding, fields, is_before
 from .patterns import OTHER
+from .ports import ports_of
 
-# From istio.io's release notes and Istio's pull requests, as of 2026-11: what, the release that mends it, the source.
+# From istio.io's release notes and Istio's pull requests, as of 2026-11: what, the releases that mend it (the last one,
+# and those of older minor versions), the source.
 HOLES = (
-    ("dots in serviceAccounts stand for any character at a waypoint", "1.29.2", "CVE-2026-39350"),
+    ("dots in serviceAccounts stand for any character at a waypoint", "1.27.9 1.28.6 1.29.2", "CVE-2026-39350"),
     (
         "signs of regular expressions in principals and namespaces let others pass at a waypoint",
-        "1.29.3",
+        "1.28.7 1.29.3",
         "istio#59992",
     ),
     ("istio-cni may give a pod another's network, and so a wrong identity", "1.30.4", "istio#61211"),
     ("traffic of a multi-cluster ingress may go around a waypoint", "1.30.4", "istio#61092"),
-    ("negative matches of headers and path parameters may be circumvented in Envoy", "1.30.4", "CVE-2026-73552"),
+    ("negative matches of headers and path parameters may be circumvented in Envoy", "1.29.7 1.30.4", "CVE-2026-73552"),
 )
 _IDENTITIES = {"principals", "namespaces", "serviceAccounts"}
 
 
 def versions(mesh: Mesh) -> t.Iterator[Finding]:
-    """Holes that a release of Istio may have."""
-    version = mesh.config.version or (9, 9)
+    """Holes that a release of Istio may have; where the patch is not known, it may be any."""
+    version = mesh.config.version or NEWEST
     for what, mended, source in HOLES:
-        if version <= tuple(int(part) for part in mended.split(".")[:2]):
-            effect = f"Istio {version[0]}.{version[1]} may have a hole: {what} ({source})"
-            yield Finding("version-hole", "warning", "", "", effect, f"update to {mended} of Istio or newer")
+        if is_before(version, mended):
+            effect = f"Istio {'.'.join(map(str, version))} may have a hole: {what} ({source})"
+            yield Finding(
+                "version-hole", "warning", "", "", effect, f"update to {mended.split()[-1]} of Istio or newer"
+            )
 
 
 def through_waypoints(mesh: Mesh, bounds: t.Mapping[str, Bound]) -> t.Iterator[Finding]:
@@ -59,14 +64,13 @@ def through_waypoints(mesh: Mesh, bounds: t.Mapping[str, Bound]) -> t.Iterator[F
         domain = mesh.config.trust_domains[0]
         own = Identity(domain, waypoint.namespace, waypoint.accounts[0])
         other = Identity(domain, OTHER, OTHER)
+        for name in _refusing(mesh, service, own):
+            if name in bounds and (name, str(waypoint)) not in said:
+                said.add((name, str(waypoint)))
+                effect = f"it refuses the waypoint {waypoint}, so all that goes through it ends with 503"
+                mend = f"allow the principal {own} (of DENY: except it) in {name}"
+                yield bounds[name].found("waypoint-forgotten", "error", effect, mend, "spec", "rules")
         for end in _ends(mesh, service):
-            refused = _decide(mesh, end, own)
-            for name in refused.among if refused.verdict == "deny" else ():
-                if name in bounds and (name, str(waypoint)) not in said:
-                    said.add((name, str(waypoint)))
-                    effect = f"it refuses the waypoint {waypoint}, so all that goes through it ends with 503"
-                    mend = f"allow the principal {own} (of DENY: except it) in {name}"
-                    yield bounds[name].found("waypoint-forgotten", "error", effect, mend, "spec", "rules")
             if _decide(mesh, end, other).verdict != "allow":
                 continue
             for policy in bound_policies(mesh, waypoint, service, "AuthorizationPolicy"):
@@ -76,6 +80,18 @@ def through_waypoints(mesh: Mesh, bounds: t.Mapping[str, Bound]) -> t.Iterator[F
                     effect = f"clients that call pod {name_of(t.cast(Object, end.pod))} by its address go around it"
                     mend = f"add an ALLOW policy for these pods with the principal {own} alone"
                     yield bounds[name].found("open-by-pod-ip", "warning", effect, mend, "spec")
+
+
+def _refusing(mesh: Mesh, service: Object, identity: Identity) -> dict[str, None]:
+    """Policies that refuse an identity at every port of a pod to which a Service leads.
+
+    A port that it may not call, as one for metrics, may be for others.
+    """
+    decided: dict[str, list[t.Any]] = {}
+    for end in _ends(mesh, service):
+        decided.setdefault(name_of(t.cast(Object, end.pod)), []).append(_decide(mesh, end, identity))
+    refused = [found for found in decided.values() if all(one.verdict == "deny" for one in found)]
+    return dict.fromkeys(name for found in refused for one in found for name in one.among)
 
 
 def _ends(mesh: Mesh, service: Object) -> list[Endpoint]:
@@ -98,7 +114,7 @@ def without_identity(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
     named = [
         keys for keys, field, _values in fields(policy) if field in _IDENTITIES and not str(keys[-1]).startswith("not")
     ]
-    ports = sorted(_ports(mesh, item.pods[0])) or [0]
+    ports = sorted(ports_of(mesh, item.pods[0])) or [0]
     ends = [Endpoint("", number or None, item.pods[0]) for number in ports]
     if named and all(_decide(mesh, end, None).verdict == "allow" for end in ends):
         effect = "a client without identity (outside of the mesh) is not denied: it is none of those named"
@@ -106,63 +122,10 @@ def without_identity(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
         yield item.found("no-identity", "warning", effect, mend, *named[0])
 
 
-def _ports(mesh: Mesh, pod: Object) -> set[int]:
-    """Ports of a pod that are known: declared, or a Service's target."""
-    declared = {
-        int(port["containerPort"])
-        for container in pod.get("spec", {}).get("containers") or []
-        for port in container.get("ports") or []
-    }
-    led = {end.port for _service, _port, end in _leading(mesh, pod)}
-    return declared | {number for number in led if number}
-
-
-def _leading(mesh: Mesh, pod: Object) -> list[tuple[Object, int, Endpoint]]:
-    """Services, their ports, and where these end in a pod."""
-    space = namespace_of(pod)
-    ends = mesh.once(
-        ("leading", space),
-        lambda: [
-            (service, int(port["port"]), end)
-            for service in mesh.items("Service", space)
-            for port in service.get("spec", {}).get("ports") or []
-            for end in endpoints(mesh, service, port)
-        ],
-    )
-    return [found for found in ends if found[2].pod is not None and name_of(found[2].pod) == name_of(pod)]
-
-
-def ports(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
-    """The port of the Service where the proxy sees the workload's, or the other way round."""
-    values = [(keys, value) for keys, field, found in fields(item.policy) if field == "ports" for value in found]
-    for keys, value in values:
-        number = int(value) if value.isdecimal() else 0
-        if item.proxy == "ztunnel" and item.pods:
-            known = set().union(*(_ports(mesh, pod) for pod in item.pods))
-            led = sorted(
-                {end.port or 0 for pod in item.pods for _item, port, end in _leading(mesh, pod) if port == number}
-            )
-            if number not in known and any(led):
-                right = ", ".join(str(port) for port in led if port)
-                never = "this excludes nothing" if str(keys[-1]).startswith("not") else "this never matches"
-                effect = f"port {value} is the Service's; ztunnel sees the workload's, {right}: {never}"
-                yield item.found("service-port", "error", effect, f"write {right}", *keys)
-        services = [name for kind, name in targets(item.policy) if kind == "Service"]
-        for service in filter(None, (mesh.get("Service", namespace_of(item.policy), name) for name in services)):
-            listed = {
-                int(port["port"]): port.get("targetPort", port["port"]) for port in service["spec"].get("ports") or []
-            }
-            right = ", ".join(str(port) for port, target in listed.items() if target == number)
-            if number not in listed and right:
-                never = "this excludes nothing" if str(keys[-1]).startswith("not") else "this never matches"
-                effect = f"port {value} is the workload's; a waypoint sees the Service's, {right}: {never}"
-                yield item.found("workload-port", "error", effect, f"write {right}", *keys)
-
-
 def shadowed(mesh: Mesh, bounds: t.Sequence[Bound]) -> t.Iterator[Finding]:
     """Rules that change nothing, because a wider one of the same action, or a DENY, matches all that they match."""
     listed = [
-        (item, number, rule)
+        (item, number, qualified(item.policy, rule))
         for item in bounds
         # What is enforced nowhere shadows nothing.
         if len([*binding(mesh, item)]) < max(1, len(target_refs(item.policy)))
@@ -204,7 +167,10 @@ def _covers(wide: Object, narrow: Object) -> bool:
             return False
     conditions = [{"key": [str(item.get("key"))], **item} for item in narrow.get("when") or []]
     return all(
-        any(item.get("key") == one.get("key") and _contains(_lists(one), _lists(item)) for item in conditions or [])
+        any(
+            item.get("key") == one.get("key") and _contains(_lists(one), _lists(item), str(one["key"]))
+            for item in conditions or []
+        )
         for one in [{"key": [str(item.get("key"))], **item} for item in wide.get("when") or []]
     )
 
@@ -213,26 +179,45 @@ def _lists(condition: Object) -> Object:
     return {key: condition[key] for key in ("values", "notValues") if condition.get(key)}
 
 
-def _contains(wide: Object, narrow: Object) -> bool:
-    """Whether all that a source, an operation or a condition matches is matched by another one."""
+def qualified(policy: Object, rule: Object) -> Object:
+    """A rule with the namespaces of its ServiceAccounts: without one it is the policy's own."""
+
+    def full(values: t.Any) -> list[str]:
+        return [text if "/" in text else f"{namespace_of(policy)}/{text}" for text in map(str, values or [])]
+
+    def named(given: Object, keys: t.Collection[str]) -> Object:
+        return {key: full(values) if key in keys else values for key, values in given.items()}
+
+    accounts = ("serviceAccounts", "notServiceAccounts")
+    sources = [{"source": named((item or {}).get("source") or {}, accounts)} for item in rule.get("from") or []]
+    when = [
+        named(item, ("values", "notValues") if item.get("key") == "source.serviceAccount" else ())
+        for item in rule.get("when") or []
+    ]
+    return {**rule, **({"from": sources} if sources else {}), **({"when": when} if when else {})}
+
+
+def _contains(wide: Object, narrow: Object, key: str = "") -> bool:
+    """Whether all that a source, an operation or a condition matches is matched by another one. key: of a condition."""
     for field, values in wide.items():
-        own = narrow.get(field) or []
+        own, what = narrow.get(field) or [], key or field
         if field.startswith("not"):
-            if not {*values} <= {*own}:
+            if not all(any(_within(str(value), str(item), what) for item in own) for value in values):
                 return False
-        elif not own or not all(any(_within(str(item), str(value), field) for value in values) for item in own):
+        elif not own or not all(any(_within(str(item), str(value), what) for value in values) for item in own):
             return False
     return True
 
 
 def _within(value: str, pattern: str, field: str) -> bool:
-    """Whether a pattern takes all that another one takes."""
-    if (
-        value == pattern
-        or field in ("ports", "serviceAccounts", "ipBlocks", "remoteIpBlocks")
-        or "{" in pattern + value
-    ):
-        return value == pattern
+    """Whether a pattern takes all that another one takes. field: of a rule, negated or not, or a condition's key."""
+    if value == pattern:
+        return True
+    if field.lower().endswith(("ipblocks", ".ip")):
+        inner, outer = (ipaddress.ip_network(text, strict=False) for text in (value, pattern))
+        return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # of one version
+    if field.lower().endswith(("ports", ".port", "serviceaccounts", ".serviceaccount")) or "{" in pattern + value:
+        return False
     return pattern == "*" or (
         value.endswith(pattern[1:])
         if pattern.startswith("*")

@@ -11,9 +11,12 @@ import typing as t
 from .._mesh import l4
 from .._mesh.folder import place_at
 from .._mesh.mesh import (
+    DATAPLANE_MODE,
     Mesh,
     Object,
     annotations_of,
+    has_labels,
+    labels_of,
     name_of,
     namespace_of,
 )
@@ -28,17 +31,22 @@ from .._mesh.policies import (
     written_rules,
 )
 from .._mesh.waypoints import (
+    USE_CANARY,
+    USE_WAYPOINT,
     WAYPOINT_CLASS,
     is_waypoint,
     is_waypoint_class,
     named_waypoint,
     waypoint_of,
 )
+from .._mesh.workloads import is_set_by_cluster, membership_of_new
 
 # Values in which a star at one end stands for anything; in the middle it stands for itself.
 _STARRED = ("principals", "methods", "paths", "hosts", "trustDomains", "requestPrincipals")
 _SIGNS = re.compile(r"[.+?()\[\]{}|^$\\]")
 _BIND = "bind it to a waypoint with targetRefs"
+# Stands for a version that nobody says.
+NEWEST = (9, 9)
 _FALSE = ("0", "f", "F", "false", "FALSE", "False", "")
 
 
@@ -88,16 +96,20 @@ class Bound:
 
 
 def bound(mesh: Mesh, policy: Object) -> Bound:
-    """What enforces a policy. Where no pod of its namespace is known, that is ztunnel."""
+    """What enforces a policy. Where none of its pods is known, that is what would carry the traffic of a new one."""
+    space = namespace_of(policy)
     if target_refs(policy):
-        gateways = [mesh.get(kind, namespace_of(policy), name) for kind, name in targets(policy) if kind == "Gateway"]
+        gateways = [mesh.get(kind, space, name) for kind, name in targets(policy) if kind == "Gateway"]
         return Bound(policy, (), "" if gateways and not any(map(is_waypoint_class, gateways)) else "waypoint")
-    pods = [pod for pod in _near(mesh, policy) if selects(policy, pod)]
+    pods = [pod for pod in _near(mesh, policy) if selects(policy, pod) and not is_waypoint(mesh, pod)]
     captured = [pod for pod in pods if mesh.membership(pod).captured]
-    if not _is_known(mesh, policy):
-        # Of the root namespace it may be for an ingress gateway, which stands elsewhere.
-        return Bound(policy, captured, "ztunnel" if captured or not selector(policy) else "")
-    return Bound(policy, captured, "ztunnel" if captured or all(is_waypoint(mesh, pod) for pod in pods) else "")
+    if space != mesh.config.root:
+        known = bool(captured) if pods else membership_of_new(mesh, space, selector(policy)).captured
+    else:
+        # With a selector it may be for an ingress gateway, which stands elsewhere.
+        spaces = [] if pods or selector(policy) else mesh.items("Namespace")
+        known = bool(captured) or any(labels_of(item).get(DATAPLANE_MODE) == "ambient" for item in spaces)
+    return Bound(policy, captured, "ztunnel" if known else "")
 
 
 def _near(mesh: Mesh, policy: Object) -> list[Object]:
@@ -105,10 +117,17 @@ def _near(mesh: Mesh, policy: Object) -> list[Object]:
     return mesh.items("Pod", None if space == mesh.config.root else space)
 
 
-def _is_known(mesh: Mesh, policy: Object) -> bool:
-    """Whether the pods that a policy of the root namespace may select are known."""
-    space = namespace_of(policy)
-    return space != mesh.config.root or mesh.config.whole or bool(mesh.items("Pod", space))
+def _selects_nothing(mesh: Mesh, policy: Object) -> bool:
+    """Whether no pod that is known has the labels of a selector, and none that is not known is likely to."""
+    labels, near = selector(policy), _near(mesh, policy)
+    if mesh.config.whole or not near:
+        return bool(near) and not any(has_labels(pod, labels) for pod in near)
+    # Labels that no template has, and those of operators and of gateways, whose pods no folder has.
+    written = {key: text for key, text in labels.items() if not is_set_by_cluster(key)}
+    used = {key for pod in near for key in labels_of(pod)}
+    foreign = any("/" in key and key not in used for key in written)
+    elsewhere = foreign or namespace_of(policy) == mesh.config.root
+    return bool(written) and not elsewhere and not any(has_labels(pod, written) for pod in near)
 
 
 def binding(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
@@ -120,10 +139,12 @@ def binding(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
         if not selector(policy):
             effect = "its selector has no labels, so istiod gives it to no workload: it is enforced nowhere"
             yield item.found("selector-empty", "error", effect, "leave selector out to select every pod", *where)
-        elif near and not there and _is_known(mesh, policy):
+        elif _selects_nothing(mesh, policy):
             labels = ",".join(f"{key}={text}" for key, text in selector(policy).items())
-            effect = f"its selector {labels} matches no pod: it is enforced nowhere"
-            yield item.found("selector-matches-nothing", "error", effect, "name labels of the pods' template", *where)
+            # Pods of a CronJob come and go.
+            now, severity = (" that runs now", "warning") if mesh.config.whole else ("", "error")
+            effect = f"its selector {labels} matches no pod{now}: it is enforced nowhere"
+            yield item.found("selector-matches-nothing", severity, effect, "name labels of the pods' template", *where)
         elif there and all(is_waypoint(mesh, pod) for pod in there):
             effect = "it selects a waypoint's pods, and no waypoint enforces a policy without targetRefs"
             yield item.found("selector-on-waypoint", "error", effect, "name the Gateway in targetRefs", *where)
@@ -148,14 +169,28 @@ def _target(mesh: Mesh, space: str, kind: str, name: str) -> t.Iterator[tuple[st
         yield "target-missing", f"there is no {kind} {name} in namespace {space}", "name one, in the policy's namespace"
     elif kind == "Gateway":
         users = [*mesh.items("Service"), *mesh.items("ServiceEntry"), *mesh.items("Pod")]
-        if is_waypoint_class(found) and all(named_waypoint(mesh, user) != (space, name) for user in users):
+        # Those of other namespaces it takes only where its listener says so.
+        shared = any("allowedRoutes" in listener for listener in found.get("spec", {}).get("listeners") or [])
+        near = [user for user in users if shared or namespace_of(user) == space]
+        known = any(user["kind"] != "Pod" for user in near) and not any(_may_enrol(mesh, user) for user in near)
+        if known and is_waypoint_class(found) and all(named_waypoint(mesh, user) != (space, name) for user in users):
             effect = f"nothing is enrolled with the waypoint {space}/{name}"
             yield "target-without-waypoint", effect, f"label a Service or a namespace istio.io/use-waypoint: {name}"
     else:
         waypoint = waypoint_of(mesh, found)
+        if waypoint is None and _may_enrol(mesh, found):
+            return
         if waypoint is None or waypoint.problem:
             effect = waypoint.problem if waypoint else f"{kind} {name} is not enrolled with a waypoint"
             yield "target-without-waypoint", effect, "label it istio.io/use-waypoint, or its namespace"
+
+
+def _may_enrol(mesh: Mesh, item: Object) -> bool:
+    """Whether a Namespace that is not known may enrol an object, or a label does for a part of its traffic."""
+    space, labels = namespace_of(item), labels_of(item)
+    if USE_CANARY in labels or USE_CANARY in labels_of(mesh.namespace(space)):
+        return True
+    return USE_WAYPOINT not in labels and bool(mesh.why_unknown("Namespace", "", space))
 
 
 def fields(policy: Object) -> t.Iterator[tuple[tuple[t.Any, ...], str, list[str]]]:
@@ -239,9 +274,15 @@ def _value(mesh: Mesh, item: Bound, keys: tuple[t.Any, ...], field: str, value: 
     if field == "trustDomains" and at_ztunnel:
         effect = "ztunnel is not told of trustDomains: alone they match nothing, beside others they are ignored"
         yield item.found("trust-domains-at-ztunnel", "error", effect, "write the trust domain in principals", *keys)
-    if item.proxy == "waypoint" and (config.version or (1, 29)) < (1, 30) and _has_signs(field, value):
+    if item.proxy == "waypoint" and is_before(config.version or NEWEST, "1.28.7 1.29.3") and _has_signs(field, value):
         effect = f"{field} {value}: before Istio 1.29.3 a waypoint takes it for a regular expression (istio#59992)"
         yield item.found("regex-sign", "warning", effect, "update Istio, or use names without such signs", *keys)
+
+
+def is_before(version: tuple[int, ...], mended: str) -> bool:
+    """Whether a version is older than the releases that mend something: of its minor version, or else the last one."""
+    releases = [tuple(map(int, text.split("."))) for text in mended.split()]
+    return version < next((item for item in releases if item[:2] == version[:2]), releases[-1])
 
 
 def _unknown(mesh: Mesh) -> list[str]:

@@ -12,13 +12,13 @@ from .._common.errors import LabError
 from .._common.results import keep, now, require_writable
 from .._mesh.mesh import Mesh, name_of
 from .effects import (
-    ports,
     shadowed,
     through_waypoints,
     versions,
     without_identity,
 )
 from .findings import Finding, binding, bound, wording
+from .ports import ports, protocols
 from .states import read_state
 from .told import within
 
@@ -30,7 +30,7 @@ def findings(mesh: Mesh) -> list[Finding]:
     bounds = {name_of(policy): bound(mesh, policy) for policy in mesh.items("AuthorizationPolicy")}
     found = [*versions(mesh), *through_waypoints(mesh, bounds), *shadowed(mesh, list(bounds.values()))]
     for item in bounds.values():
-        for look in (binding, wording, ports, without_identity):
+        for look in (binding, wording, ports, protocols, without_identity):
             found += look(mesh, item)
     return sorted(
         dict.fromkeys(found), key=lambda item: (_ORDER.index(item.severity), item.place, item.policy, item.rule)
