@@ -11,8 +11,8 @@ short_description: Says how strong a list of claims is, by mutation of the polic
 version_added: 0.3.0
 description:
   - Changes each policy in every way that leaves it valid, one change at a time. Policies, rules and parts of rules are
-    removed, values widened, C(not) dropped, actions swapped, selectors and targetRefs moved. PeerAuthentications and
-    the labels that enrol with the mesh and its waypoints are removed as well.
+    removed, values widened, C(not) dropped, actions swapped, selectors and targetRefs moved. PeerAuthentications,
+    RequestAuthentications and the labels that enrol with the mesh and its waypoints are removed as well.
   - Predicts which claims of the list would notice. A mutant that one of them notices is killed, another one survives.
     A mutant that changes nothing is equivalent, and does not count.
   - Returns the score, the survivors, and for each of them a claim that would kill it.
@@ -172,13 +172,19 @@ survivors:
     place: {description: File and line., type: str, returned: always}
     changes: {description: "What it opens and closes, as of M(ambient.lab.policy_diff).", type: list, returned: always}
     claim: {description: A claim that would kill it., type: dict, returned: always}
+    needs: {description: "The pod that the claim needs, which nobody has yet.", type: str, returned: always}
 unclear:
   description: Mutants of which nobody can know whether they change anything.
   returned: always
   type: list
   elements: str
 missing_claims:
-  description: The claims that would kill the survivors, each once. A source that has no pod yet needs one.
+  description: The claims that would kill the survivors, each once. Their sources have pods, so that they can be proved.
+  returned: always
+  type: list
+  elements: dict
+claims_without_pod:
+  description: Claims that would kill the other survivors (C(claim)), with the pod that each needs first (C(needs)).
   returned: always
   type: list
   elements: dict

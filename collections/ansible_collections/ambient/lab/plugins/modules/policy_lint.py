@@ -14,12 +14,13 @@ description:
     has its effect in words, its place, and what to write instead.
   - Findings of severity V(error) never do what they say. They are C(selector-matches-nothing), C(selector-empty),
     C(selector-on-waypoint), C(target-missing), C(target-without-waypoint), C(http-at-ztunnel), C(action-at-ztunnel),
-    C(service-port), C(workload-port), C(spiffe-prefix), C(inner-star), C(method-case), C(trust-domains-at-ztunnel) and
-    C(waypoint-forgotten).
+    C(service-port), C(workload-port), C(spiffe-prefix), C(inner-star), C(method-case), C(trust-domains-at-ztunnel),
+    C(http-at-tcp-port) and C(waypoint-forgotten).
   - Findings of severity V(warning) do more or less than it seems. They are C(no-identity) (a DENY that clients without
     identity walk around), C(open-by-pod-ip) (a waypoint that clients walk around), C(shadowed-rule),
     C(foreign-trust-domain), C(dry-run), C(regex-sign) and C(version-hole). A DENY of which ztunnel leaves HTTP
-    attributes out, so that it denies more, is a warning as well.
+    attributes out, so that it denies more, is a warning as well. So is C(selector-matches-nothing) in a live cluster,
+    where pods come and go.
   - A policy that the API would refuse is no finding. It fails with file and line.
   - Where no workload, or no Service, of a namespace is known, selectors and targets there are not looked at. Policies
     may be kept apart from what they protect; lay them over a cluster then.

@@ -179,7 +179,8 @@ def assembled(objects: t.Sequence[Object]) -> Mesh:
     """The mesh that a cluster would make of objects; each as `checked` gives it."""
     spaces = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
     apart = tells_pods_apart(item for item in objects if item["kind"] in _POLICIES)
-    pods = [pod for item in objects if is_workload(item) for pod in pods_of_workload(item, apart)]
+    made = [(item, pod) for item in objects if is_workload(item) for pod in pods_of_workload(item, apart)]
+    pods = [{**pod, PLACE: item.get(PLACE)} for item, pod in made]
     pods += [as_ready(item) for item in objects if item["kind"] == "Pod"]
     gateways = [as_ready(item) for item in objects if item["kind"] == "Gateway"]
     rest = [item for item in objects if item["kind"] in PATHS and item["kind"] not in ("Pod", "Gateway", "Deployment")]

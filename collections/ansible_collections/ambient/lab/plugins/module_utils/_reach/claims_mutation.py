@@ -19,7 +19,14 @@ from .verdicts import Verdict, judged
 
 _KINDS = ("killed", "survived", "unclear", "equivalent")
 # Of no mutant, where none can be judged.
-_NOTHING: Object = {"counts": {}, "killed": [], "survivors": [], "unclear": [], "missing_claims": []}
+_NOTHING: Object = {
+    "counts": {},
+    "killed": [],
+    "survivors": [],
+    "unclear": [],
+    "missing_claims": [],
+    "claims_without_pod": [],
+}
 # What the results file has of a score.
 _KEPT = ("score", "counts", "summary", "missing_claims")
 _FIX = "fix: add the missing claims, name in accept what needs none, or lower min_score (it is {})"
@@ -92,7 +99,8 @@ def _scored(claims: t.Sequence[Claim], state: State, params: t.Mapping[str, t.An
     counts = {kind: len(items) for kind, items in names.items()}
     head = f"score {score} %: {counts['killed']} of {total} mutants are killed, {len(survived)} survive; "
     head += f"{len(accepted)} accepted, {counts['equivalent']} change nothing, {counts['unclear']} nobody can know"
-    missing = {claim["name"]: claim for item in survived if (claim := item.claim)}
+    missing = {claim["name"]: claim for item in survived if (claim := item.claim) and not item.needs}
+    needed = {claim["name"]: (claim, item.needs) for item in survived if (claim := item.claim) and item.needs}
     idle = [
         f"{option} names no {what}: {text}"
         for option, what, listed in (("only", "mutant", found), ("accept", "survivor", names["survived"]))
@@ -109,6 +117,7 @@ def _scored(claims: t.Sequence[Claim], state: State, params: t.Mapping[str, t.An
         "survivors": [_values(item) for item in survived],
         "unclear": [str(item.mutant) for item in names["unclear"]],
         "missing_claims": list(missing.values()),
+        "claims_without_pod": [{"claim": claim, "needs": needs} for claim, needs in needed.values()],
         "summary": [head, *(f"survives: {item.mutant}" for item in survived)],
         "report": [head, *(line for item in survived for line in item.lines), *_written(list(missing.values()))],
         "warnings": [*state.notes, *unknown, *idle],
@@ -128,4 +137,5 @@ def _values(item: Verdict) -> dict[str, t.Any]:
         "place": item.mutant.place,
         "changes": [change.values() for change in item.changes],
         "claim": item.claim,
+        "needs": item.needs,
     }

@@ -16,13 +16,16 @@ from .._mesh.mesh import (
     Object,
     labels_of,
     name_of,
+    namespace_of,
 )
-from .._mesh.policies import action, not_, target_refs, written_rules
+from .._mesh.policies import SOURCE, action, not_, selector, target_refs, written_rules
 from .._mesh.valid import problems
 from .._mesh.waypoints import USE_WAYPOINT
 
 # Fields that a star matches any value of.
 _WIDE = ("principals", "namespaces", "methods", "paths", "hosts", "requestPrincipals")
+# Conditions of the same attributes.
+_PLAIN = {attribute: field for field, attribute in SOURCE.items()}
 # The objects that say who is in the mesh, and who goes through a waypoint.
 _ENROLLED = ("Namespace", "Service", "ServiceEntry", "Pod")
 
@@ -47,8 +50,8 @@ class Mutant:
 
     def applied(self, mesh: Mesh) -> Mesh:
         """The mesh with the change."""
-        if self.new and self.new["kind"] == "Namespace":
-            # Its pods leave the mesh with it.
+        if self.new and self.new["kind"] in ("Namespace", "Pod"):
+            # Pods leave the mesh with a label, of their own or of their Namespace.
             return laid_over(mesh, [self.new])
         objects = [item for item in mesh.objects() if item is not self.old]
         return Mesh([*objects, *([self.new] if self.new else [])], mesh.config, mesh.unread, mesh.read)
@@ -62,20 +65,21 @@ class Mutant:
 
 
 def mutants(mesh: Mesh) -> t.Iterator[Mutant]:
-    """All mutants of a mesh: of its policies, its PeerAuthentications, and of who is enrolled."""
-    for policy in mesh.items("AuthorizationPolicy"):
-        found: dict[str, Mutant] = {}
-        for mutant in _of_policy(policy):
-            if mutant.new is None or not any(problems(mutant.new)):
-                found.setdefault(repr(mutant.new and mutant.new.get("spec")), mutant)
-        yield from found.values()
-    for peer in mesh.items("PeerAuthentication"):
-        yield _mutant(peer, "removed", None)
-        if (peer.get("spec", {}).get("mtls") or {}).get("mode") == "STRICT":
-            yield _mutant(peer, "STRICT becomes PERMISSIVE", {**peer["spec"], "mtls": {"mode": "PERMISSIVE"}}, "spec")
+    """All mutants of a mesh: of its policies of three kinds, and of who is enrolled."""
+    for kind, change in (
+        ("AuthorizationPolicy", _of_policy),
+        ("PeerAuthentication", _of_peers),
+        ("RequestAuthentication", _of_binding),
+    ):
+        for policy in mesh.items(kind):
+            found: dict[str, Mutant] = {}
+            for mutant in (_mutant(policy, "removed", None), *change(policy)):
+                if mutant.new is None or not any(problems(mutant.new)):
+                    found.setdefault(repr(mutant.new and mutant.new.get("spec")), mutant)
+            yield from found.values()
     for kind in _ENROLLED:
         for item in mesh.items(kind):
-            for label in (USE_WAYPOINT, DATAPLANE_MODE) if kind == "Namespace" else (USE_WAYPOINT,):
+            for label in (USE_WAYPOINT, DATAPLANE_MODE) if kind in ("Namespace", "Pod") else (USE_WAYPOINT,):
                 if labels_of(item).get(label) not in (None, "none"):
                     yield _unlabelled(item, label)
 
@@ -87,8 +91,8 @@ def _mutant(item: Object, what: str, spec: Object | None, *keys: t.Any) -> Mutan
 
 def _unlabelled(item: Object, label: str) -> Mutant:
     labels = {key: text for key, text in labels_of(item).items() if key != label}
-    # To apply a Namespace without a label does not remove it.
-    labels |= {label: "none"} if item["kind"] == "Namespace" else {}
+    # To apply a Namespace without a label does not remove it, and a Pod without one takes its Namespace's.
+    labels |= {label: "none"} if item["kind"] in ("Namespace", "Pod") else {}
     meta = {**item["metadata"], "labels": labels}
     place = place_at(item, "metadata", "labels", label)
     return Mutant(
@@ -96,15 +100,47 @@ def _unlabelled(item: Object, label: str) -> Mutant:
     )
 
 
+def _of_peers(policy: Object) -> t.Iterator[Mutant]:
+    spec = policy.get("spec", {})
+    if (spec.get("mtls") or {}).get("mode") == "STRICT":
+        yield _mutant(policy, "STRICT becomes PERMISSIVE", {**spec, "mtls": {"mode": "PERMISSIVE"}}, "spec")
+    ports = spec.get("portLevelMtls") or {}
+    for port, said in ports.items():
+        where = ("spec", "portLevelMtls", port)
+        rest = {key: value for key, value in ports.items() if key != port}
+        less = {key: value for key, value in spec.items() if key != "portLevelMtls"}
+        yield _mutant(
+            policy, f"portLevelMtls without {port}", {**less, **({"portLevelMtls": rest} if rest else {})}, *where
+        )
+        if (said or {}).get("mode") == "STRICT":
+            changed = {**ports, port: {"mode": "PERMISSIVE"}}
+            yield _mutant(
+                policy, f"STRICT of port {port} becomes PERMISSIVE", {**spec, "portLevelMtls": changed}, *where
+            )
+    yield from _of_binding(policy)
+
+
 def _of_policy(policy: Object) -> t.Iterator[Mutant]:
     spec = policy.get("spec", {})
-    yield _mutant(policy, "removed", None)
     other = {"ALLOW": "DENY", "DENY": "ALLOW"}.get(action(policy))
     if other:
         yield _mutant(policy, f"{action(policy)} becomes {other}", {**spec, "action": other}, "spec", "action")
+    yield from _of_binding(policy)
+    for what, changed, keys in _of_rules(written_rules(policy), namespace_of(policy)):
+        yield _mutant(policy, what, {**spec, "rules": changed}, "spec", "rules", *keys)
+
+
+def _of_binding(policy: Object) -> t.Iterator[Mutant]:
+    """Changes of a selector, and of targetRefs."""
+    spec = policy.get("spec", {})
     if spec.get("selector") is not None:
         less = {key: value for key, value in spec.items() if key != "selector"}
         yield _mutant(policy, "without its selector", less, "spec", "selector")
+        labels = selector(policy)
+        for label in labels if len(labels) > 1 else ():
+            rest = {key: value for key, value in labels.items() if key != label}
+            wider = {**spec, "selector": {"matchLabels": rest}}
+            yield _mutant(policy, f"its selector without {label}", wider, "spec", "selector", "matchLabels", label)
         moved = {"matchLabels": {"app": "nobody-has-it"}}
         yield _mutant(policy, "its selector moved", {**spec, "selector": moved}, "spec", "selector")
     for number, ref in enumerate(target_refs(policy)):
@@ -114,14 +150,30 @@ def _of_policy(policy: Object) -> t.Iterator[Mutant]:
         yield _mutant(
             policy, f"targetRef {ref.get('name')} moved", {**less, "targetRefs": refs}, "spec", "targetRefs", number
         )
-    for what, changed, keys in _of_rules(written_rules(policy)):
-        yield _mutant(policy, what, {**spec, "rules": changed}, "spec", "rules", *keys)
+
+
+def _to_namespaces(about: str, fields: Object, field: str, namespace: str) -> t.Iterator[tuple[str, Object]]:
+    """Who is named, and the same source or condition with all of its namespace in its place.
+
+    about: the attribute, named like the field of a source. namespace: of the policy.
+    """
+    values = [str(value) for value in fields[field]]
+    if about == "principals":
+        for index, value in enumerate(values):
+            head, found, account = value.rpartition("/sa/")
+            if found and account != "*":
+                yield value, {**fields, field: [*values[:index], f"{head}/*", *values[index + 1 :]]}
+    elif about == "serviceAccounts":
+        spaces = list(dict.fromkeys(value.rpartition("/")[0] or namespace for value in values))
+        rest = {key: found for key, found in fields.items() if key != field}
+        own = {"key": "source.namespace", field: spaces} if "key" in fields else {"namespaces": spaces}
+        yield ", ".join(values), {**rest, **own}
 
 
 Changed = tuple[str, list[Object], tuple[t.Any, ...]]
 
 
-def _of_rules(listed: list[Object]) -> t.Iterator[Changed]:
+def _of_rules(listed: list[Object], namespace: str) -> t.Iterator[Changed]:
     """Rules with one change, in words, and where it is."""
 
     def without(*keys: t.Any) -> list[Object]:
@@ -159,8 +211,11 @@ def _of_rules(listed: list[Object]) -> t.Iterator[Changed]:
                     name = f"{key}[{index}] {field}" if inner else f"{key}[{index}] {entry.get('key')} {field}"
                     if len([one for one in fields if one != "key"]) > 1:
                         yield f"rule {number}: {name} dropped", without(*path, field), (*path, field)
-                    if field in _WIDE and values != ["*"]:
+                    about = field if inner else _PLAIN.get(str(entry.get("key")), "") if field == "values" else ""
+                    if about in _WIDE and values != ["*"]:
                         yield f"rule {number}: {name} widened to *", having(["*"], *path, field), (*path, field)
+                    for value, wider in _to_namespaces(about, fields, field, namespace):
+                        yield f"rule {number}: {name} widened to the namespace of {value}", having(wider, *path), path
                     for value in values if len(values) > 1 else []:
                         left = [one for one in values if one != value]
                         yield f"rule {number}: {name} without {value}", having(left, *path, field), (*path, field)

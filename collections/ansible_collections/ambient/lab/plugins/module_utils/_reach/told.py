@@ -7,11 +7,12 @@ from __future__ import annotations
 import typing as t
 
 from .._common.errors import LabError
-from .._mesh.mesh import Mesh, Object, is_ip
+from .._mesh.mesh import DATAPLANE_MODE, Mesh, Object, account_of, is_ip, namespace_of
 from .._mesh.predictions import Prediction
 from .doors import Door
+from .patterns import OTHER
 from .reach import LAYERS, Cell
-from .sources import Source
+from .sources import OUTSIDE, Source
 
 # Of a table with five columns.
 WIDTH = 150
@@ -72,22 +73,35 @@ def claim_of(cell: Cell, source: Source, prediction: Prediction, state: int = 0)
     if prediction.outcome in ("unknown", "broken") or nowhere:
         return None
     meta, spec = source.pods[state]["metadata"], source.pods[state].get("spec", {})
-    own = (
-        {"pod": meta["name"]}
-        if "(pod " in source.name
-        else {"service_account": spec.get("serviceAccountName", "default")}
-    )
+    own = {"service_account": spec.get("serviceAccountName", "default"), "namespace": meta["namespace"]}
+    if "(pod " in source.name:
+        own = {"pod": meta["name"], "namespace": meta["namespace"]}
+    elif source.name.startswith(OUTSIDE):
+        own = {"service_account": "default", "namespace": OUTSIDE.replace(" ", "-")}
     url = request.url
     to: Object = {"url": url, "method": request.method, "headers": dict(request.headers)}
     to = {key: value for key, value in to.items() if value and (key, value) != ("method", "GET")}
     claim = {
         "name": f"{source.name} -> {door.name} {request.method} {request.path.rstrip('?')}{_said(request.headers)}",
-        "from": {**own, "namespace": meta["namespace"]},
+        "from": own,
         "to": url if len(to) == 1 else to,
         "expect": prediction.outcome,
     }
     sure = len(prediction.among) == 1 and not prediction.cause and not prediction.doubtful
     return {**claim, "by": prediction.among[0]} if sure else claim
+
+
+def pod_for(source: Source) -> str:
+    """The pod that has to be there before a claim of a source that no workload has can be proved."""
+    if source.name.startswith(OUTSIDE):
+        where = source.name.removeprefix(OUTSIDE).removeprefix(", at ")
+        label = f"namespace without {DATAPLANE_MODE}=ambient and without injection, which the claim then names"
+        return f"a pod {OUTSIDE}: in a {label}" + (f"; with the address {where}" if where else "")
+    if source.identity:
+        return f"a workload of the trust domain of {source.name}"
+    own = source.pods[0]
+    named = f"ServiceAccount {account_of(own)} in namespace {namespace_of(own)}"
+    return f"a pod of the mesh with {named}" + (f" ({OTHER}: none that a policy names)" if OTHER in named else "")
 
 
 def _said(headers: t.Sequence[tuple[str, str]]) -> str:

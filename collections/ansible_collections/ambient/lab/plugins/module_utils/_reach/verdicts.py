@@ -9,12 +9,12 @@ import typing as t
 
 from .._check.rounds import predicted_verdict
 from .._check.run import ClaimRun
-from .._claims.parse import Claim
+from .._claims.parse import Claim, parse_claims
 from .._mesh.mesh import Mesh, Object, name_of
 from .changes import Change, changes_of
 from .mutants import Mutant, mutants
-from .reach import cells
-from .told import claim_of, within
+from .reach import Cell, cells
+from .told import claim_of, pod_for, within
 
 _MAX_SAID = 3
 _NO_CLAIM = "(it shows at a pod's own address, which a folder does not have)"
@@ -29,25 +29,16 @@ class Verdict:
         kind: "killed", "survived", "unclear" (nobody can know whether it changes anything), or "equivalent".
         by: claims that notice.
         changes: what the mesh then does otherwise, where no claim notices.
+        claims: that would notice, the best first.
+        needs: the pod that has to be there before the best one can be proved; "" where it is.
     """
 
     mutant: Mutant
     kind: str
     by: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
-
-    @property
-    def claims(self) -> list[Object]:
-        """Claims that would notice, the best first; their sources may have no pod yet."""
-        found = []
-        for number, change in enumerate(self.changes):
-            there = change.cell.door.found[0]
-            own = {name_of(pod) for pod in there.pods} if there else set()
-            for source in change.cell.sources:
-                if claim := claim_of(change.cell, source, change.cell.found[0]):
-                    # Whoever calls itself proves least.
-                    found.append((not source.real, name_of(source.pods[0]) in own, number, claim))
-        return [item[3] for item in sorted(found, key=lambda item: item[:3])]
+    claims: tuple[Object, ...] = ()
+    needs: str = ""
 
     @property
     def claim(self) -> Object | None:
@@ -60,8 +51,9 @@ class Verdict:
         place = f" ({self.mutant.place})" if self.mutant.place else ""
         shown = [change.values() for change in self.changes[:_MAX_SAID]]
         said = [f"    {one['change']}: {one['from'][0]} -> {one['to']} {one['request']}: {one['now']}" for one in shown]
-        claim = self.claim
-        return [f"  {self.mutant}{place}", *said, f"    missing claim: {claim['name'] if claim else _NO_CLAIM}"]
+        claim = self.claim["name"] if self.claim else _NO_CLAIM
+        needed = f" (it needs {self.needs})" if self.needs else ""
+        return [f"  {self.mutant}{place}", *said, f"    missing claim: {claim}{needed}"]
 
 
 def judged(
@@ -87,13 +79,39 @@ def judged(
         if by:
             yield Verdict(mutant, "killed", by)
             continue
-        found = changes_of(cells([mesh, new], inside), mesh, new, namespaces)
+        seen = cells([mesh, new], inside)
+        found = changes_of(seen, mesh, new, namespaces)
         # At a port that policies alone name nothing may listen, and no claim can be proved.
         differ = [change for change in found if len({one.outcome for one in change.cell.found}) > 1]
         clear = tuple(change for change in differ if change.kind != "unclear" and not change.cell.door.supposed)
-        yield Verdict(
-            mutant, "survived" if clear else "unclear" if found else "equivalent", changes=clear or tuple(found)
-        )
+        kind = "survived" if clear else "unclear" if found or _is_about_tokens(mutant, seen) else "equivalent"
+        listed, needs = _claims_for(clear, mesh, new)
+        yield Verdict(mutant, kind, changes=clear or tuple(found), claims=listed, needs=needs)
+
+
+def _is_about_tokens(mutant: Mutant, found: t.Iterable[Cell]) -> bool:
+    """Whether a change is of what a waypoint makes of tokens: no request here has one."""
+    ways = (path.at_waypoint for cell in found for path in cell.ways if path and path.at_waypoint)
+    return any(mutant.item == f"{item['kind']} {name_of(item)}" for hop in ways for item in hop.authentications)
+
+
+def _claims_for(changes: t.Iterable[Change], mesh: Mesh, new: Mesh) -> tuple[tuple[Object, ...], str]:
+    """Claims that notice changes: first one that can be proved, where there is one; else the pod that it needs."""
+    found = []
+    for number, change in enumerate(changes):
+        there = change.cell.door.found[0]
+        own = {name_of(pod) for pod in there.pods} if there else set()
+        for source in change.cell.sources:
+            if claim := claim_of(change.cell, source, change.cell.found[0]):
+                # Whoever calls itself proves least.
+                found.append((not source.real, name_of(source.pods[0]) in own, number, claim, source))
+    found.sort(key=lambda item: item[:3])
+    listed = [item[3] for item in found]
+    for unreal, _own, _number, claim, _source in found:
+        parsed = () if unreal else parse_claims([claim], "default")
+        if any((_verdict(one, mesh), _verdict(one, new)) == ("pass", "fail") for one in parsed):
+            return (claim, *(one for one in listed if one is not claim)), ""
+    return tuple(listed), pod_for(found[0][4]) if found else ""
 
 
 def _verdict(claim: Claim, mesh: Mesh) -> str:

@@ -17,8 +17,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.valid import problems
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
 from ansible_collections.ambient.lab.plugins.module_utils._reach.mutants import mutants
-from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import judged
-from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, SHOP, WAYPOINT
+from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import Verdict, judged
+from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, PLAIN, SHOP, WAYPOINT
 
 CLIENT = {"from": {"pod": "client", "namespace": "shop"}}
 GET = {**CLIENT, "name": "get", "to": "http://app.shop/", "expect": "allowed"}
@@ -78,6 +78,87 @@ def test_a_policy_is_weakened_in_every_way() -> None:
     assert places["rule 0: from[0] notPrincipals dropped"] == "0.yaml:10"
 
 
+MORE = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: more, namespace: shop}
+spec:
+  selector: {matchLabels: {app: app, tier: back}}
+  rules:
+  - from:
+    - source: {principals: [cluster.local/ns/a/sa/b, "*"]}
+    - source: {serviceAccounts: [b, a/c]}
+    when:
+    - {key: source.principal, values: [cluster.local/ns/a/sa/b]}
+    - {key: source.namespace, values: [a]}
+    - {key: source.serviceAccount, values: [a/b]}
+    - {key: request.auth.principal, values: [i/s]}
+    - {key: source.ip, values: [10.0.0.0/8]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: ports, namespace: shop}
+spec:
+  selector: {matchLabels: {app: app, tier: back}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {8080: {mode: STRICT}, 9090: {mode: PERMISSIVE}}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: app}], jwtRules: [{issuer: a}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: own, namespace: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: wp}}
+"""
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        "AuthorizationPolicy shop/more: its selector without app",
+        "AuthorizationPolicy shop/more: its selector without tier",
+        "AuthorizationPolicy shop/more: rule 0: from[0] principals widened to the namespace of cluster.local/ns/a/sa/b",
+        "AuthorizationPolicy shop/more: rule 0: from[1] serviceAccounts widened to the namespace of b, a/c",
+        "AuthorizationPolicy shop/more: rule 0: when[0] source.principal values widened to *",
+        "AuthorizationPolicy shop/more: rule 0: when[0] source.principal values widened to the namespace of "
+        "cluster.local/ns/a/sa/b",
+        "AuthorizationPolicy shop/more: rule 0: when[1] source.namespace values widened to *",
+        "AuthorizationPolicy shop/more: rule 0: when[2] source.serviceAccount values widened to the namespace of a/b",
+        "AuthorizationPolicy shop/more: rule 0: when[3] request.auth.principal values widened to *",
+        "PeerAuthentication shop/ports: removed",
+        "PeerAuthentication shop/ports: STRICT becomes PERMISSIVE",
+        "PeerAuthentication shop/ports: STRICT of port 8080 becomes PERMISSIVE",
+        "PeerAuthentication shop/ports: portLevelMtls without 8080",
+        "PeerAuthentication shop/ports: portLevelMtls without 9090",
+        "PeerAuthentication shop/ports: its selector without tier",
+        "RequestAuthentication shop/jwt: removed",
+        "RequestAuthentication shop/jwt: targetRef app moved",
+        "Pod shop/own: without label istio.io/dataplane-mode",
+        "Pod shop/own: without label istio.io/use-waypoint",
+    ],
+)
+def test_what_else_is_weakened(mutant: str) -> None:
+    found = [item for item in mutants(mesh_of(MORE)) if str(item) == mutant]
+    assert len(found) == 1
+    assert found[0].new is None or not [*problems(found[0].new)]
+
+
+def test_widened_to_a_namespace_is_what_it_says() -> None:
+    found = {
+        item.what: (item.new or {})["spec"]["rules"][0]
+        for item in mutants(mesh_of(MORE))
+        if " namespace of " in item.what
+    }
+    sources = [rule["from"] for rule in found.values()]
+    assert {"source": {"principals": ["cluster.local/ns/a/*", "*"]}} in [source[0] for source in sources]
+    assert {"source": {"namespaces": ["shop", "a"]}} in [source[1] for source in sources]
+    conditions = [rule["when"] for rule in found.values()]
+    assert {"key": "source.namespace", "values": ["a"]} in [condition[2] for condition in conditions]
+    assert not any("source.ip" in str(what) for what in found)
+
+
 def test_no_mutant_is_one_that_the_api_would_refuse() -> None:
     denying = "spec: {action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}]}"
     found = [mutant.what for mutant in mutants(mesh_of(f"{L4.partition('spec')[0]}{denying}"))]
@@ -124,9 +205,63 @@ def test_what_nobody_can_know_is_neither() -> None:
 
 def test_each_survivor_comes_with_a_claim_that_kills_it() -> None:
     for item in judged(mesh_of(SHOP, WAYPOINT, GUARD, PEER), parse_claims([GET], "shop")):
-        if item.kind == "survived" and item.claim and "any-other" not in str(item.claim):
+        if item.kind == "survived" and item.claim and not item.needs:
             again = judged(mesh_of(SHOP, WAYPOINT, GUARD, PEER), parse_claims([GET, item.claim], "shop"))
             assert {str(one.mutant): one.kind for one in again}[str(item.mutant)] == "killed"
+
+
+JWT = """
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: app}], jwtRules: [{issuer: a}]}
+"""
+
+
+def test_nobody_can_know_what_a_token_is_refused_for() -> None:
+    assert fate(SHOP, WAYPOINT, JWT)["RequestAuthentication shop/jwt: removed"] == "unclear"
+    unbound = JWT.replace("targetRefs: [{kind: Service, name: app}]", "selector: {matchLabels: {app: app}}")
+    assert fate(SHOP, WAYPOINT, unbound)["RequestAuthentication shop/jwt: removed"] == "equivalent"
+
+
+ENROLLED = PLAIN.replace("labels: {istio.io/dataplane-mode: ambient}", "labels: {a: b}").replace(
+    "{labels: {app: app}}", "{labels: {app: app, istio.io/dataplane-mode: ambient}}"
+)
+
+
+def test_a_pod_that_leaves_the_mesh_is_open() -> None:
+    open_ = {**CLIENT, "name": "shut", "to": "http://app.shop/", "expect": "denied_l4"}
+    name = "Pod shop/app-deployment-0: without label istio.io/dataplane-mode"
+    assert fate(ENROLLED, L4, claims=[open_])[name] == "killed"
+    mutant = by_mutant(ENROLLED, L4)[name]
+    assert (mutant.kind, mutant.mutant.place) == ("survived", "0.yaml:8")
+
+
+def by_mutant(*texts: str) -> dict[str, Verdict]:
+    return {str(item.mutant): item for item in judged(mesh_of(*texts), [])}
+
+
+def test_a_claim_names_a_pod_that_is_there_where_one_shows_the_same() -> None:
+    strict = by_mutant(PLAIN, PEER)["PeerAuthentication shop/strict: removed"]
+    assert strict.needs.startswith("a pod outside of the mesh: in a namespace without istio.io/dataplane-mode=ambient")
+    assert "any-other" not in str(strict.claim)
+    assert (strict.claim or {})["from"]["namespace"] == "outside-of-the-mesh"
+    plain = "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: bare}\n---\napiVersion: v1\nkind: Pod\n"
+    plain += "metadata: {name: curl, namespace: bare}\nspec: {serviceAccountName: curl}\n"
+    real = by_mutant(PLAIN, PEER, plain)["PeerAuthentication shop/strict: removed"]
+    assert ((real.claim or {})["from"], real.needs) == ({"service_account": "curl", "namespace": "bare"}, "")
+    allowed = L4.replace("[client]", "[client, other/job]")
+    named = by_mutant(PLAIN, allowed)["AuthorizationPolicy shop/l4: rule 0: from[0] serviceAccounts without other/job"]
+    assert named.needs == "a pod of the mesh with ServiceAccount job in namespace other"
+
+
+def test_claims_that_need_a_pod_are_kept_apart(tmp_path: pathlib.Path) -> None:
+    found = scored(tmp_path, PLAIN, PEER, claims=[GET], min_score=0)
+    assert found["missing_claims"] == []
+    (needed,) = found["claims_without_pod"]
+    assert needed["needs"].startswith("a pod outside of the mesh")
+    assert needed["claim"]["expect"] == "denied_l4"
+    assert any("it needs a pod outside of the mesh" in line for line in found["report"])
 
 
 def scored(path: pathlib.Path, *texts: str, **given: t.Any) -> dict[str, t.Any]:
