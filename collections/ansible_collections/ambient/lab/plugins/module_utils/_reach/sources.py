@@ -247,7 +247,8 @@ class Crowd:
         for place in places:
             state = place.state
             columns.append(self._kinds[state])
-            columns.append([place.apart(source.pods[state]) for source in self.sources])
+            callers = zip(self.sources, self.seen[state], strict=True)
+            columns.append([place.apart(one.pods[state], seen.identity is not None) for one, seen in callers])
             columns += self._answers(state, "waypoint", place.at_waypoint)
             for answers in self._answers(state, "ztunnel", place.at_ztunnel):
                 # Behind a waypoint ztunnel sees no caller that is in the mesh.
@@ -321,10 +322,10 @@ class Place:
     pods: t.Collection[str]
     local: bool
 
-    def apart(self, pod: Object) -> t.Hashable:
-        """What sets a caller apart here, beside its identity."""
+    def apart(self, pod: Object, captured: bool) -> t.Hashable:
+        """What sets a caller apart here, beside its identity. captured: it is in the mesh."""
         node = pod.get("spec", {}).get("nodeName") if self.local else None
-        return not self.through and name_of(pod) in self.pods, node
+        return not (self.through and captured) and name_of(pod) in self.pods, node
 
 
 def _kind(mesh: Mesh, pod: Object) -> t.Hashable:

@@ -9,10 +9,11 @@ import json
 import typing as t
 
 import pytest
+from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import Request
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, laid_over, read_objects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Mesh, MeshConfig, Object, account_of
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.predictions import predict
-from ansible_collections.ambient.lab.tests.unit.fakes.meshes import Request, ask, mesh_of, pod, service
+from ansible_collections.ambient.lab.tests.unit.fakes.meshes import ask, mesh_of, pod, service
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import (
     GATEWAY,
     PLAIN,
