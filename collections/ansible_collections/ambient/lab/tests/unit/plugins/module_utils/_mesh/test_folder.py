@@ -336,13 +336,6 @@ spec: {gatewayClassName: istio-waypoint}
 """
 
 
-@pytest.mark.parametrize("label", ["istio-injection: enabled", "istio.io/rev: stable"])
-def test_pods_of_a_namespace_with_injection_have_sidecars(tmp_path: pathlib.Path, label: str) -> None:
-    mesh = read_folder(folder(tmp_path, shop=SHOP.replace("istio.io/dataplane-mode: ambient", label)))
-    found = ask(mesh, "http://app/", "client", "shop")
-    assert (found.outcome, "sidecar" in found.why) == ("unknown", True)
-
-
 def test_what_is_applied_keeps_what_the_cluster_gave() -> None:
     peer = {
         "kind": "PeerAuthentication",

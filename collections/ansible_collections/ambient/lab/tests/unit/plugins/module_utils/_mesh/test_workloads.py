@@ -65,6 +65,16 @@ def test_the_injector_comes_before_istio_cni(labels: dict[str, str], space: dict
     assert started(labels, space, hostNetwork=True) == "nobody"
 
 
+def test_what_a_sidecar_lets_in_is_not_known() -> None:
+    found = ask(
+        assembled(read(PLAIN.replace("istio.io/dataplane-mode: ambient", "istio-injection: enabled"))),
+        "http://app/",
+        "client",
+        "shop",
+    )
+    assert (found.outcome, "sidecar" in found.why) == ("unknown", True)
+
+
 def test_an_annotation_keeps_the_injector_away() -> None:
     assert started({}, ENABLED, annotations={INJECT: "false"}) == "nobody"
     assert started({INJECT: "true"}, {}, annotations={INJECT: "false"}) == "sidecar"
