@@ -79,7 +79,6 @@ def folder(path: pathlib.Path, **files: str) -> str:
     ("files", "method", "outcome"),
     [
         ({"shop": PLAIN}, "POST", "allowed"),
-        # What the folder does not have the cluster may have.
         ({"shop": SHOP}, "POST", "unknown"),
         ({"shop": PLAIN.partition("---")[2]}, "POST", "unknown"),
         ({"shop": PLAIN.partition("---")[2], "l4": L4}, "POST", "unknown"),
