@@ -26,6 +26,7 @@ from .._mesh.paths import pod_policies
 from .._mesh.peers import strictness
 from .._mesh.policies import rules, selector
 from .._mesh.waypoints import MANAGED, waypoint_of
+from .patterns import OTHER
 
 OTHER_PORT = "any other port"
 # Stands for it, where nobody names it.
@@ -95,11 +96,13 @@ def _services(mesh: Mesh) -> _Found:
             found[f"Service {space}/{name}:{number}"] = space, f"{name}.{space}", item
     for entry in mesh.items("ServiceEntry"):
         space = namespace_of(entry)
-        for host in [str(item) for item in entry.get("spec", {}).get("hosts") or [] if "*" not in str(item)]:
+        for host in map(str, entry.get("spec", {}).get("hosts") or []):
             for number in _numbers(entry):
-                item = resolve(mesh, host.lower(), number, space)
+                # Any host of a wildcard's will do.
+                own = host.lower().replace("*", OTHER)
+                item = resolve(mesh, own, number, space)
                 if item.service is entry:
-                    found[f"ServiceEntry {name_of(entry)} {host}:{number}"] = space, host.lower(), item
+                    found[f"ServiceEntry {name_of(entry)} {host}:{number}"] = space, own, item
     return found
 
 

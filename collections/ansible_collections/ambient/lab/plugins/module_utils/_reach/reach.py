@@ -14,6 +14,7 @@ from .._mesh.mesh import Mesh, name_of
 from .._mesh.paths import Path, path_to
 from .._mesh.predictions import Prediction, predict_on
 from .doors import Door, doors
+from .patterns import TooManyError
 from .requests import Kind, kinds
 from .sources import Crowd, Place, Source
 
@@ -25,7 +26,7 @@ _GONE = Prediction("broken", (Reason("the destination does not exist"),))
 class Cell:
     """What a class of requests from some sources meets at a destination, in each state.
 
-    ways: of its first source; None where the destination does not exist.
+    ways: of its first source; None where the destination does not exist. lost: why nobody looked at what it meets.
     """
 
     door: Door
@@ -33,6 +34,7 @@ class Cell:
     sources: tuple[Source, ...]
     found: tuple[Prediction, ...]
     ways: tuple[Path | None, ...]
+    lost: str = ""
 
 
 def cells(meshes: t.Sequence[Mesh], wanted: t.Callable[[Door], bool] = lambda _door: True) -> list[Cell]:
@@ -62,9 +64,15 @@ def _at(door: Door, crowd: Crowd) -> t.Iterator[Cell]:
         pods = {name_of(pod) for pod in there.pods}
         place = Place(state, ways[0].waypoint_policies, list(at_ztunnel.values()), hop is not None, pods, local)
         places.append(place)
-    told = kinds(door, hops) if hops else [plain]
-    for part in crowd.parts(places):
-        sources = tuple(crowd.sources[number] for number in part)
+    try:
+        told, parts = kinds(door, hops) if hops else [plain], crowd.parts(places)
+    except TooManyError as error:
+        why = f"nobody can look at each way in which its policies and routes match: they have {error}"
+        unknown = (Prediction("unknown", (Reason(why),)),) * len(states)
+        ways = tuple(way(mesh, crowd.inside, state, door, plain.request) for state, mesh in states)
+        yield Cell(door, plain, (dataclasses.replace(crowd.inside, name="anybody"),), unknown, ways, why)
+        return
+    for sources in map(tuple, parts):
         through = any(mesh.membership(sources[0].pods[state]).captured for state, mesh in states)
         for kind in told if through else [plain]:
             paths = [way(mesh, sources[0], state, door, kind.request) for state, mesh in states]

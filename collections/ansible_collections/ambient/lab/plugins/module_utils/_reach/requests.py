@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
 import typing as t
 
-from .._common.errors import LabError
 from .._mesh import l7
 from .._mesh.destinations import Request
 from .._mesh.l4 import Connection, glob
@@ -20,7 +20,7 @@ from .._mesh.policies import Rule, rules
 from .._mesh.predictions import http_request
 from .._mesh.routes import reads_bytes
 from .doors import Door
-from .patterns import OTHER, paths, samples
+from .patterns import ANY, OTHER, TooManyError, like_glob, like_path, samples
 from .sources import CALLER
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -50,7 +50,7 @@ def kinds(door: Door, hops: t.Sequence[tuple[Mesh, WaypointHop]]) -> list[Kind]:
         hops: of each state that has one, with its objects.
 
     Raises:
-        LabError: when there are too many of them.
+        TooManyError: when there are too many of them.
     """
     hops = [(mesh, hop) for mesh, hop in hops if not reads_bytes(hop.target, door.port, door.url)]
     named: Patterns = {}
@@ -68,7 +68,7 @@ def kinds(door: Door, hops: t.Sequence[tuple[Mesh, WaypointHop]]) -> list[Kind]:
     told = [(mesh, hop, _without_callers(hop)) for mesh, hop in hops]
     found: dict[t.Hashable, list[Request]] = {}
     if math.prod(map(len, choices)) > _MAX:
-        raise LabError(f"{door.name}: its policies and routes tell more than {_MAX} requests apart: leave it out")
+        raise TooManyError(f"policies and routes that tell more than {_MAX} requests apart")
     for method, path, host, *given, token in itertools.product(*choices):
         texts = [*zip(headers, given, strict=True), ("host", host), ("authorization", token)]
         request = Request(f"{door.url[:-1]}{path}", method, tuple(item for item in texts if item[1]))
@@ -88,25 +88,23 @@ def _labels(alike: t.Sequence[Request], patterns: t.Mapping[str, t.Sequence[str]
 
 def _choices(name: str, patterns: t.Sequence[str], door: Door) -> list[str]:
     """Values of an attribute, one for each way in which its patterns can match together; "" leaves a header out."""
+    own = f"{door.host}:{door.port}" if door.port != 80 else door.host
+    fits = functools.partial(_fitting, name, patterns)
     if name == "method":
-        found = samples(patterns, METHODS) if patterns else ["GET"]
-    elif name == "path":
-        found = paths(patterns) if patterns else ["/"]
+        return samples(map(like_glob, patterns), fits, METHODS) if patterns else ["GET"]
+    if name == "path":
         # Of paths that a waypoint may normalise first those stay that a policy names: what they meet is unknown.
-        odd = [pattern for pattern in patterns if l7.CHANGED.search(pattern)]
-        found = [one for one in found if not l7.CHANGED.search(one) or any(l7.path_fits(text, one) for text in odd)]
-    elif name == "host" and patterns:
+        odd = [pattern.replace("{*", "*").replace("*}", "*") for pattern in patterns if l7.CHANGED.search(pattern)]
+        seeds = ["/", *(re.sub(r"\*+", OTHER, pattern) for pattern in odd)]
+        steps, shape = map(like_path, patterns), f"/{ANY}"
+        return samples(steps, fits, [text for text in seeds if text.startswith("/")], shape, l7.CHANGED)
+    if name == "host":
         short, port = door.host.partition(".")[0], "" if door.port == 80 else f":{door.port}"
         names = [door.host, short, f"{door.host}.svc", f"{door.host}.svc.cluster.local"] if short != door.host else []
-        found = ["", *samples(patterns, [f"{item}{end}" for item in names for end in ("", port)])]
-    else:
-        found = ["", *samples(patterns, [])] if patterns else [""]
-    own = f"{door.host}:{door.port}" if door.port != 80 else door.host
-    default = own if name == "host" else ""
-    told: dict[tuple[bool, ...], str] = {}
-    for text in found:
-        told.setdefault(_fitting(name, patterns, text or default), text)
-    return list(told.values())
+        seeds = ["", *(f"{item}{end}" for item in names for end in ("", port))]
+        steps = (like_glob(pattern.lower()) for pattern in patterns)
+        return samples(steps, lambda text: fits(text or own), seeds) if patterns else [""]
+    return samples(map(like_glob, patterns), fits, [""]) if patterns else [""]
 
 
 def _fitting(name: str, patterns: t.Iterable[str], text: str) -> tuple[bool, ...]:

@@ -28,13 +28,16 @@ from .._mesh.mesh import (
 from .._mesh.policies import SOURCE, Truth, rules, written_rules
 from .._mesh.waypoints import is_waypoint
 from .doors import workload_of
-from .patterns import OTHER, filled
+from .patterns import ANY, OTHER, PART, PARTS, SEGMENT, like_glob, said, samples, takes, unnamed
 
 OUTSIDE = "outside of the mesh"
 _FIELDS = {attribute: field for field, attribute in SOURCE.items()}
 # Fields of ztunnel's rules that are about the caller, and conditions of a waypoint's.
 _L4 = {"sourceIps", "namespaces", "serviceAccounts", "principals"}
 CALLER = ("source.", "remote.ip")
+_IDENTITY = f"{SEGMENT}/ns/{SEGMENT}/sa/{SEGMENT}"
+# Of a principal with its trust domain.
+_SLASHES = 4
 _NEUTRAL = l7.HttpRequest("GET", "any-other", "/", {})
 
 
@@ -61,24 +64,6 @@ class Source:
         own = Identity(mesh.config.trust_domains[0], namespace_of(pod), account_of(pod))
         identity = (self.identity or own) if mesh.membership(pod).captured else None
         return Connection(identity, found[0] if len(found) == 1 else None, None, None)
-
-
-def sources(meshes: t.Sequence[Mesh]) -> list[Source]:
-    """All sources that the policies of some states can tell apart; those of workloads first, by name."""
-    policies = [item for mesh in meshes for item in mesh.items("AuthorizationPolicy")]
-    blocks = sorted({value for item in policies for field, value in _named(item) if field.endswith("Blocks")})
-    listed = _of_workloads([_units(mesh, blocks) for mesh in meshes])
-    captured = {
-        source.name
-        for source in listed
-        if any(mesh.membership(pod).captured for mesh, pod in zip(meshes, source.pods, strict=True))
-    }
-    listed += _others(meshes, policies, captured)
-    networks = [ipaddress.ip_network(block, strict=False) for block in blocks if l4.network_of(block)]
-    for address in ["", *dict.fromkeys(_inside(network, networks) for network in networks)]:
-        pod = outsider(OTHER, OTHER, address, captured=False)
-        listed.append(Source(f"{OUTSIDE}, at {address}" if address else OUTSIDE, (pod,) * len(meshes), real=False))
-    return listed
 
 
 # Account, workload with its kind, and a number: pods of a workload that the mesh treats alike.
@@ -130,61 +115,46 @@ def _units(mesh: Mesh, blocks: t.Sequence[str]) -> _Units:
     return found
 
 
-def _others(meshes: t.Sequence[Mesh], policies: t.Iterable[Object], known: set[str]) -> t.Iterator[Source]:
-    """Identities that policies name and no workload has, and any other one of each namespace, and of all."""
-    own = {domain for mesh in meshes for domain in (*mesh.config.trust_domains, "cluster.local")}
-    names = {(None, *name.partition(" ")[0].partition("/")[::2]) for name in known}
-    gateways = [(mesh, pod) for mesh in meshes for pod in mesh.items("Pod") if GATEWAY_NAME in labels_of(pod)]
-    waypoints = {(namespace_of(pod), account_of(pod)) for mesh, pod in gateways if is_waypoint(mesh, pod)}
-    named = [one for policy in policies for one in _identities(policy)]
-    ingresses = {(namespace_of(pod), account_of(pod)) for _mesh, pod in gateways} - waypoints
-    spaces = _texts([space for _domain, space, _account in (*sorted(names, key=str), *named)])
-    accounts = _texts([account for _domain, space, account in named if "*" in space + account])
-    # Others of a namespace that is known, or named, for each way in which patterns fit them.
-    crossed = [(space, account) for account in accounts for space in spaces]
-    domains = {filled(domain): None for domain, space, account in named if domain and "*" in space + account}
-    more = [filled(domain) for domain in domains if filled(domain) not in own] + ([OTHER] if domains else [])
-    wanted: dict[tuple[str | None, str, str], None] = dict.fromkeys((None, *pair) for pair in crossed)
-    wanted |= dict.fromkeys((domain, *pair) for domain in more for pair in crossed)
-    wanted |= dict.fromkeys(one for one in named if "*" not in "".join(one[1:]))
-    for domain, space, account in wanted:
-        foreign = domain if domain and domain not in own else None
-        if not foreign and ((None, space, account) in names or (space, account) in waypoints):
-            # A waypoint calls for others alone.
-            continue
-        label = f"{space}/{account}".replace(OTHER, "any other")
-        whose = "any other domain" if foreign == OTHER else foreign
-        identity = Identity(foreign, space, account) if foreign else None
-        pods = (outsider(space, account, gateway=(space, account) in ingresses),) * len(meshes)
-        yield Source(f"{whose}/{label}" if foreign else label, pods, real=False, identity=identity)
+def _identities(policies: t.Iterable[Object], own: t.Sequence[str], seeds: t.Sequence[str]) -> list[str]:
+    """Identities for each way in which policies tell them apart.
 
+    Args:
+        policies: that may meet at a destination.
+        own: trust domain of the mesh in each state.
+        seeds: identities that are looked at in any case.
 
-def _texts(patterns: t.Iterable[str]) -> list[str]:
-    """Names that show every way in which patterns fit together: those without a star, and any other one last."""
-    listed = list(dict.fromkeys(patterns))
-    heads = dict.fromkeys(text.partition("*")[0] for text in listed if not text.startswith("*") and "*" in text)
-    tails = dict.fromkeys(text.rpartition("*")[2] for text in listed if not text.endswith("*") and "*" in text)
-    exact = [text for text in listed if "*" not in text and text != OTHER]
-    crossed = [f"{head}{OTHER}{tail}" for head in (*heads, "") for tail in (*tails, "")]
-    return list(dict.fromkeys((*exact, *crossed)))
-
-
-def _identities(policy: Object) -> t.Iterator[tuple[str | None, str, str]]:
-    """Trust domain (None: any), namespace and account as patterns, for what a policy names."""
-    for field, value in _named(policy):
-        if field == "trustDomains":
-            yield value, "*", "*"
-        elif field == "namespaces":
-            yield None, value, "*"
-        elif field == "serviceAccounts":
-            space, slash, account = value.rpartition("/")
-            yield None, space if slash else namespace_of(policy), account
-        elif field == "principals" and value != "*" and not value.startswith("spiffe:"):
-            domain, _slash, rest = value.partition("/")
-            where, whose = (re.search(pattern, value) for pattern in (r"(?:^|/)ns/([^/]*)", r"(?:^|/)sa/([^/]*)"))
-            # What ends with a star's suffix alone may be the end of an account.
-            last = whose[1] if whose else "" if rest.startswith("ns/") else value.rpartition("/")[2]
-            yield None if not rest or "*" in domain else domain, (where[1] if where else "") or "*", last or "*"
+    Raises:
+        TooManyError: when there are too many of them.
+    """
+    exact: dict[str, None] = {}
+    accounts: dict[str, None] = {}
+    wild: dict[str, None] = {}
+    for policy in policies:
+        for field, value in _named(policy):
+            if field == "serviceAccounts":
+                space, slash, account = value.rpartition("/")
+                accounts[f"{own[0]}/ns/{space if slash else namespace_of(policy)}/sa/{account}"] = None
+            elif field == "principals" and "*" not in (value[0], value[-1]):
+                exact[value] = None
+            elif field == "principals" and value != "*":
+                wild[like_glob(value)] = None
+            elif field == "trustDomains":
+                wild[f"{like_glob(value, PART, PARTS)}/ns/{SEGMENT}/sa/{SEGMENT}"] = None
+            elif field == "namespaces":
+                # A waypoint takes every star for one; ztunnel one at one end, and no namespace has another.
+                wild[f"{SEGMENT}/ns/{value.replace('*', PARTS)}/sa/{SEGMENT}"] = None
+    shape = _IDENTITY
+    # Trust domains are looked at where a pattern with a star has something to say of them.
+    if any(not one.startswith((ANY, SEGMENT)) or (one[0] == ANY and one.count("/") == _SLASHES) for one in wild):
+        wild |= {f"{domain}/ns/{SEGMENT}/sa/{SEGMENT}": None for domain in own}
+        wild |= {f"{SEGMENT}/{text.partition('/')[2]}": None for text in accounts}
+    else:
+        shape = f"{own[0]}/ns/{SEGMENT}/sa/{SEGMENT}"
+    exact |= accounts
+    known = [*seeds, *(text for text in exact if takes(_IDENTITY, text))]
+    return samples(
+        wild, lambda text: (text if text in exact else "", *(takes(one, text) for one in wild)), known, shape
+    )
 
 
 def _named(policy: Object) -> t.Iterator[tuple[str, str]]:
@@ -231,33 +201,116 @@ class Crowd:
 
     def __init__(self, meshes: t.Sequence[Mesh]) -> None:
         self.meshes = meshes
-        self.sources = sources(meshes)
+        self._own = [mesh.config.trust_domains[0] for mesh in meshes]
+        policies = [item for mesh in meshes for item in mesh.items("AuthorizationPolicy")]
+        named = dict.fromkeys(one for policy in policies for one in _named(policy))
+        blocks = sorted({value for field, value in named if field.endswith("Blocks")})
+        workloads = _of_workloads([_units(mesh, blocks) for mesh in meshes])
+        pods = [(mesh, pod) for mesh in meshes for pod in mesh.items("Pod") if GATEWAY_NAME in labels_of(pod)]
+        # A waypoint calls for others alone.
+        self._taken = {_account(pod) for mesh, pod in pods if is_waypoint(mesh, pod)}
+        self._gateways = {_account(pod) for _mesh, pod in pods} - self._taken
+        inside = dict.fromkeys(
+            _account(pod)
+            for one in workloads
+            for mesh, pod in zip(meshes, one.pods, strict=True)
+            if mesh.membership(pod).captured
+        )
+        texts = {value.strip("*") for field, value in named if field in ("namespaces", "principals") and "*" in value}
+        other = unnamed(lambda text: any(one and (text.startswith(one) or text.endswith(one)) for one in texts))
+        spaces = [*dict.fromkeys(space for space, _account in inside), other]
         # Callers that no policy need name: policies are found on their ways.
-        self.inside = next(source for source in self.sources if source.name == "any other/any other")
-        self.outside = next(source for source in self.sources if source.name == OUTSIDE)
-        self.seen = [[source.seen(mesh, state) for source in self.sources] for state, mesh in enumerate(meshes)]
-        self._asked: dict[tuple[t.Any, ...], tuple[Truth, ...]] = {}
-        self._kinds = [
-            [_kind(mesh, source.pods[state]) for source in self.sources] for state, mesh in enumerate(meshes)
-        ]
+        others = [self._caller(None, space, other) for space in spaces]
+        self.inside, self.outside = others[-1], self._outside("")
+        self._seeds = [f"{self._own[0]}/ns/{space}/sa/{other}" for space in spaces]
+        self._taken |= {*inside, *((space, other) for space in spaces)}
+        self._everywhere = Group(meshes, [*workloads, *others, self.outside])
+        self._groups: dict[t.Hashable, Group] = {}
 
-    def parts(self, places: t.Sequence[Place]) -> list[list[int]]:
-        """Numbers of sources, those together that nothing tells apart at some places."""
-        columns: list[t.Sequence[t.Hashable]] = []
-        for place in places:
-            state = place.state
-            columns.append(self._kinds[state])
-            callers = zip(self.sources, self.seen[state], strict=True)
-            columns.append([place.apart(one.pods[state], seen.identity is not None) for one, seen in callers])
-            columns += self._answers(state, "waypoint", place.at_waypoint)
-            for answers in self._answers(state, "ztunnel", place.at_ztunnel):
-                # Behind a waypoint ztunnel sees no caller that is in the mesh.
-                hidden = [place.through and connection.identity is not None for connection in self.seen[state]]
-                columns.append([None if hide else answer for hide, answer in zip(hidden, answers, strict=True)])
-        found: dict[tuple[t.Hashable, ...], list[int]] = {}
-        for number, key in enumerate(zip(*columns, strict=True)):
-            found.setdefault(key, []).append(number)
+    def _caller(self, domain: str | None, space: str, account: str) -> Source:
+        """Whoever has an identity that no workload has. domain: a foreign one."""
+        name = said("/".join(text for text in (domain, space, account) if text))
+        name = name.replace("any other/", "any other domain/", 1) if domain and said(domain) == "any other" else name
+        pods = (outsider(space, account, gateway=(space, account) in self._gateways),) * len(self.meshes)
+        return Source(name, pods, real=False, identity=Identity(domain, space, account) if domain else None)
+
+    def _outside(self, address: str) -> Source:
+        pods = (outsider(OTHER, OTHER, address, captured=False),) * len(self.meshes)
+        return Source(f"{OUTSIDE}, at {address}" if address else OUTSIDE, pods, real=False)
+
+    def _named_by(self, policies: t.Sequence[Object]) -> Group:
+        """Callers whom some policies tell from all others."""
+        named = dict.fromkeys((namespace_of(policy), *one) for policy in policies for one in _named(policy))
+        key = tuple(one if one[1] == "serviceAccounts" else one[1:] for one in named)
+        if key not in self._groups:
+            found = []
+            for text in _identities(policies, self._own, self._seeds):
+                domain, space, account = re.split("/ns/|/sa/", text)
+                known = any(domain in (*mesh.config.trust_domains, "cluster.local") for mesh in self.meshes)
+                # Of an alias both count: the mesh's own identity, and that of another mesh.
+                foreign = [None] if {domain} == {*self._own} else [None, domain] if known else [domain]
+                found += [
+                    self._caller(whose, space, account)
+                    for whose in foreign
+                    if whose or (space, account) not in self._taken
+                ]
+            blocks = dict.fromkeys(value for _space, field, value in named if field.endswith("Blocks"))
+            networks = [ipaddress.ip_network(block, strict=False) for block in blocks if l4.network_of(block)]
+            found += map(self._outside, dict.fromkeys(_inside(network, networks) for network in networks))
+            self._groups[key] = Group(self.meshes, found)
+        return self._groups[key]
+
+    def parts(self, places: t.Sequence[Place]) -> list[list[Source]]:
+        """Sources at some places, those together that nothing tells apart.
+
+        Raises:
+            TooManyError: when policies tell too many of them apart.
+        """
+        policies = [item for place in places for item in (*place.at_waypoint, *place.at_ztunnel)]
+        groups = [self._everywhere, self._named_by(policies)]
+        found: dict[tuple[t.Hashable, ...], list[Source]] = {}
+        for group in groups:
+            columns: list[t.Sequence[t.Hashable]] = [group.kinds]
+            for place in places:
+                columns += group.apart(place)
+            for source, key in zip(group.sources, zip(*columns, strict=True), strict=True):
+                found.setdefault(key, []).append(source)
         return list(found.values())
+
+
+def _account(pod: Object) -> tuple[str, str]:
+    return namespace_of(pod), account_of(pod)
+
+
+class Group:
+    """Some sources, and what rules make of them: each rule is asked once for each.
+
+    Attributes:
+        sources: all of them.
+        kinds: what sets them apart everywhere.
+    """
+
+    def __init__(self, meshes: t.Sequence[Mesh], sources: list[Source]) -> None:
+        self.sources, self._meshes = sources, meshes
+        states = [*enumerate(meshes)]
+        self.kinds = [tuple(_kind(mesh, one.pods[state]) for state, mesh in states) for one in sources]
+        self._seen = [[source.seen(mesh, state) for source in sources] for state, mesh in states]
+        self._names = [[name_of(source.pods[state]) for source in sources] for state, _mesh in states]
+        self._asked: dict[t.Hashable, tuple[Truth, ...]] = {}
+
+    def apart(self, place: Place) -> t.Iterator[t.Sequence[t.Hashable]]:
+        """What sets them apart at a place, beside what does everywhere."""
+        if place.local:
+            yield [source.pods[place.state].get("spec", {}).get("nodeName") for source in self.sources]
+        # A pod that calls itself need not pass ztunnel, unless a waypoint is on its way.
+        callers = zip(self._names[place.state], self._seen[place.state], strict=True)
+        yield [name in place.pods and not (place.through and one.identity) for name, one in callers]
+        yield from self._answers(place.state, "waypoint", place.at_waypoint)
+        for answers in self._answers(place.state, "ztunnel", place.at_ztunnel):
+            # Behind a waypoint ztunnel sees no caller that is in the mesh.
+            seen = self._seen[place.state] if place.through else ()
+            hidden = [one.identity is not None for one in seen] or [False] * len(answers)
+            yield [None if hide else answer for hide, answer in zip(hidden, answers, strict=True)]
 
     def _answers(self, state: int, proxy: str, policies: t.Iterable[Object]) -> t.Iterator[tuple[Truth, ...]]:
         """What each rule of some policies makes of each source."""
@@ -266,11 +319,11 @@ class Crowd:
             for number in range(len(rules(policy))):
                 key = state, name_of(policy), number, proxy
                 if key not in self._asked:
-                    about, answer = ask(policy, number, self.meshes[state])
+                    about, answer = ask(policy, number, self._meshes[state])
                     # Most rules of two states say the same of the same callers.
-                    shared = proxy, namespace_of(policy), repr(about), self.seen.index(self.seen[state])
+                    shared = proxy, namespace_of(policy), repr(about), self._seen.index(self._seen[state])
                     if shared not in self._asked:
-                        self._asked[shared] = tuple(map(answer, self.seen[state]))
+                        self._asked[shared] = tuple(map(answer, self._seen[state]))
                     self._asked[key] = self._asked[shared]
                 yield self._asked[key]
 
@@ -322,23 +375,11 @@ class Place:
     pods: t.Collection[str]
     local: bool
 
-    def apart(self, pod: Object, captured: bool) -> t.Hashable:
-        """What sets a caller apart here, beside its identity. captured: it is in the mesh."""
-        node = pod.get("spec", {}).get("nodeName") if self.local else None
-        return not (self.through and captured) and name_of(pod) in self.pods, node
-
 
 def _kind(mesh: Mesh, pod: Object) -> t.Hashable:
     """What of a caller counts everywhere: whether it is in the mesh, and what nobody can know of it."""
     member, space, spec = mesh.membership(pod), namespace_of(pod), pod.get("spec", {})
     labels = tuple(sorted(labels_of(pod).items())) if mesh.items("NetworkPolicy", space) else ()
     unread = tuple(mesh.why_unread(kind, space) for kind in ("ServiceEntry", "NetworkPolicy"))
-    return (
-        member.captured,
-        member.sidecar,
-        member.doubt,
-        is_gateway(pod),
-        spec.get("hostNetwork") and spec.get("nodeName"),
-        labels,
-        unread,
-    )
+    node = spec.get("hostNetwork") and spec.get("nodeName")
+    return member.captured, member.sidecar, member.doubt, is_gateway(pod), node, labels, unread
