@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import typing as t
 
@@ -21,6 +22,10 @@ _ISTIOD = f"/apis/apps/v1/namespaces/{ROOT_NAMESPACE}/deployments/istiod"
 _ISTIODS = "/apis/apps/v1/deployments"
 _DEFAULTS = "Istio's defaults are taken"
 _NO_FLAGS = f"{_DEFAULTS} for its flags, and its version is not known"
+# What of the mesh's configuration is evaluated, or tells no proxy what to let through.
+_TOLD = ("trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "defaultProviders")
+_TOLD += ("accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing", "enablePrometheusMerge")
+_TOLD_OF_PROXIES = ("proxyHeaders", "tracing", "discoveryAddress", "image", "concurrency")
 _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 
 
@@ -97,7 +102,12 @@ def config_of(
     version = _version(deployment, containers)
     known, hidden = providers if config_map and not shared else None, "serviceEntryVisibility" in said
     selects = bool(said.get("discoverySelectors"))
-    return MeshConfig(root, domain, domains, headers, flags, version, known, hidden, selects, assumed)
+    rest = {key: value for key, value in said.items() if key not in (*_TOLD, "defaultConfig")}
+    proxies = defaults if isinstance(defaults, dict) else {}
+    rest |= {f"defaultConfig.{key}": value for key, value in proxies.items() if key not in _TOLD_OF_PROXIES}
+    rest |= {f"extensionProviders {item.get('name')}": item for item in listed if {*_PROVIDERS} & {*item}}
+    found = MeshConfig(root, domain, domains, headers, flags, version, known, hidden, selects, assumed)
+    return dataclasses.replace(found, rest=rest)
 
 
 def _list(value: t.Any) -> list[t.Any]:

@@ -13,6 +13,13 @@ from .policies import policies_near, selector, targets
 from .routes import EXTENSIONS
 from .waypoints import USE_CANARY, USE_WAYPOINT, WAYPOINT_CLASS, Waypoint, named_waypoint
 
+
+class Hiding(str):
+    """A doubt about which policies decide, so that what the model evaluates tells nothing of them."""
+
+    __slots__ = ()
+
+
 # Since then policies are bound to waypoints as here (istio/istio pilot/pkg/model/policyattachment.go).
 _AS_NOW = (1, 25)
 # What of them could not be read may change what a waypoint does.
@@ -35,7 +42,7 @@ def doubts_before(
     if source is not None and is_gateway(source) and target is not None and named_waypoint(mesh, target):
         found.append(f"{name_of(source)} is a gateway, and calls {INGRESS}")
     if member and member.sidecar:
-        found.append(f"{member.why_not}: its own Envoy decides how it calls")
+        found.append(Hiding(f"{member.why_not}: its own Envoy decides how it calls"))
     service = destination.service
     if service is not None:
         found += _unread(mesh, "Pod", namespace_of(service))
@@ -56,9 +63,13 @@ def doubts_before(
     if target is not None and any(
         USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
     ):
-        found.append(f"some of the traffic goes through another waypoint (label {USE_CANARY}), which is not evaluated")
+        found.append(
+            Hiding(f"some of the traffic goes through another waypoint (label {USE_CANARY}), which is not evaluated")
+        )
     if destination.gateway:
-        found.append(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
+        found.append(
+            Hiding(f"{destination} is the Service of Gateway {destination.gateway}, which routes on by its own rules")
+        )
     if source is not None:
         found += _isolated(mesh, source, "Egress")
     return found
@@ -80,9 +91,9 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
         found += _isolated(mesh, pod, "Ingress")
         found += filter(None, [mesh.membership(pod).doubt])
         if mesh.membership(pod).sidecar:
-            found.append(f"{name} has a sidecar, whose Envoy decides what it lets in")
+            found.append(Hiding(f"{name} has a sidecar, whose Envoy decides what it lets in"))
         if not labels_of(pod) and any(selector(item) for item in policies_near(mesh, pod)):
-            found.append(f"{name} has no label: istiod may give it policies whatever their selectors are")
+            found.append(Hiding(f"{name} has no label: istiod may give it policies whatever their selectors are"))
         if direct and source is not None:
             if name_of(source) == name_of(pod):
                 found.append(f"{name} calls itself, and need not pass ztunnel")
@@ -90,7 +101,7 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
                 # istio-cni lets kubelet's probes pass that way.
                 found.append(f"{name_of(source)} calls {name} from its own node's network, which may go around ztunnel")
     if pods and mesh.config.flag("PILOT_AUTO_ALLOW_WAYPOINT_POLICY"):
-        found.append("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated")
+        found.append(Hiding("istiod's PILOT_AUTO_ALLOW_WAYPOINT_POLICY is on, and is not evaluated"))
     return found
 
 
@@ -108,13 +119,24 @@ def _node(pod: Object | None) -> t.Any:
 
 
 def _isolated(mesh: Mesh, pod: Object, direction: str) -> list[str]:
-    """NetworkPolicies that may cut a pod off."""
-    found = _unread(mesh, "NetworkPolicy", namespace_of(pod))
+    """What NetworkPolicies leave open: whether they cut a pod off."""
+    return [
+        *_unread(mesh, "NetworkPolicy", namespace_of(pod)),
+        *(
+            f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated"
+            for item in isolating(mesh, pod, direction)
+        ),
+    ]
+
+
+def isolating(mesh: Mesh, pod: Object, direction: str = "") -> list[Object]:
+    """NetworkPolicies that may cut a pod off, in one direction or in any."""
+    found = []
     for item in mesh.items("NetworkPolicy", namespace_of(pod)):
         spec = item.get("spec", {})
         types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
-        if direction in types and has_labels(pod, (spec.get("podSelector") or {}).get("matchLabels") or {}):
-            found.append(f"NetworkPolicy {name_of(item)} selects pod {name_of(pod)}, and is not evaluated")
+        if direction in ("", *types) and has_labels(pod, (spec.get("podSelector") or {}).get("matchLabels") or {}):
+            found.append(item)
     return found
 
 
@@ -122,11 +144,8 @@ def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[s
     """What keeps the model from knowing what a waypoint does with requests to a target."""
     spaces = dict.fromkeys([waypoint.namespace, namespace_of(target), mesh.config.root])
     found = [
-        f"{kind} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
-        for kind in EXTENSIONS
-        for space in spaces
-        for item in mesh.items(kind, space)
-        if _may_select(item, waypoint)
+        f"{item['kind']} {name_of(item)} may change what waypoint {waypoint} does, and is not evaluated"
+        for item in extending(mesh, waypoint, spaces)
     ]
     for kind in _READ_FOR_WAYPOINT:
         found += _unread(mesh, kind, *spaces)
@@ -136,17 +155,23 @@ def doubts_at_waypoint(mesh: Mesh, waypoint: Waypoint, target: Object) -> list[s
     for pod in waypoint.pods:
         found += [*_isolated(mesh, pod, "Ingress"), *_isolated(mesh, pod, "Egress")]
     found += [
-        f"{kind} {name_of(item)} is bound otherwise before Istio 1.25"
+        Hiding(f"{kind} {name_of(item)} is bound otherwise before Istio 1.25")
         for kind in _READ_FOR_WAYPOINT[:2]
         for item in mesh.items(kind, mesh.config.root)
         # There it binds to no class, but to a Gateway of any namespace.
         if (mesh.config.version or _AS_NOW) < _AS_NOW and otherwise & {*targets(item)}
     ]
     if len(waypoint.accounts) > 1:
-        found.append(f"the pods of waypoint {waypoint} have several ServiceAccounts")
+        found.append(Hiding(f"the pods of waypoint {waypoint} have several ServiceAccounts"))
     if mesh.config.flag("ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES"):
-        found.append("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated")
+        found.append(Hiding("istiod's ENABLE_LAYERED_WAYPOINT_AUTHORIZATION_POLICIES is on, and is not evaluated"))
     return found
+
+
+def extending(mesh: Mesh, waypoint: Waypoint, spaces: t.Iterable[str]) -> list[Object]:
+    """EnvoyFilters and the like that may be for a waypoint's pods."""
+    near = [item for kind in EXTENSIONS for space in spaces for item in mesh.items(kind, space)]
+    return [item for item in near if _may_select(item, waypoint)]
 
 
 def _may_select(item: Object, waypoint: Waypoint) -> bool:

@@ -175,6 +175,7 @@ class MeshConfig:
         selects_namespaces: istiod reads some namespaces alone (discoverySelectors).
         assumed: what could not be read, so that Istio's default was taken; one sentence each.
         whole: all workloads are known; those of a folder may stand elsewhere.
+        rest: what is written of the mesh beside that, and is not evaluated.
     """
 
     root: str = "istio-system"
@@ -188,6 +189,7 @@ class MeshConfig:
     selects_namespaces: bool = False
     assumed: tuple[str, ...] = ()
     whole: bool = True
+    rest: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
 
     @property
     def revision(self) -> str | None:

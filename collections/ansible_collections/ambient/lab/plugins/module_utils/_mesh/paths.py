@@ -11,7 +11,7 @@ import dataclasses
 import typing as t
 
 from .destinations import Destination, Request, resolve
-from .doubts import doubts_at_end, doubts_at_waypoint, doubts_before
+from .doubts import Hiding, doubts_at_end, doubts_at_waypoint, doubts_before
 from .endpoints import Endpoint
 from .l4 import Connection, Identity
 from .mesh import BYPASS, Membership, Mesh, Object, account_of, addresses_of, has_labels, is_true, name_of, namespace_of
@@ -123,9 +123,10 @@ def path_to(mesh: Mesh, source: Object | None, request: Request, destination: De
     waypoint = waypoints[0] if waypoints else None
     places: list[Object | None] = [*targets] or [None]
     doubts = [why for item in places for why in doubts_before(mesh, source, member, destination, item)]
-    doubts += [item.doubt for item in waypoints if item and item.doubt]
+    doubts += [Hiding(item.doubt) for item in waypoints if item and item.doubt]
     if not _alike(waypoints, destination):
-        doubts.append(f"the pods of {destination} have not all the same waypoint: it depends on which one answers")
+        why = f"the pods of {destination} have not all the same waypoint: it depends on which one answers"
+        doubts.append(Hiding(why))
     hop, ends, behind = None, destination.endpoints, list[str]()
     if waypoint and waypoint.serves and target and member and member.captured:
         hop = WaypointHop(

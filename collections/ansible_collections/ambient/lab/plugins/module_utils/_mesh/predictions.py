@@ -65,8 +65,15 @@ def predict_on(mesh: Mesh, path: Path, request: Request) -> Prediction:
     return found if found.outcome == "broken" else dataclasses.replace(found, assumed=mesh.config.assumed)
 
 
-def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
-    missing = _missing(mesh, path)
+def policies_alone(mesh: Mesh, path: Path, request: Request) -> Prediction:
+    """What policies make of a request, as if all on its way were ready, and no doubt about it."""
+    ends = tuple(dataclasses.replace(end, ready=True) for end in path.endpoints)
+    bare = dataclasses.replace(path, doubts=(), behind=(), endpoints=ends)
+    return _predict(mesh, bare, request, alone=True)
+
+
+def _predict(mesh: Mesh, path: Path, request: Request, *, alone: bool = False) -> Prediction:
+    missing = _missing(mesh, path, alone)
     if missing:
         return Prediction("broken", (missing,))
     if path.destination.kind == "outside":
@@ -99,13 +106,13 @@ def _predict(mesh: Mesh, path: Path, request: Request) -> Prediction:
     return Prediction("broken", (*reasons, Reason(f"no ready pod is behind {path.destination}")))
 
 
-def _missing(mesh: Mesh, path: Path) -> Reason | None:
-    """What keeps the request from being decided about at all."""
+def _missing(mesh: Mesh, path: Path, alone: bool) -> Reason | None:
+    """What keeps the request from being decided about at all. alone: whatever is not ready does not."""
     destination = path.destination
     if destination.kind == "missing" or (destination.kind == "service" and destination.why):
         return Reason(destination.why, Retry.unless(destination.kind == "service"))
     waypoint = path.at_waypoint.waypoint if path.at_waypoint else None
-    if waypoint and not waypoint.ready and not mesh.why_unread("Pod", waypoint.namespace):
+    if not alone and waypoint and not waypoint.ready and not mesh.why_unread("Pod", waypoint.namespace):
         # ztunnel has nobody to hand the request to, and cuts it off.
         return Reason(f"no pod of the waypoint {waypoint} is ready")
     return None

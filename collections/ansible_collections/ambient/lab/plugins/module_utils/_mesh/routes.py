@@ -115,22 +115,46 @@ def _by_rules(mesh: Mesh, routes: t.Sequence[Object], request: Request, space: s
 
 
 def _traffic(mesh: Mesh, service: Object, space: str, *, routed: bool = False) -> list[str]:
-    """Traffic policies for a Service that are not evaluated. routed: it is a backend, whose own routes do not count."""
+    """What traffic policies for a Service leave open. routed: it is a backend, whose own routes do not count."""
+    what = {"VirtualService": "routes it"}
+    return [
+        f"{item['kind']} {name_of(item)} {what.get(item['kind'], 'changes how the waypoint calls it')}, "
+        "and is not evaluated"
+        for item in _traffic_policies(mesh, service, space, routed=routed)
+    ]
+
+
+def _traffic_policies(mesh: Mesh, service: Object, space: str, *, routed: bool = False) -> list[Object]:
     own, root = namespace_of(service), mesh.config.root
-    found = [] if routed else [(item, "routes it") for item in _virtual_services(mesh, service, (own, space))]
-    found += [
-        (item, "changes how the waypoint calls it")
-        for name in dict.fromkeys((own, space, root))
-        for item in mesh.items("DestinationRule", name)
-        if _means(mesh, str(item.get("spec", {}).get("host")), service)
+    rules = [item for name in dict.fromkeys((own, space, root)) for item in mesh.items("DestinationRule", name)]
+    return [
+        *([] if routed else _virtual_services(mesh, service, (own, space))),
+        *(item for item in rules if _means(mesh, str(item.get("spec", {}).get("host")), service)),
+        *(
+            item
+            for item in mesh.items("BackendTLSPolicy", own)
+            for ref in item.get("spec", {}).get("targetRefs") or []
+            if (ref.get("kind"), ref.get("name")) == (service["kind"], service["metadata"]["name"])
+        ),
     ]
-    found += [
-        (item, "changes how the waypoint calls it")
-        for item in mesh.items("BackendTLSPolicy", own)
-        for ref in item.get("spec", {}).get("targetRefs") or []
-        if (ref.get("kind"), ref.get("name")) == (service["kind"], service["metadata"]["name"])
+
+
+def routing(mesh: Mesh, destination: Destination, space: str) -> list[Object]:
+    """All objects by which a waypoint of a namespace sends requests to a destination on, evaluated or not."""
+    service = destination.service
+    if service is None or destination.kind not in ("service", "entry"):
+        return []
+    spaces = tuple(dict.fromkeys([namespace_of(service), space]))
+    routes = [item for kind in ROUTES for item in _bound(mesh, kind, spaces, destination)]
+    refs = [
+        found
+        for route in routes
+        for rule in route.get("spec", {}).get("rules") or []
+        for ref in rule.get("backendRefs") or []
+        if (found := _backend(mesh, route, ref))
     ]
-    return [f"{item['kind']} {name_of(item)} {what}, and is not evaluated" for item, what in found]
+    more = [item for backend, _port in refs for item in _traffic_policies(mesh, backend, space, routed=True)]
+    return [*routes, *_traffic_policies(mesh, service, space), *more]
 
 
 def _virtual_services(mesh: Mesh, service: Object, spaces: t.Iterable[str]) -> list[Object]:

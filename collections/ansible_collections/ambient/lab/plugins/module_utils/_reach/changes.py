@@ -6,24 +6,22 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
 import typing as t
 
 from .._common.rounds import Reason
 from .._mesh.destinations import Request
-from .._mesh.mesh import Mesh, Object, has_labels, name_of, namespace_of
+from .._mesh.doubts import Hiding
+from .._mesh.mesh import Mesh, namespace_of
 from .._mesh.paths import Path
-from .._mesh.policies import selector
-from .._mesh.predictions import Prediction, predict_on
+from .._mesh.predictions import Prediction, policies_alone
+from .differences import EVALUATED, WIDE, Key, differing, inputs, is_beyond, is_idle
 from .doors import Door, workload_of
 from .reach import Cell
 from .requests import Kind
 from .told import by
 
 KINDS = ("opened", "unclear", "closed", "changed")
-POLICIES = ("AuthorizationPolicy", "PeerAuthentication")
-# Kind and namespace/name of an object, as doubts name what is not evaluated.
-_OBJECT = re.compile(r"\b([A-Z]\w+) ([\w.-]+/[\w.-]+)")
+_POLICY = "AuthorizationPolicy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,8 @@ class Change:
 
     Attributes:
         kind: "unclear": a state is unknown, or both, and they differ in what it follows from.
-        cell: with both predictions.
+        cell: where it is.
+        met: in both states; where something on the way is not ready, what policies make of it.
         names: of its sources.
         because: what differs on the way between the states.
         opens: it lets through, or may, what was not surely let through before.
@@ -40,6 +39,7 @@ class Change:
 
     kind: str
     cell: Cell
+    met: tuple[Prediction, Prediction]
     names: tuple[str, ...]
     because: str
     opens: bool
@@ -57,7 +57,7 @@ class Change:
 
     def values(self) -> dict[str, t.Any]:
         """The same as plain data."""
-        old, new = self.cell.found
+        old, new = self.met
         return {
             "change": self.kind,
             "from": list(self.names),
@@ -71,79 +71,83 @@ class Change:
 
 
 def changes_of(found: t.Sequence[Cell], old: Mesh, new: Mesh, namespaces: t.Collection[str] = ()) -> list[Change]:
-    """What differs in the cells of two states, what opens first; namespaces: that were looked at, none are all."""
-    every = [change for cell in found if (change := _change(cell, old, new))]
-    for item in _differing(old, new):
-        space, label = namespace_of(item), f"{item['kind']} {name_of(item)}"
-        near = not namespaces or space in (*namespaces, new.config.root)
-        if near and not all(_is_known(mesh, space) for mesh in (old, new)) and not _is_shown(item, found):
+    """What differs in the cells of two states, what opens first; namespaces: that were looked at, none are all.
+
+    An object that differs is silent only where a cell rests on it and was compared, or where it surely means nothing
+    in either state.
+    """
+    differ = differing(old, new)
+    every = [change for cell in found if (change := _change(cell, old, new, differ))]
+    shown = _shown(found, old, new) if differ else set()
+    for key, text in differ.items():
+        space, _slash, name = key[1].partition("/")
+        near = not namespaces or (space or name) in (*namespaces, old.config.root, new.config.root) or key[0] in WIDE
+        beyond = any(is_beyond(mesh, key, namespaces) for mesh in (old, new))
+        idle = all(is_idle(mesh, key, namespaces) for mesh in (old, new))
+        if near and (beyond or (key not in shown and not idle)):
             nobody = Prediction("unknown", (Reason("no destination here shows what it does"),))
-            door = Door(label, space, "", 0, (None, None))
+            door = Door(f"{key[0]} {key[1].lstrip('/')}", space, "", 0, (None, None))
             cell = Cell(door, Kind(Request("http://any/"), "any request"), (), (nobody,) * 2, (None, None))
-            every.append(
-                Change("unclear", cell, ("anybody",), _difference(item["kind"], name_of(item), old, new), True)
-            )
+            every.append(Change("unclear", cell, (nobody, nobody), ("anybody",), text, True))
     return sorted(every, key=lambda change: KINDS.index(change.kind))
 
 
-def _differing(old: Mesh, new: Mesh) -> t.Iterator[Object]:
-    """Policies that differ between the states, each as one of them has it."""
-    for kind in POLICIES:
-        both = {name_of(item): item for mesh in (old, new) for item in mesh.items(kind)}
-        yield from (item for name, item in both.items() if _difference(kind, name, old, new))
+def _shown(found: t.Iterable[Cell], old: Mesh, new: Mesh) -> set[Key]:
+    """Objects on which any destination rests: where they differ its cells have been compared."""
+    first = {cell.door.name: cell for cell in found}
+    return {key for cell in first.values() for keys in _rests(cell, old, new) for key in keys}
 
 
-def _is_known(mesh: Mesh, space: str) -> bool:
-    """Whether all pods for which a policy may be are known."""
-    return mesh.config.whole and not mesh.why_unread("Pod", space)
+def _rests(cell: Cell, old: Mesh, new: Mesh) -> list[set[Key]]:
+    return [inputs(mesh, path) if path else set() for mesh, path in zip((old, new), cell.ways, strict=True)]
 
 
-def _is_shown(item: Object, found: t.Iterable[Cell]) -> bool:
-    """Whether a policy counts at any destination."""
-    paths = (path for cell in found for path in cell.ways if path)
-    if item["kind"] == "AuthorizationPolicy":
-        return any(name_of(item) == name_of(one) for path in paths for one in (*path.policies, *path.declared))
-    return any(
-        has_labels(hop.pod, selector(item)) and (not selector(item) or namespace_of(item) == namespace_of(hop.pod))
-        for path in paths
-        for hop in path.at_ztunnel
+def _change(cell: Cell, old: Mesh, new: Mesh, differ: t.Mapping[Key, str]) -> Change | None:
+    states = [*zip((old, new), cell.ways, cell.found, strict=True)]
+    # Whether something is ready is no policy.
+    was, is_ = (
+        policies_alone(mesh, path, cell.kind.request) if path and one.outcome == "broken" else one
+        for mesh, path, one in states
     )
-
-
-def _change(cell: Cell, old: Mesh, new: Mesh) -> Change | None:
-    was, is_ = cell.found
-    names = dict.fromkeys(name for one in cell.found for name in (*one.among, *dict(one.rules)))
-    objects = [("AuthorizationPolicy", name) for name in names]
     opens = was.outcome != "allowed" and is_.outcome in ("allowed", "unknown")
-    kind = "changed"
+    kind, moved = "changed", []
     if not was.sure and not is_.sure:
-        bare = [_without_doubts(cell, state, mesh) for state, mesh in enumerate((old, new))]
-        # Where a rule is unknown, or a sidecar is in ztunnel's place, all policies count.
-        blind = "unknown" in bare or any(len(path.at_ztunnel) < len(path.endpoints) for path in cell.ways if path)
-        objects = [item for path in cell.ways if path for item in _inputs(path, is_.why + was.why, blind)]
-        # Pods that stand elsewhere may be of any policy of their namespace.
-        lost = (cell.door.namespace, new.config.root) if any(path and not path.endpoints for path in cell.ways) else ()
-        objects += (
-            [(one["kind"], name_of(one)) for one in _differing(old, new) if namespace_of(one) in lost] if lost else []
-        )
-        differ = [item for item in objects if _difference(*item, old, new)]
-        differ += [] if _doubted(cell.ways[0]) == _doubted(cell.ways[1]) else [("", "")]
-        if bare[0] == bare[1] and not differ:
+        # An unknown that both states share hides no other change.
+        alone = [policies_alone(mesh, path, cell.kind.request).outcome if path else "" for mesh, path, _one in states]
+        if alone[0] == alone[1] and not _unevaluated(cell, "unknown" in alone, _rests(cell, old, new), differ):
             return None
         kind = "unclear"
-        opens = bare[0] != "allowed" or bare[1] == "allowed"
+        opens = alone[0] != "allowed" or alone[1] == "allowed"
     elif was.outcome == is_.outcome:
-        ends = [_ends(path) for path in cell.ways]
-        if was.outcome != "allowed" or ends[0] == ends[1]:
+        moved = _moved(cell)
+        if was.outcome != "allowed" or not moved:
             return None
-        said = " -> ".join(", ".join(sorted(names)) for names in ends)
-        return Change(kind, cell, tuple(source.name for source in cell.sources), f"it ends elsewhere: {said}", opens)
     elif not was.sure or not is_.sure:
         kind = "unclear"
     elif "allowed" in (was.outcome, is_.outcome):
         kind = "opened" if is_.outcome == "allowed" else "closed"
-    because = [text for item in dict.fromkeys(objects) if (text := _difference(*item, old, new))]
-    return Change(kind, cell, tuple(source.name for source in cell.sources), "; ".join(because), opens)
+    names = dict.fromkeys((_POLICY, name) for one in (was, is_) for name in (*one.among, *dict(one.rules)))
+    texts = moved or [differ[key] for key in names if key in differ]
+    if not texts:
+        rests = set().union(*_rests(cell, old, new))
+        texts = [text for key, text in differ.items() if key in rests] or _moved(cell)
+    return Change(kind, cell, (was, is_), tuple(source.name for source in cell.sources), "; ".join(texts), opens)
+
+
+def _unevaluated(cell: Cell, unknown: bool, rests: t.Sequence[set[Key]], differ: t.Mapping[Key, str]) -> bool:
+    """Whether anything differs of which an unknown cell says nothing. unknown: policies alone are, too."""
+    doubts = [{*path.doubts, *path.behind} if path else set() for path in cell.ways]
+    hidden = unknown or cell.lost or any(isinstance(why, Hiding) for why in doubts[0] | doubts[1])
+    unseen = {key for key in rests[0] | rests[1] if hidden or key[0] not in EVALUATED}
+    others = hidden and rests[0] != rests[1]
+    return bool(unseen & differ.keys() or others or doubts[0] != doubts[1] or _moved(cell))
+
+
+def _moved(cell: Cell) -> list[str]:
+    """That a way ends elsewhere, where it does."""
+    ends = [_ends(path) for path in cell.ways]
+    said = " -> ".join(", ".join(sorted(names)) for names in ends)
+    return [f"it ends elsewhere: {said}"] if ends[0] != ends[1] else []
 
 
 def _ends(path: Path | None) -> set[str]:
@@ -153,39 +157,6 @@ def _ends(path: Path | None) -> set[str]:
         (end, "/".join((namespace_of(end.pod), workload_of(end.pod)[0])) if end.pod else end.address) for end in ends
     ]
     return {f"{name}:{end.port or ''}" for end, name in named}
-
-
-def _without_doubts(cell: Cell, state: int, mesh: Mesh) -> str:
-    """What policies alone make of an unknown cell: an unknown that both states share hides no other change."""
-    path = cell.ways[state]
-    return predict_on(mesh, dataclasses.replace(path, doubts=(), behind=()), cell.kind.request).outcome if path else ""
-
-
-def _doubted(path: Path | None) -> set[str]:
-    return {*path.doubts, *path.behind} if path else set()
-
-
-def _inputs(path: Path, why: str, blind: bool) -> t.Iterator[tuple[str, str]]:
-    """Kind and name of the objects from which an unknown outcome follows. blind: of all policies on the way."""
-    yield from _OBJECT.findall("; ".join((why, *_doubted(path))))
-    at_waypoint = path.at_waypoint.authentications if path.at_waypoint else ()
-    for item in (*path.policies, *path.declared, *at_waypoint) if blind else ():
-        yield item["kind"], name_of(item)
-
-
-def _difference(kind: str, name: str, old: Mesh, new: Mesh) -> str:
-    """How an object differs between the states; "" where it does not."""
-    was, is_ = (mesh.get(kind, *name.split("/", 1)) for mesh in (old, new))
-    said = name if kind == "AuthorizationPolicy" else f"{kind} {name}"
-    if was and is_:
-        return f"{said} has changed" if _written(was) != _written(is_) else ""
-    return f"{said} is {'gone' if was else 'new'}" if was or is_ else ""
-
-
-def _written(item: Object) -> Object:
-    """What of an object its author wrote."""
-    meta = {key: item["metadata"].get(key) or {} for key in ("labels", "annotations")}
-    return {**meta, "spec": item.get("spec") or {}}
 
 
 def _said(prediction: Prediction) -> str:

@@ -152,7 +152,7 @@ def _after(patterns: t.Sequence[str], items: Items, char: str) -> Items:
     found = []
     for number, at in items:
         step = patterns[number][at : at + 1]
-        if step == char or step == ONE or (step == PART and char != "/"):
+        if step in (char, ONE) or (step == PART and char != "/"):
             found.append((number, at + 1))
         elif step == ANY or (step == PARTS and char != "/"):
             found.append((number, at))

@@ -120,7 +120,7 @@ def _section(changes: t.Sequence[Change], refused: t.Sequence[Change], pairs: in
         for name in change.names:
             verdict = "fail" if (to, label, name) in bad else "pass"
             ends = {"name": f"{name} -> {to} {label}", "from": name, "to": to}
-            rows.append(_claim(ends, change.cell.found, verdict, change.because))
+            rows.append(_claim(ends, change.met, verdict, change.because))
     same = Prediction("allowed"), Prediction("allowed")
     ends = {"name": f"{pairs - len(rows)} other pairs meet the same", "from": "all others", "to": "all destinations"}
     rows.append(_claim(ends, same, "pass", ""))

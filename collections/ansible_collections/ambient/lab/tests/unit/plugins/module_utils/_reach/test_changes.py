@@ -134,3 +134,90 @@ def test_a_policy_that_no_destination_shows_is_unclear(kind: str) -> None:
     (found,) = changes([SHOP, old], [SHOP, old.replace("a: b", "a: c")])
     assert (found.kind, found.opens, found.cell.door.name) == ("unclear", True, f"{kind} far/l4")
     assert changes([SHOP, old], [SHOP, old]) == []
+
+
+SERVICE = "Service shop/app:80"
+GATEWAY = WAYPOINT.partition("---")[0]
+
+
+def on(paths: str, name: str = "l4", action: str = "ALLOW") -> str:
+    return written(f"{SERVED}, action: {action}, rules: [{{to: [{{operation: {{{paths}}}}}]}}]", name)
+
+
+def of(fields: str) -> str:
+    return written(f"{SERVED}, rules: [{{from: [{{source: {{{fields}}}}}]}}]")
+
+
+def header(*conditions: str) -> str:
+    when = ", ".join(f"{{key: 'request.headers[x]', {one}}}" for one in conditions)
+    return written(f"{SERVED}, rules: [{{when: [{when}]}}]")
+
+
+NOBODY_AT_ALL = written("rules: []")
+NOBODY = written(f"{SERVED}, rules: []")
+MORE = ", ".join(f"'/s{number}/t{number}'" for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # What stands for all others is none of those that a policy names.
+        (NOBODY, on("paths: ['*'], notPaths: ['/a*', '/']")),
+        (NOBODY, header("values: ['*']", "notValues: ['*r']")),
+        (of("namespaces: ['a*', shop]"), of("namespaces: ['*']")),
+        # Templates, beside what begins and ends with a text.
+        (on("paths: ['/a/{*}'], notPaths: ['*.html']"), on("paths: ['/a/{*}']")),
+        (on("paths: ['/files/{*}/get'], notPaths: ['/files/s*']"), on("paths: ['/files/{*}/get']")),
+        (on("paths: ['/app/{**}'], notPaths: ['*.php']"), on("paths: ['/app/{**}']")),
+        (
+            on(f"paths: ['/a/{{*}}/{{*}}/{{*}}', {MORE}], notPaths: ['/{{*}}/b/{{*}}/{{*}}']"),
+            on(f"paths: ['/a/{{*}}/{{*}}/{{*}}', {MORE}]"),
+        ),
+        # A waypoint takes every star.
+        (NOBODY, of("namespaces: ['*prod*']")),
+        (NOBODY, of("namespaces: ['prod-*-eu-*']")),
+        # The end of an identity may begin within its namespace.
+        (NOBODY, of("principals: ['*/foo/sa/bar']")),
+        (NOBODY, of("principals: ['*oo/sa/bar']")),
+    ],
+)
+def test_no_request_and_no_caller_is_forgotten(old: str, new: str) -> None:
+    found = {one.kind for one in changes([SHOP, GATEWAY, old], [SHOP, GATEWAY, new]) if one.cell.door.name == SERVICE}
+    assert "opened" in found
+
+
+CONFIG = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: istio, namespace: istio-system}}
+data:
+  mesh: "{}"
+"""
+
+
+def test_a_mesh_that_has_another_trust_domain_is_a_caller() -> None:
+    config = CONFIG.format("trustDomain: own")
+    old, new = "own/ns/a/sa/b", "own/ns/a/sa/b, cluster.local/ns/a/sa/b"
+    found = changes([PLAIN, config, source(f"principals: [{old}]")], [PLAIN, config, source(f"principals: [{new}]")])
+    assert ("opened", ("cluster.local/a/b",)) in {(one.kind, one.names) for one in found}
+
+
+def test_one_destination_that_is_too_rich_hides_no_other() -> None:
+    lists = {"methods": "M", "paths": "/", "hosts": "h"}
+    fields = [f"{key}: [{', '.join(f'{text}{number}' for number in range(30))}]" for key, text in lists.items()]
+    rich, poor = on(", ".join(fields), "rich"), on("methods: [GET]", "rich")
+    world = [SHOP, GATEWAY, OTHER]
+    found = changes([*world, rich, for_app("b")], [*world, rich])
+    assert {one.kind for one in found if one.cell.door.name == "pod shop/b:8080"} == {"opened", "unclear"}
+    assert SERVICE not in {one.cell.door.name for one in found}
+    (lost,) = [one for one in changes([*world, rich], [*world, poor]) if one.cell.door.name == SERVICE]
+    assert (lost.kind, lost.names, lost.because) == ("unclear", ("anybody",), "shop/rich has changed")
+    assert "more than 20000 requests apart" in lost.values()["now"]
+
+
+def test_what_is_not_ready_now_is_compared_as_if_it_were() -> None:
+    none = SHOP.replace("spec:\n  template", "spec:\n  replicas: 0\n  template")
+    found = {(one.kind, one.values()["was"]) for one in changes([none, NOBODY_AT_ALL], [none])}
+    assert ("opened", "denied_l4 (no ALLOW rule of shop/l4)") in found
+    # That it is ready in one state alone is no opening.
+    assert changes([none], [SHOP]) == []

@@ -63,7 +63,10 @@ def test_paths_match_together_as_in_all_short_paths(patterns: list[str]) -> None
 
 NAMES = st.sampled_from(["a", "b", "ab", "*", "a*", "*b", "*a*", "a*b", "a*b*"])
 PRINCIPAL = st.sampled_from(
-    "*/sa/a */ns/b/sa/a */b/sa/a */a *b cluster.local/ns/a* cluster.local/ns/a/* cluster.local/ns/a/sa/b other/* x/ns/*".split()
+    [
+        *("*/sa/a", "*/ns/b/sa/a", "*/b/sa/a", "*/a", "*b", "other/*", "x/ns/*"),
+        *("cluster.local/ns/a*", "cluster.local/ns/a/*", "cluster.local/ns/a/sa/b"),
+    ]
 )
 FIELDS = st.fixed_dictionaries(
     {},
