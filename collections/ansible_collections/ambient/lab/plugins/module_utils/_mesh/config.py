@@ -23,8 +23,10 @@ _ISTIODS = "/apis/apps/v1/deployments"
 _DEFAULTS = "Istio's defaults are taken"
 _NO_FLAGS = f"{_DEFAULTS} for its flags, and its version is not known"
 # What of the mesh's configuration is evaluated, or tells no proxy what to let through.
-_TOLD = ("trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "defaultProviders")
-_TOLD += ("accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing", "enablePrometheusMerge")
+_TOLD = (
+    *("trustDomain", "trustDomainAliases", "rootNamespace", "extensionProviders", "defaultProviders"),
+    *("accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing", "enablePrometheusMerge"),
+)
 _TOLD_OF_PROXIES = ("proxyHeaders", "tracing", "discoveryAddress", "image", "concurrency")
 _PROVIDERS = {"envoyExtAuthzHttp": "http", "envoyExtAuthzGrpc": "grpc"}
 

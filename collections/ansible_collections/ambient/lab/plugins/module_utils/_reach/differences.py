@@ -18,8 +18,10 @@ Key = tuple[str, str]
 _AT_WAYPOINTS = ("AuthorizationPolicy", "RequestAuthentication")
 _POLICIES = (*_AT_WAYPOINTS, "PeerAuthentication")
 # What is evaluated where a way is known, and what never is.
-EVALUATED = ("AuthorizationPolicy", "PeerAuthentication", "Namespace", "Service", "ServiceEntry", "Gateway")
-EVALUATED += ("GatewayClass",)
+EVALUATED = (
+    *("AuthorizationPolicy", "PeerAuthentication"),
+    *("Namespace", "Service", "ServiceEntry", "Gateway", "GatewayClass"),
+)
 KINDS = (*EVALUATED, "RequestAuthentication", "NetworkPolicy", *ROUTES, *TRAFFIC, *EXTENSIONS)
 _OWN = "istio"
 CONFIG = ("ConfigMap", "the mesh's configuration")

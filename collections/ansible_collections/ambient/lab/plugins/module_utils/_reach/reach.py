@@ -69,15 +69,16 @@ def _at(door: Door, crowd: Crowd) -> t.Iterator[Cell]:
     except TooManyError as error:
         why = f"nobody can look at each way in which its policies and routes match: they have {error}"
         unknown = (Prediction("unknown", (Reason(why),)),) * len(states)
-        ways = tuple(way(mesh, crowd.inside, state, door, plain.request) for state, mesh in states)
-        yield Cell(door, plain, (dataclasses.replace(crowd.inside, name="anybody"),), unknown, ways, why)
+        anybody = dataclasses.replace(crowd.inside, name="anybody")
+        found = tuple(way(mesh, anybody, state, door, plain.request) for state, mesh in states)
+        yield Cell(door, plain, (anybody,), unknown, found, why)
         return
     for sources in map(tuple, parts):
         through = any(mesh.membership(sources[0].pods[state]).captured for state, mesh in states)
         for kind in told if through else [plain]:
             paths = [way(mesh, sources[0], state, door, kind.request) for state, mesh in states]
-            found = (met(mesh, path, kind.request) for mesh, path in zip(crowd.meshes, paths, strict=True))
-            yield Cell(door, kind, sources, tuple(found), tuple(paths))
+            outcomes = (met(mesh, path, kind.request) for mesh, path in zip(crowd.meshes, paths, strict=True))
+            yield Cell(door, kind, sources, tuple(outcomes), tuple(paths))
 
 
 def way(mesh: Mesh, source: Source, state: int, door: Door, request: Request) -> Path | None:

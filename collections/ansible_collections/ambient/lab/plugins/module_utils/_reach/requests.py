@@ -96,13 +96,13 @@ def _choices(name: str, patterns: t.Sequence[str], door: Door) -> list[str]:
         # Of paths that a waypoint may normalise first those stay that a policy names: what they meet is unknown.
         odd = [pattern.replace("{*", "*").replace("*}", "*") for pattern in patterns if l7.CHANGED.search(pattern)]
         seeds = ["/", *(re.sub(r"\*+", OTHER, pattern) for pattern in odd)]
-        steps, shape = map(like_path, patterns), f"/{ANY}"
+        steps, shape = [*map(like_path, patterns)], f"/{ANY}"
         return samples(steps, fits, [text for text in seeds if text.startswith("/")], shape, l7.CHANGED)
     if name == "host":
         short, port = door.host.partition(".")[0], "" if door.port == 80 else f":{door.port}"
         names = [door.host, short, f"{door.host}.svc", f"{door.host}.svc.cluster.local"] if short != door.host else []
         seeds = ["", *(f"{item}{end}" for item in names for end in ("", port))]
-        steps = (like_glob(pattern.lower()) for pattern in patterns)
+        steps = [like_glob(pattern.lower()) for pattern in patterns]
         return samples(steps, lambda text: fits(text or own), seeds) if patterns else [""]
     return samples(map(like_glob, patterns), fits, [""]) if patterns else [""]
 

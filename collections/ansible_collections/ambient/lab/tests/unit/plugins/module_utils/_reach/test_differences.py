@@ -30,6 +30,7 @@ GET = written(f"{SERVED}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]")
 REVISED = SHOP.replace("ambient}", "ambient, istio.io/rev: stable}")
 CANARY = SHOP.replace("use-waypoint: wp", "use-waypoint: wp, istio.io/use-waypoint-canary: %s")
 SECOND = GATEWAY.replace("name: wp", "name: w2")
+CANARIES = (CANARY % "w2").partition("---")[2]
 AT_SECOND = written("targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: w2}], rules: []")
 CHOSEN = GATEWAY.replace(
     "protocol: HBONE",
@@ -90,12 +91,6 @@ GONE, CHANGED = "shop/l4 is gone", "has changed"
         ),
         ([SHOP, CHOSEN % "a"], [SHOP, CHOSEN % "b"], "Service shop/app:80", f"Gateway shop/wp {CHANGED}"),
         ([CANARY % "w2", GATEWAY], [CANARY % "w3", GATEWAY], "Service shop/app:80", f"Service shop/app {CHANGED}"),
-        (
-            [CANARY % "w2", GATEWAY, SECOND, AT_SECOND],
-            [CANARY % "w2", GATEWAY, SECOND],
-            "AuthorizationPolicy shop/l4",
-            GONE,
-        ),
         # The waypoint, or the namespace, is not in the folder.
         ([SHOP, GET], [SHOP], "AuthorizationPolicy shop/l4", GONE),
         (
@@ -104,8 +99,7 @@ GONE, CHANGED = "shop/l4 is gone", "has changed"
             "AuthorizationPolicy shop/l4",
             GONE,
         ),
-        # An ingress enforces and routes what no destination shows.
-        ([SHOP, INGRESS, AT_INGRESS], [SHOP, INGRESS], "AuthorizationPolicy shop/l4", GONE),
+        # An ingress enforces, and routes, what no destination shows.
         (
             [PLAIN, INGRESS, L4],
             [PLAIN, INGRESS, written("rules: [{}]")],
@@ -187,15 +181,20 @@ def whole(*texts: str) -> Mesh:
     return mesh
 
 
+GATE = POD.format(labels="istio: ingressgateway", annotations="")
+AT_POLICY = "AuthorizationPolicy shop/l4"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "door"),
     [
         ([SIDECAR, for_app("b")], [SIDECAR], "pod shop/p:any other port"),
         ([SIDECAR, for_app("b")], [SIDECAR.replace("app: b", "app: c"), for_app("b")], "pod shop/p:any other port"),
-        ([POD.format(labels="istio: ingressgateway", annotations=""), for_app("b")],
-         [POD.format(labels="istio: ingressgateway", annotations="")], "AuthorizationPolicy shop/p-b"),
+        ([GATE, for_app("b")], [GATE], "AuthorizationPolicy shop/p-b"),
+        ([INGRESS, AT_INGRESS], [INGRESS], AT_POLICY),
+        ([CANARIES, GATEWAY, SECOND, AT_SECOND], [CANARIES, GATEWAY, SECOND], AT_POLICY),
     ],
-)  # fmt: skip
+)
 def test_what_an_envoy_outside_of_the_model_enforces_is_unclear(old: list[str], new: list[str], door: str) -> None:
     plain = NAMESPACE.replace("dataplane-mode: ambient", "a: b")
     meshes = whole(plain, *old), whole(plain, *new)

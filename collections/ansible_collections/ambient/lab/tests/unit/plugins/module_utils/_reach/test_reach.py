@@ -179,3 +179,17 @@ def test_two_states_are_told_apart_by_the_policies_of_both() -> None:
     assert found["POST /a"] == ["allowed", "denied_l7"]
     assert found["PUT / (any other path)"] == ["denied_l7", "allowed"]
     assert found["GET (any other method) / (any other path)"] == ["denied_l7", "denied_l7"]
+
+
+def test_names_that_policies_of_other_destinations_have_are_no_sources() -> None:
+    """Each namespace has a policy of its own: all sources at all destinations would never end."""
+    spaces = [f"n{number}" for number in range(30)]
+    rule = "*/sa/x-{}"
+    policies = [policy("x", one, rules=[{"from": [{"source": {"principals": [rule.format(one)]}}]}]) for one in spaces]
+    found = cells([mesh_of(*(pod("app", one, ip=f"10.0.0.{number}") for number, one in enumerate(spaces)), *policies)])
+    assert {sum(len(cell.sources) for cell in found if cell.door.namespace == one) for one in spaces} == {63}
+    assert all(
+        any(source.name == f"any other/x-{cell.door.namespace}" for source in cell.sources)
+        for cell in found
+        if cell.found[0].outcome == "allowed"
+    )
