@@ -10,6 +10,7 @@ import re
 import typing as t
 
 from .._mesh import l4, l7
+from .._mesh.doubts import isolating
 from .._mesh.l4 import Connection, Identity, within
 from .._mesh.mesh import (
     DATAPLANE_MODE,
@@ -379,7 +380,7 @@ class Place:
 def _kind(mesh: Mesh, pod: Object) -> t.Hashable:
     """What of a caller counts everywhere: whether it is in the mesh, and what nobody can know of it."""
     member, space, spec = mesh.membership(pod), namespace_of(pod), pod.get("spec", {})
-    labels = tuple(sorted(labels_of(pod).items())) if mesh.items("NetworkPolicy", space) else ()
+    isolated = tuple(name_of(item) for item in isolating(mesh, pod, "Egress"))
     unread = tuple(mesh.why_unread(kind, space) for kind in ("ServiceEntry", "NetworkPolicy"))
     node = spec.get("hostNetwork") and spec.get("nodeName")
-    return member.captured, member.sidecar, member.doubt, is_gateway(pod), node, labels, unread
+    return member.captured, member.sidecar, member.doubt, is_gateway(pod), node, isolated, unread
