@@ -70,7 +70,9 @@ BARE = SHOP.replace("{labels: {app: app}}", "{labels: {app: b}}")
         ([SHOP, ISOLATED, L4.replace("client", "x")], [SHOP, ISOLATED, ALL], UNKNOWN),
         ([SHOP, ISOLATED, ALL], [SHOP, ISOLATED, L4.replace("client", "x")], ("unclear", False)),
         ([SHOP, ISOLATED.replace("{}]", "{ports: []}]")], [SHOP, ISOLATED], UNKNOWN),
-        ([SHOP, ISOLATED, L4], [SHOP, ISOLATED, ALL], None),
+        ([PLAIN, ISOLATED, L4], [PLAIN, ISOLATED, ALL], None),
+        # Through a waypoint that may stand elsewhere it is the waypoint that calls.
+        ([SHOP, ISOLATED, L4], [SHOP, ISOLATED, ALL], UNKNOWN),
         ([SHOP, source("ipBlocks: [10.0.0.0/16]")], [SHOP, source("ipBlocks: [10.0.0.0/8]")], UNKNOWN),
         # An authorizer's answer is not known; what nobody may call any more has not opened.
         ([SHOP, WAYPOINT, CUSTOM], [SHOP, CUSTOM], UNKNOWN),
