@@ -154,7 +154,8 @@ def _of_pod(mesh: Mesh, pod: Object) -> list[Object]:
     if not member.captured and not member.sidecar:
         return []
     spaces = dict.fromkeys([namespace_of(pod), mesh.config.root])
-    near = [item for kind in _POLICIES for space in spaces for item in mesh.items(kind, space) if not target_refs(item)]
+    kinds = _POLICIES if member.sidecar else EVALUATED[:2]
+    near = [item for kind in kinds for space in spaces for item in mesh.items(kind, space) if not target_refs(item)]
     # To a pod without labels istiod may give policies whatever their selectors are.
     return [item for item in near if not labels_of(pod) or has_labels(pod, selector(item))]
 
@@ -187,9 +188,11 @@ def is_idle(mesh: Mesh, key: Key, spaces: t.Collection[str]) -> bool:
     if kind == "NetworkPolicy":
         chosen = (item.get("spec", {}).get("podSelector") or {}).get("matchLabels") or {}
         return known and not mesh.selected(space, chosen)
-    return (
-        kind in _POLICIES and known and not [pod for pod in _chosen(mesh, item, spaces) if not is_waypoint(mesh, pod)]
-    )
+    chosen = [pod for pod in _chosen(mesh, item, spaces) if not is_waypoint(mesh, pod)] if kind in _POLICIES else []
+    if kind == "RequestAuthentication":
+        # ztunnel knows none of them.
+        return (known or bool(chosen)) and all(mesh.membership(pod).captured for pod in chosen)
+    return kind in _POLICIES and known and not chosen
 
 
 def _chosen(mesh: Mesh, policy: Object, spaces: t.Collection[str]) -> t.Iterator[Object]:
