@@ -38,9 +38,9 @@ def doubts_before(
         found.append("the mesh's discoverySelectors, by which istiod may leave out namespaces, are not evaluated")
     if source is None:
         found.append("there is no pod yet that could send it")
-    found += [member.doubt] if member and member.doubt else []
+    found += [Hiding(member.doubt)] if member and member.doubt else []
     if source is not None and is_gateway(source) and target is not None and named_waypoint(mesh, target):
-        found.append(f"{name_of(source)} is a gateway, and calls {INGRESS}")
+        found.append(Hiding(f"{name_of(source)} is a gateway, and calls {INGRESS}"))
     if member and member.sidecar:
         found.append(Hiding(f"{member.why_not}: its own Envoy decides how it calls"))
     service = destination.service
@@ -59,7 +59,7 @@ def doubts_before(
             found.append("the mesh's serviceEntryVisibility is set, and is not evaluated")
     found += [f"{item['kind']} {name_of(item)} has the host, too" for item in rivals(mesh, destination)]
     if target is not None and USE_WAYPOINT not in labels_of(target):
-        found += filter(None, [mesh.why_unknown("Namespace", "", namespace_of(target))])
+        found += map(Hiding, filter(None, [mesh.why_unknown("Namespace", "", namespace_of(target))]))
     if target is not None and any(
         USE_CANARY in labels_of(item) for item in (target, mesh.namespace(namespace_of(target)))
     ):
@@ -89,7 +89,7 @@ def doubts_at_end(mesh: Mesh, source: Object | None, ends: t.Iterable[Endpoint],
     for pod in pods:
         name = f"pod {name_of(pod)}"
         found += _isolated(mesh, pod, "Ingress")
-        found += filter(None, [mesh.membership(pod).doubt])
+        found += map(Hiding, filter(None, [mesh.membership(pod).doubt]))
         if mesh.membership(pod).sidecar:
             found.append(Hiding(f"{name} has a sidecar, whose Envoy decides what it lets in"))
         if not labels_of(pod) and any(selector(item) for item in policies_near(mesh, pod)):
