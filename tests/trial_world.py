@@ -30,6 +30,8 @@ class Any(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", "0")
+        # A waypoint's connection that lives on is held against the policies of its beginning.
+        self.send_header("Connection", "close")
         self.end_headers()
     def log_message(self, *args):
         pass

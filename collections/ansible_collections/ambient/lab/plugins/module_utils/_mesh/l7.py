@@ -32,6 +32,13 @@ UNSAID = re.compile(
     r"user-agent|accept-encoding|content-(type|length)|connection|via|forwarded|x-(forwarded|envoy|request|b3)-?.*|"
     r"traceparent|tracestate|baggage|b3|:.*"
 )
+# What Envoy takes in HTTP/1.1; to others it answers 400 before any policy (http1.allow_custom_methods is off).
+# Measured through a waypoint of Istio 1.31's Envoy; the common ones come first.
+METHODS = tuple(
+    "GET POST PUT PATCH DELETE HEAD OPTIONS ACL BIND CHECKOUT CONNECT COPY LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL "
+    "MOVE MSEARCH NOTIFY PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK "
+    "UNSUBSCRIBE".split()
+)
 # What Envoy's normalisation of paths may change (RFC 3986, 6.2.2; istiod's default is BASE, MERGE_SLASHES does more).
 CHANGED = re.compile(r"%|\\|//|/\.{1,2}(/|$)")
 

@@ -10,7 +10,7 @@ import typing as t
 from .._common.rounds import Reason, Retry
 from .decisions import Decision, at_waypoint, at_ztunnel
 from .destinations import Request
-from .l7 import HttpRequest
+from .l7 import METHODS, HttpRequest
 from .mesh import Mesh, Object, name_of
 from .paths import Path, WaypointHop, path_of
 from .routes import HTTP, protocol_of, reads_bytes
@@ -85,7 +85,7 @@ def _predict(mesh: Mesh, path: Path, request: Request, *, alone: bool = False) -
         return Prediction("unknown", (*reasons, *(Reason(text) for text in doubts)))
     rules: tuple[tuple[str, int], ...] = ()
     if path.at_waypoint:
-        decision = _at_waypoint(mesh, path.at_waypoint, request)
+        decision = _at_waypoint(mesh, path.at_waypoint, request, alone)
         reasons.append(Reason(f"waypoint {path.at_waypoint.waypoint}: {decision.reason}", decision.retry))
         if decision.verdict == "unknown":
             return Prediction("unknown", tuple(reasons))
@@ -131,9 +131,11 @@ def _entering(path: Path) -> list[Reason]:
     return found
 
 
-def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request) -> Decision:
+def _at_waypoint(mesh: Mesh, hop: WaypointHop, request: Request, alone: bool) -> Decision:
     port = hop.connection.port or 0
     if not reads_bytes(hop.target, port, request.url):
+        if not alone and request.method not in METHODS:
+            return Decision("unknown", f"Envoy does not know {request.method}, and answers 400 to it in HTTP/1.1")
         return at_waypoint(mesh, hop, http_request(hop, request))
     protocol = protocol_of(hop.target, port)
     if protocol in HTTP:

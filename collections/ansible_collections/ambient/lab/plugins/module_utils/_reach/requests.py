@@ -23,7 +23,6 @@ from .doors import Door
 from .patterns import ANY, OTHER, TooManyError, like_glob, like_path, samples
 from .sources import CALLER
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _OPERATION = ("method", "path", "host")
 _HEADER = re.compile(r"request\.headers\[(.+)\]")
 # So many combinations of attributes are looked at, at a destination.
@@ -91,7 +90,7 @@ def _choices(name: str, patterns: t.Sequence[str], door: Door) -> list[str]:
     own = f"{door.host}:{door.port}" if door.port != 80 else door.host
     fits = functools.partial(_fitting, name, patterns)
     if name == "method":
-        return samples(map(like_glob, patterns), fits, METHODS) if patterns else ["GET"]
+        return samples(map(like_glob, patterns), fits, l7.METHODS) if patterns else ["GET"]
     if name == "path":
         # Of paths that a waypoint may normalise first those stay that a policy names: what they meet is unknown.
         odd = [pattern.replace("{*", "*").replace("*}", "*") for pattern in patterns if l7.CHANGED.search(pattern)]
