@@ -110,6 +110,7 @@ class Ca:
 
     def __init__(self, life: datetime.timedelta = datetime.timedelta(hours=1)) -> None:
         self.life = life
+        self.clock = datetime.timedelta()  # how far from the machine's
         self.signed = 0
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "test")])
@@ -119,7 +120,7 @@ class Ca:
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC) + self.clock
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
