@@ -70,6 +70,15 @@ class Clients:
             os.close(self.taken.pop())
 
 
+def namespaces() -> int:
+    """How many descriptors of network namespaces this process has."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found += os.readlink(f"/proc/self/fd/{fd}").startswith("net:")
+    return found
+
+
 def descriptors_run_out() -> None:
     """In the child: connections that nobody can take, to the proxy and to its DNS; then denied ones."""
     setup_logging("info", as_json=False)
@@ -125,6 +134,12 @@ def descriptors_run_out() -> None:
             (sock,) = await clients.sockets(1)
             await loop.sock_connect(sock, (str(CLIENT_IP), 15001))
             assert (await get(sock)).endswith(b"ok")
+            before = namespaces()
+            for few in range(3):
+                with clients.none_left(), contextlib.suppress(OSError):
+                    clients.free(few)
+                    await clients.netns.run(lambda: None)
+            assert namespaces() == before, "a visit that failed has kept its descriptor"
             assert len(os.listdir("/proc/self/fd")) < LIMIT / 2, "descriptors are lost"
 
     go(body())
