@@ -14,7 +14,8 @@ from .accesslog import ConnectionRecord, log_early_deny
 from .certs import CertificateError, peer_identity
 from .connections import Drained, Tracked
 from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, LOOPBACK, SELF_CALL, WORKLOAD_TIMEOUT, Context, Pod
-from .hbone import MAX_STREAMS, Codes, Connection
+from .frames import MAX_STREAMS, Codes
+from .hbone import Connection
 from .identity import Identity
 from .inbound_request import Refused, Request, baggage, guess_service, parse_baggage, resolve
 from .metrics import DerivedSource, Flag
