@@ -64,15 +64,14 @@ class Connection(asyncio.Protocol):
         self._peer_frame = 16384
         self._peer_streams = FIRST_STREAMS
         self.streams: dict[int, Stream] = {}
-        self.blocked: set[Stream] = set()
+        self.blocked: dict[Stream, None] = {}  # those that wait for room, in the order in which they get it
         self.writable = True
         self._answers = 0
         self.draining = False
         self.reserved = 0  # streams that a pool has promised on this connection
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self.closed: asyncio.Future[None] = loop.create_future()
-        self.idle_since = loop.time()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.idle_since = self._loop.time()
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
@@ -244,8 +243,10 @@ class Connection(asyncio.Protocol):
         elif kind == frames.GOAWAY:
             self.draining = True
             last = frames.number(payload) & MAX_ID
-            for gone in [known for known in self.streams if known > last and not self.is_server]:
-                self._lose(gone, "connection is going away")
+            for gone in [stream for known, stream in self.streams.items() if known > last and not self.is_server]:
+                del self.streams[gone.id]
+                gone.on_lost("connection is going away")
+                self._after_stream(gone)
             self._close_if_idle()
 
     def _headers(
@@ -298,7 +299,7 @@ class Connection(asyncio.Protocol):
             if not size or stream.send_window > MAX_WINDOW:
                 self.reset_stream(stream, Codes.FLOW_CONTROL_ERROR if size else Codes.PROTOCOL_ERROR)
             elif stream in self.blocked:
-                self.blocked.discard(stream)
+                del self.blocked[stream]
                 stream.flush()
 
     def _settings(self, payload: bytes | memoryview) -> None:
@@ -341,13 +342,8 @@ class Connection(asyncio.Protocol):
             kind, flags = frames.CONTINUATION, 0
         self.schedule_write()
 
-    def _lose(self, stream_id: int, error: str) -> None:
-        stream = self.streams.pop(stream_id)
-        stream.on_lost(error)
-        self._after_stream(stream)
-
     def _after_stream(self, stream: Stream) -> None:
-        self.blocked.discard(stream)
+        self.blocked.pop(stream, None)
         self.open_window(stream.take_held())
         self.idle_since = self._loop.time()
         self._close_if_idle()
@@ -359,9 +355,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _flush_blocked(self) -> None:
-        blocked, self.blocked = self.blocked, set()
-        for stream in blocked:
-            stream.flush()
+        for stream in list(self.blocked):
+            if self._send_window <= 0 or not self.writable:
+                break
+            if stream in self.blocked:
+                del self.blocked[stream]
+                stream.flush()
 
     def _ping_later(self) -> None:
         if self._timer is not None:

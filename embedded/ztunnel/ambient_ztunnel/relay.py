@@ -283,5 +283,6 @@ def proxy_header(source: tuple[str, int], target: tuple[str, int], identity: str
 
     body = raw(source[0]) + raw(target[0]) + struct.pack("!HH", source[1], target[1])
     if identity:
-        body += struct.pack("!BH", 0xD0, len(identity)) + identity.encode()
+        name = identity.encode()
+        body += struct.pack("!BH", 0xD0, len(name)) + name
     return b"\r\n\r\n\x00\r\nQUIT\n" + struct.pack("!BBH", 0x21, code, len(body)) + body

@@ -163,7 +163,7 @@ class Stream:
         while self._out and conn.writable and self.lost is None:
             room = conn.room(self)
             if room <= 0:
-                conn.blocked.add(self)
+                conn.blocked[self] = None
                 break
             chunk = self._out[0]
             if len(chunk) > room:
@@ -178,7 +178,7 @@ class Stream:
         if self.lost is not None:
             return
         if self._out and not conn.writable:
-            conn.blocked.add(self)
+            conn.blocked[self] = None
         if self._out_eof and not self._out and not self._sent_eof:
             self._sent_eof = True
             conn.send_data(self, b"", True)
