@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import hpack
@@ -28,6 +28,7 @@ PING_TIMEOUT = 20.0
 FIRST_STREAMS = 100  # that a peer is taken to allow until it says so (RFC 9113, section 6.5.2)
 MAX_ANSWERS = 1000  # that may wait for a peer which does not read
 Headers = list[tuple[str, str]]
+Fields = Iterable[tuple[bytes, bytes]]
 _REQUEST = frozenset({b":method", b":authority", b":scheme", b":path", b":protocol"})
 _RESPONSE = frozenset({b":status"})
 _OF_OPEN_STREAMS = frozenset({frames.DATA, frames.RST_STREAM, frames.WINDOW_UPDATE})
@@ -223,7 +224,7 @@ class Connection(asyncio.Protocol):
             elif not stream.on_data(payload, size, bool(flags & frames.END_STREAM)):
                 self.reset_stream(stream, Codes.STREAM_CLOSED)
         elif kind == frames.HEADERS:
-            self._headers(flags, stream_id, stream, self._decoder.decode(payload, raw=True))
+            self._headers(flags, stream_id, stream, cast(Fields, self._decoder.decode(bytes(payload), raw=True)))
         elif kind == frames.WINDOW_UPDATE:
             self._window_update(stream_id, stream, frames.number(payload) & MAX_WINDOW)
         elif kind == frames.RST_STREAM:
@@ -249,9 +250,7 @@ class Connection(asyncio.Protocol):
                 self._after_stream(gone)
             self._close_if_idle()
 
-    def _headers(
-        self, flags: int, stream_id: int, stream: Stream | None, decoded: Sequence[tuple[bytes, bytes]]
-    ) -> None:
+    def _headers(self, flags: int, stream_id: int, stream: Stream | None, decoded: Fields) -> None:
         end = bool(flags & frames.END_STREAM)
         if stream is None and self.is_server and stream_id > self._last_id and stream_id % 2:
             self._last_id = stream_id
@@ -272,7 +271,7 @@ class Connection(asyncio.Protocol):
                 if end:
                     stream.on_data(b"", 0, True)
 
-    def _request(self, stream: Stream, end: bool, decoded: Sequence[tuple[bytes, bytes]]) -> None:
+    def _request(self, stream: Stream, end: bool, decoded: Fields) -> None:
         assert self._on_request is not None
         code = Codes.REFUSED_STREAM if self.draining or len(self.streams) >= MAX_STREAMS else None
         self.streams[stream.id] = stream

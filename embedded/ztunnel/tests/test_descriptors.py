@@ -82,7 +82,7 @@ def namespaces() -> int:
 def descriptors_run_out() -> None:
     """In the child: connections that nobody can take, to the proxy and to its DNS; then denied ones."""
     setup_logging("info", as_json=False)
-    outbound.original_destination = captured((SERVER_IP, APP_PORT))  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
     heard = 0
 
     async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,7 +152,7 @@ def test_descriptors_run_out() -> None:
 
 def one_pod_is_flooded() -> None:
     """In the child: silent connections to each port of the server's pod; the client's pod has its own."""
-    inbound.original_destination = captured((CLIENT_IP, APP_PORT))  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(inbound, "original_destination", captured((CLIENT_IP, APP_PORT)))
 
     async def body() -> None:
         async with mesh() as made:

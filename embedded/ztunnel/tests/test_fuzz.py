@@ -108,7 +108,7 @@ def test_hbone_takes_anything(sent: list[bytes], server: bool, cut: int) -> None
         for sock in (ours, theirs):
             sock.setblocking(False)
         on_request = (lambda stream: stream.conn.respond(stream, 200)) if server else None
-        conn = hbone.Connection(lambda _tls: CLIENT.identity, on_request)  # type: ignore[arg-type]
+        conn = hbone.Connection(lambda _tls: CLIENT.identity, on_request)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: conn, ours)
         if not server:
             conn.connect([(":method", "CONNECT"), (":authority", "x:1")])

@@ -18,6 +18,7 @@ import pytest
 from ambient_ztunnel import context, hbone, inbound, outbound
 from ambient_ztunnel.certs import build, new_key_and_request
 from ambient_ztunnel.identity import Identity
+from ambient_ztunnel.stream import Stream as TunnelStream
 from test_dataplane import hello
 from test_tunnels import tls_to_server
 from zt_lab import APP_PORT, CLIENT, CLIENT_IP, DENY_CLIENT, MIB, SERVER_IP, Ca, Mesh, captured, errors, go, mesh, until
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-CONNECT = [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}")]
+CONNECT: list[tuple[str, str | bytes]] = [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}")]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -93,7 +94,7 @@ FATAL = {
     "streams that are reset at once": START + b"".join(ask(n) + frame(RST, bytes(4), n) for n in range(1, 20_000, 2)),
 }
 # What ends one stream alone: RST_STREAM, or an answer that is not 200.
-REFUSED = {
+REFUSED: dict[str, list[tuple[str, str | bytes]]] = {
     "no :authority": CONNECT[:1],
     "two :authority": [*CONNECT, (":authority", "10.9.9.9:1")],
     "two :method": [*CONNECT, (":method", "GET")],
@@ -120,9 +121,9 @@ async def status(stream: Stream, wanted: int = 1, decoder: hpack.Decoder | None 
             head = await stream[0].readexactly(9)
             payload = await stream[0].readexactly(int.from_bytes(head[:3], "big"))
             if head[3] == HEADERS:
-                answer = dict(decoder.decode(payload))
+                answer = {str(name): str(value) for name, value in decoder.decode(payload)}
                 if int.from_bytes(head[5:], "big") == wanted:
-                    return str(answer[":status"])
+                    return answer[":status"]
             if head[3] == RST and int.from_bytes(head[5:], "big") == wanted:
                 return "reset"
     return "end"
@@ -141,7 +142,7 @@ async def outcome(made: Mesh, ca: Ca, data: bytes) -> str:
     except TimeoutError:
         return "still there"
     finally:
-        writer.transport.abort()  # type: ignore[attr-defined]
+        writer.transport.abort()
 
 
 async def served(made: Mesh, ca: Ca) -> None:
@@ -212,7 +213,7 @@ def test_too_many_streams() -> None:
     go(body())
 
 
-async def server(on_request: Callable[[hbone.Stream], None]) -> tuple[hbone.Connection, socket.socket]:
+async def server(on_request: Callable[[TunnelStream], None]) -> tuple[hbone.Connection, socket.socket]:
     """A server's end without TLS, and the socket of its peer."""
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
