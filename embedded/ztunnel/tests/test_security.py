@@ -90,7 +90,6 @@ FATAL = {
     "headers too large": START + frame(HEADERS, hpack.Encoder().encode([("x", "y" * 900_000)], False), 1, END_HEADERS),
     "CONTINUATION without end": START + ask(1, flags=0) + frame(CONTINUATION, bytes(MIB), 1) * 8,
     "empty CONTINUATION without end": START + ask(1, flags=0) + frame(CONTINUATION, b"", 1) * 10_000,
-    "more than the window": START + ask(1) + frame(DATA, bytes(MIB), 1) * 24,
     "streams that are reset at once": START + b"".join(ask(n) + frame(RST, bytes(4), n) for n in range(1, 20_000, 2)),
 }
 # What ends one stream alone: RST_STREAM, or an answer that is not 200.
@@ -133,9 +132,9 @@ async def outcome(made: Mesh, ca: Ca, data: bytes) -> str:
     """Send it and say what happens: "end" when the connection ends."""
     reader, writer = await tls_to_server(made, ca, CLIENT)
     try:
-        with contextlib.suppress(OSError):
-            writer.write(data)
-            async with asyncio.timeout(5):
+        writer.write(data)
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
                 while await reader.read(MIB):
                     pass
         return "end"
@@ -260,6 +259,21 @@ def test_streams_that_nobody_reads_hold_one_window() -> None:
                 if head[3] == WINDOW and not any(head[5:]):
                     given += int.from_bytes(payload, "big")
         assert given == 16 * MIB
+
+    go(body())
+
+
+@pytest.mark.parametrize(("streams", "each", "want"), [((1,), 5, "reset"), ((1, 3, 5, 7, 9), 4, "end")])
+def test_more_data_than_a_window(streams: tuple[int, ...], each: int, want: str) -> None:
+    """MiB on streams that nobody reads: one too many for the stream is its end, for the connection that of all."""
+
+    async def body() -> None:
+        _, peer = await server(lambda _stream: None)
+        stream = await asyncio.open_connection(sock=peer)
+        sent = b"".join(ask(number) + frame(DATA, bytes(MIB), number) * each for number in streams)
+        stream[1].write(START + sent)
+        assert await status(stream) == want
+        stream[1].transport.abort()
 
     go(body())
 
