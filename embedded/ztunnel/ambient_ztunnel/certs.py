@@ -183,7 +183,7 @@ class CertificateManager:
 
     async def close(self) -> None:
         """Stop all rotation."""
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             if entry.task is not None:
                 entry.task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
