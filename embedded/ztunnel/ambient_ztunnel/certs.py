@@ -27,6 +27,7 @@ log = logging.getLogger("identity.manager")
 CONCURRENCY = 8
 RETRY_FIRST = 0.2  # seconds
 RETRY_MAX = 15.0
+CLOCK_CHECK = 60.0  # seconds; timers stand still while a machine is suspended, validity does not
 
 # Given the identity and a CSR in PEM: the chain in PEM, leaf first, root last.
 Signer = Callable[[Identity, str], Awaitable[list[str]]]
@@ -52,9 +53,19 @@ class Certificate:
         return self.chain[0].not_valid_after_utc.timestamp()
 
     @property
+    def not_before(self) -> float:
+        """Start of validity, seconds since the epoch."""
+        return self.chain[0].not_valid_before_utc.timestamp()
+
+    @property
     def refresh_at(self) -> float:
         """Half of the certificate's life, seconds since the epoch."""
-        return (self.chain[0].not_valid_before_utc.timestamp() + self.not_after) / 2
+        return (self.not_before + self.not_after) / 2
+
+    @property
+    def valid(self) -> bool:
+        """True while a peer takes it, by the clock of this machine."""
+        return self.not_before <= time.time() < self.not_after
 
 
 def new_key_and_request(identity: Identity) -> tuple[str, str]:
@@ -118,6 +129,7 @@ def peer_identity(tls: ssl.SSLObject) -> Identity:
 @dataclass
 class _Entry:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    renew: asyncio.Event = field(default_factory=asyncio.Event)
     certificate: Certificate | None = None
     error: str = ""
     users: int = 0
@@ -147,11 +159,14 @@ class CertificateManager:
                     entry.task.cancel()
 
     async def fetch(self, identity: Identity) -> Certificate:
-        """The current certificate, waiting for the first one; raises CertificateError."""
+        """The current certificate, waiting for one if there is none that is valid; raises CertificateError."""
         entry = self._entry(identity)
+        if entry.certificate is not None and not entry.certificate.valid and not entry.error:
+            entry.ready.clear()
+            entry.renew.set()
         await entry.ready.wait()
         certificate = entry.certificate
-        if certificate is None or certificate.not_after <= time.time():
+        if certificate is None or not certificate.valid:
             raise CertificateError(entry.error or f"certificate of {identity} has expired")
         return certificate
 
@@ -168,7 +183,7 @@ class CertificateManager:
 
     async def close(self) -> None:
         """Stop all rotation."""
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             if entry.task is not None:
                 entry.task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -206,7 +221,16 @@ class CertificateManager:
             entry.ready.set()
             until = datetime.datetime.fromtimestamp(certificate.refresh_at, datetime.UTC).isoformat()
             log.debug("certificate for %s, next refresh at %s", identity, until)
-            await asyncio.sleep(max(1.0, certificate.refresh_at - time.time()))
-            if entry.users <= 0:
+            await self._until_due(certificate, entry.renew)
+            if entry.users <= 0 and entry.ready.is_set():
                 break
         self._entries.pop(identity, None)
+
+    async def _until_due(self, certificate: Certificate, renew: asyncio.Event) -> None:
+        """Wait for half of the certificate's life, or until the clock has left it behind."""
+        renew.clear()
+        pause = 1.0  # at least: a CA that signs for no time at all is not asked in a loop
+        while pause > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(renew.wait(), min(pause, CLOCK_CHECK))
+            pause = certificate.refresh_at - time.time() if certificate.valid and not renew.is_set() else 0

@@ -16,6 +16,7 @@ from collections.abc import Coroutine
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from .acceptor import Acceptor, fair_share
 from .context import LOOPBACK, WORKLOAD_TIMEOUT, Context, Pod
 from .dnslookup import lookup
 from .dnsmessage import AAAA, IN, A, MessageError, Query, answer, failure, parse_query
@@ -49,6 +50,8 @@ class DnsServer:
         self._context = context
         self._pod = pod
         self._sockets: list[socket.socket] = []
+        self._listeners: list[Acceptor] = []
+        self._share = fair_share()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int) -> None:
@@ -59,13 +62,12 @@ class DnsServer:
                 udp = await self._pod.netns.bind_udp(ip, port)
                 self._sockets.append(udp)
                 tcp = await self._pod.netns.listen(ip, port, transparent=False)
-                self._sockets.append(tcp)
             except OSError as error:
                 if ip.version == 6 and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     continue
                 raise
             loop.add_reader(udp, self._read_udp, udp)
-            loop.add_reader(tcp, self._accept_tcp, tcp)
+            self._listeners.append(Acceptor(tcp, self._take_tcp, self._full))
 
     def close(self) -> None:
         """Stop serving."""
@@ -74,6 +76,9 @@ class DnsServer:
             loop.remove_reader(sock)
             sock.close()
         self._sockets.clear()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
         for task in self._tasks:
             task.cancel()
 
@@ -88,7 +93,8 @@ class DnsServer:
                 packet, client = sock.recvfrom(MAX_UDP)
             except OSError:
                 return
-            self._spawn(self._answer_udp(sock, packet, client))
+            if not self._full():  # else it is lost, as datagrams may be: the client asks again
+                self._spawn(self._answer_udp(sock, packet, client))
 
     async def _answer_udp(self, sock: socket.socket, packet: bytes, client: tuple[str, int]) -> None:
         reply = await self.resolve(packet, tcp=False)
@@ -96,11 +102,11 @@ class DnsServer:
             with contextlib.suppress(OSError):
                 sock.sendto(reply, client)
 
-    def _accept_tcp(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            client, _ = sock.accept()
-            client.setblocking(False)
-            self._spawn(self._serve_tcp(client))
+    def _full(self) -> bool:
+        return len(self._tasks) >= self._share
+
+    def _take_tcp(self, client: socket.socket) -> None:
+        self._spawn(self._serve_tcp(client))
 
     async def _serve_tcp(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)

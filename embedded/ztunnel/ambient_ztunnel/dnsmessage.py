@@ -15,6 +15,7 @@ IN = 1
 NOERROR = 0
 SERVFAIL = 2
 HEADER = struct.Struct("!6H")
+MAX_NAME = 254  # bytes with the labels' sizes, without the last one (RFC 1035, section 2.3.4)
 TTL = 30  # seconds, as upstream answers
 
 
@@ -57,7 +58,7 @@ def parse_query(packet: bytes) -> Query:
         at += 1
         if size == 0:
             break
-        if size > 63 or at + size > len(packet):
+        if size > 63 or at + size > len(packet) or at + size > HEADER.size + MAX_NAME:
             raise MessageError("bad label")
         labels.append(packet[at : at + size].decode("latin-1"))
         at += size

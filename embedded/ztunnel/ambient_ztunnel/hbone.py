@@ -7,50 +7,31 @@ TCP connection.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-import h2.config
-import h2.connection
-import h2.errors
-import h2.events
-import h2.exceptions
-import h2.settings
-import hyperframe.frame
+import hpack
 
+from . import frames
+from .context import HANDSHAKE_TIMEOUT
+from .frames import CONNECTION_WINDOW, DEFAULT_WINDOW, MAX_ID, MAX_STREAMS, MAX_WINDOW, Codes, Malformed, ProtocolError
 from .identity import Identity
 from .relay import HIGH_WATER, LOW_WATER
-from .stream import STREAM_WINDOW, Stream, TunnelError
+from .stream import Stream, TunnelError
 
 log = logging.getLogger("proxy.h2")
 
-# As upstream's defaults (src/config.rs, src/proxy/h2.rs and h2/server.rs).
-CONNECTION_WINDOW = 16 * 1024 * 1024
-FRAME_SIZE = 1024 * 1024
-MAX_STREAMS = 200
-MAX_HEADERS = 64 * 1024  # bytes
 PING_INTERVAL = 10.0  # seconds
 PING_TIMEOUT = 20.0
-LAST_STREAM = 2**31 - 1  # "all streams so far" in a GOAWAY (RFC 9113, section 6.8)
-CONFIG = {"header_encoding": "utf-8", "validate_inbound_headers": False, "validate_outbound_headers": False}
-Codes = h2.errors.ErrorCodes
-Setting = h2.settings.SettingCodes
+FIRST_STREAMS = 100  # that a peer is taken to allow until it says so (RFC 9113, section 6.5.2)
+MAX_ANSWERS = 1000  # that may wait for a peer which does not read
 Headers = list[tuple[str, str]]
-
-
-class _Http2(h2.connection.H2Connection):
-    """h2 ends everything at a GOAWAY; here the open streams go on (RFC 9113, section 6.8)."""
-
-    def _receive_goaway_frame(
-        self, frame: hyperframe.frame.GoAwayFrame
-    ) -> tuple[list[hyperframe.frame.Frame], list[h2.events.Event]]:
-        event = h2.events.ConnectionTerminated()
-        event.error_code = frame.error_code
-        event.last_stream_id = frame.last_stream_id
-        return [], [event]
+Fields = Iterable[tuple[bytes, bytes]]
+_REQUEST = frozenset({b":method", b":authority", b":scheme", b":path", b":protocol"})
+_RESPONSE = frozenset({b":status"})
+_OF_OPEN_STREAMS = frozenset({frames.DATA, frames.RST_STREAM, frames.WINDOW_UPDATE})
 
 
 class Connection(asyncio.Protocol):
@@ -66,24 +47,32 @@ class Connection(asyncio.Protocol):
         self._check = check
         self.peer: Identity | None = None
         self.refused = ""
-        self._h2 = _Http2(
-            h2.config.H2Configuration(client_side=on_request is None, **CONFIG)  # type: ignore[arg-type]
-        )
-        # Huffman coding saves bytes that cost nothing on one machine, and takes long in Python.
-        encode = self._h2.encoder.encode
-        self._h2.encoder.encode = functools.partial(encode, huffman=False)  # type: ignore[method-assign]
         self._on_request = on_request
+        self.is_server = on_request is not None
         self._transport: asyncio.Transport | None = None
+        self._reader = frames.Reader(self.is_server)
+        self._decoder = hpack.Decoder(frames.MAX_HEADERS)
+        self._out: list[bytes | memoryview] = []
+        # RFC 7541, section 4.2: a peer with a small table hears that ours has no entries.
+        self._table_size = b"\x20"
         self._write_scheduled = False
-        self._unacked = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._last_id = 0  # of the newest stream
+        self._send_window = DEFAULT_WINDOW
+        self._receive_window = CONNECTION_WINDOW
+        self._unacked = 0
+        self._peer_window = DEFAULT_WINDOW  # of a new stream
+        self._peer_frame = 16384
+        self._peer_streams = FIRST_STREAMS
         self.streams: dict[int, Stream] = {}
-        self.blocked: set[Stream] = set()
+        self.blocked: dict[Stream, None] = {}  # those that wait for room, in the order in which they get it
         self.writable = True
+        self._answers = 0
         self.draining = False
         self.reserved = 0  # streams that a pool has promised on this connection
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.idle_since = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.idle_since = self._loop.time()
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
@@ -96,36 +85,19 @@ class Connection(asyncio.Protocol):
             return
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._transport.set_write_buffer_limits(high=2 * HIGH_WATER, low=LOW_WATER)
-        settings = {
-            Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-            Setting.MAX_FRAME_SIZE: FRAME_SIZE,
-            Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-            Setting.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
-            Setting.ENABLE_PUSH: 0,
-        }
-        if self._on_request is not None:
-            del settings[Setting.ENABLE_PUSH]
-            # RFC 8441; Envoy asks for it although a plain CONNECT does not need it.
-            settings[Setting.ENABLE_CONNECT_PROTOCOL] = 1
-        self._h2.local_settings = h2.settings.Settings(client=self._on_request is None, initial_values=settings)
-        self._h2.max_inbound_frame_size = FRAME_SIZE
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65535)
-        self._write()
-        self._timer = asyncio.get_running_loop().call_later(PING_INTERVAL, self._ping)
+        self._transport.write(frames.opening(self.is_server))
+        self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up)  # until the peer's SETTINGS
 
     def data_received(self, data: bytes) -> None:
         try:
-            events = self._h2.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
-            self._write()
-            self.abort(f"h2 failed: {error}")
+            for frame in self._reader.feed(data):
+                self._handle(*frame)
+                if self._transport is None:
+                    return
+        except (ProtocolError, hpack.HPACKError) as error:
+            code = error.code if isinstance(error, ProtocolError) else Codes.COMPRESSION_ERROR
+            self._fail(f"h2 failed: {error}", code)
             return
-        for event in events:
-            self._handle(event)
-        if self._unacked >= CONNECTION_WINDOW // 4:
-            self._h2.increment_flow_control_window(self._unacked)
-            self._unacked = 0
         self._write()
 
     def eof_received(self) -> bool:
@@ -136,6 +108,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
+        self._answers = 0
         self._flush_blocked()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,38 +117,38 @@ class Connection(asyncio.Protocol):
 
     # -- for streams ---------------------------------------------------------------------------------------
 
-    def room(self, stream_id: int) -> int:
+    def room(self, stream: Stream) -> int:
         """How many bytes may be sent on a stream in one frame now."""
-        try:
-            return min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
-        except h2.exceptions.H2Error:
-            return 0
+        return min(self._send_window, stream.send_window, self._peer_frame)
 
-    def send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+    def send_data(self, stream: Stream, data: bytes | memoryview, end: bool) -> None:
         """Put one DATA frame into the outgoing buffer."""
-        try:
-            self._h2.send_data(stream_id, data, end_stream=end)
-        except h2.exceptions.H2Error as error:
-            self._lose(stream_id, f"h2 failed: {error}")
-
-    def open_window(self, size: int, stream_id: int) -> None:
-        """Let the peer send `size` more bytes on a stream."""
-        try:
-            self._h2.increment_flow_control_window(size, stream_id)
-        except h2.exceptions.H2Error:
-            return  # the stream has ended meanwhile
+        size = len(data)
+        self._out.append(frames.head(size, frames.DATA, frames.END_STREAM if end else 0, stream.id))
+        if size:
+            self._out.append(data)
+            self._send_window -= size
+            stream.send_window -= size
         self.schedule_write()
+
+    def open_window(self, size: int, stream: Stream | None = None) -> None:
+        """Let the peer send `size` more bytes, on a stream or on the whole connection."""
+        if stream is None:
+            self._unacked += size
+            if self._unacked < CONNECTION_WINDOW // 4:
+                return
+            size, self._unacked = self._unacked, 0
+            self._receive_window += size
+        else:
+            stream.receive_window += size
+        self._send(frames.WINDOW_UPDATE, stream.id if stream else 0, frames.numbers(size))
 
     def reset_stream(self, stream: Stream, code: Codes = Codes.CANCEL) -> None:
         """End a stream with RST_STREAM."""
         if self.streams.pop(stream.id, None) is not None:
-            try:
-                self._h2.reset_stream(stream.id, code)
-            except h2.exceptions.H2Error:
-                log.debug("stream %d had ended", stream.id)
-            self.schedule_write()
+            self._answer(frames.pack(frames.RST_STREAM, 0, stream.id, frames.numbers(code)))
             stream.on_lost("stream reset")
-        self._after_stream(stream)
+            self._after_stream(stream)
 
     def forget_if_finished(self, stream: Stream) -> None:
         """Drop the bookkeeping of a stream that has ended both ways."""
@@ -186,7 +159,7 @@ class Connection(asyncio.Protocol):
         """Write once per turn of the event loop, however many frames there are."""
         if not self._write_scheduled and self._transport is not None:
             self._write_scheduled = True
-            asyncio.get_running_loop().call_soon(self._write)
+            self._loop.call_soon(self._write)
 
     # -- for owners ----------------------------------------------------------------------------------------
 
@@ -195,39 +168,27 @@ class Connection(asyncio.Protocol):
         """True while new streams may be opened."""
         return self._transport is not None and not self.draining
 
-    @property
-    def is_server(self) -> bool:
-        """True for the end that was connected to."""
-        return self._on_request is not None
-
     def capacity(self) -> int:
         """How many more streams the peer takes."""
-        return self._h2.remote_settings.max_concurrent_streams - len(self.streams) - self.reserved
+        return self._peer_streams - len(self.streams) - self.reserved
 
     def connect(self, headers: Headers) -> Stream:
         """Open a CONNECT stream; its `response` resolves to the status. Raises TunnelError."""
-        if not self.alive:
+        if not self.alive or self._last_id >= MAX_ID:
             raise TunnelError("connection closed")
-        try:
-            stream = Stream(self, self._h2.get_next_available_stream_id())
-            self._h2.send_headers(stream.id, headers)
-        except h2.exceptions.H2Error as error:
-            raise TunnelError(f"h2 failed: {error}") from error
+        self._last_id += 2 if self._last_id else 1
+        stream = Stream(self, self._last_id, self._peer_window)
         self.streams[stream.id] = stream
-        self.schedule_write()
+        self._send_headers(stream, headers, False)
         return stream
 
     def respond(self, stream: Stream, status: int, headers: Sequence[tuple[str, str]] = ()) -> bool:
         """Answer a CONNECT: 200 opens the tunnel, all else ends the stream. False if it is gone."""
         if stream.id not in self.streams or self._transport is None:
             return False
-        try:
-            self._h2.send_headers(stream.id, [(":status", str(status)), *headers], end_stream=status != 200)
-        except h2.exceptions.H2Error:
-            return False
-        self.schedule_write()
-        if status != 200:
-            self.streams.pop(stream.id, None)
+        self._send_headers(stream, [(":status", str(status)), *headers], status != 200)
+        self._answer(b"")
+        if status != 200 and self.streams.pop(stream.id, None) is not None:
             self._after_stream(stream)
         return True
 
@@ -236,105 +197,180 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self.draining:
             return
         self.draining = True
-        # close_connection() would end h2's state machine, and with it the streams that are still open.
+        # "All streams so far" (RFC 9113, section 6.8).
+        self._send(frames.GOAWAY, 0, frames.numbers(MAX_ID, Codes.NO_ERROR))
         self._write()
-        goaway = hyperframe.frame.GoAwayFrame(0, last_stream_id=LAST_STREAM, error_code=Codes.NO_ERROR)
-        self._transport.write(goaway.serialize())
         self._close_if_idle()
 
     def abort(self, error: str) -> None:
         """Tear everything down."""
-        if self._transport is not None:
-            self._transport.abort()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
         self._end(error)
+
+    # -- frames --------------------------------------------------------------------------------------------
+
+    def _handle(self, kind: int, flags: int, stream_id: int, payload: bytes | memoryview, size: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None and stream_id > self._last_id and kind in _OF_OPEN_STREAMS:
+            raise ProtocolError("a frame on a stream that nobody has opened")
+        if kind == frames.DATA:
+            self._receive_window -= size
+            if self._receive_window < 0:
+                raise ProtocolError("more than the connection's window", Codes.FLOW_CONTROL_ERROR)
+            if stream is None:  # reset here, and the peer did not know yet
+                self.open_window(size)
+            elif not stream.on_data(payload, size, bool(flags & frames.END_STREAM)):
+                self.reset_stream(stream, Codes.STREAM_CLOSED)
+        elif kind == frames.HEADERS:
+            self._headers(flags, stream_id, stream, cast(Fields, self._decoder.decode(bytes(payload), raw=True)))
+        elif kind == frames.WINDOW_UPDATE:
+            self._window_update(stream_id, stream, frames.number(payload) & MAX_WINDOW)
+        elif kind == frames.RST_STREAM:
+            if stream is not None:
+                del self.streams[stream_id]
+                code = frames.number(payload)
+                stream.on_reset(Codes(code) if code <= Codes.HTTP_1_1_REQUIRED else code)
+                self._after_stream(stream)
+        elif kind == frames.SETTINGS:
+            if not flags & frames.ACK:
+                self._settings(payload)
+        elif kind == frames.PING:
+            if flags & frames.ACK:
+                self._ping_later()
+            else:
+                self._answer(frames.pack(frames.PING, frames.ACK, 0, bytes(payload)))
+        elif kind == frames.GOAWAY:
+            self.draining = True
+            last = frames.number(payload) & MAX_ID
+            for gone in [stream for known, stream in self.streams.items() if known > last and not self.is_server]:
+                del self.streams[gone.id]
+                gone.on_lost("connection is going away")
+                self._after_stream(gone)
+            self._close_if_idle()
+
+    def _headers(self, flags: int, stream_id: int, stream: Stream | None, decoded: Fields) -> None:
+        end = bool(flags & frames.END_STREAM)
+        if stream is None and self.is_server and stream_id > self._last_id and stream_id % 2:
+            self._last_id = stream_id
+            self._request(Stream(self, stream_id, self._peer_window), end, decoded)
+        elif stream is None and (stream_id > self._last_id or not end):
+            # Only what ends a stream may come late, to one that was reset here.
+            raise ProtocolError("headers on a stream that is not open", Codes.STREAM_CLOSED)
+        elif stream is not None:
+            try:
+                if not self.is_server and not stream.response.done():
+                    stream.on_response(frames.fields(decoded, _RESPONSE)[":status"])
+                elif not end:
+                    raise Malformed("headers within a tunnel")
+            except (Malformed, KeyError, ValueError) as error:
+                log.debug("stream %d: %s", stream_id, error)
+                self.reset_stream(stream, Codes.PROTOCOL_ERROR)
+            else:
+                if end:
+                    stream.on_data(b"", 0, True)
+
+    def _request(self, stream: Stream, end: bool, decoded: Fields) -> None:
+        assert self._on_request is not None
+        code = Codes.REFUSED_STREAM if self.draining or len(self.streams) >= MAX_STREAMS else None
+        self.streams[stream.id] = stream
+        try:
+            stream.headers = frames.fields(decoded, _REQUEST)
+        except Malformed as error:
+            log.debug("stream %d: %s", stream.id, error)
+            code = Codes.PROTOCOL_ERROR
+        if code is not None:
+            self.reset_stream(stream, code)
+            return
+        if end:
+            stream.on_data(b"", 0, True)
+        self._on_request(stream)
+
+    def _window_update(self, stream_id: int, stream: Stream | None, size: int) -> None:
+        if stream_id == 0:
+            self._send_window += size
+            if not size or self._send_window > MAX_WINDOW:
+                raise ProtocolError("a window is wrong", Codes.FLOW_CONTROL_ERROR if size else Codes.PROTOCOL_ERROR)
+            self._flush_blocked()
+        elif stream is not None:
+            stream.send_window += size
+            if not size or stream.send_window > MAX_WINDOW:
+                self.reset_stream(stream, Codes.FLOW_CONTROL_ERROR if size else Codes.PROTOCOL_ERROR)
+            elif stream in self.blocked:
+                del self.blocked[stream]
+                stream.flush()
+
+    def _settings(self, payload: bytes | memoryview) -> None:
+        for key, value in frames.settings(payload):
+            if key == 3:
+                self._peer_streams = value
+            elif key == 4:
+                more, self._peer_window = value - self._peer_window, value
+                for stream in self.streams.values():
+                    stream.send_window += more
+                    if stream.send_window > MAX_WINDOW:
+                        raise ProtocolError("a window is too large", Codes.FLOW_CONTROL_ERROR)
+            elif key == 5:
+                self._peer_frame = value
+        self._answer(frames.pack(frames.SETTINGS, frames.ACK, 0))
+        self._ping_later()
+        self._flush_blocked()
 
     # -- internal ------------------------------------------------------------------------------------------
 
-    def _handle(self, event: h2.events.Event) -> None:
-        match event:
-            case h2.events.DataReceived():
-                flow = event.flow_controlled_length or 0
-                self._unacked += flow
-                stream = self.streams.get(event.stream_id or 0)
-                if stream is not None:
-                    stream.on_data(bytes(event.data or b""), flow)
-            case h2.events.StreamEnded():
-                stream = self.streams.get(event.stream_id or 0)
-                if stream is not None:
-                    stream.on_eof()
-                    self.forget_if_finished(stream)
-            case h2.events.WindowUpdated():
-                if event.stream_id:
-                    stream = self.streams.get(event.stream_id)
-                    if stream is not None and stream in self.blocked:
-                        self.blocked.discard(stream)
-                        stream.flush()
-                else:
-                    self._flush_blocked()
-            case h2.events.RemoteSettingsChanged():
-                self._flush_blocked()
-            case h2.events.RequestReceived():
-                self._request(event)
-            case h2.events.ResponseReceived():
-                stream = self.streams.get(event.stream_id or 0)
-                if stream is not None and not stream.response.done():
-                    headers = _as_dict(event.headers)
-                    stream.response.set_result(int(headers.get(":status", "0")))
-            case h2.events.StreamReset():
-                stream = self.streams.pop(event.stream_id or 0, None)
-                if stream is not None:
-                    stream.on_reset(event.error_code or Codes.NO_ERROR)
-                    self._after_stream(stream)
-            case h2.events.PingAckReceived():
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._timer = asyncio.get_running_loop().call_later(PING_INTERVAL, self._ping)
-            case h2.events.ConnectionTerminated():
-                self.draining = True
-                last = event.last_stream_id or 0
-                for stream_id in [known for known in self.streams if known > last and self._on_request is None]:
-                    self._lose(stream_id, "connection is going away")
-                self._close_if_idle()
+    def _send(self, kind: int, stream_id: int, payload: bytes) -> None:
+        self._out.append(frames.pack(kind, 0, stream_id, payload))
+        self.schedule_write()
 
-    def _request(self, event: h2.events.RequestReceived) -> None:
-        assert self._on_request is not None
-        stream = Stream(self, event.stream_id or 0)
-        stream.headers = _as_dict(event.headers)
-        self.streams[stream.id] = stream
-        if self.draining:
-            self.reset_stream(stream, Codes.REFUSED_STREAM)
-        else:
-            self._on_request(stream)
+    def _answer(self, frame: bytes) -> None:
+        """Queue what the peer's own frames cause. One that asks and never reads would fill the memory."""
+        self._out.append(frame)
+        self.schedule_write()
+        if not self.writable:
+            self._answers += 1
+            if self._answers == MAX_ANSWERS:
+                self._fail("h2 failed: the peer does not read", Codes.ENHANCE_YOUR_CALM)
 
-    def _lose(self, stream_id: int, error: str) -> None:
-        stream = self.streams.pop(stream_id, None)
-        if stream is not None:
-            stream.on_lost(error)
-            self._after_stream(stream)
+    def _send_headers(self, stream: Stream, headers: Sequence[tuple[str, str]], end: bool) -> None:
+        block, self._table_size = self._table_size + frames.encode(headers), b""
+        kind, flags = frames.HEADERS, frames.END_STREAM if end else 0
+        while kind == frames.HEADERS or block:
+            part, block = block[: self._peer_frame], block[self._peer_frame :]
+            self._out.append(frames.pack(kind, flags if block else flags | frames.END_HEADERS, stream.id, part))
+            kind, flags = frames.CONTINUATION, 0
+        self.schedule_write()
 
     def _after_stream(self, stream: Stream) -> None:
-        self.blocked.discard(stream)
-        self.idle_since = asyncio.get_running_loop().time()
+        self.blocked.pop(stream, None)
+        self.open_window(stream.take_held())
+        self.idle_since = self._loop.time()
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
         if self.draining and not self.streams and not self.reserved and self._transport is not None:
-            self._h2.close_connection()
+            self._send(frames.GOAWAY, 0, frames.numbers(self._last_id if self.is_server else 0, Codes.NO_ERROR))
             self._write()
-            if self._transport is not None:
-                self._transport.close()
+            self._transport.close()
 
     def _flush_blocked(self) -> None:
-        blocked, self.blocked = self.blocked, set()
-        for stream in blocked:
-            stream.flush()
+        for stream in list(self.blocked):
+            if self._send_window <= 0 or not self.writable:
+                break
+            if stream in self.blocked:
+                del self.blocked[stream]
+                stream.flush()
+
+    def _ping_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(PING_INTERVAL, self._ping)
 
     def _ping(self) -> None:
         """Ask whether the peer is still there: one that has vanished closes nothing."""
         if self._transport is not None:
-            self._h2.ping(bytes(8))
-            self._write()
-            self._timer = asyncio.get_running_loop().call_later(PING_TIMEOUT, self._give_up)
+            self._send(frames.PING, 0, bytes(8))
+            self._timer = self._loop.call_later(PING_TIMEOUT, self._give_up)
 
     def _give_up(self) -> None:
         log.warning("HBONE ping timeout/error")
@@ -342,9 +378,15 @@ class Connection(asyncio.Protocol):
 
     def _write(self) -> None:
         self._write_scheduled = False
-        data = self._h2.data_to_send()
-        if data and self._transport is not None:
+        if self._out and self._transport is not None:
+            data, self._out = b"".join(self._out), []
             self._transport.write(data)
+
+    def _fail(self, error: str, code: Codes) -> None:
+        """End the connection and say why."""
+        self._send(frames.GOAWAY, 0, frames.numbers(self._last_id if self.is_server else 0, code))
+        self._write()
+        self.abort(error)
 
     def _end(self, error: str) -> None:
         self.draining = True
@@ -355,11 +397,3 @@ class Connection(asyncio.Protocol):
             stream.on_lost(error)
         if not self.closed.done():
             self.closed.set_result(None)
-
-
-def _as_dict(headers: object) -> dict[str, str]:
-    """Header fields by name; the first of several counts for pseudo headers, others are joined."""
-    found: dict[str, str] = {}
-    for name, value in headers or ():  # type: ignore[attr-defined]
-        found[name] = f"{found[name]},{value}" if name in found and not name.startswith(":") else value
-    return found

@@ -9,10 +9,12 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
+from .acceptor import fair_share
 from .accesslog import ConnectionRecord, log_early_deny
 from .certs import CertificateError, peer_identity
 from .connections import Drained, Tracked
 from .context import HANDSHAKE_TIMEOUT, ILLEGAL_PORTS, LOOPBACK, SELF_CALL, WORKLOAD_TIMEOUT, Context, Pod
+from .frames import MAX_STREAMS, Codes
 from .hbone import Connection
 from .identity import Identity
 from .inbound_request import Refused, Request, baggage, guess_service, parse_baggage, resolve
@@ -49,6 +51,12 @@ class Inbound:
         self.open: set[Tracked] = set()
         self.tunnels: set[Connection] = set()
         self._requests: set[asyncio.Task[None]] = set()
+        self._share = fair_share()
+
+    @property
+    def requests(self) -> int:
+        """How many tunnels are being opened or are open."""
+        return len(self._requests)
 
     # -- HBONE ---------------------------------------------------------------------------------------------
 
@@ -77,8 +85,18 @@ class Inbound:
                 )
             return peer
 
+        mine: set[asyncio.Task[None]] = set()
+
         def on_request(stream: Stream) -> None:
+            if len(self._requests) >= self._share:
+                stream.conn.reset_stream(stream, Codes.REFUSED_STREAM)
+                return
+            if len(mine) >= 2 * MAX_STREAMS:  # streams that were reset as soon as they were opened
+                stream.conn.abort("too many streams in progress")
+                return
             task = asyncio.create_task(self._serve(stream, src, dst))
+            mine.add(task)
+            task.add_done_callback(mine.discard)
             self._requests.add(task)
             task.add_done_callback(self._finished)
 

@@ -34,15 +34,15 @@ class Request:
 def parse_authority(text: str) -> tuple[IP | str, int]:
     """`ip:port`, `[ip]:port` or `hostname:port`; raises ValueError."""
     host, _, port_text = text.rpartition(":")
-    port = int(port_text) if port_text.isascii() and port_text.isdigit() else 0
+    port = int(port_text) if re.fullmatch("[0-9]{1,5}", port_text) else 0
     if not host or not 0 < port < 65536:
         raise ValueError(f"invalid CONNECT address {text}")
     if host.startswith("["):
-        if not host.endswith("]"):
+        if not host.endswith("]") or "%" in host:  # a scope may be any text, and would get into the log
             raise ValueError(f"invalid CONNECT address {text}")
         return ip_address(host[1:-1]), port
     try:
-        return ip_address(host), port
+        return ip_address(host if "%" not in host else ""), port
     except ValueError:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
             raise ValueError(f"invalid CONNECT address {text}") from None

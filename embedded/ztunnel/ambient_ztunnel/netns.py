@@ -36,6 +36,7 @@ SPARE_SOCKETS = 16  # made in advance, per pod
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _visitor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netns")
+_home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _setns(fd: int) -> None:
@@ -45,22 +46,17 @@ def _setns(fd: int) -> None:
 
 
 def _visit(fd: int, action: Callable[[], T]) -> T:
-    """Run `action` in the namespace behind `fd`, come back, close `fd`; only for the visitor's thread."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """Run `action` in the namespace behind `fd` and come back; only for the visitor's thread."""
+    _setns(fd)
     try:
-        _setns(fd)
-        try:
-            return action()
-        finally:
-            try:
-                _setns(home)
-            except OSError:
-                # A thread that is lost in a pod would open sockets with that pod's identity.
-                log.critical("cannot return to the own network namespace")
-                os._exit(70)
+        return action()
     finally:
-        os.close(home)
-        os.close(fd)
+        try:
+            _setns(_home)
+        except OSError:
+            # A thread that is lost in a pod would open sockets with that pod's identity.
+            log.critical("cannot return to the own network namespace")
+            os._exit(70)
 
 
 class Netns:
@@ -94,7 +90,9 @@ class Netns:
             raise OSError("network namespace is gone")
         # The visit has a descriptor of its own: the number of a closed one may soon mean another pod.
         fd = os.dup(self.fd)
-        return await asyncio.get_running_loop().run_in_executor(_visitor, _visit, fd, action)
+        visit = _visitor.submit(_visit, fd, action)
+        visit.add_done_callback(lambda _: os.close(fd))  # cancelled before it has begun, too
+        return await asyncio.wrap_future(visit)
 
     async def _client(self, version: int) -> socket.socket:
         """A fresh TCP socket for outgoing connections."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 from collections.abc import Callable, Coroutine
 
+from .acceptor import Acceptor, fair_share
 from .connections import Drained
 from .context import ANY_ADDRESS, DNS_PORT, OUTBOUND_PORT, PLAINTEXT_PORT, WORKLOAD_TIMEOUT, Context, Pod
 from .dns import DnsServer
@@ -23,7 +25,6 @@ log = logging.getLogger("inpod.statemanager")
 
 NO_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 RETRY = 5.0  # seconds between attempts to start a proxy that failed to start
-ACCEPT_BURST = 64
 Handler = Callable[[socket.socket], Coroutine[None, None, None]]
 
 
@@ -36,7 +37,8 @@ class PodProxy:
         self.outbound = Outbound(context, pod)
         self.draining = False
         self._context = context
-        self._listeners: list[socket.socket] = []
+        self._share = fair_share()
+        self._listeners: list[Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns: DnsServer | None = None
         self.identity: Identity | None = None
@@ -67,7 +69,6 @@ class PodProxy:
             self._context.certs.acquire(self.identity)
 
     async def _listen(self, port: int, handler: Handler, transparent: bool) -> None:
-        loop = asyncio.get_running_loop()
         for ip in ANY_ADDRESS:
             try:
                 listener = await self.pod.netns.listen(ip, port, transparent=transparent)
@@ -75,22 +76,15 @@ class PodProxy:
                 if ip.version == 6 and error.errno in NO_FAMILY:
                     continue  # the pod has no IPv6
                 raise
-            self._listeners.append(listener)
-            loop.add_reader(listener, self._accept, listener, handler)
+            self._listeners.append(Acceptor(listener, functools.partial(self._take, handler), self._full))
 
-    def _accept(self, listener: socket.socket, handler: Handler) -> None:
-        for _ in range(ACCEPT_BURST):
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.error("failed TCP handshake: %s", error)
-                return
-            sock.setblocking(False)
-            with contextlib.suppress(OSError):  # the client has gone already: its handler will see
-                self.pod.netns.keepalive.set(sock)
-            self._spawn(handler(sock))
+    def _full(self) -> bool:
+        return len(self._tasks) + self.inbound.requests >= self._share
+
+    def _take(self, handler: Handler, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client has gone already: its handler will see
+            self.pod.netns.keepalive.set(sock)
+        self._spawn(handler(sock))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -103,9 +97,7 @@ class PodProxy:
             log.error("connection failed unexpectedly", exc_info=error)
 
     def _close_listeners(self) -> None:
-        loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            loop.remove_reader(listener)
             listener.close()
         self._listeners.clear()
         if self._dns is not None:

@@ -51,7 +51,7 @@ class End(Protocol):
     def attach(self, relay: Relay) -> None:
         """Start to deliver to `relay`."""
 
-    def send(self, data: bytes) -> bool:
+    def send(self, data: bytes | memoryview) -> bool:
         """Take bytes; False asks the relay to stop the other end until `on_writable`."""
 
     def send_eof(self) -> None:
@@ -91,7 +91,7 @@ class Relay:
         if not self.done.done():
             self.server.attach(self)
 
-    def on_data(self, end: End, data: bytes) -> None:
+    def on_data(self, end: End, data: bytes | memoryview) -> None:
         """Bytes have arrived at `end`."""
         if self.done.done() or id(end) in self._errors:
             return
@@ -236,7 +236,7 @@ class TcpEnd(asyncio.Protocol):
         elif self.lost is not None:
             relay.on_lost(self)
 
-    def send(self, data: bytes) -> bool:
+    def send(self, data: bytes | memoryview) -> bool:
         """Write; False when the buffer is full."""
         if self._transport is not None:
             self._transport.write(data)
@@ -283,5 +283,6 @@ def proxy_header(source: tuple[str, int], target: tuple[str, int], identity: str
 
     body = raw(source[0]) + raw(target[0]) + struct.pack("!HH", source[1], target[1])
     if identity:
-        body += struct.pack("!BH", 0xD0, len(identity)) + identity.encode()
+        name = identity.encode()
+        body += struct.pack("!BH", 0xD0, len(name)) + name
     return b"\r\n\r\n\x00\r\nQUIT\n" + struct.pack("!BBH", 0x21, code, len(body)) + body

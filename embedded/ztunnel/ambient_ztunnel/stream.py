@@ -6,14 +6,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-import h2.errors
-
+from .frames import STREAM_WINDOW, Codes
 from .relay import HIGH_WATER, LOW_WATER, Loss, Relay
 
 if TYPE_CHECKING:
     from .hbone import Connection
 
-Codes = h2.errors.ErrorCodes
 # What a reset means for who reads the stream, and who closes it (upstream's src/proxy/h2.rs); all others are errors.
 _RESETS: dict[int, Loss] = {
     Codes.NO_ERROR: Loss(),
@@ -21,7 +19,6 @@ _RESETS: dict[int, Loss] = {
     Codes.STREAM_CLOSED: Loss(shutdown="io error: broken pipe"),
 }
 _BROKEN = Loss(shutdown="io error: stream closed because of a broken pipe")
-STREAM_WINDOW = 4 * 1024 * 1024  # bytes a peer may send on one stream before they are passed on
 
 
 class TunnelError(Exception):
@@ -31,13 +28,15 @@ class TunnelError(Exception):
 class Stream:
     """One CONNECT stream as an end of a relay."""
 
-    def __init__(self, conn: Connection, stream_id: int) -> None:
+    def __init__(self, conn: Connection, stream_id: int, send_window: int) -> None:
         self.conn = conn
         self.id = stream_id
+        self.send_window = send_window
+        self.receive_window = STREAM_WINDOW
         self.headers: dict[str, str] = {}
         self.response: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._relay: Relay | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes | memoryview] = []
         self._out: deque[memoryview] = deque()
         self._out_size = 0
         self._out_eof = False
@@ -45,26 +44,44 @@ class Stream:
         self._full = False
         self._got_eof = False
         self._paused = True
+        self._held = 0  # bytes that count against the connection's window, and against the stream's
         self._unacked = 0
         self.lost: Loss | None = None
 
     # -- from the connection -------------------------------------------------------------------------------
 
-    def on_data(self, data: bytes, flow: int) -> None:
-        """Bytes from the peer; they count against its window until they are passed on."""
-        self._unacked += flow
-        if self._relay is None:
-            self._early.append(data)
-        else:
-            self._relay.on_data(self, data)
-            if not self._paused:
-                self._acknowledge()
+    def on_response(self, status: str) -> None:
+        """The status of the answer; ValueError if it is none. One that is 1xx is only a word before it."""
+        if len(status) != 3 or not status.isdigit():
+            raise ValueError(f"status {status!r}")
+        if not status.startswith("1"):
+            self.response.set_result(int(status))
 
-    def on_eof(self) -> None:
-        """The peer has finished sending."""
-        self._got_eof = True
-        if self._relay is not None:
+    def on_data(self, data: bytes | memoryview, size: int, end: bool) -> bool:
+        """Bytes from the peer; `size` counts against its windows until they are passed on. False if it may not."""
+        self._held += size
+        self._unacked += size
+        self.receive_window -= size
+        if self._got_eof or self.receive_window < 0:
+            return False
+        self._got_eof = end
+        if self._relay is None:
+            if data:
+                self._early.append(data)
+            return True
+        if data:
+            self._relay.on_data(self, data)
+        if end:
             self._relay.on_eof(self)
+            self.conn.forget_if_finished(self)
+        if not self._paused:
+            self._acknowledge()
+        return True
+
+    def take_held(self) -> int:
+        """What counts against the connection's window, which the caller gives back."""
+        held, self._held = self._held, 0
+        return held
 
     def on_reset(self, code: Codes | int) -> None:
         """The peer has reset the stream."""
@@ -97,7 +114,7 @@ class Stream:
         elif self.lost is not None:
             relay.on_lost(self)
 
-    def send(self, data: bytes) -> bool:
+    def send(self, data: bytes | memoryview) -> bool:
         """Queue bytes and send what the peer's window allows; False when the queue is full."""
         if self.lost is None:
             self._out.append(memoryview(data))
@@ -144,9 +161,9 @@ class Stream:
         """Send from the queue as far as the windows and the transport allow."""
         conn = self.conn
         while self._out and conn.writable and self.lost is None:
-            room = conn.room(self.id)
+            room = conn.room(self)
             if room <= 0:
-                conn.blocked.add(self)
+                conn.blocked[self] = None
                 break
             chunk = self._out[0]
             if len(chunk) > room:
@@ -156,16 +173,15 @@ class Stream:
                 self._out.popleft()
             self._out_size -= len(chunk)
             last = self._out_eof and not self._out
-            conn.send_data(self.id, chunk, last)
+            conn.send_data(self, chunk, last)
             self._sent_eof |= last
         if self.lost is not None:
             return
         if self._out and not conn.writable:
-            conn.blocked.add(self)
+            conn.blocked[self] = None
         if self._out_eof and not self._out and not self._sent_eof:
             self._sent_eof = True
-            conn.send_data(self.id, b"", True)
-        conn.schedule_write()
+            conn.send_data(self, b"", True)
         if self._full and self._out_size < LOW_WATER and conn.writable:
             self._full = False
             if self._relay is not None:
@@ -174,7 +190,9 @@ class Stream:
             conn.forget_if_finished(self)
 
     def _acknowledge(self) -> None:
-        """Give window back to the peer, in portions of a quarter."""
+        """Give window back to the peer; that of the stream in portions of a quarter."""
+        if self._held:
+            self.conn.open_window(self.take_held())
         if self._unacked >= STREAM_WINDOW // 4 and not self._got_eof:
-            self.conn.open_window(self._unacked, self.id)
+            self.conn.open_window(self._unacked, self)
             self._unacked = 0

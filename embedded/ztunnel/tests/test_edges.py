@@ -7,11 +7,13 @@ import contextlib
 import datetime
 import logging
 import os
+import time
 from dataclasses import replace
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
-from ambient_ztunnel import inbound, outbound, pods
+from ambient_ztunnel import certs, inbound, outbound, pods
 from ambient_ztunnel.hbone import Headers
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import Action, AppTunnel, Match, Policy, Scope
@@ -236,12 +238,40 @@ def test_certificates_are_renewed_at_half_their_life() -> None:
     async def body() -> None:
         async with mesh(ca) as made:
             await made.serve(hello)
-            certs = made.context.certs
-            before = await certs.fetch(CLIENT)
-            await until(lambda: before not in [certificate for _, _, certificate in certs.entries()])
-            after = await certs.fetch(CLIENT)
+            manager = made.context.certs
+            before = await manager.fetch(CLIENT)
+            await until(lambda: before not in [certificate for _, _, certificate in manager.entries()])
+            after = await manager.fetch(CLIENT)
             assert after.chain[0].serial_number != before.chain[0].serial_number
             assert after.not_after > before.not_after
+
+    go(body())
+
+
+@pytest.mark.parametrize("hours", [30, -30])
+@pytest.mark.parametrize("who", ["connection", "rotation"])
+def test_a_clock_step_brings_new_certificates(who: str, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a suspend: timers have not run, and no certificate is valid. OpenSSL has the machine's clock, so
+    the step leads from another one to that.
+    """
+    away = datetime.timedelta(hours=-hours)
+    ca = Ca()
+    ca.clock = away
+    monkeypatch.setattr(certs, "time", SimpleNamespace(time=lambda: time.time() + ca.clock.total_seconds()))
+    monkeypatch.setattr(certs, "CLOCK_CHECK", 60 if who == "connection" else 0.02)
+
+    async def body() -> None:
+        async with mesh(ca) as made:
+            await made.serve(hello)
+            before = [await made.context.certs.fetch(identity) for identity in (CLIENT, TO_SERVER.sans[0])]
+            ca.clock = datetime.timedelta()
+            if who == "rotation":
+                await until(lambda: all(cert not in before for _, _, cert in made.context.certs.entries()), 5)
+            reader, writer = await made.connect()
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"ok")
+            writer.close()
+            assert ca.signed == 4
 
     go(body())
 
@@ -249,10 +279,10 @@ def test_certificates_are_renewed_at_half_their_life() -> None:
 def test_certificate_of_nobody_is_forgotten() -> None:
     async def body() -> None:
         async with mesh() as made:
-            certs = made.context.certs
-            await until(lambda: len(certs.entries()) == 2)
+            manager = made.context.certs
+            await until(lambda: len(manager.entries()) == 2)
             await made.pods.delete("2")
-            await until(lambda: [str(identity) for identity, _, _ in certs.entries()] == [str(CLIENT)])
+            await until(lambda: [str(identity) for identity, _, _ in manager.entries()] == [str(CLIENT)])
 
     go(body())
 

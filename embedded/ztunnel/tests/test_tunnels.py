@@ -17,9 +17,10 @@ from ambient_ztunnel import inbound, outbound
 from ambient_ztunnel.certs import build, new_key_and_request
 from ambient_ztunnel.hbone import Connection
 from ambient_ztunnel.identity import Identity
+from ambient_ztunnel.pool import STREAMS_PER_CONNECTION
 from ambient_ztunnel.relay import Relay, TcpEnd
 from test_dataplane import hello
-from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, SERVICE, Ca, Mesh, captured, errors, go, mesh, until
+from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, SERVICE, Ca, Mesh, captured, echo, errors, go, mesh, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -107,6 +108,73 @@ def test_status_of_requests(headers: list[tuple[str, str]], status: str) -> None
             limits = (settings.max_concurrent_streams, settings.initial_window_size, settings.max_frame_size)
             assert limits == (200, 4 * MIB, MIB)
             writer.close()
+
+    go(body())
+
+
+def test_the_h2_library_is_understood_beyond_all_windows() -> None:
+    """As the waypoint's Envoy does: Huffman coding and a table, CONTINUATION, padding, PING; 40 MiB there and back."""
+    ca = Ca()
+    size = 40 * MIB
+
+    async def body() -> None:
+        async with mesh(ca) as made:
+            await made.serve(echo)
+            reader, writer = await tls_to_server(made, ca, CLIENT)
+            conn = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
+            conn.initiate_connection()
+            conn.increment_flow_control_window(2**24)
+            headers = [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}"), ("x", "y" * 30_000)]
+            for stream in (1, 3):  # the second has its headers from the table
+                conn.send_headers(stream, headers)
+            conn.ping(b"12345678")
+            seen, sent, got, ended = set[type](), 0, 0, False
+            while not ended:
+                while sent < size and (room := min(conn.local_flow_control_window(3), 16384) - 8) > 0:
+                    part = min(room, size - sent)
+                    conn.send_data(3, bytes(part), pad_length=7)
+                    sent += part
+                if sent == size:
+                    conn.end_stream(3)
+                    sent += 1
+                writer.write(conn.data_to_send())
+                for event in conn.receive_data(await reader.read(MIB)):
+                    seen.add(type(event))
+                    if isinstance(event, h2.events.DataReceived):
+                        got += len(event.data or b"")
+                        conn.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+                    ended |= isinstance(event, h2.events.StreamEnded)
+            assert got == size
+            assert {h2.events.PingAckReceived, h2.events.ResponseReceived, h2.events.SettingsAcknowledged} <= seen
+            writer.close()
+
+    go(body())
+
+
+def test_streams_of_a_full_connection_take_turns() -> None:
+    """A hundred that could fill it alone: each gets its part, in order."""
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(MIB))
+                await writer.drain()
+
+    async def body() -> None:
+        async with mesh() as made:
+            await made.serve(pour)
+            readers = [await made.connect() for _ in range(STREAMS_PER_CONNECTION)]
+            got = dict.fromkeys(range(len(readers)), 0)
+
+            async def read(number: int, reader: asyncio.StreamReader) -> None:
+                while chunk := await reader.read(MIB):
+                    got[number] += len(chunk)
+
+            tasks = [asyncio.create_task(read(number, reader)) for number, (reader, _) in enumerate(readers)]
+            await until(lambda: all(got.values()) or sum(got.values()) > 1500 * MIB)
+            assert all(got.values()), f"{sum(map(bool, got.values()))} of {len(got)} streams had anything"
+            for task in tasks:
+                task.cancel()
 
     go(body())
 

@@ -110,16 +110,19 @@ class Ca:
 
     def __init__(self, life: datetime.timedelta = datetime.timedelta(hours=1)) -> None:
         self.life = life
+        self.clock = datetime.timedelta()  # how far from the machine's
+        self.uris: list[str] | None = None  # the names that a certificate gets, if they are not those asked for
         self.signed = 0
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "test")])
         self.root = self._builder(name, name, self._key.public_key(), ca=True).sign(self._key, hashes.SHA256())
         self._name = name
+        self.root_pem = self.root.public_bytes(serialization.Encoding.PEM).decode()
 
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC) + self.clock
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -137,15 +140,16 @@ class Ca:
         csr = x509.load_pem_x509_csr(request.encode())
         key = csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        uri = x509.UniformResourceIdentifier(str(identity))
+        names = [str(identity)] if self.uris is None else self.uris
+        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name) for name in names])
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         leaf = (
             self._builder(x509.Name([]), self._name, key, ca=False)
-            .add_extension(x509.SubjectAlternativeName([uri]), critical=True)
+            .add_extension(san, critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return [cert.public_bytes(serialization.Encoding.PEM).decode() for cert in (leaf, self.root)]
+        return [leaf.public_bytes(serialization.Encoding.PEM).decode(), self.root_pem]
 
 
 def run(*command: str) -> None:
