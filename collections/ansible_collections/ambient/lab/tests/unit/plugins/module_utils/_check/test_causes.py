@@ -146,6 +146,10 @@ def why(expect: str, seen: str, mesh: Mesh, code: int = 200, **fields: t.Any) ->
         # A policy that is there and denies goes away by nobody's waiting.
         ("allowed", "denied_l4", world(denying()), "rule 0 of AuthorizationPolicy default/p (DENY) matches", True),
         ("denied_l4", "allowed", world(denying()), "by the cluster's objects it must be denied_l4", False),
+        (
+            "denied_upstream", "allowed", enrolled(policy(action="DENY", rules=[{}])),
+            "the waypoint default/waypoint may use a connection that is older than the policy", False,
+        ),
         ("allowed", "denied_l4", world(), "explains the denial: something else cut it off", False),
         ("allowed", "dns", mesh_of(CURL), "there is no Service sample-app in namespace default", False),
         ("allowed", "refused", world(front=service("sample-app", port=80)), "has no port 8080, it has 80", True),

@@ -323,3 +323,9 @@ def test_a_custom_policy(policies: list[Object], providers: dict[str, str] | Non
     assert (found.outcome, words in found.why) == (outcome, True), found
     if outcome == "denied_l7":
         assert found.among == tuple(f"layer7/{item['metadata']['name']}" for item in policies)
+
+
+@pytest.mark.parametrize(("method", "outcome"), [("PURGE", "denied_l7"), ("FOO", "unknown"), ("get", "unknown")])
+def test_envoy_does_not_take_every_method(method: str, outcome: str) -> None:
+    """As measured: 400 to those, whatever policies say."""
+    assert ask(behind(at_app(rules=[GET])), URL, namespace="layer7", method=method).outcome == outcome
