@@ -200,6 +200,8 @@ def main() -> int:
         trial.set_up()
         for number in range(chosen.changes):
             trial.change(number)
+            if number % 10 == 9:
+                print(f"  {number + 1} changes, {len(trial.differences)} differences", flush=True)
         for number in numbers():
             if mutants >= chosen.mutants:
                 break
