@@ -391,10 +391,7 @@ def test_objects_that_the_mesh_does_not_read_stop_nothing(tmp_path: pathlib.Path
 
 
 def test_several_istiods_of_a_folder_have_no_revision(tmp_path: pathlib.Path) -> None:
-    istiods = "\n---\n".join(
-        "apiVersion: apps/v1\nkind: Deployment\n"
-        f"metadata: {{name: {name}, namespace: istio-system, labels: {{app: istiod}}}}"
-        for name in ("istiod", "istiod-canary")
-    )
+    head = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {namespace: istio-system, labels: {app: istiod}, name: "
+    istiods = "\n---\n".join(f"{head}{name}}}" for name in ("istiod", "istiod-canary"))
     assumed = read_folder(folder(tmp_path, shop=SHOP, mesh=istiods)).config.assumed
     assert any(text.startswith("several istiods may be in charge") for text in assumed)
