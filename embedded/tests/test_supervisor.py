@@ -92,6 +92,7 @@ def test_components_start_in_the_order_of_their_conditions(
     )
     eventually(lambda: (tmp_path / "last").exists() and (tmp_path / "last").read_text(), "the last component ran")
     assert (tmp_path / "last").read_text().split() == ["job", "socket"]
+    eventually(lambda: "last: started" in node.log, "the supervisor says so")
     assert re.findall(r"Z (\w+): (?:started|done)", node.log) == ["server", "job", "job", "last"]
 
 

@@ -68,11 +68,11 @@ def test_the_labs_own_claims_must_notice_all_and_a_users_list_what_is_asked_for(
     assert {name: (kept["score"], kept["min_score"]) for name, kept in said.kept.items()} == {
         "l4": (100, 100),
         "l7": (100, 100),
-        "own": (50, 0),
-        "strict": (50, 90),
+        "own": (57, 0),
+        "strict": (57, 90),
         "red": (None, 0),
-        "weak": (50, 100),
-        "foreign": (50, 0),
+        "weak": (57, 100),
+        "foreign": (57, 0),
     }
     recap = said.text.partition("PLAY RECAP")[2]
     assert {*re.findall(r"(\w+) +: .* failed=1 ", recap)} == {"strict", "weak"}
@@ -82,7 +82,7 @@ def test_what_the_lab_leaves_open_is_explained_and_survivors_are_named(said: Sai
     # The last task shows it.
     shown = {name: said.text.rpartition(f"\nok: [{name}]")[2].partition("\n\nTASK")[0] for name in HOSTS}
     l4, l7 = (shown[name].partition("\nok: ")[0] for name in ("l4", "l7"))
-    assert "score 100 %: 6 of 6 mutants are killed" in l4
+    assert "score 100 %: 7 of 7 mutants are killed" in l4
     assert "[no-identity]\n          The lab shows" in l4
     assert "score 100 %: 8 of 8 mutants are killed" in l7
     assert "[open-by-pod-ip]\n          The lab shows" in l7
