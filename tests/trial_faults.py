@@ -86,9 +86,9 @@ class Client:
         self.asked += 1
         self.answers.append((time.monotonic(), answer.stdout.strip()))
 
-    def passed(self) -> int:
-        """How many requests were answered by the application."""
-        return sum(code == "200" for _at, code in self.answers)
+    def passed(self, began: float) -> list[str]:
+        """The requests that were answered by the application, with the seconds since the fault."""
+        return [f"{self.pod} {self.method} at {at - began:.1f} s" for at, code in self.answers if code == "200"]
 
 
 class Watch:
@@ -148,7 +148,8 @@ class Outcome:
         fault: its name.
         heal_seconds: until the chapter's claims held again, from the fault on; None where they did not.
         gap_seconds: the longest time without an answer for a client that may call.
-        denied: requests that had to be denied, and how many of them passed.
+        denied: requests that had to be denied.
+        passed: those of them that passed.
         lost: objects that are gone.
     """
 
@@ -156,7 +157,7 @@ class Outcome:
     heal_seconds: float | None
     gap_seconds: float
     denied: int
-    passed: int
+    passed: list[str]
     lost: list[str]
 
     @property
@@ -294,7 +295,7 @@ def tried(lab: Lab, watch: Watch, fault: Fault) -> Outcome:
         heal,
         round(max(gap(client, began) for client in allowed), 1),
         sum(client.asked for client in denied),
-        sum(client.passed() for client in denied),
+        [text for client in denied for text in client.passed(began)],
         sorted(before - names(lab)),
     )
 
@@ -323,7 +324,9 @@ def table(outcomes: list[Outcome]) -> str:
     for one in outcomes:
         heal = "never" if one.heal_seconds is None else f"{one.heal_seconds} s"
         lost = ", ".join(one.lost) or "0"
-        lines.append(f"| {one.fault} | {heal} | {one.gap_seconds} s | {one.denied} | {one.passed} | {lost} |")
+        lines.append(
+            f"| {one.fault} | {heal} | {one.gap_seconds} s | {one.denied} | {', '.join(one.passed) or 0} | {lost} |"
+        )
     return "\n".join(lines)
 
 
