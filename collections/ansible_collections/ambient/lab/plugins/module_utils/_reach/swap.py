@@ -45,6 +45,7 @@ class Swap:
     def __init__(self, writer: Writer, mutant: Mutant, kept: Kept) -> None:
         self._writer, self._mutant, self._kept = writer, mutant, kept
         self._path = path_of(mutant.old)
+        self._parent = self._path.rpartition("/")[0]
         old, new = _fields(mutant.old), mutant.new and _fields(mutant.new)
         # As merge patches (RFC 7396), which leave alone what others write on the object.
         self._forth = None if new is None else _patch(old, new)
@@ -78,6 +79,8 @@ class Swap:
             raise LabError(f"{self._mutant.item} is not as it was read: somebody changes it. Run again")
         if self._forth is None and before["metadata"].get("finalizers"):
             return "it has finalizers, so it would not be gone at once", Retry.POINTLESS
+        if why := self._no_way_back(before):
+            return why
         self._kept.keep(before)
         self._before = before
         if self._forth is None:
@@ -86,6 +89,23 @@ class Swap:
         answer = self._patched(before, self._forth)
         self._made = answer.json() if answer.status == 200 else self._made
         return _refused(answer)
+
+    def _no_way_back(self, before: Object) -> tuple[str, Retry] | None:
+        """Try the way back on the object as it is, and write nothing; why the API would refuse it.
+
+        Rights, admission and validation come first, that the name is taken last (kubernetes/kubernetes,
+        apiserver/pkg/registry/generic/registry/store.go and dryrun.go).
+        """
+        if self._forth is None:
+            answer = self._writer.send("POST", self._parent, as_new(before), dryRun="All")
+            if answer.status == 409 and (answer.json() or {}).get("reason") == "AlreadyExists":
+                return None
+        else:
+            answer = self._writer.send("PATCH", self._path, self._back, _MERGE, dryRun="All")
+            if answer.status == 200:
+                return None
+        why, retry = _refused(answer)
+        return f"it could not be put back: {why or f'the API answers HTTP {answer.status} to a dry run'}", retry
 
     def _put_back(self) -> None:
         if self._before is None:
@@ -102,8 +122,7 @@ class Swap:
         try:
             there = self._writer.get(self._path)
             if there is None:
-                parent = self._path.rpartition("/")[0]
-                return _refused(self._writer.send("POST", parent, as_new(self._before)))
+                return _refused(self._writer.send("POST", self._parent, as_new(self._before)))
             if "deletionTimestamp" in there["metadata"]:
                 return "it is still being deleted", Retry.USEFUL
             if self._forth is None and differs(there, self._before):

@@ -227,6 +227,24 @@ def test_a_mutant_that_the_api_refuses_is_no_agreement(live: Changeable, tmp_pat
         tried(live, tmp_path, WIDENED)
 
 
+@pytest.mark.parametrize(("only", "method"), [(REMOVED, "POST"), (WIDENED, "PATCH")])
+def test_what_could_not_be_put_back_is_not_changed(
+    live: Changeable, tmp_path: pathlib.Path, only: str, method: str
+) -> None:
+    """A right to delete is none to create, and a webhook may be newer than the object."""
+    live.answer[f"dry {method}"] = lambda: Answer(422, {}, b'{"message": "admission webhook denied it"}')
+    (one,) = tried(live, tmp_path, only)
+    assert one.problem == "it could not be put back: the API refuses it: admission webhook denied it"
+    said = 'authorizationpolicies is forbidden: User "x" cannot create resource "authorizationpolicies"'
+    live.answer[f"dry {method}"] = lambda: Answer(403, {}, json.dumps({"message": said}).encode())
+    with pytest.raises(LabError, match="Give the kubeconfig's user this right"):
+        tried(live, tmp_path, only)
+    # Another 409 says nothing of what comes before the name.
+    live.answer[f"dry {method}"] = lambda: Answer(409, {}, b'{"reason": "Conflict", "message": "over quota"}')
+    assert [one.verdict for one in tried(live, tmp_path, only)] == ["error"]
+    assert (live.sent, [*tmp_path.iterdir()]) == ([], [])
+
+
 OPTIONS: dict[str, t.Any] = {"killed": 2, "timeout": 5.0, "witnesses": "none"}
 
 
