@@ -16,6 +16,8 @@ from .._mesh.mesh import NAMESPACE_PATH, PATHS, Object, namespace_of
 from .mutants import Mutant
 
 _MERGE = "application/merge-patch+json"
+# Set and removed again, so that an object gets another resourceVersion.
+_TOUCHED = "ambient-lab/touched"
 _INTERVAL = 0.1
 # Seconds in which an API that does not answer is asked again to take an object back.
 BACK_SECONDS = 30.0
@@ -53,6 +55,8 @@ class Swap:
         self._before: Object | None = None
         # As the API has it, which may add defaults.
         self._made = mutant.new
+        # A change of the object whose answer never came may still be made.
+        self._late = False
 
     @contextlib.contextmanager
     def applied(self) -> t.Iterator[str]:
@@ -84,7 +88,10 @@ class Swap:
         self._kept.keep(before)
         self._before = before
         if self._forth is None:
-            answer = self._writer.send("DELETE", self._path)
+            meta = before["metadata"]
+            only = {"uid": meta.get("uid"), "resourceVersion": meta.get("resourceVersion")}
+            options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": only}
+            answer = self._sent("DELETE", options)
             return ("", Retry.USEFUL) if answer.status == 404 else _refused(answer)
         answer = self._patched(before, self._forth)
         self._made = answer.json() if answer.status == 200 else self._made
@@ -127,6 +134,8 @@ class Swap:
                 return "it is still being deleted", Retry.USEFUL
             if self._forth is None and differs(there, self._before):
                 return "somebody has made another one of its name", Retry.POINTLESS
+            if self._late:
+                return self._touch()
             if _is(there, self._before, self._back):
                 return "", Retry.USEFUL
             if self._forth and self._made and _is(there, self._made, self._forth):
@@ -135,10 +144,28 @@ class Swap:
         except LabError as error:
             return error.message, Retry.USEFUL
 
+    def _touch(self) -> tuple[str, Retry]:
+        """Raise the version of the object: a change that comes late is of an earlier one, and gets a 409."""
+        for value in ("", None):
+            answer = self._writer.send("PATCH", self._path, {"metadata": {"annotations": {_TOUCHED: value}}}, _MERGE)
+            if answer.status != 200:
+                # It may have gone by the change that is waited for.
+                return ("it is gone", Retry.USEFUL) if answer.status == 404 else _refused(answer)
+        self._late = False
+        return "it is not read again yet", Retry.USEFUL
+
     def _patched(self, there: Object, patch: Object) -> Answer:
         """Patch it as it was just read, and no later version."""
         meta = {**patch.get("metadata", {}), "resourceVersion": there["metadata"].get("resourceVersion")}
-        return self._writer.send("PATCH", self._path, {**patch, "metadata": meta}, _MERGE)
+        return self._sent("PATCH", {**patch, "metadata": meta}, _MERGE)
+
+    def _sent(self, method: str, body: Object, content_type: str = "application/json") -> Answer:
+        """Change one version of the object."""
+        late, self._late = self._late, True
+        answer = self._writer.send(method, self._path, body, content_type)
+        # After these answers there is no such version any more, so none that came before can be made either.
+        self._late = answer.status >= 500 or (late and answer.status not in (200, 404, 409))
+        return answer
 
     def _repeated(self, step: t.Callable[[], tuple[str, Retry]]) -> str:
         """Do a step until nothing is left to say, or trying again is of no use; what is left."""

@@ -42,6 +42,8 @@ SEEN: dict[str, Answer] = {
 
 TAKEN = ApiAnswer(409, {}, b'{"reason": "AlreadyExists", "message": "it already exists"}')
 
+CHANGED = ApiAnswer(409, {}, b'{"reason": "Conflict", "message": "the object has been modified"}')
+
 
 class Changeable(FakeEdge):
     """A cluster.
@@ -115,7 +117,11 @@ class Changeable(FakeEdge):
         if dry:
             return TAKEN if method == "POST" else ApiAnswer(200, {}, b"{}")
         self.sent.append(f"{method} {path}")
+        there = self.there.get(path, {}).get("metadata", {})
         if method == "DELETE":
+            assert body
+            if any(there.get(key) != value for key, value in body["preconditions"].items() if there):
+                return CHANGED
             return ApiAnswer(200 if self.there.pop(path, None) else 404, {}, b"{}")
         assert body
         if method == "POST":
@@ -124,11 +130,12 @@ class Changeable(FakeEdge):
             self.there[path] = {}
         else:
             assert content_type == "application/merge-patch+json"
-            if body["metadata"].pop("resourceVersion") != self.there[path]["metadata"].get("resourceVersion"):
-                return ApiAnswer(409, {}, b'{"message": "the object has been modified"}')
+            if body["metadata"].get("resourceVersion") not in (None, there["resourceVersion"]):
+                return CHANGED
         self._version += 1
         item = merged(self.there[path], body)
-        item["metadata"]["resourceVersion"] = str(self._version)
+        item["metadata"] |= {"resourceVersion": str(self._version)}
+        item["metadata"].setdefault("uid", f"uid-new-{self._version}")
         self.there[path] = item
         return ApiAnswer(200, {}, json.dumps(item).encode())
 

@@ -245,6 +245,30 @@ def test_what_could_not_be_put_back_is_not_changed(
     assert (live.sent, [*tmp_path.iterdir()]) == ([], [])
 
 
+@pytest.mark.parametrize("only", [REMOVED, WIDENED])
+@pytest.mark.parametrize("error", [LabError("no answer"), SystemExit(143)])
+def test_a_change_whose_answer_never_came_is_not_made_later(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str, error: BaseException
+) -> None:
+    """Else the file is gone by then, and nobody knows of it."""
+    before, send = live.written(), live.send
+    on_the_way: list[tuple[t.Any, ...]] = []
+
+    def losing(method: str, path: str, *given: t.Any, **query: str) -> Answer:
+        if not query and not on_the_way:
+            on_the_way.append((method, path, *given))
+            raise error
+        return send(method, path, *given, **query)
+
+    monkeypatch.setattr(live, "send", losing)
+    with pytest.raises(type(error)):
+        tried(live, tmp_path, only)
+    assert [*tmp_path.iterdir()] == []
+    (late,) = on_the_way
+    assert send(*late).status == 409
+    assert live.written() == {**before, GET_POLICY: (*before[GET_POLICY][:2], {})}
+
+
 OPTIONS: dict[str, t.Any] = {"killed": 2, "timeout": 5.0, "witnesses": "none"}
 
 
