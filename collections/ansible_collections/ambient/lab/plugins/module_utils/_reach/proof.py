@@ -142,9 +142,12 @@ class Prover:
         kept = Kept(self._folder, self._live.host, mutant.item, self._command)
         # A mutant may be enforced by nobody, as the model says of it.
         weak = dataclasses.replace(self._settings, flaws=False)
-        with Swap(self._live, mutant, kept).applied() as refused:
+        swap = Swap(self._live, mutant, kept)
+        with swap.applied() as refused:
             problem = refused or self._not_in_force(mutant.old, mutant.new, trial.moved)
             result = None if problem else self._measured(trial.claims, weak)
+            if not refused and (undone := swap.undone()):
+                problem, result = undone, None
         if not refused and (late := self._not_in_force(mutant.new or mutant.old, mutant.old, shown=True)):
             raise LabError(f"{mutant.item} is put back as it was, and not in force again: {late}")
         return Tried(trial.item, problem, result)
@@ -203,7 +206,7 @@ def prove(
         LabError: as Prover.run.
     """
     options = params["prove"]
-    chosen = choose(found, options["killed"])
+    chosen = choose([item for item in found if not item.mutant.is_named(params["accept"])], options["killed"])
     every = [trial_of(item, claims, mesh) for item in chosen]
     trials = [one for one in every if one.is_shown]
     blind = [
@@ -238,6 +241,8 @@ def require_provable(params: t.Mapping[str, t.Any]) -> None:
     options = params["prove"]
     if params["manifests"]:
         raise LabError("prove changes a cluster: leave out manifests, so that the cluster is taken as it is")
+    if not params["only"]:
+        raise LabError("prove changes objects of a cluster: name those that it may change in only, as in the report")
     if options["killed"] < 0:
         raise LabError(f"prove.killed must be at least 0, not {options['killed']}")
     require_seconds(options, timeout=1.0)
@@ -256,7 +261,7 @@ def trial_of(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> Trial:
     mutated = item.mutant.applied(mesh)
     asked = [*claims, *_missing(item, claims, mesh)]
     now, then = expected(asked, mesh), expected(asked, mutated)
-    return Trial(item, tuple(then.values()), any(now.get(name) != claim for name, claim in then.items()))
+    return Trial(item, tuple(then.values()), any(name in now and now[name].after != claim.after for name, claim in then.items()))
 
 
 def _missing(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> list[Claim]:

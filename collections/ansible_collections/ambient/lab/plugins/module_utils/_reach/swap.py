@@ -19,8 +19,8 @@ _MERGE = "application/merge-patch+json"
 # Set and removed again, so that an object gets another resourceVersion.
 _TOUCHED = "ambient-lab/touched"
 _INTERVAL = 0.1
-# Seconds in which an API that does not answer is asked again to take an object back.
-BACK_SECONDS = 30.0
+# Seconds in which an API that does not answer is asked again to change an object, and to take it back.
+_CHANGE_SECONDS, _BACK_SECONDS = 30.0, 600.0
 
 
 class Writer(Time, t.Protocol):
@@ -57,6 +57,8 @@ class Swap:
         self._made = mutant.new
         # A change of the object whose answer never came may still be made.
         self._late = False
+        # The object: by this, and by somebody else.
+        self._deleted = self._gone = False
 
     @contextlib.contextmanager
     def applied(self) -> t.Iterator[str]:
@@ -66,7 +68,7 @@ class Swap:
             LabError: when the object is not as it was read, can't be kept, or can't be put back; says how to do that.
         """
         try:
-            yield self._repeated(self._change)
+            yield self._repeated(self._change, _CHANGE_SECONDS)
         finally:
             try:
                 self._put_back()
@@ -76,6 +78,15 @@ class Swap:
                 # A signal came while it was put back. By now all others are ignored (_common/signals.py).
                 self._put_back()
                 raise
+
+    def undone(self) -> str:
+        """Why the change is not there any more, "" where it is."""
+        there = self._writer.get(self._path)
+        if self._forth is None:
+            stands = there is None
+        else:
+            stands = bool(there and self._made and _is(there, self._made, self._forth))
+        return "" if stands else "somebody put it back, or changed it, meanwhile: nothing was measured"
 
     def _change(self) -> tuple[str, Retry]:
         before = self._writer.get(self._path)
@@ -92,7 +103,8 @@ class Swap:
             only = {"uid": meta.get("uid"), "resourceVersion": meta.get("resourceVersion")}
             options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": only}
             answer = self._sent("DELETE", options)
-            return ("", Retry.USEFUL) if answer.status == 404 else _refused(answer)
+            self._deleted = answer.status < 300 or answer.status == 404
+            return ("", Retry.USEFUL) if self._deleted else _refused(answer)
         answer = self._patched(before, self._forth)
         self._made = answer.json() if answer.status == 200 else self._made
         return _refused(answer)
@@ -117,17 +129,22 @@ class Swap:
     def _put_back(self) -> None:
         if self._before is None:
             return
-        why = self._repeated(self._restore)
+        why = self._repeated(self._restore, _BACK_SECONDS)
         if why:
             lost = f"{self._mutant.item} was not put back: {why}"
             raise LabError(f"{lost}\n{self._kept.way_back}", changed=True)
         self._before = None
         self._kept.drop()
+        if self._gone:
+            raise LabError(f"{self._mutant.item} was deleted meanwhile by somebody else: it is not made again")
 
     def _restore(self) -> tuple[str, Retry]:
         assert self._before
         try:
             there = self._writer.get(self._path)
+            if there is None and (self._forth or not (self._deleted or self._late)):
+                self._gone = True
+                return "", Retry.USEFUL
             if there is None:
                 return _refused(self._writer.send("POST", self._parent, as_new(self._before)))
             if "deletionTimestamp" in there["metadata"]:
@@ -167,9 +184,9 @@ class Swap:
         self._late = answer.status >= 500 or (late and answer.status not in (200, 404, 409))
         return answer
 
-    def _repeated(self, step: t.Callable[[], tuple[str, Retry]]) -> str:
+    def _repeated(self, step: t.Callable[[], tuple[str, Retry]], seconds: float) -> str:
         """Do a step until nothing is left to say, or trying again is of no use; what is left."""
-        rule: Wait[tuple[str, Retry]] = Wait(BACK_SECONDS, lambda said: [said[1]] if said[0] else [])
+        rule: Wait[tuple[str, Retry]] = Wait(seconds, lambda said: [said[1]] if said[0] else [])
         return repeat(step, rule, self._writer, _INTERVAL).last[0]
 
 

@@ -269,6 +269,55 @@ def test_a_change_whose_answer_never_came_is_not_made_later(
     assert live.written() == {**before, GET_POLICY: (*before[GET_POLICY][:2], {})}
 
 
+@pytest.mark.parametrize("only", [WIDENED, "Service shop/app: *"])
+def test_what_its_owner_deletes_meanwhile_is_not_made_again(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str
+) -> None:
+    run = live.run
+
+    def delete(*given: t.Any) -> tuple[str, str]:
+        for path in {sent.split()[1] for sent in live.sent}:
+            live.there.pop(path, None)
+        return run(*given)
+
+    monkeypatch.setattr(live, "run", delete)
+    with pytest.raises(LabError, match="was deleted meanwhile by somebody else"):
+        tried(live, tmp_path, only)
+    assert (len(live.sent), [*tmp_path.iterdir()]) == (1, [])
+
+
+@pytest.mark.parametrize("only", [REMOVED, WIDENED])
+def test_a_mutant_that_somebody_puts_back_meanwhile_was_not_measured(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str
+) -> None:
+    run, first = live.run, live.there[GET_POLICY]
+
+    def revert(*given: t.Any) -> tuple[str, str]:
+        seen = run(*given)
+        if live.sent:
+            live.there[GET_POLICY] = first
+        return seen
+
+    monkeypatch.setattr(live, "run", revert)
+    (one,) = tried(live, tmp_path, only)
+    assert (one.verdict, one.problem[:22], len(live.sent)) == ("error", "somebody put it back, ", 1)
+
+
+def test_an_api_that_is_away_for_minutes_still_gets_the_object_back(live: Changeable, tmp_path: pathlib.Path) -> None:
+    before, until = live.written(), live.now() + 300
+    live.answer["POST"] = lambda: Answer(503, {}, b"{}") if live.now() < until else None
+    tried(live, tmp_path, REMOVED)
+    assert live.written() == before
+
+
+def test_only_what_is_named_and_not_accepted_is_changed(live: Changeable, monkeypatch: Patch) -> None:
+    with pytest.raises(LabError, match="name those that it may change in only"):
+        module(live, monkeypatch, only=[])
+    with pytest.raises(LabError, match="there is no mutant to try"):
+        module(live, monkeypatch, accept=["*"])
+    assert live.sent == []
+
+
 OPTIONS: dict[str, t.Any] = {"killed": 2, "timeout": 5.0, "witnesses": "none"}
 
 
@@ -278,7 +327,7 @@ def module(live: Changeable, patch: Patch, check_mode: bool = False, **given: t.
     patch.setattr(proof, "KubeEdge", lambda *_args: live)
     names = ("manifests", "revision", "kubeconfig", "context", "results_file", "section")
     lists: dict[str, list[str]] = {"namespaces": [], "only": [], "accept": []}
-    more = {"over_cluster": False, **lists, "min_score": 100, "namespace": "shop"}
+    more = {"over_cluster": False, **lists, "only": ["*"], "min_score": 100, "namespace": "shop"}
     params = {**dict.fromkeys(names), **more, "claims": [GET, POST], "prove": OPTIONS, **given}
     return mutate(params, check_mode)
 
