@@ -14,7 +14,7 @@ from .._check.rounds import CheckResult, Edge, Settings, check
 from .._check.run import ClaimRun
 from .._claims.parse import ANSWERED, ANY_CODE, Claim, Expectation, PolicyRef, parse_claims
 from .._claims.sources import Target, target_in
-from .._cluster.kept import Kept, folder_of, require_none_left
+from .._cluster.kept import Kept, folder_of, identity, require_none_left
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.rounds import Clock, Retry, Wait, repeat, require_seconds
@@ -122,6 +122,7 @@ class Prover:
     def __init__(self, live: Live, claims: t.Sequence[Claim], settings: Settings, folder: str, command: str) -> None:
         self._live, self._claims, self._settings = live, claims, settings
         self._folder, self._command = folder, command
+        self._cluster = identity(live)
         self.tried: list[Tried] = []
 
     def run(self, trials: t.Iterable[Trial]) -> None:
@@ -131,15 +132,15 @@ class Prover:
             LabError: when the claims do not hold, when the API does not answer or a right is missing, and when an
                 object can't be put back; says how to do that then. Nothing else is changed after it.
         """
-        require_none_left(self._folder, self._live.host, self._command)
         self._require_claims("nothing was changed")
         for trial in trials:
+            require_none_left(self._folder, self._cluster, self._command)
             self.tried.append(self._try(trial))
             self._require_claims(f"{trial.item.mutant.item} was changed and is put back as it was")
 
     def _try(self, trial: Trial) -> Tried:
         mutant = trial.item.mutant
-        kept = Kept(self._folder, self._live.host, mutant.item, self._command)
+        kept = Kept(self._folder, self._cluster, mutant.item, self._command)
         # A mutant may be enforced by nobody, as the model says of it.
         weak = dataclasses.replace(self._settings, flaws=False)
         swap = Swap(self._live, mutant, kept)

@@ -18,6 +18,8 @@ from .mutants import Mutant
 _MERGE = "application/merge-patch+json"
 # Set and removed again, so that an object gets another resourceVersion.
 _TOUCHED = "ambient-lab/touched"
+# Of each write: only what is read says that the object is as it was.
+_UNREAD = "it can't be read whether it is as it was"
 _INTERVAL = 0.1
 # Seconds in which an API that does not answer is asked again to change an object, and to take it back.
 _CHANGE_SECONDS, _BACK_SECONDS = 30.0, 600.0
@@ -146,17 +148,19 @@ class Swap:
                 self._gone = True
                 return "", Retry.USEFUL
             if there is None:
-                return _refused(self._writer.send("POST", self._parent, as_new(self._before)))
+                why, retry = _refused(self._writer.send("POST", self._parent, as_new(self._before)))
+                return why or _UNREAD, retry
             if "deletionTimestamp" in there["metadata"]:
                 return "it is still being deleted", Retry.USEFUL
             if self._forth is None and differs(there, self._before):
-                return "somebody has made another one of its name", Retry.POINTLESS
+                return "there is another one of its name, which says something else", Retry.POINTLESS
             if self._late:
                 return self._touch()
             if _is(there, self._before, self._back):
                 return "", Retry.USEFUL
             if self._forth and self._made and _is(there, self._made, self._forth):
-                return _refused(self._patched(there, self._back))
+                why, retry = _refused(self._patched(there, self._back))
+                return why or _UNREAD, retry
             return "somebody has changed it meanwhile", Retry.POINTLESS
         except LabError as error:
             return error.message, Retry.USEFUL
@@ -169,7 +173,7 @@ class Swap:
                 # It may have gone by the change that is waited for.
                 return ("it is gone", Retry.USEFUL) if answer.status == 404 else _refused(answer)
         self._late = False
-        return "it is not read again yet", Retry.USEFUL
+        return _UNREAD, Retry.USEFUL
 
     def _patched(self, there: Object, patch: Object) -> Answer:
         """Patch it as it was just read, and no later version."""

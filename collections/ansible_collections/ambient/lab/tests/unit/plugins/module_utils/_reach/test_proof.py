@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kept import Kept, identity
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._reach import proof, states
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
@@ -316,6 +317,34 @@ def test_only_what_is_named_and_not_accepted_is_changed(live: Changeable, monkey
     with pytest.raises(LabError, match="there is no mutant to try"):
         module(live, monkeypatch, accept=["*"])
     assert live.sent == []
+
+
+@pytest.mark.parametrize(("only", "method"), [(REMOVED, "POST"), (WIDENED, "PATCH")])
+def test_an_object_is_back_when_it_is_read_as_it_was(
+    live: Changeable, tmp_path: pathlib.Path, only: str, method: str
+) -> None:
+    """Whatever an API, or a webhook of it, says of the write."""
+    live.answer[method] = lambda: Answer(200, {}, b"{}") if live.sent else None
+    with pytest.raises(LabError, match="was not put back: .*(read|changed)"):
+        tried(live, tmp_path, only)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_the_only_copy_of_an_object_is_never_written_over(tmp_path: pathlib.Path) -> None:
+    item = {"kind": "K", "metadata": {"name": "p"}, "spec": {"a": 1}}
+    mine, other = (Kept(str(tmp_path), "cluster", "K p", "kubectl") for _ in range(2))
+    mine.keep(item)
+    with pytest.raises(LabError, match="can't be kept"):
+        other.keep({**item, "spec": {}})
+    mine.keep(item)
+    assert json.loads(pathlib.Path(mine.path).read_text())["spec"] == {"a": 1}
+
+
+def test_a_cluster_is_the_same_by_another_address(tmp_path: pathlib.Path) -> None:
+    there = {"/api/v1/namespaces/kube-system": {"metadata": {"uid": "u"}}}
+    for objects, found in ((there, {"u"}), ({next(iter(there)): 403}, None)):
+        with FakeApi(objects) as api:
+            assert {identity(KubeEdge(api.kubeconfig(tmp_path), None))} == (found or {api.url})
 
 
 OPTIONS: dict[str, t.Any] = {"killed": 2, "timeout": 5.0, "witnesses": "none"}
