@@ -262,7 +262,9 @@ def trial_of(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> Trial:
     mutated = item.mutant.applied(mesh)
     asked = [*claims, *_missing(item, claims, mesh)]
     now, then = expected(asked, mesh), expected(asked, mutated)
-    return Trial(item, tuple(then.values()), any(name in now and now[name].after != claim.after for name, claim in then.items()))
+    return Trial(
+        item, tuple(then.values()), any(name in now and now[name].after != claim.after for name, claim in then.items())
+    )
 
 
 def _missing(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> list[Claim]:

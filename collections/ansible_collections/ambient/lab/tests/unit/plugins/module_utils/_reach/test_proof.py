@@ -325,7 +325,7 @@ def test_an_object_is_back_when_it_is_read_as_it_was(
 ) -> None:
     """Whatever an API, or a webhook of it, says of the write."""
     live.answer[method] = lambda: Answer(200, {}, b"{}") if live.sent else None
-    with pytest.raises(LabError, match="was not put back: .*(read|changed)"):
+    with pytest.raises(LabError, match=r"was not put back: .*(read|changed)"):
         tried(live, tmp_path, only)
     assert len([*tmp_path.iterdir()]) == 1
 
