@@ -61,7 +61,8 @@ options:
   prove:
     description:
       - B(Weakens a live cluster, one object at a time, for seconds each.) Requests that are denied get through
-        meanwhile, of the claims and of everybody else, and for seconds it may also deny what is allowed. Where a Namespace leaves the mesh, its connections are cut.
+        meanwhile, of the claims and of everybody else, and for seconds it may also deny what is allowed.
+        Where a Namespace leaves the mesh, its connections are cut.
       - Tries all survivors and some of the killed on the cluster that was read. It needs O(only), which names
         what may be changed; what O(accept) names is not tried. Each mutant is applied, and once it is in
         force the claims are sent. What they meet must be what is predicted under this mutant. That a claim which denies

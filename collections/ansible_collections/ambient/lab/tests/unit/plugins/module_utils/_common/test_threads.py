@@ -12,11 +12,16 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.threads import
 
 def test_a_signal_waits_for_no_thread_and_drops_what_is_queued() -> None:
     """What was changed is put back before a probe that hangs has ended."""
-    released = threading.Event()
-    try:
-        with pytest.raises(SystemExit), threads(1) as pool:
-            runs, queued = pool.submit(released.wait, 5), pool.submit(released.wait, 5)
+    released, futures = threading.Event(), []
+
+    def broken_off() -> None:
+        with threads(1) as pool:
+            futures.extend(pool.submit(released.wait, 5) for _ in range(2))
             raise SystemExit(143)
-        assert (runs.done(), queued.cancelled()) == (False, True)
+
+    try:
+        with pytest.raises(SystemExit):
+            broken_off()
+        assert (futures[0].done(), futures[1].cancelled()) == (False, True)
     finally:
         released.set()
