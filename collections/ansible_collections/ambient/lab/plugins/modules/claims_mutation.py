@@ -61,9 +61,10 @@ options:
   prove:
     description:
       - B(Weakens a live cluster, one object at a time, for seconds each.) Requests that are denied get through
-        meanwhile, of the claims and of everybody else. Where a Namespace leaves the mesh, its connections are cut.
-      - Tries all survivors and some of the killed on the cluster that was read. Survivors may be policies of anybody,
-        so name your own in O(only). Each mutant is applied, and once it is in
+        meanwhile, of the claims and of everybody else, and for seconds it may also deny what is allowed.
+        Where a Namespace leaves the mesh, its connections are cut.
+      - Tries all survivors and some of the killed on the cluster that was read. It needs O(only), which names
+        what may be changed; what O(accept) names is not tried. Each mutant is applied, and once it is in
         force the claims are sent. What they meet must be what is predicted under this mutant. That a claim which denies
         a POST now posts is meant.
       - Only the field that the mutant changes is patched; an object that it removes is deleted. It is put back also

@@ -11,6 +11,7 @@ import typing as t
 from .._claims.parse import Claim
 from .._claims.sources import Unusable
 from .._common.rounds import Retry, Time, repeat
+from .._common.threads import threads
 from .._curl.control import BLOCKED, Controls, Probe, plan
 from .._curl.outcomes import Seen, on_the_way, probe_error
 from .._curl.probing import Runner, probe_all
@@ -149,7 +150,7 @@ def check(claims: t.Sequence[Claim], settings: Settings, edge: Edge) -> CheckRes
     Raises:
         LabError: when the API of the cluster does not answer.
     """
-    with concurrent.futures.ThreadPoolExecutor(settings.concurrency) as pool:
+    with threads(settings.concurrency) as pool:
         rounds = ClaimRounds(claims, settings, edge, pool)
         if unusable(rounds.runs):
             return _not_probed(rounds.runs)

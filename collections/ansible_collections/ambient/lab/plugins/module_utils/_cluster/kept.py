@@ -16,6 +16,7 @@ import typing as t
 from .._common.errors import LabError
 from .._common.files import replace_file
 from .api import Object
+from .channel import Answer
 
 # What the API adds to an object, and a new one must not have.
 _SET_BY_API = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
@@ -29,6 +30,23 @@ def folder_of(results_file: str | None) -> str:
         return os.path.dirname(os.path.abspath(results_file))
     # XDG Base Directory Specification, XDG_STATE_HOME.
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "ambient-lab")
+
+
+class _Asked(t.Protocol):
+    host: str
+
+    def ask(self, path: str, **query: str) -> Answer:
+        """GET one path of the API, and take any answer."""
+
+
+def identity(kube: _Asked) -> str:
+    """What tells a cluster from others, however it is reached; its URL where the user may not read that.
+
+    The uid of kube-system stays as long as the cluster (OpenTelemetry, resource attribute k8s.cluster.uid).
+    """
+    answer = kube.ask("/api/v1/namespaces/kube-system")
+    found = (answer.json() or {}) if answer.status == 200 else {}
+    return str((found.get("metadata") or {}).get("uid") or kube.host)
 
 
 def require_none_left(folder: str, server: str, command: str) -> None:
@@ -52,7 +70,7 @@ class Kept:
 
     Args:
         folder: of the file; made when it is needed.
-        server: URL of the cluster's API.
+        server: what tells the cluster from others, as identity() says.
         name: of the object, for people.
         command: with which the user reaches the cluster.
     """
@@ -61,6 +79,8 @@ class Kept:
         self.path = _path(folder, server, name.replace("/", "_").replace(" ", "_"))
         self._name, self._command = name, command
         self._item: Object = {}
+        # Whether the file may be written over: it is of this run, or of no use any more.
+        self._mine = False
 
     def require_none(self, current: Object | None) -> None:
         """Make sure that no earlier run has kept a policy here which is not in the cluster any more.
@@ -88,16 +108,20 @@ class Kept:
                 f"{self.way_back}, or remove that file if the policy is not wanted any more; then run again. "
                 "Nothing was changed"
             )
+        self._mine = True
 
     def keep(self, item: Object) -> None:
         """Write the object down, readable by its owner only.
 
         Raises:
-            LabError: when it can't be written.
+            LabError: when it can't be written, and when another run has one there, which may be the only one.
         """
         self._item = as_new(item)
         try:
             pathlib.Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._mine:
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+                self._mine = True
             replace_file(self.path, json.dumps(self._item, indent=2) + "\n", 0o600)
         except OSError as error:
             raise LabError(

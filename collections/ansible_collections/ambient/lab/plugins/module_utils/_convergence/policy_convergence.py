@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typing as t
 
-from .._cluster.kept import Kept, differs, folder_of
+from .._cluster.kept import Kept, differs, folder_of, identity
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
 from .._common.results import Results, now, require_writable, write_results
@@ -35,7 +35,7 @@ def policy_convergence(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[
     path, section = params["results_file"], params["section"]
     require_writable(path, section)
     kube = Kube(params["kubeconfig"], params["context"])
-    kept = Kept(folder_of(path), kube.host, str(plan.policy), kubectl(params))
+    kept = Kept(folder_of(path), identity(kube), str(plan.policy), kubectl(params))
     runner = Runner(plan, kube, Clock(), kept)
     targets = runner.targets()
     before = runner.current()

@@ -14,7 +14,7 @@ from .._check.rounds import CheckResult, Edge, Settings, check
 from .._check.run import ClaimRun
 from .._claims.parse import ANSWERED, ANY_CODE, Claim, Expectation, PolicyRef, parse_claims
 from .._claims.sources import Target, target_in
-from .._cluster.kept import Kept, folder_of, require_none_left
+from .._cluster.kept import Kept, folder_of, identity, require_none_left
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.rounds import Clock, Retry, Wait, repeat, require_seconds
@@ -122,6 +122,7 @@ class Prover:
     def __init__(self, live: Live, claims: t.Sequence[Claim], settings: Settings, folder: str, command: str) -> None:
         self._live, self._claims, self._settings = live, claims, settings
         self._folder, self._command = folder, command
+        self._cluster = identity(live)
         self.tried: list[Tried] = []
 
     def run(self, trials: t.Iterable[Trial]) -> None:
@@ -131,20 +132,23 @@ class Prover:
             LabError: when the claims do not hold, when the API does not answer or a right is missing, and when an
                 object can't be put back; says how to do that then. Nothing else is changed after it.
         """
-        require_none_left(self._folder, self._live.host, self._command)
         self._require_claims("nothing was changed")
         for trial in trials:
+            require_none_left(self._folder, self._cluster, self._command)
             self.tried.append(self._try(trial))
             self._require_claims(f"{trial.item.mutant.item} was changed and is put back as it was")
 
     def _try(self, trial: Trial) -> Tried:
         mutant = trial.item.mutant
-        kept = Kept(self._folder, self._live.host, mutant.item, self._command)
+        kept = Kept(self._folder, self._cluster, mutant.item, self._command)
         # A mutant may be enforced by nobody, as the model says of it.
         weak = dataclasses.replace(self._settings, flaws=False)
-        with Swap(self._live, mutant, kept).applied() as refused:
+        swap = Swap(self._live, mutant, kept)
+        with swap.applied() as refused:
             problem = refused or self._not_in_force(mutant.old, mutant.new, trial.moved)
             result = None if problem else self._measured(trial.claims, weak)
+            if not refused and (undone := swap.undone()):
+                problem, result = undone, None
         if not refused and (late := self._not_in_force(mutant.new or mutant.old, mutant.old, shown=True)):
             raise LabError(f"{mutant.item} is put back as it was, and not in force again: {late}")
         return Tried(trial.item, problem, result)
@@ -203,7 +207,7 @@ def prove(
         LabError: as Prover.run.
     """
     options = params["prove"]
-    chosen = choose(found, options["killed"])
+    chosen = choose([item for item in found if not item.mutant.is_named(params["accept"])], options["killed"])
     every = [trial_of(item, claims, mesh) for item in chosen]
     trials = [one for one in every if one.is_shown]
     blind = [
@@ -238,6 +242,8 @@ def require_provable(params: t.Mapping[str, t.Any]) -> None:
     options = params["prove"]
     if params["manifests"]:
         raise LabError("prove changes a cluster: leave out manifests, so that the cluster is taken as it is")
+    if not params["only"]:
+        raise LabError("prove changes objects of a cluster: name those that it may change in only, as in the report")
     if options["killed"] < 0:
         raise LabError(f"prove.killed must be at least 0, not {options['killed']}")
     require_seconds(options, timeout=1.0)
@@ -256,7 +262,9 @@ def trial_of(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> Trial:
     mutated = item.mutant.applied(mesh)
     asked = [*claims, *_missing(item, claims, mesh)]
     now, then = expected(asked, mesh), expected(asked, mutated)
-    return Trial(item, tuple(then.values()), any(now.get(name) != claim for name, claim in then.items()))
+    return Trial(
+        item, tuple(then.values()), any(name in now and now[name].after != claim.after for name, claim in then.items())
+    )
 
 
 def _missing(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> list[Claim]:

@@ -11,6 +11,7 @@ import typing as t
 from .._claims.parse import PolicyRef
 from .._common.errors import LabError
 from .._common.rounds import Clock, Retry, Wait, repeat
+from .._common.threads import threads
 from .._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from .._mesh.mesh import Object, name_of
 from .._mesh.policies import DRY_RUN, is_dry_run, target_refs
@@ -94,7 +95,7 @@ class Barrier:
         Raises:
             LabError: when the API does not answer, or refuses a read.
         """
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+        with threads(PARALLEL) as pool:
             ended = repeat(
                 lambda: [gap for policy in self._policies for gap in self._look(policy, pool)],
                 Wait(timeout, lambda gaps: [gap.retry for gap in gaps]),

@@ -40,6 +40,11 @@ SEEN: dict[str, Answer] = {
 }
 
 
+TAKEN = ApiAnswer(409, {}, b'{"reason": "AlreadyExists", "message": "it already exists"}')
+
+CHANGED = ApiAnswer(409, {}, b'{"reason": "Conflict", "message": "the object has been modified"}')
+
+
 class Changeable(FakeEdge):
     """A cluster.
 
@@ -49,7 +54,8 @@ class Changeable(FakeEdge):
     Attributes:
         there: its objects by path.
         sent: "METHOD path" of each write.
-        answer: what a write is answered with in the place of being done, by its method; called before it.
+        answer: what a write is answered with in the place of being done, by its method, with "dry " before that of a
+            dry run; called before it.
         deaf: its proxies never hear of a change.
         lag: reads of the mesh until istio-cni has done its part.
     """
@@ -61,6 +67,8 @@ class Changeable(FakeEdge):
         self.config, self.first = mesh.config, mesh
         items = [{key: value for key, value in item.items() if key != PLACE} for item in mesh.objects()]
         self.there: dict[str, Object] = {path_of(item): json.loads(json.dumps(item)) for item in items}
+        for number, item in enumerate(self.there.values()):
+            item["metadata"] |= {"resourceVersion": "0", "uid": f"uid-{number}"}
         self.sent: list[str] = []
         self.answer: dict[str, t.Callable[[], ApiAnswer | None]] = {}
         self.deaf, self.lag, self._reads = False, 0, 0
@@ -98,14 +106,22 @@ class Changeable(FakeEdge):
         return found
 
     def send(
-        self, method: str, path: str, body: Object | None = None, content_type: str = "", **_query: str
+        self, method: str, path: str, body: Object | None = None, content_type: str = "", **query: str
     ) -> ApiAnswer:
         """A write."""
-        made = self.answer[method]() if method in self.answer else None
+        dry = "dryRun" in query
+        key = f"dry {method}" if dry else method
+        made = self.answer[key]() if key in self.answer else None
         if made:
             return made
+        if dry:
+            return TAKEN if method == "POST" else ApiAnswer(200, {}, b"{}")
         self.sent.append(f"{method} {path}")
+        there = self.there.get(path, {}).get("metadata", {})
         if method == "DELETE":
+            assert body
+            if any(there.get(key) != value for key, value in body["preconditions"].items() if there):
+                return CHANGED
             return ApiAnswer(200 if self.there.pop(path, None) else 404, {}, b"{}")
         assert body
         if method == "POST":
@@ -114,11 +130,12 @@ class Changeable(FakeEdge):
             self.there[path] = {}
         else:
             assert content_type == "application/merge-patch+json"
-            if body["metadata"].pop("resourceVersion") != self.there[path]["metadata"].get("resourceVersion"):
-                return ApiAnswer(409, {}, b'{"message": "the object has been modified"}')
+            if body["metadata"].get("resourceVersion") not in (None, there["resourceVersion"]):
+                return CHANGED
         self._version += 1
         item = merged(self.there[path], body)
-        item["metadata"]["resourceVersion"] = str(self._version)
+        item["metadata"] |= {"resourceVersion": str(self._version)}
+        item["metadata"].setdefault("uid", f"uid-new-{self._version}")
         self.there[path] = item
         return ApiAnswer(200, {}, json.dumps(item).encode())
 

@@ -13,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._check.curl_outcomes i
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import Settings
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.channel import Answer
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kept import Kept, identity
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._reach import proof, states
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
@@ -227,6 +228,125 @@ def test_a_mutant_that_the_api_refuses_is_no_agreement(live: Changeable, tmp_pat
         tried(live, tmp_path, WIDENED)
 
 
+@pytest.mark.parametrize(("only", "method"), [(REMOVED, "POST"), (WIDENED, "PATCH")])
+def test_what_could_not_be_put_back_is_not_changed(
+    live: Changeable, tmp_path: pathlib.Path, only: str, method: str
+) -> None:
+    """A right to delete is none to create, and a webhook may be newer than the object."""
+    live.answer[f"dry {method}"] = lambda: Answer(422, {}, b'{"message": "admission webhook denied it"}')
+    (one,) = tried(live, tmp_path, only)
+    assert one.problem == "it could not be put back: the API refuses it: admission webhook denied it"
+    said = 'authorizationpolicies is forbidden: User "x" cannot create resource "authorizationpolicies"'
+    live.answer[f"dry {method}"] = lambda: Answer(403, {}, json.dumps({"message": said}).encode())
+    with pytest.raises(LabError, match="Give the kubeconfig's user this right"):
+        tried(live, tmp_path, only)
+    # Another 409 says nothing of what comes before the name.
+    live.answer[f"dry {method}"] = lambda: Answer(409, {}, b'{"reason": "Conflict", "message": "over quota"}')
+    assert [one.verdict for one in tried(live, tmp_path, only)] == ["error"]
+    assert (live.sent, [*tmp_path.iterdir()]) == ([], [])
+
+
+@pytest.mark.parametrize("only", [REMOVED, WIDENED])
+@pytest.mark.parametrize("error", [LabError("no answer"), SystemExit(143)])
+def test_a_change_whose_answer_never_came_is_not_made_later(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str, error: BaseException
+) -> None:
+    """Else the file is gone by then, and nobody knows of it."""
+    before, send = live.written(), live.send
+    on_the_way: list[tuple[t.Any, ...]] = []
+
+    def losing(method: str, path: str, *given: t.Any, **query: str) -> Answer:
+        if not query and not on_the_way:
+            on_the_way.append((method, path, *given))
+            raise error
+        return send(method, path, *given, **query)
+
+    monkeypatch.setattr(live, "send", losing)
+    with pytest.raises(type(error)):
+        tried(live, tmp_path, only)
+    assert [*tmp_path.iterdir()] == []
+    (late,) = on_the_way
+    assert send(*late).status == 409
+    assert live.written() == {**before, GET_POLICY: (*before[GET_POLICY][:2], {})}
+
+
+@pytest.mark.parametrize("only", [WIDENED, "Service shop/app: *"])
+def test_what_its_owner_deletes_meanwhile_is_not_made_again(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str
+) -> None:
+    run = live.run
+
+    def delete(*given: t.Any) -> tuple[str, str]:
+        for path in {sent.split()[1] for sent in live.sent}:
+            live.there.pop(path, None)
+        return run(*given)
+
+    monkeypatch.setattr(live, "run", delete)
+    with pytest.raises(LabError, match="was deleted meanwhile by somebody else"):
+        tried(live, tmp_path, only)
+    assert (len(live.sent), [*tmp_path.iterdir()]) == (1, [])
+
+
+@pytest.mark.parametrize("only", [REMOVED, WIDENED])
+def test_a_mutant_that_somebody_puts_back_meanwhile_was_not_measured(
+    live: Changeable, tmp_path: pathlib.Path, monkeypatch: Patch, only: str
+) -> None:
+    run, first = live.run, live.there[GET_POLICY]
+
+    def revert(*given: t.Any) -> tuple[str, str]:
+        seen = run(*given)
+        if live.sent:
+            live.there[GET_POLICY] = first
+        return seen
+
+    monkeypatch.setattr(live, "run", revert)
+    (one,) = tried(live, tmp_path, only)
+    assert (one.verdict, one.problem[:22], len(live.sent)) == ("error", "somebody put it back, ", 1)
+
+
+def test_an_api_that_is_away_for_minutes_still_gets_the_object_back(live: Changeable, tmp_path: pathlib.Path) -> None:
+    before, until = live.written(), live.now() + 300
+    live.answer["POST"] = lambda: Answer(503, {}, b"{}") if live.now() < until else None
+    tried(live, tmp_path, REMOVED)
+    assert live.written() == before
+
+
+def test_only_what_is_named_and_not_accepted_is_changed(live: Changeable, monkeypatch: Patch) -> None:
+    with pytest.raises(LabError, match="name those that it may change in only"):
+        module(live, monkeypatch, only=[])
+    with pytest.raises(LabError, match="there is no mutant to try"):
+        module(live, monkeypatch, accept=["*"])
+    assert live.sent == []
+
+
+@pytest.mark.parametrize(("only", "method"), [(REMOVED, "POST"), (WIDENED, "PATCH")])
+def test_an_object_is_back_when_it_is_read_as_it_was(
+    live: Changeable, tmp_path: pathlib.Path, only: str, method: str
+) -> None:
+    """Whatever an API, or a webhook of it, says of the write."""
+    live.answer[method] = lambda: Answer(200, {}, b"{}") if live.sent else None
+    with pytest.raises(LabError, match=r"was not put back: .*(read|changed)"):
+        tried(live, tmp_path, only)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_the_only_copy_of_an_object_is_never_written_over(tmp_path: pathlib.Path) -> None:
+    item = {"kind": "K", "metadata": {"name": "p"}, "spec": {"a": 1}}
+    mine, other = (Kept(str(tmp_path), "cluster", "K p", "kubectl") for _ in range(2))
+    mine.keep(item)
+    with pytest.raises(LabError, match="can't be kept"):
+        other.keep({**item, "spec": {}})
+    mine.keep(item)
+    assert json.loads(pathlib.Path(mine.path).read_text())["spec"] == {"a": 1}
+
+
+def test_a_cluster_is_the_same_by_another_address(tmp_path: pathlib.Path) -> None:
+    there = {"/api/v1/namespaces/kube-system": {"metadata": {"uid": "u"}}}
+    for objects, found in ((there, {"u"}), ({next(iter(there)): 403}, None)):
+        with FakeApi(objects) as api:
+            assert {identity(KubeEdge(api.kubeconfig(tmp_path), None))} == (found or {api.url})
+
+
 OPTIONS: dict[str, t.Any] = {"killed": 2, "timeout": 5.0, "witnesses": "none"}
 
 
@@ -236,7 +356,7 @@ def module(live: Changeable, patch: Patch, check_mode: bool = False, **given: t.
     patch.setattr(proof, "KubeEdge", lambda *_args: live)
     names = ("manifests", "revision", "kubeconfig", "context", "results_file", "section")
     lists: dict[str, list[str]] = {"namespaces": [], "only": [], "accept": []}
-    more = {"over_cluster": False, **lists, "min_score": 100, "namespace": "shop"}
+    more = {"over_cluster": False, **lists, "only": ["*"], "min_score": 100, "namespace": "shop"}
     params = {**dict.fromkeys(names), **more, "claims": [GET, POST], "prove": OPTIONS, **given}
     return mutate(params, check_mode)
 
