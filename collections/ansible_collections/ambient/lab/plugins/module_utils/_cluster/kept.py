@@ -119,10 +119,15 @@ class Kept:
         self._item = as_new(item)
         try:
             pathlib.Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Whole or not at all, and never in the place of another one.
+            draft = self.path if self._mine else f"{self.path}.{os.getpid()}"
+            replace_file(draft, json.dumps(self._item, indent=2) + "\n", 0o600)
             if not self._mine:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+                try:
+                    os.link(draft, self.path)
+                finally:
+                    os.unlink(draft)
                 self._mine = True
-            replace_file(self.path, json.dumps(self._item, indent=2) + "\n", 0o600)
         except OSError as error:
             raise LabError(
                 f"{self._name} can't be kept in {self.path} while it is changed ({error}): name a folder that can be "
