@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 
 import pytest
@@ -12,7 +13,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.threads import
 
 def test_a_signal_waits_for_no_thread_and_drops_what_is_queued() -> None:
     """What was changed is put back before a probe that hangs has ended."""
-    released, futures = threading.Event(), []
+    released = threading.Event()
+    futures: list[concurrent.futures.Future[bool]] = []
 
     def broken_off() -> None:
         with threads(1) as pool:

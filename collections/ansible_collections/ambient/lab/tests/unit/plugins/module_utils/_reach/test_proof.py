@@ -255,7 +255,7 @@ def test_a_change_whose_answer_never_came_is_not_made_later(
     before, send = live.written(), live.send
     on_the_way: list[tuple[t.Any, ...]] = []
 
-    def losing(method: str, path: str, *given: t.Any, **query: str) -> Answer:
+    def losing(method: str, path: str, *given: t.Any, **query: t.Any) -> Answer:
         if not query and not on_the_way:
             on_the_way.append((method, path, *given))
             raise error
