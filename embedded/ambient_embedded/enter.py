@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
 MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
@@ -92,14 +91,17 @@ def build_root(node: Path, log: Path, tree: Path, programs: Path, images: Path) 
     return root
 
 
-def chained_plugins(root: Path) -> list[Any]:
-    """What istio-cni had put into the pods' network before the node ended.
+def keep_chained_plugins(source: Path, target: Path) -> None:
+    """Write the pods' network with what istio-cni had chained into it before the node ended, in one step.
 
     Without it pods that start before istio-cni would run outside of the mesh, where policies do not count.
     """
+    network, chained = json.loads(source.read_text()), []
     with contextlib.suppress(OSError, ValueError):
-        return [item for item in json.loads((root / POD_NETWORK).read_text())["plugins"] if item["type"] == "istio-cni"]
-    return []
+        chained = [item for item in json.loads(target.read_text())["plugins"] if item["type"] == "istio-cni"]
+    draft = target.with_suffix(".draft")
+    draft.write_text(json.dumps({**network, "plugins": [*network["plugins"], *chained]}))
+    draft.replace(target)
 
 
 def provide_files(node: Path, root: Path) -> None:
@@ -108,11 +110,9 @@ def provide_files(node: Path, root: Path) -> None:
         link = root / "opt/cni/bin" / plugin.name
         link.unlink(missing_ok=True)
         link.symlink_to(f"/usr/lib/cni/{plugin.name}")
-    chained = chained_plugins(root)
-    shutil.copytree(node / "files", root, dirs_exist_ok=True)
-    if chained:
-        network = json.loads((root / POD_NETWORK).read_text())
-        (root / POD_NETWORK).write_text(json.dumps({**network, "plugins": [*network["plugins"], *chained]}))
+    files = node / "files"
+    keep_chained_plugins(files / POD_NETWORK, root / POD_NETWORK)
+    shutil.copytree(files, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns(Path(POD_NETWORK).name))
     for name, value in KERNEL_SETTINGS.items():
         stand_in = root / "run/ambient-lab" / name
         stand_in.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,12 @@ NETWORK = {"name": "pods", "plugins": [{"type": "ptp"}]}
 def started(folder: Path) -> list[str]:
     """The plugins of the pods' network once a node's files are there."""
     root, node = folder / "root", folder / "node"
-    for made in (root / "usr/lib/cni", root / "opt/cni/bin", (node / "files" / POD_NETWORK).parent):
+    for made in (
+        root / "usr/lib/cni",
+        root / "opt/cni/bin",
+        (root / POD_NETWORK).parent,
+        (node / "files" / POD_NETWORK).parent,
+    ):
         made.mkdir(parents=True, exist_ok=True)
     (root / "usr/lib/cni/ptp").touch()
     (node / "files" / POD_NETWORK).write_text(json.dumps(NETWORK))

@@ -6,10 +6,12 @@ ztunnel image content in the builder's cache. Without either, the tests that nee
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
 
+import pytest
 from project import CACHE
 
 _HERE = Path(__file__).resolve().parent
@@ -20,3 +22,11 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 if _PROTOS:
     # Last, because the cache holds a copy of the package too, perhaps an old one.
     sys.path.append(_PROTOS)
+
+
+@pytest.fixture
+def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client connects to was meant for the server's pod."""
+    lab = importlib.import_module("zt_lab")
+    for name in ("outbound", "inbound"):
+        monkeypatch.setattr(f"ambient_ztunnel.{name}.original_destination", lab.captured((lab.SERVER_IP, lab.APP_PORT)))

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from types import SimpleNamespace
 
 import pytest
-from ambient_ztunnel import certs, inbound, outbound, pods
+from ambient_ztunnel import certs, pods
 from ambient_ztunnel.hbone import Headers
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.model import Action, AppTunnel, Match, Policy, Scope
@@ -31,7 +31,6 @@ from zt_lab import (
     STRICT,
     Ca,
     Mesh,
-    captured,
     echo,
     ended,
     errors,
@@ -40,15 +39,11 @@ from zt_lab import (
     until,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.usefixtures("to_pod"),
+]
 TO_SERVER = Key(CLIENT, (Identity("cluster.local", "default", "server"),), SERVER_IP, 15008)
-
-
-@pytest.fixture(autouse=True)
-def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the client connects to was meant for the server's pod."""
-    monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
-    monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
 
 
 def tunnel_to(port: int) -> Headers:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from ambient_ztunnel import hbone, inbound, netns, outbound
+from ambient_ztunnel import hbone, netns, outbound
 from ambient_ztunnel.model import Action, Scope, Tunnel
 from ambient_ztunnel.pool import OpenError
 from ambient_ztunnel.state import State
@@ -27,7 +27,6 @@ from zt_lab import (
     MIB,
     SERVER_IP,
     STRICT,
-    captured,
     echo,
     ended,
     errors,
@@ -38,16 +37,12 @@ from zt_lab import (
     workload,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.usefixtures("to_pod"),
+]
 FAILED = "istio_tcp_connections_failed_total"
 CLOSED = "istio_tcp_connections_closed_total"
-
-
-@pytest.fixture(autouse=True)
-def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the client connects to was meant for the server's pod."""
-    monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
-    monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
 
 
 async def alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

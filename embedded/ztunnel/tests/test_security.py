@@ -15,27 +15,23 @@ from collections.abc import Callable, Iterable
 
 import hpack
 import pytest
-from ambient_ztunnel import context, hbone, inbound, outbound
+from ambient_ztunnel import context, hbone, inbound
 from ambient_ztunnel.certs import build, new_key_and_request
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.stream import Stream as TunnelStream
 from test_dataplane import hello
 from test_tunnels import tls_to_server
-from zt_lab import APP_PORT, CLIENT, CLIENT_IP, DENY_CLIENT, MIB, SERVER_IP, Ca, Mesh, captured, errors, go, mesh, until
+from zt_lab import APP_PORT, CLIENT, CLIENT_IP, DENY_CLIENT, MIB, SERVER_IP, Ca, Mesh, errors, go, mesh, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.usefixtures("to_pod"),
+]
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONNECT: list[tuple[str, str | bytes]] = [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}")]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@pytest.fixture(autouse=True)
-def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the client connects to was meant for the server's pod."""
-    monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
-    monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
 
 
 def frame(kind: int, payload: bytes = b"", stream: int = 0, flags: int = 0) -> bytes:

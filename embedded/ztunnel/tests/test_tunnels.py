@@ -13,23 +13,18 @@ import h2.connection
 import h2.events
 import hyperframe.frame
 import pytest
-from ambient_ztunnel import inbound, outbound
 from ambient_ztunnel.certs import build, new_key_and_request
 from ambient_ztunnel.hbone import Connection
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.pool import STREAMS_PER_CONNECTION
 from ambient_ztunnel.relay import Relay, TcpEnd
 from test_dataplane import hello
-from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, SERVICE, Ca, Mesh, captured, echo, errors, go, mesh, until
+from zt_lab import APP_PORT, CLIENT, MIB, SERVER_IP, SERVICE, Ca, Mesh, echo, errors, go, mesh, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-
-
-@pytest.fixture(autouse=True)
-def to_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the client connects to was meant for the server's pod."""
-    monkeypatch.setattr(outbound, "original_destination", captured((SERVER_IP, APP_PORT)))
-    monkeypatch.setattr(inbound, "original_destination", captured((SERVER_IP, APP_PORT)))
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.usefixtures("to_pod"),
+]
 
 
 async def tls_to_server(made: Mesh, ca: Ca, identity: Identity) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -38,6 +33,15 @@ async def tls_to_server(made: Mesh, ca: Ca, identity: Identity) -> tuple[asyncio
     context = build(identity, key, await ca.sign(identity, request)).client
     sock = await made.pods.proxies["1"].pod.netns.connect(SERVER_IP, 15008)
     return await asyncio.open_connection(sock=sock, ssl=context, server_hostname="")
+
+
+async def h2_to_server(
+    made: Mesh, ca: Ca
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, h2.connection.H2Connection]:
+    """A connection of the client to the server's ztunnel, with the h2 library at this end."""
+    conn = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
+    conn.initiate_connection()
+    return *await tls_to_server(made, ca, CLIENT), conn
 
 
 @pytest.mark.parametrize("trust_domain", ["cluster.local", "elsewhere"])
@@ -91,9 +95,7 @@ def test_status_of_requests(headers: list[tuple[str, str]], status: str) -> None
     async def body() -> None:
         async with mesh(ca) as made:
             await made.serve(hello)
-            reader, writer = await tls_to_server(made, ca, CLIENT)
-            conn = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
-            conn.initiate_connection()
+            reader, writer, conn = await h2_to_server(made, ca)
             conn.send_headers(1, headers)
             writer.write(conn.data_to_send())
             seen = None
@@ -120,9 +122,7 @@ def test_the_h2_library_is_understood_beyond_all_windows() -> None:
     async def body() -> None:
         async with mesh(ca) as made:
             await made.serve(echo)
-            reader, writer = await tls_to_server(made, ca, CLIENT)
-            conn = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
-            conn.initiate_connection()
+            reader, writer, conn = await h2_to_server(made, ca)
             conn.increment_flow_control_window(2**24)
             headers = [(":method", "CONNECT"), (":authority", f"{SERVER_IP}:{APP_PORT}"), ("x", "y" * 30_000)]
             for stream in (1, 3):  # the second has its headers from the table

@@ -114,12 +114,12 @@ def _predicted(run: ClaimRun, mesh: Mesh) -> Reason | None:
         texts = [reason.text for reason in prediction.reasons]
         near = _near(run, mesh) if run.expect.outcome in DENIALS and seen == "allowed" else []
         return Reason("; ".join([*texts, *near]), Retry.unless(pointless))
-    if prediction.outcome == "denied_upstream" and seen == "allowed":
-        # ztunnel src/proxy/connection_manager.rs: a live connection is held against the policies its pod had then.
-        kept = f"the waypoint {run.path.waypoint} may use a connection that is older than the policy"
-        return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): {kept}")
     if prediction.outcome in DENIALS and seen == "allowed":
-        return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): not in force yet?")
+        why = "not in force yet?"
+        if prediction.outcome == "denied_upstream":
+            # ztunnel src/proxy/connection_manager.rs: a live connection is held against the policies its pod had then.
+            why = f"the waypoint {run.path.waypoint} may use a connection that is older than the policy"
+        return Reason(f"by the cluster's objects it must be {prediction.outcome} ({prediction.why}): {why}")
     if seen in DENIALS:
         return Reason("no AuthorizationPolicy explains the denial: something else cut it off")
     return None
