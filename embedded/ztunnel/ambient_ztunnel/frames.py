@@ -35,6 +35,9 @@ _SETTING = struct.Struct("!HL")
 _SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _OF_CONNECTION = {SETTINGS, PING, GOAWAY}
 _OF_STREAM = {DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION}
+OF_OPEN_STREAMS = {DATA, RST_STREAM, WINDOW_UPDATE}
+REQUEST = frozenset({b":method", b":authority", b":scheme", b":path", b":protocol"})
+RESPONSE = frozenset({b":status"})
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 _IN_VALUES = re.compile(rb"[\0\r\n]")
 # RFC 7541, appendix A.
@@ -140,6 +143,15 @@ def encode(headers: Iterable[tuple[str, str]]) -> bytes:
         else:
             block += (_STATIC.get(name) or b"\0" + _string(name)) + _string(value)
     return block
+
+
+def block_frames(block: bytes, stream_id: int, limit: int, end: bool) -> Iterator[bytes]:
+    """A header block in frames of `limit` bytes."""
+    kind, flags = HEADERS, END_STREAM if end else 0
+    while kind == HEADERS or block:
+        part, block = block[:limit], block[limit:]
+        yield pack(kind, flags if block else flags | END_HEADERS, stream_id, part)
+        kind, flags = CONTINUATION, 0
 
 
 def fields(decoded: Iterable[tuple[bytes, bytes]], pseudo: frozenset[bytes]) -> dict[str, str]:

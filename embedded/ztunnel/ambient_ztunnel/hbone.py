@@ -29,9 +29,6 @@ FIRST_STREAMS = 100  # that a peer is taken to allow until it says so (RFC 9113,
 MAX_ANSWERS = 1000  # that may wait for a peer which does not read
 Headers = list[tuple[str, str]]
 Fields = Iterable[tuple[bytes, bytes]]
-_REQUEST = frozenset({b":method", b":authority", b":scheme", b":path", b":protocol"})
-_RESPONSE = frozenset({b":status"})
-_OF_OPEN_STREAMS = frozenset({frames.DATA, frames.RST_STREAM, frames.WINDOW_UPDATE})
 
 
 class Connection(asyncio.Protocol):
@@ -89,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT, self._give_up)  # until the peer's SETTINGS
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is None:  # refused, or failed
+            return
         try:
             for frame in self._reader.feed(data):
                 self._handle(*frame)
@@ -135,7 +134,8 @@ class Connection(asyncio.Protocol):
         """Let the peer send `size` more bytes, on a stream or on the whole connection."""
         if stream is None:
             self._unacked += size
-            if self._unacked < CONNECTION_WINDOW // 4:
+            # In small portions once others hold the rest: it would never come to a quarter.
+            if self._unacked < min(CONNECTION_WINDOW // 4, max(1, self._receive_window)):
                 return
             size, self._unacked = self._unacked, 0
             self._receive_window += size
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
     @property
     def alive(self) -> bool:
         """True while new streams may be opened."""
-        return self._transport is not None and not self.draining
+        return self._transport is not None and not self.draining and self._last_id < MAX_ID
 
     def capacity(self) -> int:
         """How many more streams the peer takes."""
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
 
     def connect(self, headers: Headers) -> Stream:
         """Open a CONNECT stream; its `response` resolves to the status. Raises TunnelError."""
-        if not self.alive or self._last_id >= MAX_ID:
+        if not self.alive:
             raise TunnelError("connection closed")
         self._last_id += 2 if self._last_id else 1
         stream = Stream(self, self._last_id, self._peer_window)
@@ -197,8 +197,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self.draining:
             return
         self.draining = True
-        # "All streams so far" (RFC 9113, section 6.8).
-        self._send(frames.GOAWAY, 0, frames.numbers(MAX_ID, Codes.NO_ERROR))
+        # "All streams so far" of the peer's, and a server opens none (RFC 9113, section 6.8).
+        self._send(frames.GOAWAY, 0, frames.numbers(MAX_ID if self.is_server else 0, Codes.NO_ERROR))
         self._write()
         self._close_if_idle()
 
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, kind: int, flags: int, stream_id: int, payload: bytes | memoryview, size: int) -> None:
         stream = self.streams.get(stream_id)
-        if stream is None and stream_id > self._last_id and kind in _OF_OPEN_STREAMS:
+        if stream is None and stream_id > self._last_id and kind in frames.OF_OPEN_STREAMS:
             raise ProtocolError("a frame on a stream that nobody has opened")
         if kind == frames.DATA:
             self._receive_window -= size
@@ -221,8 +221,8 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError("more than the connection's window", Codes.FLOW_CONTROL_ERROR)
             if stream is None:  # reset here, and the peer did not know yet
                 self.open_window(size)
-            elif not stream.on_data(payload, size, bool(flags & frames.END_STREAM)):
-                self.reset_stream(stream, Codes.STREAM_CLOSED)
+            else:
+                self._data(stream, payload, size, bool(flags & frames.END_STREAM))
         elif kind == frames.HEADERS:
             self._headers(flags, stream_id, stream, cast(Fields, self._decoder.decode(bytes(payload), raw=True)))
         elif kind == frames.WINDOW_UPDATE:
@@ -250,18 +250,23 @@ class Connection(asyncio.Protocol):
                 self._after_stream(gone)
             self._close_if_idle()
 
+    def _data(self, stream: Stream, payload: bytes | memoryview, size: int, end: bool) -> None:
+        code = stream.on_data(payload, size, end)
+        if code is not None:
+            self.reset_stream(stream, code)
+
     def _headers(self, flags: int, stream_id: int, stream: Stream | None, decoded: Fields) -> None:
         end = bool(flags & frames.END_STREAM)
         if stream is None and self.is_server and stream_id > self._last_id and stream_id % 2:
             self._last_id = stream_id
             self._request(Stream(self, stream_id, self._peer_window), end, decoded)
-        elif stream is None and (stream_id > self._last_id or not end):
-            # Only what ends a stream may come late, to one that was reset here.
+        elif stream is None and (stream_id > self._last_id or (self.is_server and not end)):
+            # To a stream that was reset here, an answer may come late, or what ends it (RFC 9113, section 5.1).
             raise ProtocolError("headers on a stream that is not open", Codes.STREAM_CLOSED)
         elif stream is not None:
             try:
                 if not self.is_server and not stream.response.done():
-                    stream.on_response(frames.fields(decoded, _RESPONSE)[":status"])
+                    stream.on_response(frames.fields(decoded, frames.RESPONSE)[":status"])
                 elif not end:
                     raise Malformed("headers within a tunnel")
             except (Malformed, KeyError, ValueError) as error:
@@ -269,14 +274,14 @@ class Connection(asyncio.Protocol):
                 self.reset_stream(stream, Codes.PROTOCOL_ERROR)
             else:
                 if end:
-                    stream.on_data(b"", 0, True)
+                    self._data(stream, b"", 0, True)
 
     def _request(self, stream: Stream, end: bool, decoded: Fields) -> None:
         assert self._on_request is not None
         code = Codes.REFUSED_STREAM if self.draining or len(self.streams) >= MAX_STREAMS else None
         self.streams[stream.id] = stream
         try:
-            stream.headers = frames.fields(decoded, _REQUEST)
+            stream.headers = frames.fields(decoded, frames.REQUEST)
         except Malformed as error:
             log.debug("stream %d: %s", stream.id, error)
             code = Codes.PROTOCOL_ERROR
@@ -334,11 +339,7 @@ class Connection(asyncio.Protocol):
 
     def _send_headers(self, stream: Stream, headers: Sequence[tuple[str, str]], end: bool) -> None:
         block, self._table_size = self._table_size + frames.encode(headers), b""
-        kind, flags = frames.HEADERS, frames.END_STREAM if end else 0
-        while kind == frames.HEADERS or block:
-            part, block = block[: self._peer_frame], block[self._peer_frame :]
-            self._out.append(frames.pack(kind, flags if block else flags | frames.END_HEADERS, stream.id, part))
-            kind, flags = frames.CONTINUATION, 0
+        self._out += frames.block_frames(block, stream.id, self._peer_frame, end)
         self.schedule_write()
 
     def _after_stream(self, stream: Stream) -> None:

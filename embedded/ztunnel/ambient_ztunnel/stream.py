@@ -36,11 +36,12 @@ class Stream:
         self.headers: dict[str, str] = {}
         self.response: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._relay: Relay | None = None
-        self._early: list[bytes | memoryview] = []
+        self._waiting = bytearray()  # while nobody takes it; one buffer, as frames may be tiny
         self._out: deque[memoryview] = deque()
         self._out_size = 0
         self._out_eof = False
         self._sent_eof = False
+        self._closing = False  # RST_STREAM follows what is queued
         self._full = False
         self._got_eof = False
         self._paused = True
@@ -57,26 +58,26 @@ class Stream:
         if not status.startswith("1"):
             self.response.set_result(int(status))
 
-    def on_data(self, data: bytes | memoryview, size: int, end: bool) -> bool:
-        """Bytes from the peer; `size` counts against its windows until they are passed on. False if it may not."""
+    def on_data(self, data: bytes | memoryview, size: int, end: bool) -> Codes | None:
+        """Bytes from the peer; `size` counts against its windows until they are passed on.
+
+        Returns the code to reset the stream with, if they may not come.
+        """
         self._held += size
         self._unacked += size
         self.receive_window -= size
         if self._got_eof or self.receive_window < 0:
-            return False
+            return Codes.STREAM_CLOSED
+        if end and not (self.conn.is_server or self.response.done()):
+            return Codes.PROTOCOL_ERROR
         self._got_eof = end
-        if self._relay is None:
-            if data:
-                self._early.append(data)
-            return True
-        if data:
-            self._relay.on_data(self, data)
-        if end:
-            self._relay.on_eof(self)
-            self.conn.forget_if_finished(self)
-        if not self._paused:
-            self._acknowledge()
-        return True
+        if self._closing:
+            self.conn.open_window(self.take_held())
+        elif self._relay is None or self._paused:
+            self._waiting += data
+        else:
+            self._deliver(self._relay, data)
+        return None
 
     def take_held(self) -> int:
         """What counts against the connection's window, which the caller gives back."""
@@ -96,7 +97,10 @@ class Stream:
             self.response.set_exception(TunnelError(error))
             self.response.exception()  # nobody may be waiting
         if self._relay is not None:
+            self._deliver_waiting(self._relay)
             self._relay.on_lost(self)
+        elif self.conn.is_server:
+            self._waiting.clear()  # no relay will come
 
     # -- End -----------------------------------------------------------------------------------------------
 
@@ -104,14 +108,8 @@ class Stream:
         """Deliver what has come early, then everything."""
         self._relay = relay
         self._paused = False
-        early, self._early = self._early, []
-        for data in early:
-            relay.on_data(self, data)
-        if not self._paused:
-            self._acknowledge()
-        if self._got_eof:
-            relay.on_eof(self)
-        elif self.lost is not None:
+        self._deliver_waiting(relay)
+        if self.lost is not None and not self._got_eof:
             relay.on_lost(self)
 
     def send(self, data: bytes | memoryview) -> bool:
@@ -137,8 +135,8 @@ class Stream:
     def resume(self) -> None:
         """Open the peer's window again."""
         self._paused = False
-        if self.lost is None:
-            self._acknowledge()
+        if self._relay is not None:
+            self._deliver_waiting(self._relay)
 
     def drop(self) -> None:
         """RST_STREAM, unless both directions have ended."""
@@ -147,15 +145,18 @@ class Stream:
 
     def close(self) -> None:
         """Both directions have ended; the connection forgets the stream once the queue is empty."""
+        self._waiting.clear()
         if self._got_eof or self.lost is not None:
             self.conn.forget_if_finished(self)
+        elif self._out:
+            self._closing = True
         else:
             self.drop()
 
     @property
     def finished(self) -> bool:
         """True when nothing more can happen on this stream."""
-        return self.lost is not None or (self._got_eof and self._sent_eof)
+        return self.lost is not None or (self._got_eof and self._sent_eof and not self._waiting)
 
     def flush(self) -> None:
         """Send from the queue as far as the windows and the transport allow."""
@@ -188,6 +189,22 @@ class Stream:
                 self._relay.on_writable(self)
         if self._sent_eof:
             conn.forget_if_finished(self)
+            if self._closing:
+                self.drop()
+
+    def _deliver_waiting(self, relay: Relay) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        self._deliver(relay, memoryview(waiting))
+
+    def _deliver(self, relay: Relay, data: bytes | memoryview) -> None:
+        """Pass bytes on, and the end after them."""
+        if data:
+            relay.on_data(self, data)
+        if self._got_eof:
+            relay.on_eof(self)
+            self.conn.forget_if_finished(self)
+        if not self._paused and self.lost is None:
+            self._acknowledge()
 
     def _acknowledge(self) -> None:
         """Give window back to the peer; that of the stream in portions of a quarter."""

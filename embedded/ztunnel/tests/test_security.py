@@ -212,8 +212,8 @@ def test_too_many_streams() -> None:
     go(body())
 
 
-async def server(on_request: Callable[[TunnelStream], None]) -> tuple[hbone.Connection, socket.socket]:
-    """A server's end without TLS, and the socket of its peer."""
+async def bare(on_request: Callable[[TunnelStream], None] | None = None) -> tuple[hbone.Connection, socket.socket]:
+    """An end without TLS, a server's with `on_request`, and the socket of its peer."""
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
         sock.setblocking(False)
@@ -227,7 +227,7 @@ def test_answers_that_nobody_reads(flood: bytes) -> None:
     """A peer that asks and never reads is cut off before its answers fill the memory."""
 
     async def body() -> None:
-        conn, peer = await server(lambda _stream: None)
+        conn, peer = await bare(lambda _stream: None)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(peer, START)
         with contextlib.suppress(ConnectionError):
@@ -244,7 +244,7 @@ def test_streams_that_nobody_reads_hold_one_window() -> None:
     """What a connection may leave here is its window of 16 MiB, whatever the number of its streams."""
 
     async def body() -> None:
-        _, peer = await server(lambda _stream: None)
+        _, peer = await bare(lambda _stream: None)
         loop = asyncio.get_running_loop()
         streams = range(1, 21, 2)
         await loop.sock_sendall(peer, START + b"".join(map(ask, streams)))
@@ -268,7 +268,7 @@ def test_more_data_than_a_window(streams: tuple[int, ...], each: int, want: str)
     """MiB on streams that nobody reads: one too many for the stream is its end, for the connection that of all."""
 
     async def body() -> None:
-        _, peer = await server(lambda _stream: None)
+        _, peer = await bare(lambda _stream: None)
         stream = await asyncio.open_connection(sock=peer)
         sent = b"".join(ask(number) + frame(DATA, bytes(MIB), number) * each for number in streams)
         stream[1].write(START + sent)
