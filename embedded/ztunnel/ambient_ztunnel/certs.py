@@ -157,6 +157,8 @@ class CertificateManager:
                 del self._entries[identity]
                 if entry.task is not None:
                     entry.task.cancel()
+                entry.error = entry.error or f"no pod of this node has the identity {identity} any more"
+                entry.ready.set()  # who waits for it need not
 
     async def fetch(self, identity: Identity) -> Certificate:
         """The current certificate, waiting for one if there is none that is valid; raises CertificateError."""

@@ -66,7 +66,6 @@ class Connection(asyncio.Protocol):
         self.writable = True
         self._answers = 0
         self.draining = False
-        self.reserved = 0  # streams that a pool has promised on this connection
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.idle_since = self._loop.time()
@@ -170,12 +169,12 @@ class Connection(asyncio.Protocol):
 
     def capacity(self) -> int:
         """How many more streams the peer takes."""
-        return self._peer_streams - len(self.streams) - self.reserved
+        return self._peer_streams - len(self.streams)
 
     def connect(self, headers: Headers) -> Stream:
         """Open a CONNECT stream; its `response` resolves to the status. Raises TunnelError."""
         if not self.alive:
-            raise TunnelError("connection closed")
+            raise TunnelError("connection closed", untouched=True)
         self._last_id += 2 if self._last_id else 1
         stream = Stream(self, self._last_id, self._peer_window)
         self.streams[stream.id] = stream
@@ -246,7 +245,7 @@ class Connection(asyncio.Protocol):
             last = frames.number(payload) & MAX_ID
             for gone in [stream for known, stream in self.streams.items() if known > last and not self.is_server]:
                 del self.streams[gone.id]
-                gone.on_lost("connection is going away")
+                gone.on_lost("connection is going away", untouched=True)
                 self._after_stream(gone)
             self._close_if_idle()
 
@@ -349,7 +348,7 @@ class Connection(asyncio.Protocol):
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
-        if self.draining and not self.streams and not self.reserved and self._transport is not None:
+        if self.draining and not self.streams and self._transport is not None:
             self._send(frames.GOAWAY, 0, frames.numbers(self._last_id if self.is_server else 0, Codes.NO_ERROR))
             self._write()
             self._transport.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -51,6 +50,7 @@ class Inbound:
         self.open: set[Tracked] = set()
         self.tunnels: set[Connection] = set()
         self._requests: set[asyncio.Task[None]] = set()
+        self._draining = False
         self._share = fair_share()
 
     @property
@@ -92,7 +92,7 @@ class Inbound:
                 stream.conn.reset_stream(stream, Codes.REFUSED_STREAM)
                 return
             if len(mine) >= 2 * MAX_STREAMS:  # streams that were reset as soon as they were opened
-                stream.conn.abort("too many streams in progress")
+                stream.conn.reset_stream(stream, Codes.ENHANCE_YOUR_CALM)
                 return
             task = asyncio.create_task(self._serve(stream, src, dst))
             mine.add(task)
@@ -116,6 +116,8 @@ class Inbound:
             log_early_deny(src, dst, "inbound", f"tls handshake error: {conn.refused}")
             return
         self.tunnels.add(conn)
+        if self._draining:  # since the handshake
+            conn.drain()
         try:
             await asyncio.shield(conn.closed)
         except asyncio.CancelledError:
@@ -234,6 +236,9 @@ class Inbound:
                 server.drop()
                 record.finish(error)
                 return 0
+            except BaseException:
+                server.drop()
+                raise
             relay = Relay(client, server, record)
             await tracked.copy(relay)
         except asyncio.CancelledError:
@@ -284,10 +289,15 @@ class Inbound:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("request failed unexpectedly", exc_info=error)
 
+    def drain(self) -> None:
+        """No new streams, on any connection."""
+        self._draining = True
+        for tunnel in list(self.tunnels):
+            tunnel.drain()
+
     async def cancel_requests(self) -> None:
         """End what still runs."""
-        for task in list(self._requests):
+        requests = list(self._requests)
+        for task in requests:
             task.cancel()
-        for task in list(self._requests):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*requests, return_exceptions=True)

@@ -107,19 +107,17 @@ class PodProxy:
         """Stop accepting, let connections end for up to `grace` seconds, then cut them."""
         self.draining = True
         self._close_listeners()
-        for tunnel in list(self.inbound.tunnels):
-            tunnel.drain()
+        self.inbound.drain()
         if grace > 0 and self._tasks:
             await asyncio.wait(set(self._tasks), timeout=grace)
         for tracked in [*self.inbound.open, *self.outbound.open]:
             tracked.close(Drained())
         await asyncio.sleep(0)  # lets the relays write their last frames
         await self.inbound.cancel_requests()
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        for task in list(self._tasks):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)  # `_finished` logs what failed
         await self.outbound.pool.close()
         if grace <= 0:
             self.outbound.pool.abort()

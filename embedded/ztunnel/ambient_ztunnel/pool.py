@@ -48,26 +48,26 @@ class Pool:
         self._netns = netns
         self._certs = certs
         self._connections: dict[Key, list[Connection]] = {}
-        self._locks: dict[Key, asyncio.Lock] = {}
+        self._connecting: dict[Key, asyncio.Task[Connection]] = {}
         self._reapers: set[asyncio.Task[None]] = set()
 
     async def open(self, key: Key, headers: Headers) -> Stream:
         """A CONNECT stream that the peer has accepted. Raises OpenError."""
         for attempt in range(1, ATTEMPTS + 1):
-            conn, fresh = await self._reserve(key)
+            conn, fresh = await self._connection(key)
+            stream: Stream | None = None
             try:
                 stream = conn.connect(headers)
                 status = await stream.response
             except TunnelError as error:
-                # Nothing of the application has been sent, so another connection may be tried.
-                if fresh or attempt == ATTEMPTS:
+                # Nothing of the application has been sent. What ends a fresh connection would end the next one too.
+                if attempt == ATTEMPTS or (fresh and not error.untouched):
                     raise OpenError(f"h2 failed: {error}", Flag.H2) from error
                 continue
             except asyncio.CancelledError:
-                conn.reset_stream(stream)
+                if stream is not None:
+                    conn.reset_stream(stream)
                 raise
-            finally:
-                conn.reserved -= 1
             if status == 200:
                 return stream
             conn.reset_stream(stream)
@@ -76,8 +76,10 @@ class Pool:
 
     async def close(self) -> None:
         """Let every connection end with its last stream."""
-        for task in self._reapers:
+        tasks = [*self._reapers, *self._connecting.values()]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for connections in self._connections.values():
             for conn in connections:
                 conn.drain()
@@ -88,34 +90,23 @@ class Pool:
             for conn in list(connections):
                 conn.abort("connection closed")
 
-    async def _reserve(self, key: Key) -> tuple[Connection, bool]:
-        """A connection with room for one more stream, and whether it is new."""
-        conn = self._pick(key)
-        if conn is not None:
-            return conn, False
-        # One at a time: those who wait will find room in the connection that the first one makes.
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            conn = self._pick(key)
-            if conn is not None:
-                return conn, False
-            conn = await self._connect(key)
-            self._connections.setdefault(key, []).append(conn)
-            conn.reserved += 1
-            reaper = asyncio.create_task(self._reap(key, conn))
-            self._reapers.add(reaper)
-            reaper.add_done_callback(self._reapers.discard)
-            return conn, True
-
-    def _pick(self, key: Key) -> Connection | None:
-        for conn in self._connections.get(key, ()):
-            used = len(conn.streams) + conn.reserved
-            if conn.alive and used < STREAMS_PER_CONNECTION and conn.capacity() > 0:
-                conn.reserved += 1
-                return conn
-        return None
+    async def _connection(self, key: Key) -> tuple[Connection, bool]:
+        """A connection with room for one more stream, and whether it is new. The caller opens that stream at once."""
+        while True:
+            for conn in self._connections.get(key, ()):
+                if conn.alive and _has_room(conn):
+                    return conn, False
+            # All who wait share one attempt, and its error.
+            task = self._connecting.get(key)
+            if task is None:
+                task = self._connecting[key] = asyncio.create_task(self._connect(key))
+                task.add_done_callback(lambda _: self._connecting.pop(key))
+            conn = await asyncio.shield(task)
+            if not conn.alive or not conn.streams or _has_room(conn):
+                return conn, True
 
     async def _connect(self, key: Key) -> Connection:
-        """TCP, TLS, identity check, HTTP/2 preface. Raises OpenError."""
+        """TCP, TLS, identity check, HTTP/2 preface; into the pool. Raises OpenError."""
 
         def check(tls: ssl.SSLObject) -> Identity:
             peer = peer_identity(tls)
@@ -152,6 +143,10 @@ class Pool:
             raise OpenError(f"io error: {os_error(error)}") from error
         if conn.refused:
             raise OpenError(f"io error: {conn.refused}")
+        self._connections.setdefault(key, []).append(conn)
+        reaper = asyncio.create_task(self._reap(key, conn))
+        self._reapers.add(reaper)
+        reaper.add_done_callback(self._reapers.discard)
         return conn
 
     async def _reap(self, key: Key, conn: Connection) -> None:
@@ -159,7 +154,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         while not conn.closed.done():
             wait = conn.idle_since + IDLE_TIMEOUT - loop.time()
-            if conn.streams or conn.reserved:
+            if conn.streams:
                 wait = IDLE_TIMEOUT
             elif wait <= 0:
                 conn.drain()
@@ -168,7 +163,10 @@ class Pool:
         self._connections[key].remove(conn)
         if not self._connections[key]:
             del self._connections[key]
-            self._locks.pop(key, None)
+
+
+def _has_room(conn: Connection) -> bool:
+    return len(conn.streams) < STREAMS_PER_CONNECTION and conn.capacity() > 0
 
 
 def _status_text(status: int) -> str:

@@ -22,7 +22,11 @@ _BROKEN = Loss(shutdown="io error: stream closed because of a broken pipe")
 
 
 class TunnelError(Exception):
-    """The tunnel's connection broke or its peer misbehaved."""
+    """The tunnel's connection broke or its peer misbehaved. `untouched`: the peer has not looked at the request."""
+
+    def __init__(self, message: str, *, untouched: bool = False) -> None:
+        super().__init__(message)
+        self.untouched = untouched
 
 
 class Stream:
@@ -88,13 +92,13 @@ class Stream:
         """The peer has reset the stream."""
         error = f"stream error received: {code.name if isinstance(code, Codes) else code}"
         failed = f"io error: {error}"
-        self.on_lost(error, _RESETS.get(code, Loss(failed, failed)))
+        self.on_lost(error, _RESETS.get(code, Loss(failed, failed)), untouched=code == Codes.REFUSED_STREAM)
 
-    def on_lost(self, error: str, loss: Loss = _BROKEN) -> None:
+    def on_lost(self, error: str, loss: Loss = _BROKEN, *, untouched: bool = False) -> None:
         """The stream or its connection is gone."""
         self.lost = loss
         if not self.response.done():
-            self.response.set_exception(TunnelError(error))
+            self.response.set_exception(TunnelError(error, untouched=untouched))
             self.response.exception()  # nobody may be waiting
         if self._relay is not None:
             self._deliver_waiting(self._relay)
