@@ -98,9 +98,6 @@ class Connection(asyncio.Protocol):
             return
         self._write()
 
-    def eof_received(self) -> bool:
-        return False
-
     def pause_writing(self) -> None:
         self.writable = False
 
@@ -212,7 +209,7 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, kind: int, flags: int, stream_id: int, payload: bytes | memoryview, size: int) -> None:
         stream = self.streams.get(stream_id)
-        if stream is None and stream_id > self._last_id and kind in frames.OF_OPEN_STREAMS:
+        if stream is None and kind in frames.OF_OPEN_STREAMS and self._never_opened(stream_id):
             raise ProtocolError("a frame on a stream that nobody has opened")
         if kind == frames.DATA:
             self._receive_window -= size
@@ -249,6 +246,10 @@ class Connection(asyncio.Protocol):
                 self._after_stream(gone)
             self._close_if_idle()
 
+    def _never_opened(self, stream_id: int) -> bool:
+        """True for streams to come, and for even numbers: they are for pushes (RFC 9113, section 5.1.1)."""
+        return stream_id > self._last_id or (stream_id > 0 and stream_id % 2 == 0)
+
     def _data(self, stream: Stream, payload: bytes | memoryview, size: int, end: bool) -> None:
         code = stream.on_data(payload, size, end)
         if code is not None:
@@ -259,7 +260,7 @@ class Connection(asyncio.Protocol):
         if stream is None and self.is_server and stream_id > self._last_id and stream_id % 2:
             self._last_id = stream_id
             self._request(Stream(self, stream_id, self._peer_window), end, decoded)
-        elif stream is None and (stream_id > self._last_id or (self.is_server and not end)):
+        elif stream is None and (self._never_opened(stream_id) or (self.is_server and not end)):
             # To a stream that was reset here, an answer may come late, or what ends it (RFC 9113, section 5.1).
             raise ProtocolError("headers on a stream that is not open", Codes.STREAM_CLOSED)
         elif stream is not None:

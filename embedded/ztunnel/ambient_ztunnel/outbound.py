@@ -126,6 +126,9 @@ class Outbound:
             server.drop()
             record.finish(error)
             return
+        except BaseException:
+            server.drop()
+            raise
         relay = Relay(client, server, record)
         try:
             await tracked.copy(relay)

@@ -20,7 +20,7 @@ log = logging.getLogger("proxy.pool")
 
 STREAMS_PER_CONNECTION = 100
 IDLE_TIMEOUT = 300.0  # seconds without a stream before a connection is closed
-ATTEMPTS = 3  # a pooled connection may die just when it is picked
+ATTEMPTS = 3  # a peer may refuse a stream, or say that it goes, just when its connection is picked
 
 
 class OpenError(Exception):
@@ -52,16 +52,19 @@ class Pool:
         self._reapers: set[asyncio.Task[None]] = set()
 
     async def open(self, key: Key, headers: Headers) -> Stream:
-        """A CONNECT stream that the peer has accepted. Raises OpenError."""
+        """A CONNECT stream that the peer has accepted. Raises OpenError.
+
+        One that the peer may have acted on is not asked for again: its application would see a connection too many
+        (RFC 9110, section 9.2.2; RFC 9113, section 8.7).
+        """
         for attempt in range(1, ATTEMPTS + 1):
-            conn, fresh = await self._connection(key)
+            conn = await self._connection(key)
             stream: Stream | None = None
             try:
                 stream = conn.connect(headers)
                 status = await stream.response
             except TunnelError as error:
-                # Nothing of the application has been sent. What ends a fresh connection would end the next one too.
-                if attempt == ATTEMPTS or (fresh and not error.untouched):
+                if attempt == ATTEMPTS or not error.untouched:
                     raise OpenError(f"h2 failed: {error}", Flag.H2) from error
                 continue
             except asyncio.CancelledError:
@@ -90,12 +93,12 @@ class Pool:
             for conn in list(connections):
                 conn.abort("connection closed")
 
-    async def _connection(self, key: Key) -> tuple[Connection, bool]:
-        """A connection with room for one more stream, and whether it is new. The caller opens that stream at once."""
+    async def _connection(self, key: Key) -> Connection:
+        """A connection with room for one more stream, which the caller opens at once. Raises OpenError."""
         while True:
             for conn in self._connections.get(key, ()):
                 if conn.alive and _has_room(conn):
-                    return conn, False
+                    return conn
             # All who wait share one attempt, and its error.
             task = self._connecting.get(key)
             if task is None:
@@ -103,7 +106,7 @@ class Pool:
                 task.add_done_callback(lambda _: self._connecting.pop(key))
             conn = await asyncio.shield(task)
             if not conn.alive or not conn.streams or _has_room(conn):
-                return conn, True
+                return conn
 
     async def _connect(self, key: Key) -> Connection:
         """TCP, TLS, identity check, HTTP/2 preface; into the pool. Raises OpenError."""

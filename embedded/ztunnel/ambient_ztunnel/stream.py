@@ -70,9 +70,11 @@ class Stream:
         self._held += size
         self._unacked += size
         self.receive_window -= size
-        if self._got_eof or self.receive_window < 0:
+        if self._got_eof:
             return Codes.STREAM_CLOSED
-        if end and not (self.conn.is_server or self.response.done()):
+        if self.receive_window < 0:
+            return Codes.FLOW_CONTROL_ERROR
+        if not (self.conn.is_server or self.response.done()):  # before an answer there is none
             return Codes.PROTOCOL_ERROR
         self._got_eof = end
         if self._closing:

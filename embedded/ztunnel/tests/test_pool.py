@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from ambient_ztunnel import inbound, netns
+from ambient_ztunnel import inbound, netns, outbound
 from ambient_ztunnel.certs import CertificateError, CertificateManager, build, new_key_and_request
 from ambient_ztunnel.frames import Codes
 from ambient_ztunnel.identity import Identity
 from ambient_ztunnel.inbound import Inbound
+from ambient_ztunnel.model import IP
 from ambient_ztunnel.pool import STREAMS_PER_CONNECTION, OpenError
 from ambient_ztunnel.stream import Stream
 from test_dataplane import hello
@@ -22,7 +24,10 @@ from test_streams import heard
 from test_tunnels import tls_to_server
 from zt_lab import APP_PORT, CLIENT, SERVER_IP, Ca, go, mesh, until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.usefixtures("to_pod"),
+]
 
 
 def test_requests_without_an_answer_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,17 +53,23 @@ def test_requests_without_an_answer_count_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_all_who_wait_for_a_destination_share_one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, attempts = netns.Netns.connect, []
+
+    async def counted(self: netns.Netns, ip: IP, port: int) -> socket.socket:
+        attempts.append(ip)
+        return await connect(self, ip, port)
+
     monkeypatch.setattr(netns, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(netns.Netns, "connect", counted)
 
     async def body() -> None:
         async with mesh() as made:
             pool = made.pods.proxies["1"].outbound.pool
-            await made.context.certs.fetch(CLIENT)
             nobody = replace(TO_SERVER, ip=ip_address("10.77.0.99"))
-            async with asyncio.timeout(4):
-                waiting = [pool.open(nobody, tunnel_to(APP_PORT)) for _ in range(20)]
-                failed = await asyncio.gather(*waiting, return_exceptions=True)
+            waiting = [pool.open(nobody, tunnel_to(APP_PORT)) for _ in range(20)]
+            failed = await asyncio.gather(*waiting, return_exceptions=True)
             assert all(isinstance(error, OpenError) and error.flag == "NETWORK_POLICY" for error in failed)
+            assert attempts == [nobody.ip]
             assert not pool._connecting
 
     go(body())
@@ -84,6 +95,33 @@ def test_a_refused_stream_is_tried_again_on_a_fresh_connection(monkeypatch: pyte
 
     go(body())
     assert refused
+
+
+def test_a_request_that_may_have_been_served_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection, a pooled one, breaks without a word on how far the peer has come."""
+    serve, asked = Inbound._serve, list[Stream]()
+
+    async def break_second(self: Inbound, stream: Stream, *addresses: inbound.Address) -> None:
+        asked.append(stream)
+        if len(asked) == 2:
+            stream.conn.abort("gone")
+        else:
+            await serve(self, stream, *addresses)
+
+    monkeypatch.setattr(Inbound, "_serve", break_second)
+
+    async def body() -> None:
+        async with mesh() as made:
+            await made.serve(hello)
+            pool = made.pods.proxies["1"].outbound.pool
+            stream = await pool.open(TO_SERVER, tunnel_to(APP_PORT))
+            with pytest.raises(OpenError):
+                await pool.open(TO_SERVER, tunnel_to(APP_PORT))
+            stream.drop()
+
+    go(body())
+    assert len(asked) == 2
+    assert asked[0].conn is asked[1].conn
 
 
 def test_streams_that_are_reset_at_once_cost_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +172,32 @@ def test_a_handshake_that_ends_in_a_drain() -> None:
             await until(lambda: server.draining)
             reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname="")
             writer.write(START)
-            async with asyncio.timeout(5):
-                await heard(reader, GOAWAY)
+            await heard(reader, GOAWAY)
             writer.close()
             await stopping
+
+    go(body())
+
+
+def test_a_pod_that_ends_leaves_no_tunnel_without_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was open, while its client was still to be taken."""
+
+    class Slow:
+        @classmethod
+        async def open(cls, _sock: socket.socket) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(outbound, "TcpEnd", Slow)
+
+    async def body() -> None:
+        async with mesh() as made:
+            await made.serve(hello)
+            _, writer = await made.connect()
+            inbound = made.pods.proxies["2"].inbound
+            await until(lambda: inbound.open)
+            await made.pods.proxies.pop("1").stop(0.1)
+            await until(lambda: not inbound.open and not inbound.tunnels, 5)
+            writer.close()
 
     go(body())
 
@@ -173,6 +233,6 @@ def test_nobody_waits_for_the_certificate_of_a_pod_that_has_gone() -> None:
         await asyncio.sleep(0)
         certs.release(CLIENT)
         with pytest.raises(CertificateError, match="any more"):
-            await asyncio.wait_for(waiting, 2)
+            await waiting
 
     go(body())

@@ -107,6 +107,16 @@ def test_streams_that_nobody_reads_leave_a_window_to_the_others() -> None:
     go(body(), 10)
 
 
+def test_more_data_than_the_window_of_a_stream() -> None:
+    async def body() -> None:
+        _, _, reader, writer = await served()
+        writer.write(frame(DATA, bytes(MIB), 1) * 5)
+        assert (await heard(reader, RST))[3] == Codes.FLOW_CONTROL_ERROR.to_bytes(4, "big")
+        writer.transport.abort()
+
+    go(body(), 10)
+
+
 @pytest.mark.parametrize("attached", [True, False])
 def test_small_frames_cost_what_they_hold(attached: bool) -> None:
     """Bytes that wait are one buffer, however many frames they came in; the end comes after them."""
@@ -184,19 +194,20 @@ def test_an_answer_in_full_comes_before_the_reset() -> None:
 
 
 @pytest.mark.parametrize(
-    "end",
+    "early",
     [
+        frame(DATA, b"x", 1),
         frame(DATA, b"", 1, END_STREAM),
         frame(HEADERS, hpack.Encoder().encode([(":status", "100")]), 1, END_HEADERS | END_STREAM),
     ],
-    ids=["DATA", "HEADERS"],
+    ids=["DATA", "its end", "HEADERS"],
 )
-def test_an_end_without_an_answer_is_none(end: bytes) -> None:
+def test_nothing_comes_before_an_answer(early: bytes) -> None:
     async def body() -> None:
         _, (stream,), reader, writer = await calling()
-        writer.write(end)
+        writer.write(early)
         with pytest.raises(TunnelError):
-            await asyncio.wait_for(stream.response, 2)
+            await stream.response
         assert (await heard(reader, RST))[3] == Codes.PROTOCOL_ERROR.to_bytes(4, "big")
         writer.close()
 
