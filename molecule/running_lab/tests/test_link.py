@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,12 @@ from ansible_collections.ambient.lab.plugins.module_utils._wire.link_encryption 
 from running_lab import Lab
 
 
-def prove(lab: Lab, source: str, control: str) -> dict[str, Any]:
+def prove(lab: Lab, source: str, control: str, results: Path | None = None) -> dict[str, Any]:
     claim = {"name": "a", "from": {"pod": source}, "to": "http://sample-app:8080/", "control": {"pod": control}}
     params = {
         **{"claims": [claim], "namespace": "default", "timeout": 0.0, "probe_timeout": 5.0},
         **{"kubeconfig": lab.facts["kubeconfig"], "context": lab.facts["context"], **lab.facts["link"]},
-        **{"results_file": None, "section": None},
+        **{"results_file": results and str(results), "section": "link"},
     }
     return prove_encryption(params, check_mode=False)
 
@@ -26,15 +28,19 @@ def test_the_mesh_encrypts_between_nodes(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "control", "words"),
+    ("source", "control", "words", "path"),
     [
-        ("curl-outside", "curl-outside", "it passed in plain text"),
-        ("curl-inside", "curl-inside", "default/curl-inside sent the control, which was not seen in plain text either"),
+        ("curl-outside", "curl-outside", "it passed in plain text", "cross node"),
+        ("curl-inside", "curl-inside", "sent the control, which was not seen in plain text either", "cross node"),
         # On the node of the application.
-        ("curl-allow", "curl-outside", "nothing of it passed: default/curl-allow"),
+        ("curl-allow", "curl-outside", "nothing of it passed: default/curl-allow", None),
     ],
 )
-def test_it_says_so_where_not(lab: Lab, source: str, control: str, words: str) -> None:
+def test_it_says_so_where_not(
+    lab: Lab, source: str, control: str, words: str, path: str | None, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
     with pytest.raises(LabError) as caught:
-        prove(lab, source, control)
+        prove(lab, source, control, results)
     assert words in " ".join(caught.value.message.split())
+    assert json.loads(results.read_text())["link"]["claims"][0]["path"] == path

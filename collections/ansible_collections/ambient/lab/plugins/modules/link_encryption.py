@@ -126,7 +126,9 @@ claims:
       type: str
       returned: always
     outcome:
-      description: V(encrypted), V(plain text) or V(not seen).
+      description: >-
+        What was seen of the request: V(encrypted), V(plain text) or V(not seen). It is the verdict that says whether
+        this proves anything.
       type: str
       returned: always
       sample: encrypted

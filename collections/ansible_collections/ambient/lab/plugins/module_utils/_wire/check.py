@@ -96,6 +96,7 @@ class WireRun:
         own: its request.
         control: the same from outside of the mesh.
         ends: addresses at which HBONE of the request may end: the waypoint's, or the destination's.
+        plain: the flow in which the request could be read; "" for none.
         hbone: flows from the claim's pod to HBONE's port there, with the bytes of application data in each.
         identity: the SPIFFE ID in a certificate that could be read; "" with TLS 1.3, which encrypts it.
         verdict: of the round.
@@ -105,6 +106,7 @@ class WireRun:
     own: Marked
     control: Marked
     ends: frozenset[str] = frozenset()
+    plain: str = ""
     hbone: dict[Flow, int] = dataclasses.field(default_factory=dict)
     identity: str = ""
     verdict: Verdict = dataclasses.field(default_factory=lambda: Verdict("error", "not asked yet"))
@@ -121,8 +123,14 @@ class WireRun:
     def judge(self, captured: Captured, answers: t.Mapping[Probe, Seen]) -> None:
         """Compare what passed with what must; answers: to the requests."""
         flows = {flow: stream.data for flow, stream in captured.streams.items()}
+        self.plain = self.own.passed_in_plain(flows)
         self._find_hbone(flows)
         self.verdict = self._verdict(flows, captured.lost, answers)
+
+    @property
+    def outcome(self) -> str:
+        """What was seen of the request itself, whatever that proves."""
+        return "plain text" if self.plain else "encrypted" if self.hbone else "not seen"
 
     def _find_hbone(self, flows: t.Mapping[Flow, bytes]) -> None:
         addresses = addresses_of(self.own.pod) if self.own.pod else []
@@ -134,9 +142,9 @@ class WireRun:
                     self.identity = self.identity or tls.identity
 
     def _verdict(self, flows: t.Mapping[Flow, bytes], lost: str, answers: t.Mapping[Probe, Seen]) -> Verdict:
-        if where := self.own.passed_in_plain(flows):
+        if self.plain:
             # Another round may take another way; this one has shown enough.
-            why = f"whoever is between the nodes can read it: it passed in plain text, {where}"
+            why = f"whoever is between the nodes can read it: it passed in plain text, {self.plain}"
             return Verdict("fail", why, Retry.POINTLESS)
         for marked in (self.own, self.control):
             if isinstance(marked.found, Unusable):

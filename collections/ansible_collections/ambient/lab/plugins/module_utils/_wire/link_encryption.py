@@ -17,7 +17,6 @@ from .._curl.script import row_seconds
 from .capture import Capture
 from .check import WireRun, left, look, parse_wire_claims
 
-_OUTCOMES = {"pass": "encrypted", "fail": "plain text", "error": "not seen"}
 Values = dict[str, t.Any]
 
 
@@ -70,7 +69,7 @@ def _values(ended: Ended[t.Sequence[WireRun]]) -> Values:
                 "control": str(run.control.found),
                 "verdict": run.verdict.verdict,
                 "reason": run.verdict.reason,
-                "outcome": _OUTCOMES[run.verdict.verdict],
+                "outcome": run.outcome,
                 "flows": [
                     {"source": flow.source, "target": f"{flow.target}:{flow.target_port}", "bytes": count}
                     for flow, count in run.hbone.items()
@@ -90,7 +89,8 @@ def _section(values: Values) -> Values:
             **{key: claim[key] for key in ("name", "from", "to")},
             "expected": "encrypted",
             "by": None,
-            "path": "cross node",
+            # Where nothing of it was seen, nobody knows that it went from node to node.
+            "path": None if claim["outcome"] == "not seen" else "cross node",
             "decided_by": "-",
             "policy": None,
             "before": None,
@@ -105,6 +105,6 @@ def _section(values: Values) -> Values:
 def _row(run: WireRun, command: str) -> Row:
     namespace = run.claim.encrypted.source.namespace
     return Row(
-        run.claim.name, "encrypted", _OUTCOMES[run.verdict.verdict], str(run.own.found), printable(run.verdict.reason),
+        run.claim.name, "encrypted", run.outcome, str(run.own.found), printable(run.verdict.reason),
         f"{command} -n {namespace} get pods -o wide",
     )  # fmt: skip

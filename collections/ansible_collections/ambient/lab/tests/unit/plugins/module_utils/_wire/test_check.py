@@ -105,6 +105,19 @@ def test_the_verdict(passed: Passed, verdict: str, words: str, monkeypatch: pyte
     assert left([run]) == {"pass": [], "fail": [Retry.POINTLESS], "error": [Retry.USEFUL]}[verdict]
 
 
+@pytest.mark.parametrize(
+    ("flows", "outcome"),
+    [
+        ({HBONE: TLS, PLAIN: b"{own}"}, "plain text"),
+        ({HBONE: TLS}, "encrypted"),  # although nothing shows that more would have been seen
+        ({CONTROL: b"{control}"}, "not seen"),
+    ],
+)
+def test_the_outcome_is_what_was_seen(flows: dict[Flow, bytes], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = check(Passed(flows), monkeypatch)
+    assert run.outcome == outcome
+
+
 def test_behind_a_waypoint_the_way_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     (through,) = check(Passed({**SEEN, HBONE: b"", TO_WAYPOINT: TLS}), monkeypatch, BEHIND)
     (around,) = check(Passed(SEEN), monkeypatch, BEHIND)
