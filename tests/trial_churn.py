@@ -2,8 +2,9 @@
 
     python tests/trial_churn.py .lab/istio-ambient --pods 500
 
-Pods in the mesh are made and deleted in waves. Afterwards network namespaces, interfaces, ztunnel's certificates and
-open files must be as many as before. Ends with 1 where they are not. Results: .cache/trial/churn.json.
+Pods in the mesh are made and deleted in waves. Afterwards network namespaces, interfaces, addresses, mounts, shims,
+ztunnel's certificates and open files must be as many as before. Ends with 1 where they are not.
+Results: .cache/trial/churn.json.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import lab_processes as processes
 from running_lab import Lab
 
 Counts = dict[str, int]
-NODES, SPACE, WAVE = ("control-plane", "worker"), "churn", 50
+NODES, SPACE, WAVE = ("control-plane", "worker"), "churn", 20
 SETTLE_SECONDS = 90.0
 # Files that a program has open now and then.
 SPARE = 24
@@ -33,7 +34,11 @@ def counts(lab: Lab) -> Counts:
     name, found = lab.folder.name, {}
     for role in NODES:
         first = processes.first_process(name, role)
-        found[f"{role}: network namespaces"] = len([*(processes.PROC / str(first) / "root/run/netns").iterdir()])
+        folder = processes.PROC / str(first)
+        found[f"{role}: network namespaces"] = len([*(folder / "root/run/netns").iterdir()])
+        found[f"{role}: addresses"] = len([*(folder / "root/run/cni-ipam/pods").glob("*.*.*.*")])
+        found[f"{role}: mounts"] = len((folder / "mountinfo").read_text().splitlines())
+        found[f"{role}: shims"] = len(processes.of_node(name, role, "containerd-shim-runc-v2"))
         links = processes.in_network_of(first, "ip", "-o", "link", "show", "type", "veth").stdout
         found[f"{role}: interfaces"] = len(links.splitlines())
         for program in PROGRAMS:
