@@ -11,7 +11,7 @@ import typing as t
 from .._mesh.l4 import Match, convert, network_of
 from .._mesh.mesh import Object, name_of, namespace_of
 from .._mesh.policies import is_dry_run, not_
-from .envoy import difference, filters
+from .envoy import compared, difference, filters
 
 State = t.Literal["current", "old", "absent"]
 # Scope, action, whether it is only tried, and rules; of rules, clauses and matches the order means nothing.
@@ -86,6 +86,22 @@ def waypoint_has(dump: Object, policy: Object) -> Loaded:
         if said := difference(policy, item):
             return Loaded("old", f"a listener has another version: {said}")
     return Loaded("current")
+
+
+def tells_apart(old: Object, new: Object | None, root: str) -> bool:
+    """Whether ztunnel_has or waypoint_has can say which of two versions of a policy a proxy enforces.
+
+    Args:
+        old: AuthorizationPolicy.
+        new: it, changed; None: removed.
+        root: the mesh's root namespace.
+    """
+    places = [{**item.get("spec", {}), "action": "", "rules": []} for item in (old, new) if item]
+    if len(places) < 2 or places[0] != places[1]:
+        return True
+    forms = [_form_of_policy(item, root) for item in (old, new) if item]
+    seen = [compared(item) for item in (old, new) if item] if forms == [None, None] else forms
+    return seen[0] != seen[1]
 
 
 def _values(dump: Object, key: str) -> list[Object]:

@@ -124,6 +124,13 @@ def difference(policy: Object, found: Filter) -> str:
     return ""
 
 
+def compared(policy: Object) -> Object:
+    """All of a policy that difference() compares."""
+    every: list[Rule | None] = [*rules(policy)] or [None]
+    written = [[_expected(part, rule, namespace_of(policy)) for part in _NAMES] for rule in every]
+    return {"action": action(policy), "tried": is_dry_run(policy), "rules": written}
+
+
 def _expected(part: str, rule: Rule | None, namespace: str) -> list[Attributes]:
     if rule is None:
         return [dict(_NEVER)]

@@ -19,6 +19,7 @@ from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.rounds import Clock, Retry, Wait, repeat, require_seconds
 from .._curl.control import SAFE
+from .._loaded.dump import tells_apart
 from .._mesh.mesh import Mesh, Object, name_of, namespace_of
 from .._ready.barrier import Barrier
 from .._ready.enforcers import Reader
@@ -54,16 +55,18 @@ class Trial:
         item: the mutant, and what the model says of it.
         claims: what must be seen while it is in force.
         moved: one of them is to meet another thing than before, which shows that it is in force.
+        told: the configuration of the proxies shows it, too.
     """
 
     item: Verdict
     claims: tuple[Claim, ...]
     moved: bool
+    told: bool
 
     @property
     def is_shown(self) -> bool:
-        """Whether anything can show that it is in force: proxies can be asked for AuthorizationPolicies."""
-        return bool(self.claims) and (self.moved or self.item.mutant.old["kind"] == _ASKED_FOR)
+        """Whether anything can show that it is in force."""
+        return bool(self.claims) and (self.moved or self.told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,9 +265,10 @@ def trial_of(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> Trial:
     mutated = item.mutant.applied(mesh)
     asked = [*claims, *_missing(item, claims, mesh)]
     now, then = expected(asked, mesh), expected(asked, mutated)
-    return Trial(
-        item, tuple(then.values()), any(name in now and now[name].after != claim.after for name, claim in then.items())
-    )
+    moved = any(name in now and now[name].after != claim.after for name, claim in then.items())
+    old, new = item.mutant.old, item.mutant.new
+    told = old["kind"] == _ASKED_FOR and tells_apart(old, new, mesh.config.root)
+    return Trial(item, tuple(then.values()), moved, told)
 
 
 def _missing(item: Verdict, claims: t.Sequence[Claim], mesh: Mesh) -> list[Claim]:

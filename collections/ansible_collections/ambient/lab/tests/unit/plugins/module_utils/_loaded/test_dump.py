@@ -10,7 +10,12 @@ import pathlib
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import Loaded, waypoint_has, ztunnel_has
+from ansible_collections.ambient.lab.plugins.module_utils._loaded.dump import (
+    Loaded,
+    tells_apart,
+    waypoint_has,
+    ztunnel_has,
+)
 
 Object = dict[str, t.Any]
 
@@ -191,3 +196,28 @@ def test_a_custom_policy_without_its_provider_is_there_and_denies() -> None:
     )
     found = waypoint_has(dump, policy("waypoint", {**sample["spec"], "action": "CUSTOM"}))
     assert (found.state, "does not have its provider" in found.why) == ("old", True), found
+
+
+@pytest.mark.parametrize("kind", ["ztunnel", "waypoint"])
+def test_versions_are_told_apart_as_in_the_dumps(kind: str) -> None:
+    specs = [sample["spec"] for sample in SAMPLES[kind]]
+    for here, old in enumerate(specs):
+        for there, new in enumerate(specs):
+            same = here == there or any({here, there} <= group for group in SAME[kind])
+            assert tells_apart(policy(kind, old), policy(kind, new), "istio-system") == (not same), (old, new)
+
+
+REFS = {"targetRefs": [{"kind": "Service", "name": "app"}]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({**REFS, "rules": [{"from": [{"source": {"requestPrincipals": ["a/b"]}}]}]}, {**REFS, "rules": [{}]}, False),
+        ({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}, {"rules": []}, False),
+        ({"selector": {"matchLabels": {"a": "b"}}}, {"selector": {"matchLabels": {"a": "c"}}}, True),
+        (REFS, None, True),
+    ],
+)
+def test_what_proxies_do_not_show_is_not_told_apart(old: Object, new: Object | None, told: bool) -> None:
+    assert tells_apart(policy("", old), new and policy("", new), "istio-system") is told
