@@ -30,15 +30,20 @@ def pods(lab: Lab) -> dict[str, str]:
     found = {}
     for pod in lab.get("pod", "--all-namespaces")["items"]:
         meta = pod["metadata"]
-        found[meta["uid"]] = f"{meta['namespace']}/{meta.get('labels', {}).get('app', meta['name'])}"
+        labels = [
+            meta.get("labels", {}).get(key) for key in ("app", "k8s-app", "gateway.networking.k8s.io/gateway-name")
+        ]
+        found[meta["uid"]] = f"{meta['namespace']}/{next(filter(None, labels), meta['name'])}"
     return found
 
 
 def component(pid: int, workloads: dict[str, str]) -> str:
-    """What a process belongs to: its pod's workload, or its program."""
+    """What a process belongs to: its pod's workload, or its program or script."""
     with suppress(OSError):
-        cgroup = (processes.PROC / str(pid) / "cgroup").read_text()
-        return next((name for uid, name in workloads.items() if f"pod{uid}" in cgroup), processes.name_of(pid))
+        folder = processes.PROC / str(pid)
+        cgroup, words = (folder / "cgroup").read_text(), (folder / "cmdline").read_text().split("\0")
+        script = next((Path(word).name for word in words if word.endswith(".py")), processes.name_of(pid))
+        return next((name for uid, name in workloads.items() if f"pod{uid}" in cgroup), script)
     return "ended"
 
 
@@ -94,8 +99,8 @@ def main() -> int:
         row[:] = row[0] + 1, row[1] + spent - earlier[0], row[2] + written - earlier[1]
     rows["all of the lab's cgroup"] = [len(after), whole, sum(row[2] for row in rows.values())]
     print(f"{seconds:.0f} s\n\n| component | processes | % of a core | kB/min on disk |\n|---|---|---|---|")
-    for name, (count, spent, written) in sorted(rows.items(), key=lambda item: item[1][1]):
-        print(f"| {name} | {count} | {100 * spent / seconds:.2f} | {written / seconds * 0.06:.0f} |")
+    for name, (count, processor, disk) in sorted(rows.items(), key=lambda item: item[1][1]):
+        print(f"| {name} | {count} | {100 * processor / seconds:.2f} | {disk / seconds * 0.06:.0f} |")
     return 0
 
 
