@@ -42,6 +42,8 @@ def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
     """Build what is missing; afterwards downloads, compiler files and replaced versions go."""
     started = time.monotonic()
     with cache.locked(bill.cache, progress):
+        if not request["check"]:
+            cache.claim(bill.cache)
         built = cache.build(bill.cache, bill.parts(), progress)
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
@@ -93,6 +95,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     preflight.check_basics()
     bill = Bill(Path(request["cache_dir"]).expanduser())
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
+    cache.refuse_foreign(bill.cache)
     settings = _settings(request, bill)
     building = any(not part.folder(bill.cache).is_dir() for part in bill.parts())
     lab.refuse_loss(settings)
@@ -133,6 +136,7 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
     preflight.check_basics()
     bill = bill or Bill(Path(request["cache_dir"]).expanduser())
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
+    cache.refuse_foreign(bill.cache)
     if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
         return {"changed": False}
     preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)
@@ -150,6 +154,7 @@ def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             raise LabError(
                 f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
             )
+    cache.refuse_foreign(folder)
     changed = not cache.is_empty(folder)
     if changed and not request["check"]:
         with cache.locked(folder, progress):

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import inspect
 import os
+import re
 import shutil
 import stat
 import threading
@@ -27,6 +28,16 @@ from .tools import stopped, write_atomically
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
+# Says that a folder is a cache, and ours: https://bford.info/cachedir/
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is the ambient lab's: make clean-images.\n"
+WORK, OLD_WORK = ".work", "work"
+# What earlier versions and the scenario kind build, too; every part that has a seal counts besides.
+PART = re.compile(
+    "(console|envoy|go-[a-z-]+|image-store|images|kind(-[a-z]+)?|node-(image|toolchain)|programs|protobuf-compiler"
+    "|sources|(waypoint|ztunnel)(-libraries)?)-[0-9a-f]{12}"
+)
+BESIDE_PART = re.compile(r"\..+-[0-9a-f]{12}\.(draft|(?:sha256|stamp)(?:\.draft)?)")
 KEPT_VERSIONS = 1  # besides the newest: going back and forth between two checkouts costs no build
 
 
@@ -257,27 +268,77 @@ def drop_work(work: Path, keep: bool | None = None) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _drafts(cache: Path) -> list[Path]:
-    """What builds and removals that were killed have left."""
-    return list(cache.glob(".*.draft"))
+def _is_tagged(cache: Path) -> bool:
+    tag = cache / TAG
+    return tag.is_file() and tag.read_text(errors="replace") == TAG_TEXT
+
+
+def _is_own(entry: Path) -> bool:
+    """Whether a build made what is in a cache; in ``lost+found`` of a mounted disk nobody keeps anything."""
+    name = entry.name
+    if name == OLD_WORK and entry.is_dir():
+        return all(file.name.startswith("go-") or file.name in ("npm", "kept") for file in entry.iterdir())
+    return (
+        name in (".lock", f".{TAG}.draft", WORK, "lost+found") or bool(BESIDE_PART.fullmatch(name)) or _is_part(entry)
+    )
+
+
+def _is_part(folder: Path) -> bool:
+    return bool(PART.fullmatch(folder.name)) or seal_of(folder).exists()
+
+
+def refuse_foreign(cache: Path) -> None:
+    """Raise :class:`LabError` where a folder holds something else than a build's, and has no tag of ours.
+
+    That of an earlier version, which wrote no tag, holds nothing else.
+    """
+    entries = sorted(cache.iterdir()) if cache.is_dir() and not _is_tagged(cache) else []
+    if foreign := [entry.name for entry in entries if not _is_own(entry)]:
+        raise LabError(
+            f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set embedded_cache_dir to a folder of its "
+            f"own, {cache / 'ambient-lab'} for example"
+        )
+
+
+def claim(cache: Path) -> None:
+    """Tag a folder as ours before anything is put into it, or removed from it."""
+    if _is_tagged(cache):
+        return
+    refuse_foreign(cache)
+    if (cache / OLD_WORK).exists() and not (cache / WORK).exists():
+        (cache / OLD_WORK).rename(cache / WORK)
+    write_atomically(cache / TAG, TAG_TEXT.encode())
+
+
+def _own_parts(cache: Path) -> list[Path]:
+    return [folder for folder in versions(cache) if _is_part(folder)]
+
+
+def _beside_parts(cache: Path, *, drafts: bool) -> list[Path]:
+    """Drafts: what builds and removals that were killed have left. Else seals: some are of parts that are gone."""
+    found = {file: BESIDE_PART.fullmatch(file.name) for file in cache.glob(".*")}
+    return [file for file, match in found.items() if match and (match[1] == "draft") is drafts]
 
 
 def is_empty(cache: Path) -> bool:
     """Whether there is nothing for :func:`empty` to remove."""
-    return not ((cache / "work").exists() or versions(cache) or _drafts(cache))
+    work = any((cache / name).exists() for name in (WORK, *([] if _is_tagged(cache) else [OLD_WORK])))
+    return not (work or _own_parts(cache) or _beside_parts(cache, drafts=True))
 
 
 def empty(cache: Path) -> None:
     """Remove parts, drafts, downloads and the lock; the folder too when nothing else is in it."""
-    for folder in versions(cache):
+    claim(cache)
+    for folder in _own_parts(cache):
         discard(folder)
-    for draft in _drafts(cache):
+    for draft in _beside_parts(cache, drafts=True):
         shutil.rmtree(draft)
-    for seal in (*cache.glob(".*.sha256"), *cache.glob(".*.stamp")):  # of parts that somebody removed
+    for seal in _beside_parts(cache, drafts=False):
         seal.unlink()
-    shutil.rmtree(cache / "work", ignore_errors=True)
+    shutil.rmtree(cache / WORK, ignore_errors=True)
     (cache / ".lock").unlink()
-    with contextlib.suppress(OSError):  # something of the user's own is in it
+    if [entry.name for entry in cache.iterdir()] == [TAG]:  # else something of the user's own is in it
+        (cache / TAG).unlink()
         cache.rmdir()
 
 
@@ -286,7 +347,7 @@ def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
 
     :param used: texts in which a folder that is still needed is named.
     """
-    for draft in _drafts(cache):
+    for draft in _beside_parts(cache, drafts=True):
         shutil.rmtree(draft)
     for part in parts:
         for folder in versions(cache, part.name)[: -1 - KEPT_VERSIONS]:

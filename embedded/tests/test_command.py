@@ -183,25 +183,70 @@ def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> 
 
 
 def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
+    (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
     (tmp_path / "cache/work").mkdir()
     assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
-    assert (tmp_path / "cache/part-0123456789ab").is_dir()
+    assert (tmp_path / "cache/programs-0123456789ab").is_dir()
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_builds_have_left_is_a_change_too(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/.part-0123456789ab.draft").mkdir(parents=True)
+    (tmp_path / "cache/.programs-0123456789ab.draft").mkdir(parents=True)
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
-    (tmp_path / "cache/letters").write_text("mine")
+    (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
+    cache.claim(tmp_path / "cache")
+    for name in ("work", "backup-202401011200", ".notes.draft"):
+        (tmp_path / "cache" / name).mkdir()
     assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["letters"]
+    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert left == [".notes.draft", cache.TAG, "backup-202401011200", "work"]
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": False})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("state", ["present", "built", "clean"])
+@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters"])
+def test_a_folder_that_is_no_cache_is_refused_as_it_is(
+    ask: Ask, tmp_path: Path, state: str, foreign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bill, "parts", lambda _: [])
+    monkeypatch.setattr(lab, "present", lambda *_, **__: pytest.fail("a lab was started"))
+    (tmp_path / "cache" / foreign).mkdir(parents=True)
+    status, answer = ask(request(tmp_path, state))
+    assert (status, answer["failed"]) == (1, True)
+    assert f"set embedded_cache_dir to a folder of its own, {tmp_path}/cache/ambient-lab" in answer["msg"]
+    assert [str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").glob("*/*")] == [foreign]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.root
+def test_a_cache_of_an_earlier_version_is_taken_over(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no tag, and its downloads lie in ``work``."""
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "missing_tools", list)
+    bill, made = Bill(tmp_path / "cache"), [Part("envoy", "envoy", lambda target, report: None)]
+    monkeypatch.setattr(Bill, "parts", lambda _: made)
+    (tmp_path / "cache/work/go-mod").mkdir(parents=True)
+    (tmp_path / "cache/work/kept").touch()
+    (tmp_path / "cache/programs-0123456789ab").mkdir()
+    (tmp_path / "cache/.lock").touch()
+    asked = request(tmp_path, "built", keep_build_files=True)
+    assert [ask(asked)[1] for _ in range(2)] == [{"changed": True}, {"changed": False}]
+    assert (bill.work / "go-mod").is_dir()
+    assert not (tmp_path / "cache/work").exists()
+    (tmp_path / "cache/work").mkdir()  # now the user's
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [cache.TAG, "work"]
+
+
+def test_what_is_built_is_known_by_its_name(tmp_path: Path) -> None:
+    folders = [part.folder(tmp_path).name for part in Bill(tmp_path).parts()]
+    assert [name for name in folders if not cache.PART.fullmatch(name)] == []
 
 
 def test_emptying_the_cache_half_way_leaves_no_part_half(
