@@ -24,6 +24,7 @@ from .topology import PREFIX_LENGTH, Lab, Node, group_of
 from .waiting import POLL_SECONDS, Api, last_words, wait
 
 STOP_SECONDS = 20.0
+MARKS = ("launcher.json", "owner")  # what only a lab's folder has
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,18 @@ def _launch(folder: Path) -> None:
         time.sleep(0.02)
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raise :class:`LabError` where a folder in the place of the lab's is not a lab's."""
+    if folder.exists() and not any((folder / mark).exists() for mark in MARKS) and any(folder.iterdir()):
+        raise LabError(
+            f"{folder} is not a lab's folder, it has none of {', '.join(MARKS)}: set cluster_state_dir to a folder of "
+            "its own, or take another cluster_name"
+        )
+
+
 def refuse_stranger(folder: Path, owner: Path) -> None:
     """Raise :class:`LabError` where the lab was made from another checkout that is still there."""
+    refuse_foreign(folder)
     with contextlib.suppress(FileNotFoundError):  # a new lab, or one of an older version
         other = Path((folder / "owner").read_text().strip())
         if other.resolve() != owner.resolve() and other.exists():
@@ -240,6 +251,16 @@ def refuse_stranger(folder: Path, owner: Path) -> None:
                 "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
                 "first, from there"
             )
+
+
+def _remove(folder: Path) -> None:
+    """Its marks go last: what an interrupted removal leaves is a lab's still."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name in MARKS):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    folder.rmdir()
 
 
 def refuse_loss(settings: Settings) -> None:
@@ -309,6 +330,7 @@ def absent(
     folder = state_dir / name
     if not folder.exists() and not _cgroups(folder):
         return False
+    refuse_foreign(folder)
     if owner:
         refuse_stranger(folder, owner)
     if check:
@@ -316,7 +338,7 @@ def absent(
     with locked(state_dir, progress):
         stop(folder)
         if folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         if [entry.name for entry in state_dir.iterdir()] == [".lock"]:
             shutil.rmtree(state_dir)
     return True

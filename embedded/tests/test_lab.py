@@ -8,6 +8,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -225,8 +226,45 @@ def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: lab.Settin
 
 def test_a_lab_of_an_older_version_is_not_started_over(wanted: lab.Settings) -> None:
     (wanted.folder / "data").mkdir(parents=True)
+    (wanted.folder / "launcher.json").touch()
     with pytest.raises(LabError, match="was made by an older version: remove it first"):
         lab.refuse_loss(wanted)
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_a_folder_that_is_no_labs_is_left_as_it_is(wanted: lab.Settings, owner: bool) -> None:
+    """cluster_state_dir=/var/lib, and a lab by the name of docker."""
+    (wanted.folder / "containers").mkdir(parents=True)
+    wanted.folder.chmod(0o711)
+    mine = wanted.owner if owner else None
+    for run in (
+        lambda: lab.refuse_loss(wanted),
+        lambda: lab.present(wanted, quiet),
+        lambda: lab.absent(wanted.state_dir, "one", owner=mine, check=True),
+        lambda: lab.absent(wanted.state_dir, "one", owner=mine),
+    ):
+        with pytest.raises(LabError, match=r"/one is not a lab's folder, .* set cluster_state_dir"):
+            run()
+    assert (wanted.folder / "containers").is_dir()
+    assert wanted.folder.stat().st_mode & 0o777 == 0o711
+
+
+def test_a_removal_that_was_interrupted_goes_on(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aaa", "zzz"):
+        (wanted.folder / name).mkdir(parents=True)
+    (wanted.folder / "owner").write_text(str(wanted.owner))
+    removed = shutil.rmtree
+
+    def interrupted(path: Path) -> None:
+        removed(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lab.absent(wanted.state_dir, "one")
+    assert lab.absent(wanted.state_dir, "one", owner=wanted.owner)
+    assert not wanted.folder.exists()
 
 
 def slotted(folder: Path, number: int, port: int, interface: str = "") -> None:

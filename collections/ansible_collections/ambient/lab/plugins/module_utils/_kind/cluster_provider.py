@@ -27,6 +27,9 @@ SPEC: dict[str, dict[str, t.Any]] = {
 }
 # The major version that kubernetes.core, as requirements.txt brings it, works with.
 HELM_MAJOR = 3
+# What a lab's folder has before anything else is put into it, or has alone before its cluster is there.
+MARKS = {"lab.json", "kubeconfig", "kind.yaml", "results.json"}
+EARLY = {"kube-cache", "logs"}
 
 
 class Machine(t.NamedTuple):
@@ -55,8 +58,9 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
         Its name; "" where there is nothing to remove.
 
     Raises:
-        LabError: with one line, when another one than the lab's own is asked for, or when something is missing.
+        LabError: with one line, when the folder is not a lab's, when another one than the lab's own is asked for, or when something is missing.
     """
+    _refuse_foreign(options["lab_dir"])
     asked, own = options["provider"], own_provider(options)
     if own and asked not in {"auto", own}:
         name = options["name"]
@@ -78,6 +82,16 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
     raise LabError(
         f"No cluster can be made here. {listed}. Or use cluster_provider=existing with a cluster of your own"
     )
+
+
+def _refuse_foreign(lab_dir: str) -> None:
+    """A lab's folder is removed with all that is in it, so nothing else may be there before."""
+    there = set(os.listdir(lab_dir)) if os.path.isdir(lab_dir) else set()
+    if not there & MARKS and there - EARLY:
+        raise LabError(
+            f"{lab_dir} is not a lab's folder, {min(there - EARLY)} is in it and none of {', '.join(sorted(MARKS))}: "
+            "set lab_dir to a folder of its own"
+        )
 
 
 def own_provider(options: t.Mapping[str, t.Any]) -> str:

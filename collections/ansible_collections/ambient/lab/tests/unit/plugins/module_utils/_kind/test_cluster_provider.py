@@ -157,6 +157,20 @@ def test_a_lab_that_was_not_finished_leaves_traces(options: dict[str, t.Any]) ->
     assert own_provider(options) == "kind"
 
 
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_folder_that_is_no_labs_is_refused(options: dict[str, t.Any], state: str) -> None:
+    """Else clean-up would remove it with all that is in it."""
+    folder = pathlib.Path(options["lab_dir"])
+    asked = {**options, "state": state, "provider": "embedded"}
+    for name in ("kube-cache", "thesis"):
+        assert choose(asked, machine()) == "embedded"
+        (folder / name).mkdir(parents=True)
+    with pytest.raises(LabError, match=r"is not a lab's folder, thesis is in it .*: set lab_dir to"):
+        choose(asked, machine())
+    (folder / "kubeconfig").touch()
+    assert choose(asked, machine()) == "embedded"
+
+
 def test_nothing_is_to_be_removed_where_nothing_was_made(options: dict[str, t.Any]) -> None:
     assert choose({**options, "state": "absent"}, mac()) == ""
     assert choose({**options, "state": "absent", "provider": "kind"}, machine()) == "kind"
