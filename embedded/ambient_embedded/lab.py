@@ -165,13 +165,21 @@ def _differing(wanted: dict[Path, str]) -> list[Path]:
     return [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
 
 
+def _reasons(settings: Settings, lab: Lab, wanted: dict[Path, str]) -> list[str]:
+    """Why a lab that runs is to be restarted; none where it is as asked."""
+    files = sorted({path.name for path in _differing(wanted)})
+    over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
+    ends = "its certificates end soon, or have ended"
+    return [*([f"other {', '.join(files)} than it has"] if files else []), *([ends] if over else [])]
+
+
 def is_as_asked(settings: Settings) -> bool:
     """Whether the lab runs, and :func:`present` would not restart it."""
     slot = slot_of(settings.folder)
     if slot is None or not is_running(settings.folder):
         return False
     lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
-    return not _differing(_desired_files(settings, lab, slot))
+    return not _reasons(settings, lab, _desired_files(settings, lab, slot))
 
 
 def _take_over(store: Path, target: Path) -> None:
@@ -240,17 +248,50 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def refuse_stranger(folder: Path, owner: Path) -> None:
-    """Raise :class:`LabError` where the lab was made from another checkout that is still there."""
+def _is_gone(path: Path) -> bool:
+    """What cannot be looked at (a disk that is not mounted, another user's home) is still there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_named_by(owner: Path, name: str) -> bool:
+    """Whether the user's folder holds the facts of a lab of this name: all that tells with an older version's."""
+    try:
+        return bool(json.loads((owner / "lab.json").read_text())["cluster_name"] == name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def refuse_stranger(folder: Path, owner: Path, *, running: bool = False) -> None:
+    """Raise :class:`LabError` where the lab was made from another checkout that is still there.
+
+    :param running: the lab is, so it has a user: then its checkout may seem gone, and whose it is must be known.
+    """
     refuse_foreign(folder)
-    with contextlib.suppress(FileNotFoundError):  # a new lab, or one of an older version
+    try:
         other = Path((folder / "owner").read_text().strip())
-        if other.resolve() != owner.resolve() and other.exists():
-            raise LabError(
-                f"The lab {folder.name} in {folder.parent} belongs to {other}, and this run's folder is {owner}: take "
-                "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
-                "first, from there"
-            )
+    except FileNotFoundError:  # a new lab, or one of an older version
+        stranger, whose = running and not _is_named_by(owner, folder.name), "somebody who is not written down"
+    else:
+        stranger = other.absolute() != owner.absolute() and (running or not _is_gone(other)) and not _same(other, owner)
+        whose = str(other)
+    if stranger:
+        raise LabError(
+            f"The lab {folder.name} in {folder.parent} belongs to {whose}, and this run's folder is {owner}: take "
+            "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
+            "first, from there (make down)"
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.resolve() == other.resolve()
+    return False
 
 
 def _remove(folder: Path) -> None:
@@ -265,7 +306,7 @@ def _remove(folder: Path) -> None:
 
 def refuse_loss(settings: Settings) -> None:
     """Raise :class:`LabError` where a lab is not this run's, or has a node that is not asked for: pods run there."""
-    refuse_stranger(settings.folder, settings.owner)
+    refuse_stranger(settings.folder, settings.owner, running=is_running(settings.folder))
     if (settings.folder / "data").exists():
         raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
     here = {folder.name for folder in settings.folder.glob("nodes/*")}
@@ -292,14 +333,10 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
         lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
         server, names = f"https://{LOOPBACK}:{slot.api_port}", [node.name for node in lab.nodes]
         wanted = _desired_files(settings, lab, slot)
-        running, differing = is_running(settings.folder), _differing(wanted)
-        if running and differing:
-            files = sorted({path.name for path in differing})
-            progress(f"the running lab {settings.name} is to be restarted: other {', '.join(files)} than it has")
-        over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
-        if running and over:
-            progress(f"the running lab {settings.name} is to be restarted: its certificates end soon, or have ended")
-        changed = not running or bool(differing) or over
+        running, reasons = is_running(settings.folder), _reasons(settings, lab, wanted)
+        for reason in reasons if running else ():
+            progress(f"the running lab {settings.name} is to be restarted: {reason}")
+        changed = not running or bool(reasons)
         if check and changed:
             return {"changed": True, "server": server, "nodes": names, "kubeconfig": ""}
         if changed:
@@ -320,6 +357,12 @@ def _link(lab: Lab, settings: Settings) -> dict[str, str]:
     return {"interface": "nodes", "network_namespace": f"/proc/{pid}/ns/net"}
 
 
+def _refuse_removal(folder: Path, owner: Path | None) -> None:
+    refuse_foreign(folder)
+    if owner:
+        refuse_stranger(folder, owner)
+
+
 def absent(
     state_dir: Path, name: str, progress: Progress = _quiet, *, owner: Path | None = None, check: bool = False
 ) -> bool:
@@ -330,12 +373,11 @@ def absent(
     folder = state_dir / name
     if not folder.exists() and not _cgroups(folder):
         return False
-    refuse_foreign(folder)
-    if owner:
-        refuse_stranger(folder, owner)
     if check:
+        _refuse_removal(folder, owner)
         return True
     with locked(state_dir, progress):
+        _refuse_removal(folder, owner)
         stop(folder)
         if folder.exists():
             _remove(folder)

@@ -131,6 +131,7 @@ def lab_on(folder: Path) -> None:
     forwards = [["127.0.0.1", 1, "10.87.200.2", 6443]]
     settings = {"address": "10.87.200.1/24", "forwards": forwards, "nodes": [node]}
     (busy / "launcher.json").write_text(json.dumps(settings))
+    (busy / "owner").write_text(str(folder / "lab"))
     (busy / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
 
 

@@ -322,6 +322,45 @@ def test_a_lab_of_another_checkout_is_neither_changed_nor_removed(wanted: lab.Se
     assert lab.absent(wanted.state_dir, "one", owner=theirs)
 
 
+def test_a_running_lab_of_somebody_else_is_not_taken_over(
+    wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkout may be on a disk that is not mounted now; an older version's is told by the user's own facts."""
+    wanted.folder.mkdir()
+    (wanted.folder / "launcher.json").touch()
+    (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+    with pytest.raises(LabError, match="belongs to somebody who is not written down"):
+        lab.refuse_loss(wanted)
+    wanted.owner.mkdir()
+    (wanted.owner / "lab.json").write_text('{"cluster_name": "one"}')
+    lab.refuse_loss(wanted)
+    (wanted.folder / "owner").write_text("/net/home/theirs\n")
+    with pytest.raises(LabError, match="belongs to /net/home/theirs"):
+        lab.refuse_loss(wanted)
+    (wanted.folder / "launcher.pid").unlink()
+    lab.refuse_loss(wanted)
+    stat = Path.stat
+
+    def denied(path: Path, **rest: bool) -> os.stat_result:
+        if str(path) == "/net/home/theirs":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **rest)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(LabError, match="belongs to /net/home/theirs"):
+        lab.absent(wanted.state_dir, "one", owner=wanted.owner)
+
+
+def test_a_lab_whose_certificates_end_is_not_as_asked(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that all that would keep it from coming back is checked before it is stopped."""
+    slotted(wanted.folder, 200, 16443)
+    (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+    monkeypatch.setattr(lab, "_differing", lambda _: [])
+    assert lab.is_as_asked(wanted)
+    monkeypatch.setattr(lab.pki, "is_over", lambda _: True)
+    assert not lab.is_as_asked(wanted)
+
+
 def test_the_launcher_takes_no_variable_of_a_job_along(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runners end what has their variables when the job does (RUNNER_TRACKING_ID, BUILD_ID)."""
     monkeypatch.setenv("RUNNER_TRACKING_ID", "job")
