@@ -38,6 +38,12 @@ def _install_tools(progress: Progress) -> bool:
     return bool(packages)
 
 
+def _launchers(state_dir: Path) -> list[Path]:
+    """What the labs of a state folder run on, and all others that run: a cache may be theirs, too."""
+    running = {folder / "launcher.json" for folder in lab.running_folders()}
+    return sorted({*state_dir.glob("*/launcher.json"), *(file for file in running if file.exists())})
+
+
 def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
     """Build what is missing; afterwards downloads, compiler files and replaced versions go."""
     started = time.monotonic()
@@ -47,7 +53,7 @@ def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
         built = cache.build(bill.cache, bill.parts(), progress)
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
-            labs = Path(request["state_dir"]).glob("*/launcher.json")
+            labs = _launchers(Path(request["state_dir"]))
             cache.prune(bill.cache, bill.parts(), [file.read_text() for file in labs])
             cache.drop_work(bill.work, request["keep_build_files"])
     return bool(built)
@@ -149,7 +155,7 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
 def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
     folder = Path(request["cache_dir"]).expanduser()
-    for launcher in Path(request["state_dir"]).glob("*/launcher.json"):
+    for launcher in _launchers(Path(request["state_dir"])):
         if lab.is_running(launcher.parent) and str(folder) in launcher.read_text():
             raise LabError(
                 f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"

@@ -70,6 +70,18 @@ def is_running(folder: Path) -> bool:
     return alive(folder / "launcher.pid") is not None
 
 
+def running_folders() -> set[Path]:
+    """Folders of the labs that run on this machine, whatever their state folder: the launchers' last argument."""
+    found = set()
+    for procs in (file for root in cgroup_hierarchies() for file in root.glob("ambient-lab/*/launcher/cgroup.procs")):
+        for pid in procs.read_text().split():
+            with contextlib.suppress(OSError):  # it has just ended
+                words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+                if words[-2:-1] == [f"{words[-1]}/runtime/launcher.py"]:
+                    found.add(Path(words[-1]))
+    return found
+
+
 def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
     """The host addresses and ports that a lab forwards."""
     launcher = launcher_of(folder) or {"forwards": []}

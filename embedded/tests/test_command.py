@@ -183,6 +183,27 @@ def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> 
     assert (tmp_path / "cache").is_dir()
 
 
+def test_the_cache_of_a_lab_of_another_state_folder_is_not_emptied(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_on(tmp_path)
+    (tmp_path / "cache").mkdir()
+    busy, procs = tmp_path / "state/busy", tmp_path / "cgroup/ambient-lab/busy-0/launcher/cgroup.procs"
+    monkeypatch.setattr(lab, "cgroup_hierarchies", lambda: [tmp_path / "cgroup"])
+    script = "print(flush=True); input()"
+    (busy / "runtime").mkdir()
+    (busy / "runtime/launcher.py").write_text(script)
+    command_line = [sys.executable, "-I", str(busy / "runtime/launcher.py"), str(busy)]
+    with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        procs.parent.mkdir(parents=True)
+        procs.write_text(f"{os.getpid()}\n{process.pid}\n")
+        _, answer = ask(request(tmp_path, "clean", state_dir=str(tmp_path / "elsewhere")))
+        process.kill()
+    assert "The lab busy runs on what is in" in answer["msg"]
+
+
 def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
     (tmp_path / "cache/work").mkdir()
