@@ -69,7 +69,9 @@ def _owners(cache: Path, state: Path) -> Iterator[str]:
         for part in sorted({above for path in paths for above in (path, *path.parents)} | _parts(cache, path)):
             if part.exists() and (status := part.stat()) and (how := _writable(status)):
                 own = "" if part == path else f" and with it {path}"
-                yield f"{part}{own} can be changed by {how}, and what is in it runs as root: set {variable} to {place}"
+                above = Path(place).expanduser().resolve().is_relative_to(part)  # then the place is no way out
+                advice = f"chown root:root {part}; chmod go-w {part}" if above else f"set {variable} to {place}"
+                yield f"{part}{own} can be changed by {how}, and what is in it runs as root: {advice}"
                 break
 
 

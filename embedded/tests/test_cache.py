@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -225,7 +226,7 @@ def test_the_lock_holds_when_the_cache_was_emptied_meanwhile(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("environment", "folder"),
     [
-        ({"HOME": "/u/me"}, "/u/me/.cache/ambient-lab"),
+        ({"HOME": "/u/me"}, f"{pwd.getpwuid(0).pw_dir}/.cache/ambient-lab"),
         ({"HOME": "/u/me", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/ambient-lab"),
         ({"XDG_CACHE_HOME": "/var/cache", "AMBIENT_LAB_CACHE": "/srv/built"}, "/srv/built"),
     ],

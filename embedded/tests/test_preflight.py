@@ -294,6 +294,13 @@ def test_a_part_of_the_cache_that_somebody_else_has_restored_is_refused(tmp_path
     assert problem.endswith("set embedded_cache_dir to ~root/.cache/ambient-lab")
 
 
+def test_a_place_that_is_no_better_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container's / belongs to somebody else than root."""
+    monkeypatch.setattr(preflight, "_writable", lambda _: "its owner (uid 1000)")
+    problems = list(preflight._owners(Path("/srv/cache"), Path("/srv/state")))
+    assert [line.endswith(": chown root:root /; chmod go-w /") for line in problems] == [True, True]
+
+
 def test_a_threaded_cgroup_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu cpuset memory pids")
     monkeypatch.setattr(preflight, "CGROUPS", tmp_path)

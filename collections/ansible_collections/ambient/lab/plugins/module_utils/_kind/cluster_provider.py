@@ -58,7 +58,8 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
         Its name; "" where there is nothing to remove.
 
     Raises:
-        LabError: with one line, when the folder is not a lab's, another one than the lab's own is asked for, or something is missing.
+        LabError: with one line, when the folder is not a lab's, another provider than the lab's own is asked for,
+            or something is missing.
     """
     _refuse_foreign(options["lab_dir"])
     asked, own = options["provider"], own_provider(options)
