@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ambient_embedded import lab, slots, waiting
+from ambient_embedded import lab, pki, slots, waiting
 from ambient_embedded.cache import Progress
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import alive, cgroup_hierarchies, start_time
@@ -357,7 +357,7 @@ def test_a_lab_whose_certificates_end_is_not_as_asked(wanted: lab.Settings, monk
     (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
     monkeypatch.setattr(lab, "_differing", lambda _: [])
     assert lab.is_as_asked(wanted)
-    monkeypatch.setattr(lab.pki, "is_over", lambda _: True)
+    monkeypatch.setattr(pki, "is_over", lambda _: True)
     assert not lab.is_as_asked(wanted)
 
 
