@@ -38,10 +38,9 @@ def _install_tools(progress: Progress) -> bool:
     return bool(packages)
 
 
-def _launchers(state_dir: Path) -> list[Path]:
-    """What the labs of a state folder run on, and all others that run: a cache may be theirs, too."""
-    running = {folder / "launcher.json" for folder in lab.running_folders()}
-    return sorted({*state_dir.glob("*/launcher.json"), *(file for file in running if file.exists())})
+def _labs(state_dir: Path) -> set[Path]:
+    """Folders of a state folder's labs, and of all others that run: a cache may be theirs, too."""
+    return {*(file.parent for file in state_dir.glob("*/launcher.json")), *lab.running_folders()}
 
 
 def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
@@ -53,8 +52,8 @@ def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
         built = cache.build(bill.cache, bill.parts(), progress)
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
-            labs = _launchers(Path(request["state_dir"]))
-            cache.prune(bill.cache, bill.parts(), [file.read_text() for file in labs])
+            used = [path for folder in _labs(Path(request["state_dir"])) for path in lab.needed_by(folder)]
+            cache.prune(bill.cache, bill.parts(), used)
             cache.drop_work(bill.work, request["keep_build_files"])
     return bool(built)
 
@@ -155,11 +154,9 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
 def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
     folder = Path(request["cache_dir"]).expanduser()
-    for launcher in _launchers(Path(request["state_dir"])):
-        if lab.is_running(launcher.parent) and str(folder) in launcher.read_text():
-            raise LabError(
-                f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
-            )
+    for one in filter(lab.is_running, _labs(Path(request["state_dir"]))):
+        if any(path.is_relative_to(folder.resolve()) for path in lab.needed_by(one)):
+            raise LabError(f"The lab {one.name} runs on what is in {folder}: remove the lab first (make down)")
     cache.refuse_foreign(folder)
     changed = not cache.is_empty(folder)
     if changed and not request["check"]:

@@ -24,20 +24,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import LabError
-from .tools import stopped, write_atomically
+from .tools import remove, stopped, write_atomically
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
 # Says that a folder is a cache, and ours: https://bford.info/cachedir/
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is the ambient lab's: make clean-images.\n"
-WORK, OLD_WORK = ".work", "work"
+LOCK, WORK = ".lock", ".work"
+# Earlier versions wrote no tag, and had their downloads in a folder of a name that anybody may take.
+OLD_WORK = "work"
+OLD_DOWNLOADS = {
+    "go-build", "go-config", "go-mod", "go-tmp", "grpc-tools", "kept", "kind", "kind-module", "npm", "wheels",
+}  # fmt: skip
 # What earlier versions and the scenario kind build, too; every part that has a seal counts besides.
 PART = re.compile(
     "(console|envoy|go-[a-z-]+|image-store|images|kind(-[a-z]+)?|node-(image|toolchain)|programs|protobuf-compiler"
     "|sources|(waypoint|ztunnel)(-libraries)?)-[0-9a-f]{12}"
 )
-BESIDE_PART = re.compile(r"\..+-[0-9a-f]{12}\.(draft|(?:sha256|stamp)(?:\.draft)?)")
+BESIDE_PART = re.compile(r"\..+-[0-9a-f]{12}\.(draft|(sha256|stamp)(\.draft)?)")
 KEPT_VERSIONS = 1  # besides the newest: going back and forth between two checkouts costs no build
 
 
@@ -72,10 +77,10 @@ class Part:
 @contextlib.contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Only one run at a time works in a folder (the cache, or that of the labs); a second one says so and waits."""
-    file = folder / ".lock"
+    file = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("w") as lock:
+        with file.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -238,11 +243,11 @@ def verify(cache: Path, parts: Sequence[Part], progress: Progress, *, thoroughly
 def discard(folder: Path) -> None:
     """Remove a part; interrupted half-way, what is left no longer counts as whole."""
     draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     folder.rename(draft)
     for kind in ("sha256", "stamp"):
         seal_of(folder, kind).unlink(missing_ok=True)
-    shutil.rmtree(draft)
+    remove(draft)
 
 
 def versions(cache: Path, name: str = "*") -> list[Path]:
@@ -270,30 +275,34 @@ def drop_work(work: Path, keep: bool | None = None) -> None:
 
 def _is_tagged(cache: Path) -> bool:
     tag = cache / TAG
-    return tag.is_file() and tag.read_text(errors="replace") == TAG_TEXT
+    return tag.is_file() and tag.read_bytes() == TAG_TEXT.encode()
 
 
-def _is_own(entry: Path) -> bool:
-    """Whether a build made what is in a cache; in ``lost+found`` of a mounted disk nobody keeps anything."""
-    name = entry.name
-    if name == OLD_WORK and entry.is_dir():
-        return all(file.name.startswith("go-") or file.name in ("npm", "kept") for file in entry.iterdir())
-    return (
-        name in (".lock", f".{TAG}.draft", WORK, "lost+found") or bool(BESIDE_PART.fullmatch(name)) or _is_part(entry)
-    )
+def _made(cache: Path) -> list[Path]:
+    """What builds have left in a folder, the parts first: an interrupted removal leaves nothing that is not known."""
+    entries = sorted(cache.iterdir(), key=lambda entry: entry.name.startswith(".")) if cache.is_dir() else []
+    return [entry for entry in entries if _is_part(entry) or BESIDE_PART.fullmatch(entry.name) or _is_work(entry)]
 
 
 def _is_part(folder: Path) -> bool:
     return bool(PART.fullmatch(folder.name)) or seal_of(folder).exists()
 
 
-def refuse_foreign(cache: Path) -> None:
-    """Raise :class:`LabError` where a folder holds something else than a build's, and has no tag of ours.
+def _is_work(folder: Path) -> bool:
+    """Whether it is the folder of downloads: of an earlier version where there is no tag, and nothing else in it."""
+    if _is_tagged(folder.parent):
+        return folder.name == WORK
+    old = folder.name == OLD_WORK and folder.with_name(LOCK).exists() and folder.is_dir()
+    return old and {entry.name for entry in folder.iterdir()} <= OLD_DOWNLOADS
 
-    That of an earlier version, which wrote no tag, holds nothing else.
-    """
-    entries = sorted(cache.iterdir()) if cache.is_dir() and not _is_tagged(cache) else []
-    if foreign := [entry.name for entry in entries if not _is_own(entry)]:
+
+def refuse_foreign(cache: Path) -> None:
+    """Raise :class:`LabError` where a folder has no tag of ours, and holds something else than earlier builds did."""
+    if not cache.is_dir() or _is_tagged(cache):
+        return
+    # In a mounted disk's lost+found nobody keeps anything.
+    known = {LOCK, f".{TAG}.draft", "lost+found", *(entry.name for entry in _made(cache))}
+    if foreign := sorted({entry.name for entry in cache.iterdir()} - known):
         raise LabError(
             f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set embedded_cache_dir to a folder of its "
             f"own, {cache / 'ambient-lab'} for example"
@@ -302,54 +311,39 @@ def refuse_foreign(cache: Path) -> None:
 
 def claim(cache: Path) -> None:
     """Tag a folder as ours before anything is put into it, or removed from it."""
-    if _is_tagged(cache):
-        return
     refuse_foreign(cache)
-    if (cache / OLD_WORK).exists() and not (cache / WORK).exists():
-        (cache / OLD_WORK).rename(cache / WORK)
-    write_atomically(cache / TAG, TAG_TEXT.encode())
-
-
-def _own_parts(cache: Path) -> list[Path]:
-    return [folder for folder in versions(cache) if _is_part(folder)]
-
-
-def _beside_parts(cache: Path, *, drafts: bool) -> list[Path]:
-    """Drafts: what builds and removals that were killed have left. Else seals: some are of parts that are gone."""
-    found = {file: BESIDE_PART.fullmatch(file.name) for file in cache.glob(".*")}
-    return [file for file, match in found.items() if match and (match[1] == "draft") is drafts]
+    if not _is_tagged(cache):
+        old = (cache / OLD_WORK).exists()
+        write_atomically(cache / TAG, TAG_TEXT.encode())
+        if old:
+            (cache / OLD_WORK).rename(cache / WORK)
 
 
 def is_empty(cache: Path) -> bool:
     """Whether there is nothing for :func:`empty` to remove."""
-    work = any((cache / name).exists() for name in (WORK, *([] if _is_tagged(cache) else [OLD_WORK])))
-    return not (work or _own_parts(cache) or _beside_parts(cache, drafts=True))
+    return not _made(cache)
 
 
 def empty(cache: Path) -> None:
     """Remove parts, drafts, downloads and the lock; the folder too when nothing else is in it."""
     claim(cache)
-    for folder in _own_parts(cache):
-        discard(folder)
-    for draft in _beside_parts(cache, drafts=True):
-        shutil.rmtree(draft)
-    for seal in _beside_parts(cache, drafts=False):
-        seal.unlink()
-    shutil.rmtree(cache / WORK, ignore_errors=True)
-    (cache / ".lock").unlink()
+    for entry in _made(cache):
+        (discard if _is_part(entry) else remove)(entry)
+    (cache / LOCK).unlink()
     if [entry.name for entry in cache.iterdir()] == [TAG]:  # else something of the user's own is in it
         (cache / TAG).unlink()
-        cache.rmdir()
+        with contextlib.suppress(OSError):  # a disk is mounted here
+            cache.rmdir()
 
 
-def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
+def prune(cache: Path, parts: Sequence[Part], used: Iterable[Path]) -> None:
     """Drop what newer versions of the parts have replaced, but for the version before and what labs run on.
 
-    :param used: texts in which a folder that is still needed is named.
+    :param used: files and folders that are still needed, without links in their paths.
     """
-    for draft in _beside_parts(cache, drafts=True):
-        shutil.rmtree(draft)
+    for draft in [entry for entry in _made(cache) if entry.suffix == ".draft"]:
+        remove(draft)
     for part in parts:
         for folder in versions(cache, part.name)[: -1 - KEPT_VERSIONS]:
-            if folder != part.folder(cache) and not any(str(folder) in text for text in used):
+            if folder != part.folder(cache) and not any(path.is_relative_to(folder.resolve()) for path in used):
                 discard(folder)

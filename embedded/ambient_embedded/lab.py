@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import components, pki
-from .cache import Progress, locked
+from . import components, ownership, pki
+from .cache import LOCK, Progress, locked
 from .errors import LabError
 from .launcher import alive, cgroup_hierarchies, remove_cgroup, remove_interface
 from .slots import LOOPBACK, Slot, choose, launcher_of, slot_of
@@ -24,7 +25,6 @@ from .topology import PREFIX_LENGTH, Lab, Node, group_of
 from .waiting import POLL_SECONDS, Api, last_words, wait
 
 STOP_SECONDS = 20.0
-MARKS = ("launcher.json", "owner")  # what only a lab's folder has
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,20 @@ def running_folders() -> set[Path]:
     """Folders of the labs that run on this machine, whatever their state folder: the launchers' last argument."""
     found = set()
     for procs in (file for root in cgroup_hierarchies() for file in root.glob("ambient-lab/*/launcher/cgroup.procs")):
-        for pid in procs.read_text().split():
-            with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # it has just ended
+            for pid in procs.read_text().split():
                 words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
                 if words[-2:-1] == [f"{words[-1]}/runtime/launcher.py"]:
                     found.add(Path(words[-1]))
     return found
+
+
+def needed_by(folder: Path) -> set[Path]:
+    """The paths, without links, that a lab's ``launcher.json`` names, whatever version wrote it."""
+    with contextlib.suppress(FileNotFoundError):
+        literals = re.findall(r'"/(?:[^"\\]|\\.)*"', (folder / "launcher.json").read_text())
+        return {Path(json.loads(literal)).resolve() for literal in literals}
+    return set()
 
 
 def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
@@ -251,74 +259,10 @@ def _launch(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise :class:`LabError` where a folder in the place of the lab's is not a lab's."""
-    if folder.exists() and not any((folder / mark).exists() for mark in MARKS) and any(folder.iterdir()):
-        raise LabError(
-            f"{folder} is not a lab's folder, it has none of {', '.join(MARKS)}: set cluster_state_dir to a folder of "
-            "its own, or take another cluster_name"
-        )
-
-
-def _is_gone(path: Path) -> bool:
-    """What cannot be looked at (a disk that is not mounted, another user's home) is still there."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _is_named_by(owner: Path, name: str) -> bool:
-    """Whether the user's folder holds the facts of a lab of this name: all that tells with an older version's."""
-    try:
-        return bool(json.loads((owner / "lab.json").read_text())["cluster_name"] == name)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def refuse_stranger(folder: Path, owner: Path, *, running: bool = False) -> None:
-    """Raise :class:`LabError` where the lab was made from another checkout that is still there.
-
-    :param running: the lab is, so it has a user: then its checkout may seem gone, and whose it is must be known.
-    """
-    refuse_foreign(folder)
-    try:
-        other = Path((folder / "owner").read_text().strip())
-    except FileNotFoundError:  # a new lab, or one of an older version
-        stranger, whose = running and not _is_named_by(owner, folder.name), "somebody who is not written down"
-    else:
-        stranger = other.absolute() != owner.absolute() and (running or not _is_gone(other)) and not _same(other, owner)
-        whose = str(other)
-    if stranger:
-        raise LabError(
-            f"The lab {folder.name} in {folder.parent} belongs to {whose}, and this run's folder is {owner}: take "
-            "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
-            "first, from there (make down)"
-        )
-
-
-def _same(one: Path, other: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return one.resolve() == other.resolve()
-    return False
-
-
-def _remove(folder: Path) -> None:
-    """Its marks go last: what an interrupted removal leaves is a lab's still."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name in MARKS):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    folder.rmdir()
-
-
 def refuse_loss(settings: Settings) -> None:
     """Raise :class:`LabError` where a lab is not this run's, or has a node that is not asked for: pods run there."""
-    refuse_stranger(settings.folder, settings.owner, running=is_running(settings.folder))
+    ownership.refuse_foreign(settings.folder)
+    ownership.refuse_stranger(settings.folder, settings.owner, running=is_running(settings.folder))
     if (settings.folder / "data").exists():
         raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
     here = {folder.name for folder in settings.folder.glob("nodes/*")}
@@ -369,12 +313,6 @@ def _link(lab: Lab, settings: Settings) -> dict[str, str]:
     return {"interface": "nodes", "network_namespace": f"/proc/{pid}/ns/net"}
 
 
-def _refuse_removal(folder: Path, owner: Path | None) -> None:
-    refuse_foreign(folder)
-    if owner:
-        refuse_stranger(folder, owner)
-
-
 def absent(
     state_dir: Path, name: str, progress: Progress = _quiet, *, owner: Path | None = None, check: bool = False
 ) -> bool:
@@ -385,14 +323,15 @@ def absent(
     folder = state_dir / name
     if not folder.exists() and not _cgroups(folder):
         return False
+    ownership.refuse_removal(folder, owner)
     if check:
-        _refuse_removal(folder, owner)
         return True
     with locked(state_dir, progress):
-        _refuse_removal(folder, owner)
+        ownership.refuse_removal(folder, owner)  # it may have changed hands meanwhile
         stop(folder)
-        if folder.exists():
-            _remove(folder)
-        if [entry.name for entry in state_dir.iterdir()] == [".lock"]:
-            shutil.rmtree(state_dir)
+        ownership.remove_lab(folder)
+        if not any(ownership.is_lab(entry) for entry in state_dir.iterdir()):
+            (state_dir / LOCK).unlink()
+            with contextlib.suppress(OSError):  # a disk is mounted here, or something of the user's own is in it
+                state_dir.rmdir()
     return True

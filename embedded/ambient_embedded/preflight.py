@@ -65,9 +65,8 @@ def _owners(cache: Path, state: Path) -> Iterator[str]:
         (state, "cluster_state_dir", "/var/lib/ambient-lab"),
     ):
         path = folder.absolute()
-        paths = {path, path.resolve()}  # a link in it is as good as a folder
-        for part in sorted({above for path in paths for above in (path, *path.parents)} | _parts(cache, path)):
-            if part.exists() and (status := part.stat()) and (how := _writable(status)):
+        for part in sorted(_way(path, *(_parts(cache) if path == cache.absolute() else ()))):
+            if how := _writable(part.lstat()):
                 own = "" if part == path else f" and with it {path}"
                 above = Path(place).expanduser().resolve().is_relative_to(part)  # then the place is no way out
                 advice = f"chown root:root {part}; chmod go-w {part}" if above else f"set {variable} to {place}"
@@ -75,14 +74,28 @@ def _owners(cache: Path, state: Path) -> Iterator[str]:
                 break
 
 
-def _parts(cache: Path, path: Path) -> set[Path]:
-    return set(cache.absolute().glob("*-" + "[0-9a-f]" * 12)) if path == cache.absolute() else set()
+def _parts(cache: Path) -> Iterator[Path]:
+    return cache.absolute().glob("*-" + "[0-9a-f]" * 12)
+
+
+def _way(*paths: Path) -> set[Path]:
+    """What is there of folders, of those above them, and of what each link on the way leads to."""
+    found, left = set[Path](), [*paths]
+    while left:
+        for part in {part for path in [left.pop()] for part in (path, *path.parents)} - found:
+            if part.is_symlink():
+                left.append(Path(os.path.normpath(part.parent.resolve() / part.readlink())))
+            if os.path.lexists(part):
+                found.add(part)
+    return found
 
 
 def _writable(status: os.stat_result) -> str:
     """Who besides root may change what is in a folder; "" for nobody. In a sticky one nobody changes what is root's."""
     if status.st_uid != 0:
         return f"its owner (uid {status.st_uid})"
+    if stat.S_ISLNK(status.st_mode):
+        return ""
     foreign = status.st_mode & (0o002 if status.st_gid == 0 else 0o022)
     return "its group or everybody (chmod go-w)" if foreign and not status.st_mode & stat.S_ISVTX else ""
 

@@ -254,7 +254,7 @@ def test_prune_keeps_this_version_the_one_before_and_what_labs_use(tmp_path: Pat
     made = versions(tmp_path, 5)
     other = part("one-more")
     cache.build(tmp_path, [other], quiet)
-    cache.prune(tmp_path, [made[-1]], [f'{{"enter": ["{made[1].folder(tmp_path)}/tree"]}}'])
+    cache.prune(tmp_path, [made[-1]], [made[1].folder(tmp_path) / "tree"])
     kept = [made[1], made[3], made[4], other]
     assert whole(tmp_path) == sorted(version.folder(tmp_path).name for version in kept)
 

@@ -173,10 +173,14 @@ def test_the_time_that_is_given_reaches_the_start_of_the_nodes(tmp_path: Path) -
     assert command._settings(request(tmp_path, "present", timeout=1200), Bill(tmp_path / "cache")).timeout == 1200
 
 
-def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cache", "link", "cache/../cache"])
+def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path, name: str) -> None:
+    """By whatever name; what json.dumps writes of this folder's is not what it is called."""
+    tmp_path = tmp_path / "büro"
     lab_on(tmp_path)
     (tmp_path / "cache").mkdir()
-    status, answer = ask(request(tmp_path, "clean"))
+    (tmp_path / "link").symlink_to("cache")
+    status, answer = ask(request(tmp_path, "clean", cache_dir=str(tmp_path / name)))
     assert (status, answer["failed"]) == (1, True)
     assert "The lab busy runs on what is in" in answer["msg"]
     assert "make down" in answer["msg"]
@@ -207,6 +211,7 @@ def test_the_cache_of_a_lab_of_another_state_folder_is_not_emptied(
 def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
     (tmp_path / "cache/work").mkdir()
+    (tmp_path / "cache/.lock").touch()
     assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
     assert (tmp_path / "cache/programs-0123456789ab").is_dir()
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
@@ -217,6 +222,26 @@ def test_what_killed_builds_have_left_is_a_change_too(ask: Ask, tmp_path: Path) 
     (tmp_path / "cache/.programs-0123456789ab.draft").mkdir(parents=True)
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_cache_whose_name_begins_alike_is_emptied(ask: Ask, tmp_path: Path) -> None:
+    lab_on(tmp_path)
+    (tmp_path / "cac/programs-0123456789ab").mkdir(parents=True)
+    assert ask(request(tmp_path, "clean", cache_dir=str(tmp_path / "cac"))) == (0, {"changed": True})
+
+
+def test_what_a_link_in_the_cache_leads_to_stays(ask: Ask, tmp_path: Path) -> None:
+    """A part on another disk, or a lock that somebody else has laid there."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("programs-0123456789ab", ".images-0123456789ab.draft", "envoy-0123456789ab", ".lock"):
+        (tmp_path / "other" / name).write_text("theirs")
+        (tmp_path / "cache" / name).symlink_to(tmp_path / "other" / name)
+    (tmp_path / "cache/envoy-0123456789ab").unlink()
+    (tmp_path / "cache/envoy-0123456789ab").symlink_to(tmp_path / "other")
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
+    assert {file.read_text() for file in (tmp_path / "other").iterdir()} == {"theirs"}
+    assert not (tmp_path / "cache").exists()
 
 
 def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
@@ -232,10 +257,11 @@ def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path)
 
 @pytest.mark.root
 @pytest.mark.parametrize("state", ["present", "built", "clean"])
-@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters"])
+@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters", "work/go-mod", ".work/letters"])
 def test_a_folder_that_is_no_cache_is_refused_as_it_is(
     ask: Ask, tmp_path: Path, state: str, foreign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is one whose ``work`` has nothing but downloads in it: of somebody who builds Go, and never held our lock."""
     monkeypatch.setattr(Bill, "parts", lambda _: [])
     monkeypatch.setattr(lab, "present", lambda *_, **__: pytest.fail("a lab was started"))
     (tmp_path / "cache" / foreign).mkdir(parents=True)

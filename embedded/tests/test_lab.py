@@ -8,7 +8,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ambient_embedded import lab, pki, slots, waiting
+from ambient_embedded import lab, ownership, pki, slots, tools, waiting
 from ambient_embedded.cache import Progress
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import alive, cgroup_hierarchies, start_time
@@ -247,20 +246,24 @@ def test_a_folder_that_is_no_labs_is_left_as_it_is(wanted: lab.Settings, owner: 
             run()
     assert (wanted.folder / "containers").is_dir()
     assert wanted.folder.stat().st_mode & 0o777 == 0o711
+    (wanted.folder / "containers").rename(wanted.state_dir / "theirs")
+    (wanted.folder / "owner").write_text(str(wanted.owner))
+    (wanted.folder / "link").symlink_to(wanted.state_dir / "theirs")
+    assert lab.absent(wanted.state_dir, "one", owner=mine)
+    assert [entry.name for entry in wanted.state_dir.iterdir()] == ["theirs"]
 
 
 def test_a_removal_that_was_interrupted_goes_on(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("aaa", "zzz"):
         (wanted.folder / name).mkdir(parents=True)
     (wanted.folder / "owner").write_text(str(wanted.owner))
-    removed = shutil.rmtree
 
     def interrupted(path: Path) -> None:
-        removed(path)
+        tools.remove(path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", interrupted)
+        patch.setattr(ownership, "remove", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lab.absent(wanted.state_dir, "one")
     assert lab.absent(wanted.state_dir, "one", owner=wanted.owner)
@@ -325,18 +328,22 @@ def test_a_lab_of_another_checkout_is_neither_changed_nor_removed(wanted: lab.Se
 def test_a_running_lab_of_somebody_else_is_not_taken_over(
     wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its checkout may be on a disk that is not mounted now; an older version's is told by the user's own facts."""
-    wanted.folder.mkdir()
+    """Its checkout may be on a disk that is not mounted now. Whose kubeconfig is the lab's has moved his checkout."""
+    keys = wanted.folder / "nodes/one-control-plane/kubernetes/pki"
+    pki.ensure(keys, "one-control-plane", "10.87.200.2", "10.96.0.1")
     (wanted.folder / "launcher.json").touch()
     (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
-    with pytest.raises(LabError, match="belongs to somebody who is not written down"):
-        lab.refuse_loss(wanted)
     wanted.owner.mkdir()
-    (wanted.owner / "lab.json").write_text('{"cluster_name": "one"}')
-    lab.refuse_loss(wanted)
-    (wanted.folder / "owner").write_text("/net/home/theirs\n")
-    with pytest.raises(LabError, match="belongs to /net/home/theirs"):
+    for owner in ("a checkout that is not written down", "/net/home/theirs"):
+        if owner.startswith("/"):
+            (wanted.folder / "owner").write_text(f"{owner}\n")
+        for kubeconfig in ("", "{}", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one").replace("LS0", "LS1")):
+            (wanted.owner / "kubeconfig").write_text(kubeconfig)
+            with pytest.raises(LabError, match=rf"belongs to {owner}, .*remove that lab first \(make down\)"):
+                lab.refuse_loss(wanted)
+        pki.write_kubeconfig(wanted.owner / "kubeconfig", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one"))
         lab.refuse_loss(wanted)
+    (wanted.owner / "kubeconfig").unlink()
     (wanted.folder / "launcher.pid").unlink()
     lab.refuse_loss(wanted)
     stat = Path.stat
