@@ -100,7 +100,7 @@ def _is_owner(options: t.Mapping[str, t.Any]) -> bool:
     """Whether an embedded lab was begun from the folder: it gets its kubeconfig before its lab.json."""
     try:
         with open(os.path.join(options["state_dir"], options["name"], "owner"), encoding="utf-8") as file:
-            return os.path.realpath(file.read().strip()) == os.path.realpath(options["lab_dir"])
+            return os.path.realpath(file.read().strip()) == os.path.realpath(str(options["lab_dir"]))
     except OSError:
         return False
 
