@@ -204,6 +204,7 @@ def _request(text: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    os.umask(0o022)  # a hardened shell's would hide the images' files from the users of containers
     try:
         request = _request(sys.stdin.read())
         result = STATES[request["state"]](request, _progress)

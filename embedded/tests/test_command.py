@@ -292,6 +292,26 @@ def test_a_cache_of_an_earlier_version_is_taken_over(ask: Ask, tmp_path: Path, m
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [cache.TAG, "work"]
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("mask", [0o077, 0])
+def test_what_is_built_has_its_modes_whatever_the_shells_mask(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int
+) -> None:
+    """Containers have users that must read it, and nobody else may write it."""
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "missing_tools", list)
+    part = Part("envoy", "envoy", lambda target, report: (target / "file").touch())
+    monkeypatch.setattr(Bill, "parts", lambda _: [part])
+    folder = part.folder(tmp_path / "cache")
+    before = os.umask(mask)
+    try:
+        assert ask(request(tmp_path, "built")) == (0, {"changed": True})
+    finally:
+        os.umask(before)
+    modes = [oct(path.stat().st_mode & 0o777) for path in (tmp_path / "cache", folder, folder / "file")]
+    assert modes == ["0o755", "0o755", "0o644"]
+
+
 def test_what_is_built_is_known_by_its_name(tmp_path: Path) -> None:
     folders = [part.folder(tmp_path).name for part in Bill(tmp_path).parts()]
     assert [name for name in folders if not cache.PART.fullmatch(name)] == []

@@ -29,7 +29,7 @@ SPEC: dict[str, dict[str, t.Any]] = {
 HELM_MAJOR = 3
 # What only a lab's folder has, and what it may have before: a kubeconfig alone may be the user's own.
 MARKS = {"lab.json", "kind.yaml"}
-EARLY = {"kube-cache", "logs"}
+EARLY = {"kube-cache"}
 
 
 class Machine(t.NamedTuple):
