@@ -31,12 +31,9 @@ Report = Callable[[str], None]
 # Says that a folder is a cache, and ours: https://bford.info/cachedir/
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is the ambient lab's: make clean-images.\n"
-LOCK, WORK = ".lock", ".work"
-# Earlier versions wrote no tag, and had their downloads in a folder of a name that anybody may take.
-OLD_WORK = "work"
-OLD_DOWNLOADS = {
-    "go-build", "go-config", "go-mod", "go-tmp", "grpc-tools", "kept", "kind", "kind-module", "npm", "wheels",
-}  # fmt: skip
+LOCK, WORK = ".lock", "work"
+# What builds have in their folder of downloads; one of this name may be somebody else's.
+DOWNLOADS = {"go-build", "go-config", "go-mod", "go-tmp", "kept", "kind-module", "npm"}
 # What earlier versions and the scenario kind build, too; every part that has a seal counts besides.
 PART = re.compile(
     "(console|envoy|go-[a-z-]+|image-store|images|kind(-[a-z]+)?|node-(image|toolchain)|programs|protobuf-compiler"
@@ -270,7 +267,10 @@ def drop_work(work: Path, keep: bool | None = None) -> None:
     if keep and work.is_dir():
         mark.touch()
     elif keep is False or not mark.exists():
-        shutil.rmtree(work, ignore_errors=True)
+        for name in DOWNLOADS:
+            remove(work / name)
+        with contextlib.suppress(OSError):  # it is not there, or something of the user's own is in it
+            work.rmdir()
 
 
 def _is_tagged(cache: Path) -> bool:
@@ -281,19 +281,11 @@ def _is_tagged(cache: Path) -> bool:
 def _made(cache: Path) -> list[Path]:
     """What builds have left in a folder, the parts first: an interrupted removal leaves nothing that is not known."""
     entries = sorted(cache.iterdir(), key=lambda entry: entry.name.startswith(".")) if cache.is_dir() else []
-    return [entry for entry in entries if _is_part(entry) or BESIDE_PART.fullmatch(entry.name) or _is_work(entry)]
+    return [entry for entry in entries if _is_part(entry) or BESIDE_PART.fullmatch(entry.name)]
 
 
 def _is_part(folder: Path) -> bool:
     return bool(PART.fullmatch(folder.name)) or seal_of(folder).exists()
-
-
-def _is_work(folder: Path) -> bool:
-    """Whether it is the folder of downloads: of an earlier version where there is no tag, and nothing else in it."""
-    if _is_tagged(folder.parent):
-        return folder.name == WORK
-    old = folder.name == OLD_WORK and folder.with_name(LOCK).exists() and folder.is_dir()
-    return old and {entry.name for entry in folder.iterdir()} <= OLD_DOWNLOADS
 
 
 def refuse_foreign(cache: Path) -> None:
@@ -302,6 +294,9 @@ def refuse_foreign(cache: Path) -> None:
         return
     # In a mounted disk's lost+found nobody keeps anything.
     known = {LOCK, f".{TAG}.draft", "lost+found", *(entry.name for entry in _made(cache))}
+    work = cache / WORK
+    if (cache / LOCK).exists() and work.is_dir() and {entry.name for entry in work.iterdir()} <= DOWNLOADS:
+        known.add(WORK)
     if foreign := sorted({entry.name for entry in cache.iterdir()} - known):
         raise LabError(
             f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set embedded_cache_dir to a folder of its "
@@ -313,15 +308,12 @@ def claim(cache: Path) -> None:
     """Tag a folder as ours before anything is put into it, or removed from it."""
     refuse_foreign(cache)
     if not _is_tagged(cache):
-        old = (cache / OLD_WORK).exists()
         write_atomically(cache / TAG, TAG_TEXT.encode())
-        if old:
-            (cache / OLD_WORK).rename(cache / WORK)
 
 
 def is_empty(cache: Path) -> bool:
     """Whether there is nothing for :func:`empty` to remove."""
-    return not _made(cache)
+    return not _made(cache) and not any((cache / WORK / name).exists() for name in DOWNLOADS)
 
 
 def empty(cache: Path) -> None:
@@ -329,6 +321,7 @@ def empty(cache: Path) -> None:
     claim(cache)
     for entry in _made(cache):
         (discard if _is_part(entry) else remove)(entry)
+    drop_work(cache / WORK, keep=False)
     (cache / LOCK).unlink()
     if [entry.name for entry in cache.iterdir()] == [TAG]:  # else something of the user's own is in it
         (cache / TAG).unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from . import oci
-from .cache import WORK, Part, Report
+from .cache import Part, Report
 from .gobuild import ISTIO_VERSION, REMEDY, Go
 from .launcher import UNSHARE
 from .npm import Npm
@@ -61,7 +61,7 @@ class Bill:
     @property
     def work(self) -> Path:
         """Downloads and compiler output: only needed until the parts are built."""
-        return self.cache / WORK
+        return self.cache / "work"
 
     @functools.cached_property
     def go(self) -> Go:

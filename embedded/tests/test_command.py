@@ -247,17 +247,18 @@ def test_what_a_link_in_the_cache_leads_to_stays(ask: Ask, tmp_path: Path) -> No
 def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
     cache.claim(tmp_path / "cache")
-    for name in ("work", "backup-202401011200", ".notes.draft"):
-        (tmp_path / "cache" / name).mkdir()
+    for name in ("work/thesis", "work/npm", "backup-202401011200", ".notes.draft"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
     assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
     left = sorted(path.name for path in (tmp_path / "cache").iterdir())
     assert left == [".notes.draft", cache.TAG, "backup-202401011200", "work"]
+    assert [path.name for path in (tmp_path / "cache/work").iterdir()] == ["thesis"]
     assert ask(request(tmp_path, "clean")) == (0, {"changed": False})
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("state", ["present", "built", "clean"])
-@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters", "work/go-mod", ".work/letters"])
+@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters", "work/go-mod"])
 def test_a_folder_that_is_no_cache_is_refused_as_it_is(
     ask: Ask, tmp_path: Path, state: str, foreign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,10 +287,9 @@ def test_a_cache_of_an_earlier_version_is_taken_over(ask: Ask, tmp_path: Path, m
     asked = request(tmp_path, "built", keep_build_files=True)
     assert [ask(asked)[1] for _ in range(2)] == [{"changed": True}, {"changed": False}]
     assert (bill.work / "go-mod").is_dir()
-    assert not (tmp_path / "cache/work").exists()
-    (tmp_path / "cache/work").mkdir()  # now the user's
+    assert (tmp_path / "cache" / cache.TAG).is_file()
     assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [cache.TAG, "work"]
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.root
