@@ -28,7 +28,7 @@ from .tools import remove, stopped, write_atomically
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
-# Says that a folder is a cache, and ours: https://bford.info/cachedir/
+# Says that a folder is a cache, and ours (Cache Directory Tagging Specification): backups may leave it out.
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is the ambient lab's: make clean-images.\n"
 LOCK, WORK = ".lock", "work"

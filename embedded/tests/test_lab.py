@@ -334,7 +334,7 @@ def test_a_running_lab_of_somebody_else_is_not_taken_over(
     (wanted.folder / "launcher.json").touch()
     (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
     wanted.owner.mkdir()
-    for owner in ("a checkout that is not written down", "/net/home/theirs"):
+    for owner in ("a checkout that is not written down", "/net/theirs"):
         if owner.startswith("/"):
             (wanted.folder / "owner").write_text(f"{owner}\n")
         for kubeconfig in ("", "{}", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one").replace("LS0", "LS1")):
@@ -349,12 +349,12 @@ def test_a_running_lab_of_somebody_else_is_not_taken_over(
     stat = Path.stat
 
     def denied(path: Path, **rest: bool) -> os.stat_result:
-        if str(path) == "/net/home/theirs":
+        if str(path) == "/net/theirs":
             raise PermissionError(13, "Permission denied")
         return stat(path, **rest)
 
     monkeypatch.setattr(Path, "stat", denied)
-    with pytest.raises(LabError, match="belongs to /net/home/theirs"):
+    with pytest.raises(LabError, match="belongs to /net/theirs"):
         lab.absent(wanted.state_dir, "one", owner=wanted.owner)
 
 

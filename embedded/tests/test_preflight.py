@@ -297,15 +297,15 @@ def test_a_part_of_the_cache_that_somebody_else_has_restored_is_refused(tmp_path
 @pytest.mark.root
 @pytest.mark.parametrize("whose", ["the link", "what is on the way"])
 def test_a_link_that_somebody_else_may_turn_round_is_refused(tmp_path: Path, whose: str) -> None:
-    (tmp_path / "home").mkdir()
+    (tmp_path / "house").mkdir()
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
     (tmp_path / "cache").mkdir()
     link = tmp_path / "tmp/link"
-    link.symlink_to("../home/second")
-    (tmp_path / "home/second").symlink_to(tmp_path / "cache")
+    link.symlink_to("../house/second")
+    (tmp_path / "house/second").symlink_to(tmp_path / "cache")
     assert list(preflight._owners(link, tmp_path / "state")) == []
-    changed = link if whose == "the link" else tmp_path / "home"
+    changed = link if whose == "the link" else tmp_path / "house"
     os.lchown(changed, 1000, 0)
     (problem,) = preflight._owners(link / "sub", tmp_path / "state")
     assert problem.startswith(f"{changed} and with it {link}/sub can be changed by its owner (uid 1000)")
