@@ -109,7 +109,8 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         running = lab.is_running(settings.folder)
         held = set(lab.forwarded_ports(settings.folder)) if running else set()
         free = tuple(item for item in settings.forwards if item[:2] not in held)
-        preflight.check(bill.cache, settings.state_dir, free, building=building, running=running)
+        new = settings.workers + 1 - len([*settings.folder.glob("nodes/*")])
+        preflight.check(bill.cache, settings.state_dir, free, building=building, running=running, new_nodes=new)
     if request["check"] and (building or preflight.missing_tools()):
         return {"changed": True}
     installed = _install_tools(progress)

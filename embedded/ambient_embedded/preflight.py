@@ -24,6 +24,7 @@ GIB = 1 << 30
 # Measured: a build from nothing takes 13.6 GiB, of which 3.7 GiB stay when the compiler's files are dropped.
 BUILD_DISK_BYTES, BUILD_MEMORY_BYTES = 15 * GIB, 4 * GIB
 RUN_DISK_BYTES, RUN_MEMORY_BYTES = 3 * GIB, 2 * GIB
+COPY_DISK_BYTES = 2 * GIB  # of the images, for each new node: links can't share them with a cache on another disk
 HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-linux"}
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_SECONDS = 30.0
@@ -100,8 +101,9 @@ def _writable(status: os.stat_result) -> str:
     return "its group or everybody (chmod go-w)" if foreign and not status.st_mode & stat.S_ISVTX else ""
 
 
-def _resources(cache: Path, state: Path, building: bool, running: bool) -> Iterator[str]:
-    needs = [(state, RUN_DISK_BYTES, "cluster_state_dir")]
+def _resources(cache: Path, state: Path, building: bool, running: bool, new_nodes: int) -> Iterator[str]:
+    apart = _existing(cache).stat().st_dev != _existing(state).stat().st_dev
+    needs = [(state, RUN_DISK_BYTES + apart * new_nodes * COPY_DISK_BYTES, "cluster_state_dir")]
     if building:
         needs.append((cache, BUILD_DISK_BYTES, "embedded_cache_dir"))
     for folder, need, variable in needs:
@@ -222,13 +224,21 @@ def check_basics() -> None:
 
 
 def check(
-    cache: Path, state: Path, forwards: tuple[tuple[str, int, int], ...], *, building: bool, running: bool = False
+    cache: Path,
+    state: Path,
+    forwards: tuple[tuple[str, int, int], ...],
+    *,
+    building: bool,
+    running: bool = False,
+    new_nodes: int = 0,
 ) -> None:
     """Raise :class:`LabError` that lists every problem; ``forwards`` are ports that must still be free.
 
     :param running: the lab is, and is to be restarted.
+    :param new_nodes: how many nodes the lab is to be given.
     """
-    _raise([*_resources(cache, state, building, running), *_cgroups(), *_kernel(state), *_ports(forwards)])
+    resources = _resources(cache, state, building, running, new_nodes)
+    _raise([*resources, *_cgroups(), *_kernel(state), *_ports(forwards)])
 
 
 def check_owners(cache: Path, state: Path) -> None:

@@ -327,8 +327,18 @@ def test_a_threaded_cgroup_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "threaded cgroup" in next(iter(preflight._cgroups()))
 
 
+def test_on_another_disk_than_the_caches_each_new_node_needs_room_for_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 4 << 30))
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 40)
+    asked = [(Path("/proc"), 2), (Path("/proc"), 0), (tmp_path, 2)]
+    told = [list(preflight._resources(tmp_path, state, False, False, nodes)) for state, nodes in asked]
+    assert told == [["4.0 GiB are free for /proc, 7 GiB are needed: make room or set cluster_state_dir"], [], []]
+
+
 def test_a_restart_needs_no_memory_that_the_lab_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 29)
-    told = [list(preflight._resources(tmp_path, tmp_path, False, running)) for running in (False, True)]
+    told = [list(preflight._resources(tmp_path, tmp_path, False, running, 0)) for running in (False, True)]
     assert ["memory" in line for line in told[0]] == [True]
     assert told[1] == []
