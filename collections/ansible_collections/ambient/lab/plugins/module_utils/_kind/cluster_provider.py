@@ -27,6 +27,9 @@ SPEC: dict[str, dict[str, t.Any]] = {
 }
 # The major version that kubernetes.core, as requirements.txt brings it, works with.
 HELM_MAJOR = 3
+# What only a lab's folder has, and what it may have before: a kubeconfig alone may be the user's own.
+MARKS = {"lab.json", "kind.yaml"}
+EARLY = {"kube-cache"}
 
 
 class Machine(t.NamedTuple):
@@ -55,8 +58,10 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
         Its name; "" where there is nothing to remove.
 
     Raises:
-        LabError: with one line, when another one than the lab's own is asked for, or when something is missing.
+        LabError: with one line, when the folder is not a lab's, another provider than the lab's own is asked for,
+            or something is missing.
     """
+    _refuse_foreign(options)
     asked, own = options["provider"], own_provider(options)
     if own and asked not in {"auto", own}:
         name = options["name"]
@@ -78,6 +83,26 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
     raise LabError(
         f"No cluster can be made here. {listed}. Or use cluster_provider=existing with a cluster of your own"
     )
+
+
+def _refuse_foreign(options: t.Mapping[str, t.Any]) -> None:
+    """A lab's folder is removed with all that is in it, so nothing else may be there before."""
+    lab_dir = options["lab_dir"]
+    there = set(os.listdir(lab_dir)) if os.path.isdir(lab_dir) else set()
+    if not there & MARKS and there - EARLY and not _is_owner(options):
+        raise LabError(
+            f"{lab_dir} is not a lab's folder, {min(there - EARLY)} is in it and none of {', '.join(sorted(MARKS))}: "
+            "set lab_dir to a folder of its own"
+        )
+
+
+def _is_owner(options: t.Mapping[str, t.Any]) -> bool:
+    """Whether an embedded lab was begun from the folder: it gets its kubeconfig before its lab.json."""
+    try:
+        with open(os.path.join(options["state_dir"], options["name"], "owner"), encoding="utf-8") as file:
+            return os.path.realpath(file.read().strip()) == os.path.realpath(str(options["lab_dir"]))
+    except OSError:
+        return False
 
 
 def own_provider(options: t.Mapping[str, t.Any]) -> str:

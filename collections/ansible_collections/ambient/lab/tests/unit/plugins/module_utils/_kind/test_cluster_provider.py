@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -155,6 +156,25 @@ def test_a_lab_that_was_not_finished_leaves_traces(options: dict[str, t.Any]) ->
     (lab_dir / "kind.yaml").touch()
     (lab_dir / "lab.json").write_text("{")
     assert own_provider(options) == "kind"
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_folder_that_is_no_labs_is_refused(options: dict[str, t.Any], state: str) -> None:
+    """Else clean-up would remove it with all that is in it, a kubeconfig of the user's own."""
+    folder = pathlib.Path(options["lab_dir"])
+    asked = {**options, "state": state, "provider": "embedded"}
+    for name in ("kube-cache", "kubeconfig"):
+        assert choose(asked, machine()) == "embedded"
+        (folder / name).mkdir(parents=True)
+    with pytest.raises(LabError, match=r"is not a lab's folder, kubeconfig is in it .*: set lab_dir to"):
+        choose(asked, machine())
+    begun = pathlib.Path(options["state_dir"], options["name"])
+    begun.mkdir(parents=True)
+    (begun / "owner").write_text(f"{folder}/../{folder.name}\n")
+    assert choose(asked, machine()) == "embedded"
+    shutil.rmtree(begun)
+    (folder / "lab.json").touch()
+    assert choose(asked, machine()) == "embedded"
 
 
 def test_nothing_is_to_be_removed_where_nothing_was_made(options: dict[str, t.Any]) -> None:
