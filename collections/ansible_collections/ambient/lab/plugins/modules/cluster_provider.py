@@ -54,7 +54,9 @@ options:
     type: str
     default: kubectl
   node_ports:
-    description: Ports of this machine by the NodePort they lead to. Left out, those of the lab; for a new lab 18080 and 28080.
+    description:
+      - Ports of this machine by the NodePort they lead to.
+      - Left out, those of the lab; for a new lab V({"30080":18080,"32766":28080}).
     type: dict
   listen_address:
     description: Address of this machine for these ports. Empty, that of the lab; for a new lab V(127.0.0.1).

@@ -147,7 +147,7 @@ options:
     type: dict
     suboptions:
       url:
-        description: Its address as pods use it, for example C(http://prometheus.istio-system:9090); goes before the others.
+        description: Its address as pods use it, such as C(http://prometheus.istio-system:9090), in place of the others.
         type: str
         version_added: 0.3.0
       namespace:

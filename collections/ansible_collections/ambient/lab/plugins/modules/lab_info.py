@@ -26,7 +26,7 @@ options:
     type: path
     required: true
   facts:
-    description: The facts, where M(ambient.lab.lab_facts) of the same run has them; they are not read from the folder then.
+    description: The facts that M(ambient.lab.lab_facts) of the same run gave; they are not read from the folder then.
     type: dict
     version_added: 0.3.0
   requires:

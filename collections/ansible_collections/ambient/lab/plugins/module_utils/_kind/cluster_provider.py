@@ -101,7 +101,7 @@ def own_provider(options: t.Mapping[str, t.Any]) -> str:
 
 
 def ports(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Address, ports and URLs of a lab: those asked for, else those that it has (others would restart it), else new ones.
+    """Address, ports and URLs of a lab: as asked for, else as it has them (others would restart it), else new ones.
 
     Returns:
         listen_address, node_ports (port of this machine by NodePort) and node_urls (address by NodePort).
