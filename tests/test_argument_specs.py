@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
-from project import ROLES, ROOT, SHARED, defaults, load, options, tracked
+from project import OPTIONAL, ROLES, ROOT, SHARED, defaults, load, options, tracked
 
 # Both ways to write it: a mapping in one line, and keys in lines of their own.
 CALL = re.compile(r"\bname: ([a-z0-9_]+)(?:, |\n +)tasks_from: ([a-z]+)")
 
 
-@pytest.mark.parametrize("role", [*ROLES, *SHARED])
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL, *SHARED])
 def test_defaults_equal_argument_specs(role: str) -> None:
     """Both files agree on which variables of the role there are, and on their defaults."""
     specified = {name: option["default"] for name, option in options(role).items() if not option.get("required")}
     assert defaults(role) == specified
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL])
 def test_what_a_role_takes_from_the_inventory_is_specified(role: str) -> None:
     """A variable of inventory/group_vars that a role's files name is an option of it, and no other is."""
     shared = {name for name in load(ROOT / "inventory/group_vars/all.yml") if not name.startswith("__")} - {"lab"}
@@ -33,7 +33,7 @@ def test_what_a_role_takes_from_the_inventory_is_specified(role: str) -> None:
     assert required == named
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL])
 def test_every_variable_carries_the_roles_prefix_and_a_description(role: str) -> None:
     """No role's public variable can be taken for another's; `cluster_` is the prefix of the role cluster."""
     for name, option in options(role).items():
@@ -42,7 +42,7 @@ def test_every_variable_carries_the_roles_prefix_and_a_description(role: str) ->
         assert option["type"]
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL])
 def test_every_entry_point_checks_the_same_variables(role: str) -> None:
     """What playbooks and other roles call with tasks_from is specified, and so is what every role has."""
     specified = load(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]

@@ -92,7 +92,7 @@ def test_sample_app_in_a_namespace_of_its_own() -> None:
     assert "nodePort" not in service["spec"]["ports"][0]
 
 
-PODS = [("sample_app", "app.yaml.j2"), ("l4_authz", "clients.yaml.j2")]
+PODS = [("sample_app", "app.yaml.j2"), ("l4_authz", "clients.yaml.j2"), ("bypass", "client.yaml.j2")]
 
 
 @pytest.mark.parametrize(("role", "template"), PODS)
@@ -134,6 +134,16 @@ def test_l7_policy_binds_to_the_service() -> None:
         "targetRefs": [{"group": "", "kind": "Service", "name": "sample-app"}],
         "action": "ALLOW",
         "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}],
+    }
+
+
+def test_what_closes_the_ways_around_the_waypoint_admits_only_its_identity() -> None:
+    """Bound to the pods, so that ztunnel enforces it, whatever way a request comes."""
+    (policy,) = render("bypass", "policy.yaml.j2", policy="only-the-waypoint", account="waypoint")
+    assert policy["spec"] == {
+        "selector": {"matchLabels": {"app": "sample-app"}},
+        "action": "ALLOW",
+        "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/layer7/sa/waypoint"]}}]}],
     }
 
 
