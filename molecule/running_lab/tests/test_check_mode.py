@@ -96,9 +96,8 @@ def test_what_is_to_come_into_a_namespace_that_is_not_there_is_shown(lab: Lab) -
     ran = run("site.yml", "--check", "--diff", "--tags", "l7", "-e", NO_GRAPH, "-e", "l7_waypoint_namespace=elsewhere")
     # The application, the waypoint and the policy.
     assert recap(ran) == (0, 3), ran.stdout
-    assert {"Namespace elsewhere", "Gateway elsewhere/waypoint", "AuthorizationPolicy elsewhere/layer7-authz"} <= {
-        *diffs(ran)
-    }
+    shown = {*diffs(ran)}
+    assert {"Namespace elsewhere", "Gateway elsewhere/waypoint", "AuthorizationPolicy elsewhere/layer7-authz"} <= shown
     assert "Check mode takes as new:" in ran.stdout
     assert differences(before, state(lab)) == []
 
