@@ -105,7 +105,7 @@ def _entries(entries: Spec) -> Iterator[tuple[str, ...]]:
 def _variables(role: str, main: Spec) -> Iterator[tuple[str, ...]]:
     for name, option in options(main["options"]):
         shown = value(option["default"]) if "default" in option else "required" if option.get("required") else ""
-        if len(shown) > LONG:
+        if len(shown) > LONG or not (shown or "." in name):
             shown = f"see [defaults](../../roles/{role}/defaults/main.yml)"
         yield f"`{name}`", kind(option), shown, told(option)
 
