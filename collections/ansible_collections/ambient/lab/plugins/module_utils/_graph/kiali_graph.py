@@ -140,7 +140,7 @@ def _confirm(run: GraphRun, nodes: t.Collection[str], gatherer: Gatherer, places
         return
     if problem:
         run.decide(Verdict("error", f"there is no edge, but {problem}"))
-        run.cause, run.look = problem, places.askprometheus_place("/api/v1/targets", state="active")
+        run.cause, run.look = problem, places.ask_prometheus("/api/v1/targets", state="active")
 
 
 def _uncontrolled(run: GraphRun, runs: t.Sequence[GraphRun]) -> str:
