@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from project import OPTIONAL, ROLES, ROOT, load
+from project import OPTIONAL, ROLES, ROOT, SHARED, load, tracked
 
 TASKS = ("tasks/main.yml", "tasks/verify.yml", "tasks/cleanup.yml")
 SKELETON = ("defaults/main.yml", "meta/argument_specs.yml", *TASKS)
@@ -58,6 +58,18 @@ def test_roles_have_one_skeleton(role: str) -> None:
     """Whoever knows one role finds the way in every other."""
     missing = [name for name in SKELETON if not (ROOT / "roles" / role / name).is_file()]
     assert not missing
+
+
+def test_nobody_uses_the_private_variables_of_a_role() -> None:
+    """What a role gives and takes is in its argument_specs: no playbook, inventory or other role names more of it."""
+    roles = [*ROLES, *OPTIONAL, *SHARED]
+    private = re.compile(rf"\b__({'|'.join(roles)})_\w+")
+    wrong = []
+    for path in tracked("roles", "playbooks", "inventory", "molecule/*.yml", "site.yml"):
+        named = {found[1] for found in private.finditer((ROOT / path).read_text(encoding="utf-8"))}
+        owner = path.split("/")[1] if path.startswith("roles/") else ""
+        wrong += [(path, name) for name in sorted(named - {owner})]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("path", playbooks(), ids=lambda path: str(path.relative_to(ROOT)))
