@@ -139,7 +139,7 @@ def test_l7_policy_binds_to_the_service() -> None:
 
 def test_what_closes_the_ways_around_the_waypoint_admits_only_its_identity() -> None:
     """Bound to the pods, so that ztunnel enforces it, whatever way a request comes."""
-    (policy,) = render("bypass", "policy.yaml.j2", policy="only-the-waypoint", account="waypoint")
+    (policy,) = render("bypass", "policy.yaml.j2", policy="only-the-waypoint", account="waypoint", selector=True)
     assert policy["spec"] == {
         "selector": {"matchLabels": {"app": "sample-app"}},
         "action": "ALLOW",
