@@ -31,7 +31,7 @@ def test_what_a_role_takes_from_the_inventory_is_specified(role: str) -> None:
     required = {name for name, option in options(role).items() if option.get("required") and name in shared}
     # What a shared role takes, its users take.
     for other in SHARED:
-        if re.search(rf"include_role: {{name: {other}\b", text):
+        if re.search(rf"(?:include|import)_role: {{name: {other}\b", text):
             named |= shared & set(options(other))
     assert required == named
 
