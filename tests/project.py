@@ -16,6 +16,9 @@ CACHE = Path(
     os.environ.get("AMBIENT_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~root/.cache") / "ambient-lab"
 ).expanduser()
 ROLES = ("cluster", "istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint")
+# Those that the roles of the story share, and the part that runs only when its tag asks for it.
+SHARED = ("lab", "policy_proof")
+OPTIONAL = ("bypass",)
 
 
 def tracked(*patterns: str) -> list[str]:

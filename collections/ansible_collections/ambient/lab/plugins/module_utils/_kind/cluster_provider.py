@@ -24,7 +24,12 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "kind": {"type": "str", "default": "kind"},
     "helm": {"type": "str", "default": "helm"},
     "kubectl": {"type": "str", "default": "kubectl"},
+    "node_ports": {"type": "dict"},
+    "listen_address": {"type": "str", "default": ""},
 }
+# Of a new lab: where sample-app and Kiali are reached on this machine.
+NEW_PORTS = {"30080": 18080, "32766": 28080}
+NEW_ADDRESS = "127.0.0.1"
 # The major version that kubernetes.core, as requirements.txt brings it, works with.
 HELM_MAJOR = 3
 # What only a lab's folder has, and what it may have before: a kubeconfig alone may be the user's own.
@@ -118,6 +123,21 @@ def own_provider(options: t.Mapping[str, t.Any]) -> str:
     if os.path.exists(os.path.join(lab_dir, "kind.yaml")):
         return "kind"
     return "embedded" if os.path.isdir(os.path.join(options["state_dir"], options["name"])) else ""
+
+
+def ports(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Address, ports and URLs of a lab: as asked for, else as it has them (others would restart it), else new ones.
+
+    Returns:
+        listen_address, node_ports (port of this machine by NodePort) and node_urls (address by NodePort).
+    """
+    own_address, own = own_ports(options)
+    asked = options["node_ports"]
+    used = (own or NEW_PORTS) if asked is None else {str(node_port): port for node_port, port in asked.items()}
+    address = options["listen_address"] or own_address or NEW_ADDRESS
+    host = f"[{address}]" if ":" in address else address
+    urls = {node_port: f"http://{host}:{port}" for node_port, port in used.items()}
+    return {"listen_address": address, "node_ports": used, "node_urls": urls}
 
 
 def own_ports(options: t.Mapping[str, t.Any]) -> tuple[str, dict[str, int]]:

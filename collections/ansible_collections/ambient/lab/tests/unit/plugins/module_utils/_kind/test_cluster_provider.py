@@ -32,6 +32,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     choose,
     own_ports,
     own_provider,
+    ports,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
 from ansible_collections.ambient.lab.plugins.modules import cluster_provider, kind_cluster
@@ -93,6 +94,26 @@ def test_a_lab_keeps_the_ports_that_it_has(options: dict[str, t.Any]) -> None:
     # Another checkout's lab of the same name does not count.
     (lab / "lab.json").write_text(json.dumps({"provider": "kind", "node_ports": {"30080": "http://127.0.0.1:18081"}}))
     assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "urls"),
+    [
+        ({}, "", {"30080": "http://127.0.0.1:18080", "32766": "http://127.0.0.1:28080"}),
+        ({}, "http://[::1]:18081", {"30080": "http://[::1]:18081"}),
+        ({"node_ports": {}}, "http://127.0.0.1:18081", {}),
+        ({"listen_address": "10.0.0.1"}, "http://127.0.0.1:18081", {"30080": "http://10.0.0.1:18081"}),
+        ({"node_ports": {30080: 18082}}, "http://127.0.0.1:18081", {"30080": "http://127.0.0.1:18082"}),
+    ],
+)
+def test_a_lab_keeps_its_ports_unless_others_are_asked_for(
+    options: dict[str, t.Any], asked: dict[str, t.Any], has: str, urls: dict[str, str]
+) -> None:
+    if has:
+        folder = pathlib.Path(options["lab_dir"])
+        folder.mkdir()
+        (folder / "lab.json").write_text(json.dumps({"provider": "kind", "node_ports": {"30080": has}}))
+    assert ports({"node_ports": None, "listen_address": "", **options, **asked})["node_urls"] == urls
 
 
 def leave(options: dict[str, t.Any], provider: str) -> None:
