@@ -37,7 +37,11 @@ READ_ONLY = {
     "ansible.builtin.uri",
 }
 # What verify.yml may hand over to: a file that is looked at as well, and what only reads of the shared roles.
-READ_ONLY_FILES = ("ready.yml", {"name": "lab", "rolespec_validate": False}, {"name": "policy_proof", "tasks_from": "verify"})
+READ_ONLY_FILES = (
+    "ready.yml",
+    {"name": "lab", "rolespec_validate": False},
+    {"name": "policy_proof", "tasks_from": "verify"},
+)
 IMPORT = "ansible.builtin.import_role"
 INCLUDE = "ansible.builtin.include_role"
 MOLECULE = ROOT / "molecule"
