@@ -66,9 +66,9 @@ def sample(cgroup: str) -> dict[int, tuple[float, int]]:
     return found
 
 
-def cgroup_of(name: str) -> str:
-    """The cgroup that has all of a lab."""
-    launcher = json.loads((processes.STATE / name / "launcher.json").read_text())["cgroup"]
+def cgroup_of(folder: Path) -> str:
+    """The cgroup that has all of the lab whose lab.json is in a folder."""
+    launcher = json.loads((processes.state_of(folder) / "launcher.json").read_text())["cgroup"]
     return str(Path(launcher).parent).strip("/")
 
 
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0)
     chosen = parser.parse_args()
     lab = Lab.at(chosen.lab)
-    cgroup, workloads = cgroup_of(lab.folder.name), pods(lab)
+    cgroup, workloads = cgroup_of(lab.folder), pods(lab)
     started, whole, before = time.monotonic(), spent_in(cgroup), sample(cgroup)
     time.sleep(chosen.seconds)
     seconds, whole, after = time.monotonic() - started, spent_in(cgroup) - whole, sample(cgroup)

@@ -17,8 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs/reference"
 PLUGINS = ROOT / "collections/ansible_collections/ambient/lab/plugins"
-# The order of the story, as in site.yml.
+# The order of the story, as in site.yml, and its optional part.
 ROLES = [role["role"] for role in yaml.safe_load((ROOT / "site.yml").read_text(encoding="utf-8"))[-1]["roles"]]
+ROLES += ["bypass"]
 FOLDERS = {"module": "modules", "callback": "callback"}
 LONG = 60
 # Ansible's markup: O(option) and its like are code, M() and P() name a plugin, L() and U() lead to an address.
@@ -103,8 +104,8 @@ def _entries(entries: Spec) -> Iterator[tuple[str, ...]]:
 
 def _variables(role: str, main: Spec) -> Iterator[tuple[str, ...]]:
     for name, option in options(main["options"]):
-        shown = value(option["default"]) if "default" in option else ""
-        if len(shown) > LONG:
+        shown = value(option["default"]) if "default" in option else "required" if option.get("required") else ""
+        if len(shown) > LONG or not (shown or "." in name):
             shown = f"see [defaults](../../roles/{role}/defaults/main.yml)"
         yield f"`{name}`", kind(option), shown, told(option)
 

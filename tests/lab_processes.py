@@ -1,4 +1,7 @@
-"""The processes of an embedded lab, as this machine sees them: to kill them, and to ask from within a pod's network."""
+"""The processes of an embedded lab, as this machine sees them: to kill them, and to ask from within a pod's network.
+
+A lab is named by its state folder here, which has its pid files.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,35 @@ from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
-STATE = Path("/var/lib/ambient-lab")
 
 
-def first_process(lab: str, role: str) -> int:
+def state_of(lab_dir: Path) -> Path:
+    """The state folder of a lab; in the user's folder a link leads to the logs in it."""
+    return (lab_dir / "logs").resolve().parent
+
+
+def first_process(state: Path, role: str) -> int:
     """PID 1 of a node, as its pid file names it."""
-    return int((STATE / lab / "nodes" / f"{lab}-{role}" / "node.pid").read_text().split()[0])
+    return _noted(state / "nodes" / f"{state.name}-{role}" / "node.pid")
 
 
-def launcher(lab: str) -> int:
+def launcher(state: Path) -> int:
     """The process that holds all of the lab."""
-    return int((STATE / lab / "launcher.pid").read_text().split()[0])
+    return _noted(state / "launcher.pid")
 
 
-def bridge(lab: str) -> int:
+def bridge(state: Path) -> int:
     """A process in the network namespace of the bridge between the nodes."""
-    return int((STATE / lab / "bridge.pid").read_text().split()[0])
+    return _noted(state / "bridge.pid")
 
 
-def of_node(lab: str, role: str, program: str) -> list[int]:
+def _noted(file: Path) -> int:
+    return int(file.read_text().split()[0])
+
+
+def of_node(state: Path, role: str, program: str) -> list[int]:
     """The processes of a node's own program, as kubelet; of none that runs in a container."""
-    first = first_process(lab, role)
+    first = first_process(state, role)
     return [pid for pid in children(first) if name_of(pid) == program]
 
 

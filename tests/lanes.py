@@ -74,9 +74,11 @@ def static() -> list[Step]:
         for name in ("ztunnel", "waypoint")
     ]
     return [
-        Step("ruff", ["ruff", "check", "."]),
-        Step("ruff-format", ["ruff", "format", "--check", "."]),
-        Step("yamllint", ["yamllint", "--strict", "."]),
+        Step(
+            "pre-commit",
+            ["pre-commit", "run", "--all-files"],
+            environment={"PRE_COMMIT_HOME": f"{ROOT}/.cache/pre-commit"},
+        ),
         Step("mypy", ["mypy"]),
         *stand_ins,
         Step("ansible-lint", ["ansible-lint"]),

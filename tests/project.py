@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = ROOT / "collections/ansible_collections/ambient/lab"
 # What the embedded cluster is built of, as the inventory has it; AMBIENT_LAB_CACHE names another folder for the tests.
 CACHE = Path(
-    os.environ.get("AMBIENT_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ambient-lab"
+    os.environ.get("AMBIENT_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~root/.cache") / "ambient-lab"
 ).expanduser()
 ROLES = ("cluster", "istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint")
+# Those that the roles of the story share, and the part that runs only when its tag asks for it.
+SHARED = ("lab", "policy_proof")
+OPTIONAL = ("bypass",)
 
 
 def tracked(*patterns: str) -> list[str]:

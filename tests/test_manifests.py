@@ -13,7 +13,7 @@ from project import ROOT, defaults, load
 
 LAB = {"images": {"app": "registry/app:1", "curl": "registry/curl:1"}}
 PLACEMENT = load(ROOT / "inventory/group_vars/all.yml")["lab_placement"]
-PLACE = {"namespace": "default", "node_port": 30080, "service_labels": {}, "beside": ""}
+PLACE = {"namespace": "default", "node_port": 30080, "service_labels": {}, "link_clients": False}
 
 
 def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
         "combine": lambda left, right: left | right,
     }
     values: dict[str, Any] = (
-        defaults(role) | {"lab": LAB, "lab_placement": PLACEMENT, "__sample_app_place": PLACE} | variables
+        defaults(role) | {"lab": LAB, "lab_placement": PLACEMENT, "sample_app_deployment": PLACE} | variables
     )
     for name, value in values.items():  # defaults may refer to each other, once
         if isinstance(value, str) and "{{" in value:
@@ -77,14 +77,14 @@ def test_sample_app_in_a_namespace_of_its_own() -> None:
     objects = render(
         "sample_app",
         "app.yaml.j2",
-        __sample_app_place={
+        sample_app_deployment={
             "namespace": "layer7",
             "node_port": 0,
             "service_labels": {"istio.io/use-waypoint": "waypoint"},
-            "beside": "---\nkind: Gateway\nmetadata: {name: waypoint}\n",
+            "link_clients": True,
         },
     )
-    assert one(objects, "Gateway")["metadata"]["name"] == "waypoint"
+    assert {("Pod", "curl-inside", "layer7"), ("Pod", "curl-outside", "layer7")} < identities(objects)
     assert one(objects, "Namespace")["metadata"]["labels"]["istio.io/dataplane-mode"] == "ambient"
     service = one(objects, "Service")
     assert service["metadata"]["labels"] == {"app": "sample-app", "istio.io/use-waypoint": "waypoint"}
@@ -92,7 +92,7 @@ def test_sample_app_in_a_namespace_of_its_own() -> None:
     assert "nodePort" not in service["spec"]["ports"][0]
 
 
-PODS = [("sample_app", "app.yaml.j2"), ("l4_authz", "clients.yaml.j2")]
+PODS = [("sample_app", "app.yaml.j2"), ("l4_authz", "clients.yaml.j2"), ("bypass", "client.yaml.j2")]
 
 
 @pytest.mark.parametrize(("role", "template"), PODS)
@@ -137,29 +137,19 @@ def test_l7_policy_binds_to_the_service() -> None:
     }
 
 
+def test_what_closes_the_ways_around_the_waypoint_admits_only_its_identity() -> None:
+    """Bound to the pods, so that ztunnel enforces it, whatever way a request comes."""
+    (policy,) = render("bypass", "policy.yaml.j2", policy="only-the-waypoint", account="waypoint", selector=True)
+    assert policy["spec"] == {
+        "selector": {"matchLabels": {"app": "sample-app"}},
+        "action": "ALLOW",
+        "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/layer7/sa/waypoint"]}}]}],
+    }
+
+
 def test_waypoint_is_a_gateway_on_hbones_port() -> None:
     """Class istio-waypoint, one HBONE listener on 15008."""
     (gateway,) = render("l7_waypoint", "waypoint.yaml.j2")
     assert gateway["spec"]["gatewayClassName"] == "istio-waypoint"
     (listener,) = gateway["spec"]["listeners"]
     assert (listener["port"], listener["protocol"]) == (15008, "HBONE")
-
-
-@pytest.mark.parametrize(
-    ("asked", "has", "used"),
-    [
-        ({}, {}, ({"30080": 18080, "32766": 28080}, "127.0.0.1")),
-        ({}, {"node_ports": {"30080": 18081}, "listen_address": "::1"}, ({"30080": 18081}, "::1")),
-        ({"cluster_node_ports": {}}, {"node_ports": {"30080": 18081}, "listen_address": "::1"}, ({}, "::1")),
-        ({"cluster_listen_address": "10.0.0.1"}, {"node_ports": {"30080": 18081}}, ({"30080": 18081}, "10.0.0.1")),
-    ],
-)
-def test_a_lab_keeps_the_ports_that_it_has_unless_others_are_named(
-    asked: dict[str, Any], has: dict[str, Any], used: tuple[dict[str, int], str]
-) -> None:
-    values = defaults("cluster") | {"__cluster_choice": {"node_ports": {}, "listen_address": ""} | has} | asked
-    texts = load(ROOT / "roles/cluster/vars/main.yml")
-    found = []
-    for name in ("__cluster_node_ports", "__cluster_listen_address"):
-        found.append(jinja2.Environment(autoescape=False).compile_expression(texts[name].strip("{} "))(values))
-    assert tuple(found) == used

@@ -26,7 +26,7 @@ def lab_objects() -> list[dict[str, Any]]:
     """All that the roles apply."""
     objects: list[dict[str, Any]] = [{**DEFAULT, "metadata": {"name": "default", "labels": AMBIENT}}]
     objects += render("sample_app", "app.yaml.j2")
-    objects += render("sample_app", "app.yaml.j2", __sample_app_place={**PLACE, **LAYER7})
+    objects += render("sample_app", "app.yaml.j2", sample_app_deployment={**PLACE, **LAYER7})
     for role, templates in (("l4_authz", ("clients", "policy")), ("l7_waypoint", ("waypoint", "policy"))):
         for name in templates:
             objects += render(role, f"{name}.yaml.j2")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from project import ROLES, ROOT, load
+from project import OPTIONAL, ROLES, ROOT, SHARED, load, tracked
 
 TASKS = ("tasks/main.yml", "tasks/verify.yml", "tasks/cleanup.yml")
 SKELETON = ("defaults/main.yml", "meta/argument_specs.yml", *TASKS)
@@ -36,7 +36,14 @@ READ_ONLY = {
     "ansible.builtin.fail",
     "ansible.builtin.uri",
 }
+# What verify.yml may hand over to: a file that is looked at as well, and what only reads of the shared roles.
+READ_ONLY_FILES = (
+    "ready.yml",
+    {"name": "lab", "rolespec_validate": False},
+    {"name": "policy_proof", "tasks_from": "verify"},
+)
 IMPORT = "ansible.builtin.import_role"
+INCLUDE = "ansible.builtin.include_role"
 MOLECULE = ROOT / "molecule"
 SCENARIOS = sorted(path.parent.name for path in MOLECULE.glob("*/molecule.yml"))
 # The files that molecule takes by their names where a scenario names no other.
@@ -51,11 +58,23 @@ def playbooks() -> list[Path]:
     return [*found, *(ROOT / "roles").glob("*/tasks/*.yml")]
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, *OPTIONAL])
 def test_roles_have_one_skeleton(role: str) -> None:
     """Whoever knows one role finds the way in every other."""
     missing = [name for name in SKELETON if not (ROOT / "roles" / role / name).is_file()]
     assert not missing
+
+
+def test_nobody_uses_the_private_variables_of_a_role() -> None:
+    """What a role gives and takes is in its argument_specs: no playbook, inventory or other role names more of it."""
+    roles = [*ROLES, *OPTIONAL, *SHARED]
+    private = re.compile(rf"\b__({'|'.join(roles)})_\w+")
+    wrong = []
+    for path in tracked("roles", "playbooks", "inventory", "molecule/*.yml", "site.yml"):
+        named = {found[1] for found in private.finditer((ROOT / path).read_text(encoding="utf-8"))}
+        owner = path.split("/")[1] if path.startswith("roles/") else ""
+        wrong += [(path, name) for name in sorted(named - {owner})]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("path", playbooks(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -67,12 +86,16 @@ def test_no_state_machines_no_shell_no_swallowed_errors(path: Path) -> None:
     assert len(SWALLOWS.findall(text)) == READS_FAILURES.get(path, 0)
 
 
-@pytest.mark.parametrize("role", ["istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint"])
+@pytest.mark.parametrize(
+    "role", ["istio_ambient", "kiali", "sample_app", "l4_authz", "l7_waypoint", "bypass", "policy_proof"]
+)
 def test_verifying_changes_nothing(role: str) -> None:
     """verify.yml is made of modules that only read."""
-    for task in load(ROOT / "roles" / role / "tasks" / "verify.yml"):
+    tasks = ROOT / "roles" / role / "tasks"
+    for task in [one for path in (tasks / "verify.yml", tasks / "ready.yml") if path.is_file() for one in load(path)]:
         for inner in [*task.get("block", [task]), *task.get("rescue", [])]:
-            assert READ_ONLY & set(inner), inner["name"]
+            handed = inner.get("ansible.builtin.import_tasks") or inner.get(IMPORT) or inner.get(INCLUDE)
+            assert READ_ONLY & set(inner) or handed in READ_ONLY_FILES, inner["name"]
 
 
 @pytest.mark.parametrize("role", ["kiali", "sample_app"])
@@ -99,7 +122,7 @@ def test_other_playbooks_take_the_same_tags(name: str) -> None:
     """--tags l7 means the same role in every playbook."""
     play, site = load(ROOT / "playbooks" / name)[-1], load(ROOT / "site.yml")[-1]
     tasks = [inner for task in play["tasks"] for inner in task.get("block", [task])]
-    tagged = {task[IMPORT]["name"]: task["tags"] for task in tasks if IMPORT in task}
+    tagged = {task[IMPORT]["name"]: task["tags"] for task in tasks if IMPORT in task and task["tags"] != ["always"]}
     assert tagged == {role["role"]: role["tags"] for role in site["roles"]}
 
 

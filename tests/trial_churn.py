@@ -31,20 +31,20 @@ PROGRAMS = ("kubelet", "containerd")
 
 def counts(lab: Lab) -> Counts:
     """What pods need, by what it is."""
-    name, found = lab.folder.name, {}
+    state, found = processes.state_of(lab.folder), {}
     for role in NODES:
-        first = processes.first_process(name, role)
+        first = processes.first_process(state, role)
         folder = processes.PROC / str(first)
         found[f"{role}: network namespaces"] = len([*(folder / "root/run/netns").iterdir()])
         found[f"{role}: addresses"] = len([*(folder / "root/run/cni-ipam/pods").glob("*.*.*.*")])
         found[f"{role}: mounts"] = len((folder / "mountinfo").read_text().splitlines())
-        found[f"{role}: shims"] = len(processes.of_node(name, role, "containerd-shim-runc-v2"))
+        found[f"{role}: shims"] = len(processes.of_node(state, role, "containerd-shim-runc-v2"))
         links = processes.in_network_of(first, "ip", "-o", "link", "show", "type", "veth").stdout
         found[f"{role}: interfaces"] = len(links.splitlines())
         for program in PROGRAMS:
-            found[f"{role}: files of {program}"] = sum(map(processes.files_of, processes.of_node(name, role, program)))
+            found[f"{role}: files of {program}"] = sum(map(processes.files_of, processes.of_node(state, role, program)))
     for pod in lab.get("pod", "-n", "istio-system", "-l", "app in (ztunnel, istio-cni)")["items"]:
-        where = str(pod["spec"]["nodeName"]).removeprefix(f"{name}-")
+        where = str(pod["spec"]["nodeName"]).removeprefix(f"{state.name}-")
         label = f"{where}: {pod['metadata']['labels']['app']}"
         pid = processes.of_pod(pod["metadata"]["uid"])[-1]
         found[f"{label}, files"] = processes.files_of(pid)

@@ -5,6 +5,8 @@
 Each fault is done for real, while requests that must be denied, and one that must pass, are sent without a pause from
 within their clients' network: that needs neither kubelet nor the API. Ends with 1 where a denied request passed, or the
 claims do not hold again. Results: .cache/trial/faults.json.
+
+The full disk is tried where the folder of all labs' state (cluster_state_dir) is a disk of its own, which is filled.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ CONTROL, WORKER = "control-plane", "worker"
 NODES = (CONTROL, WORKER)
 HEAL_SECONDS = 240.0
 PAUSE_SECONDS = 0.1
+OBJECT_BYTES = 400_000
 BASE = "http://sample-app.{}:8080/"
 # Connections that are opened and held for five seconds.
 FLOOD = """
@@ -134,10 +138,10 @@ class Watch:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that dies. do: it, and undo what does not come back by itself."""
+    """Something that dies. do: it, and undo what does not come back by itself; gives the objects that it has made."""
 
     name: str
-    do: Callable[[Lab], None]
+    do: Callable[[Lab], set[str] | None]
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def program(role: str, name: str) -> Callable[[Lab], None]:
     """Kill a program of a node."""
 
     def kill(lab: Lab) -> None:
-        if not processes.kill(processes.of_node(name_of(lab), role, name)):
+        if not processes.kill(processes.of_node(state_of(lab), role, name)):
             raise RuntimeError(f"no {name} runs on {role}")
 
     return kill
@@ -192,7 +196,7 @@ def node(role: str) -> Callable[[Lab], None]:
     """Kill the first process of a node, and so all of it."""
 
     def kill(lab: Lab) -> None:
-        processes.kill([processes.first_process(name_of(lab), role)])
+        processes.kill([processes.first_process(state_of(lab), role)])
 
     return kill
 
@@ -201,7 +205,7 @@ def cut(seconds: float) -> Callable[[Lab], None]:
     """Take the link between the nodes down for a while."""
 
     def do(lab: Lab) -> None:
-        inside = processes.bridge(name_of(lab))
+        inside = processes.bridge(state_of(lab))
         for state in ("down", "up"):
             processes.in_network_of(inside, "ip", "link", "set", WORKER, state)
             if state == "down":
@@ -214,7 +218,7 @@ def stopped(seconds: float) -> Callable[[Lab], None]:
     """Let all of the lab stand still for a while, as a machine does that is suspended; its clocks go on."""
 
     def do(lab: Lab) -> None:
-        pids = [*processes.descendants(processes.launcher(name_of(lab)))]
+        pids = [*processes.descendants(processes.launcher(state_of(lab)))]
         processes.kill(pids, signal.SIGSTOP)
         time.sleep(seconds)
         processes.kill(pids, signal.SIGCONT)
@@ -238,14 +242,56 @@ def few_descriptors(lab: Lab) -> None:
 
 def everything(lab: Lab) -> None:
     """Kill all of the lab at once, and start it again as a user does."""
-    processes.kill([processes.launcher(name_of(lab))])
-    values = ["-e", f"cluster_name={name_of(lab)}", "--tags", "cluster"]
+    state = state_of(lab)
+    processes.kill([processes.launcher(state)])
+    values = ["-e", f"cluster_name={name_of(lab)}", "-e", f"cluster_state_dir={state.parent}", "--tags", "cluster"]
     programs.output(["ansible-playbook", "site.yml", *values], timeout=300)
+
+
+def full_disk(seconds: float) -> Callable[[Lab], set[str]]:
+    """Fill the disk of the state folder for a while. What the API takes meanwhile, it has to keep."""
+
+    def do(lab: Lab) -> set[str]:
+        filler, taken, until = state_of(lab).parent / "filler", set[str](), time.monotonic() + seconds
+        try:
+            for number in itertools.count():
+                fill(filler)
+                meta = {"name": f"full-{number}", "namespace": "default"}
+                item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"text": "x" * OBJECT_BYTES}}
+                # Refused, or the API is down: both may be.
+                with suppress(RuntimeError):
+                    create = [*lab.command(), "create", "--request-timeout=5s", "-f", "-"]
+                    programs.output(create, given=json.dumps(item), timeout=30)
+                    taken.add(f"ConfigMap default/full-{number}")
+                if time.monotonic() > until:
+                    return taken
+                time.sleep(1)
+        finally:
+            filler.unlink(missing_ok=True)
+        return taken
+
+    return do
+
+
+def fill(file: Path) -> None:
+    """Take all that is free on the disk of a file."""
+    with file.open("ab") as output:
+        size = 1 << 30
+        while size >= 1 << 12:
+            try:
+                os.posix_fallocate(output.fileno(), os.fstat(output.fileno()).st_size, size)
+            except OSError:
+                size //= 2
 
 
 def on_node(lab: Lab, role: str) -> str:
     """Of kubectl: what runs on a node."""
     return f"--field-selector=spec.nodeName={name_of(lab)}-{role}"
+
+
+def state_of(lab: Lab) -> Path:
+    """The folder of the lab's own state."""
+    return processes.state_of(lab.folder)
 
 
 def name_of(lab: Lab) -> str:
@@ -266,6 +312,7 @@ FAULTS = [
     *(Fault(f"node {role}", node(role)) for role in NODES),
     Fault("everything at once, then site.yml", everything),
 ]
+FULL_DISK = Fault("full disk of the state folder, 60 s", full_disk(60))
 
 
 def names(lab: Lab) -> set[str]:
@@ -285,7 +332,7 @@ def tried(lab: Lab, watch: Watch, fault: Fault) -> Outcome:
     with watch.on():
         time.sleep(1)
         began = time.monotonic()
-        fault.do(lab)
+        before |= fault.do(lab) or set()
         heal = healed(lab, began)
         time.sleep(1)
     denied = [client for client in watch.clients if client.is_denied]
@@ -338,7 +385,7 @@ def main() -> int:
     chosen = parser.parse_args()
     lab = Lab.at(chosen.lab)
     watch, outcomes = Watch(lab), []
-    for fault in FAULTS:
+    for fault in [*FAULTS, *([FULL_DISK] if state_of(lab).parent.is_mount() else [])]:
         if chosen.only in fault.name:
             outcomes.append(tried(lab, watch, fault))
             print(table(outcomes[-1:]).splitlines()[-1], flush=True)

@@ -38,15 +38,22 @@ def _install_tools(progress: Progress) -> bool:
     return bool(packages)
 
 
+def _labs(state_dir: Path) -> set[Path]:
+    """Folders of a state folder's labs, and of all others that run: a cache may be theirs, too."""
+    return {*(file.parent for file in state_dir.glob("*/launcher.json")), *lab.running_folders()}
+
+
 def _build(request: dict[str, Any], bill: Bill, progress: Progress) -> bool:
     """Build what is missing; afterwards downloads, compiler files and replaced versions go."""
     started = time.monotonic()
     with cache.locked(bill.cache, progress):
+        if not request["check"]:
+            cache.claim(bill.cache)
         built = cache.build(bill.cache, bill.parts(), progress)
         if built:
             progress(f"all parts are built, {time.monotonic() - started:.0f} s in all")
-            labs = Path(request["state_dir"]).glob("*/launcher.json")
-            cache.prune(bill.cache, bill.parts(), [file.read_text() for file in labs])
+            used = [path for folder in _labs(Path(request["state_dir"])) for path in lab.needed_by(folder)]
+            cache.prune(bill.cache, bill.parts(), used)
             cache.drop_work(bill.work, request["keep_build_files"])
     return bool(built)
 
@@ -93,6 +100,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     preflight.check_basics()
     bill = Bill(Path(request["cache_dir"]).expanduser())
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
+    cache.refuse_foreign(bill.cache)
     settings = _settings(request, bill)
     building = any(not part.folder(bill.cache).is_dir() for part in bill.parts())
     lab.refuse_loss(settings)
@@ -101,7 +109,8 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         running = lab.is_running(settings.folder)
         held = set(lab.forwarded_ports(settings.folder)) if running else set()
         free = tuple(item for item in settings.forwards if item[:2] not in held)
-        preflight.check(bill.cache, settings.state_dir, free, building=building, running=running)
+        new = settings.workers + 1 - len([*settings.folder.glob("nodes/*")])
+        preflight.check(bill.cache, settings.state_dir, free, building=building, running=running, new_nodes=new)
     if request["check"] and (building or preflight.missing_tools()):
         return {"changed": True}
     installed = _install_tools(progress)
@@ -133,6 +142,7 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
     preflight.check_basics()
     bill = bill or Bill(Path(request["cache_dir"]).expanduser())
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
+    cache.refuse_foreign(bill.cache)
     if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
         return {"changed": False}
     preflight.check(bill.cache, Path(request["state_dir"]), (), building=True)
@@ -145,11 +155,10 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
 def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
     folder = Path(request["cache_dir"]).expanduser()
-    for launcher in Path(request["state_dir"]).glob("*/launcher.json"):
-        if lab.is_running(launcher.parent) and str(folder) in launcher.read_text():
-            raise LabError(
-                f"The lab {launcher.parent.name} runs on what is in {folder}: remove the lab first (make down)"
-            )
+    for one in filter(lab.is_running, _labs(Path(request["state_dir"]))):
+        if any(path.is_relative_to(folder.resolve()) for path in lab.needed_by(one)):
+            raise LabError(f"The lab {one.name} runs on what is in {folder}: remove the lab first (make down)")
+    cache.refuse_foreign(folder)
     changed = not cache.is_empty(folder)
     if changed and not request["check"]:
         with cache.locked(folder, progress):
@@ -196,6 +205,7 @@ def _request(text: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    os.umask(0o022)  # a hardened shell's would hide the images' files from the users of containers
     try:
         request = _request(sys.stdin.read())
         result = STATES[request["state"]](request, _progress)

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import inspect
 import os
+import re
 import shutil
 import stat
 import threading
@@ -23,10 +24,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import LabError
-from .tools import stopped, write_atomically
+from .tools import remove, stopped, write_atomically
 
 Progress = Callable[[str], None]
 Report = Callable[[str], None]
+# Says that a folder is a cache, and ours (Cache Directory Tagging Specification): backups may leave it out.
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is the ambient lab's: make clean-images.\n"
+LOCK, WORK = ".lock", "work"
+# What builds have in their folder of downloads; one of this name may be somebody else's.
+DOWNLOADS = {"go-build", "go-config", "go-mod", "go-tmp", "kept", "kind-module", "npm"}
+# What earlier versions and the scenario kind build, too; every part that has a seal counts besides.
+PART = re.compile(
+    "(console|envoy|go-[a-z-]+|image-store|images|kind(-[a-z]+)?|node-(image|toolchain)|programs|protobuf-compiler"
+    "|sources|(waypoint|ztunnel)(-libraries)?)-[0-9a-f]{12}"
+)
+BESIDE_PART = re.compile(r"\..+-[0-9a-f]{12}\.(draft|(sha256|stamp)(\.draft)?)")
 KEPT_VERSIONS = 1  # besides the newest: going back and forth between two checkouts costs no build
 
 
@@ -61,10 +74,10 @@ class Part:
 @contextlib.contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Only one run at a time works in a folder (the cache, or that of the labs); a second one says so and waits."""
-    file = folder / ".lock"
+    file = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("w") as lock:
+        with file.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -227,11 +240,11 @@ def verify(cache: Path, parts: Sequence[Part], progress: Progress, *, thoroughly
 def discard(folder: Path) -> None:
     """Remove a part; interrupted half-way, what is left no longer counts as whole."""
     draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     folder.rename(draft)
     for kind in ("sha256", "stamp"):
         seal_of(folder, kind).unlink(missing_ok=True)
-    shutil.rmtree(draft)
+    remove(draft)
 
 
 def versions(cache: Path, name: str = "*") -> list[Path]:
@@ -254,41 +267,76 @@ def drop_work(work: Path, keep: bool | None = None) -> None:
     if keep and work.is_dir():
         mark.touch()
     elif keep is False or not mark.exists():
-        shutil.rmtree(work, ignore_errors=True)
+        for name in DOWNLOADS:
+            remove(work / name)
+        with contextlib.suppress(OSError):  # it is not there, or something of the user's own is in it
+            work.rmdir()
 
 
-def _drafts(cache: Path) -> list[Path]:
-    """What builds and removals that were killed have left."""
-    return list(cache.glob(".*.draft"))
+def _is_tagged(cache: Path) -> bool:
+    tag = cache / TAG
+    return tag.is_file() and tag.read_bytes() == TAG_TEXT.encode()
+
+
+def _made(cache: Path) -> list[Path]:
+    """What builds have left in a folder, the parts first: an interrupted removal leaves nothing that is not known."""
+    entries = sorted(cache.iterdir(), key=lambda entry: entry.name.startswith(".")) if cache.is_dir() else []
+    return [entry for entry in entries if _is_part(entry) or BESIDE_PART.fullmatch(entry.name)]
+
+
+def _is_part(folder: Path) -> bool:
+    return bool(PART.fullmatch(folder.name)) or seal_of(folder).exists()
+
+
+def refuse_foreign(cache: Path) -> None:
+    """Raise :class:`LabError` where a folder has no tag of ours, and holds something else than earlier builds did."""
+    if not cache.is_dir() or _is_tagged(cache):
+        return
+    # In a mounted disk's lost+found nobody keeps anything.
+    known = {LOCK, f".{TAG}.draft", "lost+found", *(entry.name for entry in _made(cache))}
+    work = cache / WORK
+    if (cache / LOCK).exists() and work.is_dir() and {entry.name for entry in work.iterdir()} <= DOWNLOADS:
+        known.add(WORK)
+    if foreign := sorted({entry.name for entry in cache.iterdir()} - known):
+        raise LabError(
+            f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set embedded_cache_dir to a folder of its "
+            f"own, {cache / 'ambient-lab'} for example"
+        )
+
+
+def claim(cache: Path) -> None:
+    """Tag a folder as ours before anything is put into it, or removed from it."""
+    refuse_foreign(cache)
+    if not _is_tagged(cache):
+        write_atomically(cache / TAG, TAG_TEXT.encode())
 
 
 def is_empty(cache: Path) -> bool:
     """Whether there is nothing for :func:`empty` to remove."""
-    return not ((cache / "work").exists() or versions(cache) or _drafts(cache))
+    return not _made(cache) and not any((cache / WORK / name).exists() for name in DOWNLOADS)
 
 
 def empty(cache: Path) -> None:
     """Remove parts, drafts, downloads and the lock; the folder too when nothing else is in it."""
-    for folder in versions(cache):
-        discard(folder)
-    for draft in _drafts(cache):
-        shutil.rmtree(draft)
-    for seal in (*cache.glob(".*.sha256"), *cache.glob(".*.stamp")):  # of parts that somebody removed
-        seal.unlink()
-    shutil.rmtree(cache / "work", ignore_errors=True)
-    (cache / ".lock").unlink()
-    with contextlib.suppress(OSError):  # something of the user's own is in it
-        cache.rmdir()
+    claim(cache)
+    for entry in _made(cache):
+        (discard if _is_part(entry) else remove)(entry)
+    drop_work(cache / WORK, keep=False)
+    (cache / LOCK).unlink()
+    if [entry.name for entry in cache.iterdir()] == [TAG]:  # else something of the user's own is in it
+        (cache / TAG).unlink()
+        with contextlib.suppress(OSError):  # a disk is mounted here
+            cache.rmdir()
 
 
-def prune(cache: Path, parts: Sequence[Part], used: Sequence[str]) -> None:
+def prune(cache: Path, parts: Sequence[Part], used: Iterable[Path]) -> None:
     """Drop what newer versions of the parts have replaced, but for the version before and what labs run on.
 
-    :param used: texts in which a folder that is still needed is named.
+    :param used: files and folders that are still needed, without links in their paths.
     """
-    for draft in _drafts(cache):
-        shutil.rmtree(draft)
+    for draft in [entry for entry in _made(cache) if entry.suffix == ".draft"]:
+        remove(draft)
     for part in parts:
         for folder in versions(cache, part.name)[: -1 - KEPT_VERSIONS]:
-            if folder != part.folder(cache) and not any(str(folder) in text for text in used):
+            if folder != part.folder(cache) and not any(path.is_relative_to(folder.resolve()) for path in used):
                 discard(folder)

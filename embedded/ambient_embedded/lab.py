@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import components, pki
-from .cache import Progress, locked
+from . import components, ownership, pki
+from .cache import LOCK, Progress, locked
 from .errors import LabError
 from .launcher import alive, cgroup_hierarchies, remove_cgroup, remove_interface
 from .slots import LOOPBACK, Slot, choose, launcher_of, slot_of
@@ -67,6 +68,26 @@ def _quiet(_: str) -> None:
 
 def is_running(folder: Path) -> bool:
     return alive(folder / "launcher.pid") is not None
+
+
+def running_folders() -> set[Path]:
+    """Folders of the labs that run on this machine, whatever their state folder: the launchers' last argument."""
+    found = set()
+    for procs in (file for root in cgroup_hierarchies() for file in root.glob("ambient-lab/*/launcher/cgroup.procs")):
+        with contextlib.suppress(OSError):  # it has just ended
+            for pid in procs.read_text().split():
+                words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+                if words[-2:-1] == [f"{words[-1]}/runtime/launcher.py"]:
+                    found.add(Path(words[-1]))
+    return found
+
+
+def needed_by(folder: Path) -> set[Path]:
+    """The paths, without links, that a lab's ``launcher.json`` names, whatever version wrote it."""
+    with contextlib.suppress(FileNotFoundError):
+        literals = re.findall(r'"/(?:[^"\\]|\\.)*"', (folder / "launcher.json").read_text())
+        return {Path(json.loads(literal)).resolve() for literal in literals}
+    return set()
 
 
 def forwarded_ports(folder: Path) -> list[tuple[str, int]]:
@@ -164,13 +185,21 @@ def _differing(wanted: dict[Path, str]) -> list[Path]:
     return [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
 
 
+def _reasons(settings: Settings, lab: Lab, wanted: dict[Path, str]) -> list[str]:
+    """Why a lab that runs is to be restarted; none where it is as asked."""
+    files = sorted({path.name for path in _differing(wanted)})
+    over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
+    ends = "its certificates end soon, or have ended"
+    return [*([f"other {', '.join(files)} than it has"] if files else []), *([ends] if over else [])]
+
+
 def is_as_asked(settings: Settings) -> bool:
     """Whether the lab runs, and :func:`present` would not restart it."""
     slot = slot_of(settings.folder)
     if slot is None or not is_running(settings.folder):
         return False
     lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
-    return not _differing(_desired_files(settings, lab, slot))
+    return not _reasons(settings, lab, _desired_files(settings, lab, slot))
 
 
 def _take_over(store: Path, target: Path) -> None:
@@ -230,21 +259,10 @@ def _launch(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def refuse_stranger(folder: Path, owner: Path) -> None:
-    """Raise :class:`LabError` where the lab was made from another checkout that is still there."""
-    with contextlib.suppress(FileNotFoundError):  # a new lab, or one of an older version
-        other = Path((folder / "owner").read_text().strip())
-        if other.resolve() != owner.resolve() and other.exists():
-            raise LabError(
-                f"The lab {folder.name} in {folder.parent} belongs to {other}, and this run's folder is {owner}: take "
-                "another name for yours (cluster_name, and ports of its own in cluster_node_ports), or remove that lab "
-                "first, from there"
-            )
-
-
 def refuse_loss(settings: Settings) -> None:
     """Raise :class:`LabError` where a lab is not this run's, or has a node that is not asked for: pods run there."""
-    refuse_stranger(settings.folder, settings.owner)
+    ownership.refuse_foreign(settings.folder)
+    ownership.refuse_stranger(settings.folder, settings.owner, running=is_running(settings.folder))
     if (settings.folder / "data").exists():
         raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
     here = {folder.name for folder in settings.folder.glob("nodes/*")}
@@ -271,14 +289,10 @@ def present(settings: Settings, progress: Progress, *, check: bool = False) -> d
         lab = Lab(settings.folder, slot.number, settings.workers, settings.pause_image)
         server, names = f"https://{LOOPBACK}:{slot.api_port}", [node.name for node in lab.nodes]
         wanted = _desired_files(settings, lab, slot)
-        running, differing = is_running(settings.folder), _differing(wanted)
-        if running and differing:
-            files = sorted({path.name for path in differing})
-            progress(f"the running lab {settings.name} is to be restarted: other {', '.join(files)} than it has")
-        over = any(pki.is_over(settings.node_folder(node) / "kubernetes/pki") for node in lab.nodes)
-        if running and over:
-            progress(f"the running lab {settings.name} is to be restarted: its certificates end soon, or have ended")
-        changed = not running or bool(differing) or over
+        running, reasons = is_running(settings.folder), _reasons(settings, lab, wanted)
+        for reason in reasons if running else ():
+            progress(f"the running lab {settings.name} is to be restarted: {reason}")
+        changed = not running or bool(reasons)
         if check and changed:
             return {"changed": True, "server": server, "nodes": names, "kubeconfig": ""}
         if changed:
@@ -309,14 +323,15 @@ def absent(
     folder = state_dir / name
     if not folder.exists() and not _cgroups(folder):
         return False
-    if owner:
-        refuse_stranger(folder, owner)
+    ownership.refuse_removal(folder, owner)
     if check:
         return True
     with locked(state_dir, progress):
+        ownership.refuse_removal(folder, owner)  # it may have changed hands meanwhile
         stop(folder)
-        if folder.exists():
-            shutil.rmtree(folder)
-        if [entry.name for entry in state_dir.iterdir()] == [".lock"]:
-            shutil.rmtree(state_dir)
+        ownership.remove_lab(folder)
+        if not any(ownership.is_lab(entry) for entry in state_dir.iterdir()):
+            (state_dir / LOCK).unlink()
+            with contextlib.suppress(OSError):  # a disk is mounted here, or something of the user's own is in it
+                state_dir.rmdir()
     return True

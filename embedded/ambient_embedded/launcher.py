@@ -42,10 +42,14 @@ RESTART_SECONDS = 1.0
 
 
 def log(message: str) -> None:
-    """One line to the launcher's log (its standard output), which begins anew where it has become long."""
-    if os.fstat(1).st_size > LOG_BYTES:
-        os.ftruncate(1, 0)
-    print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
+    """One line to the launcher's log (its standard output), which begins anew where it has become long.
+
+    On a full disk it comes later, or never.
+    """
+    with contextlib.suppress(OSError):
+        if os.fstat(1).st_size > LOG_BYTES:
+            os.ftruncate(1, 0)
+        print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
 
 
 def start_time(pid: int) -> str:
@@ -312,8 +316,8 @@ async def _start(node: dict[str, Any], bridge: int) -> asyncio.subprocess.Proces
             *node["enter"], stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, preexec_fn=_die_with_parent
         )
     pid = await _child_of(process)
-    note(Path(node["folder"], "node.pid"), pid)
     try:
+        note(Path(node["folder"], "node.pid"), pid)
         await _plug(node, pid, bridge)
         assert process.stdin
         process.stdin.write(b"go\n")

@@ -300,7 +300,11 @@ class Bill:
             image("kiali", kiali, Cmd=["/opt/kiali/kiali"], WorkingDir="/opt/kiali", User="65532:65532"),
             image("tools", base, Cmd=["/bin/bash"]),
             image("pilot", base, pilot, Entrypoint=["/usr/local/bin/pilot-discovery"], User=istio_user),
-            image("install-cni", base, cni, Cmd=["/usr/local/bin/install-cni"], WorkingDir="/opt/cni/bin"),
+            # Its own choice changes with its first restart, and then pods that leave the mesh keep rules (istio#61019).
+            image(
+                "install-cni", base, cni, Cmd=["/usr/local/bin/install-cni"], WorkingDir="/opt/cni/bin",
+                Env=[path, "FORCE_IPTABLES_BINARY=nft"],
+            ),
             image(
                 "ztunnel", base, layer("ztunnel-libraries", (ztunnel_libraries, site)),
                 layer("ztunnel", (ztunnel, "opt/app")),

@@ -24,6 +24,7 @@ GIB = 1 << 30
 # Measured: a build from nothing takes 13.6 GiB, of which 3.7 GiB stay when the compiler's files are dropped.
 BUILD_DISK_BYTES, BUILD_MEMORY_BYTES = 15 * GIB, 4 * GIB
 RUN_DISK_BYTES, RUN_MEMORY_BYTES = 3 * GIB, 2 * GIB
+COPY_DISK_BYTES = 2 * GIB  # of the images, for each new node: links can't share them with a cache on another disk
 HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-linux"}
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_SECONDS = 30.0
@@ -65,28 +66,44 @@ def _owners(cache: Path, state: Path) -> Iterator[str]:
         (state, "cluster_state_dir", "/var/lib/ambient-lab"),
     ):
         path = folder.absolute()
-        paths = {path, path.resolve()}  # a link in it is as good as a folder
-        for part in sorted({above for path in paths for above in (path, *path.parents)} | _parts(cache, path)):
-            if part.exists() and (status := part.stat()) and (how := _writable(status)):
+        for part in sorted(_way(path, *(_parts(cache) if path == cache.absolute() else ()))):
+            if how := _writable(part.lstat()):
                 own = "" if part == path else f" and with it {path}"
-                yield f"{part}{own} can be changed by {how}, and what is in it runs as root: set {variable} to {place}"
+                above = Path(place).expanduser().resolve().is_relative_to(part)  # then the place is no way out
+                advice = f"chown root:root {part}; chmod go-w {part}" if above else f"set {variable} to {place}"
+                yield f"{part}{own} can be changed by {how}, and what is in it runs as root: {advice}"
                 break
 
 
-def _parts(cache: Path, path: Path) -> set[Path]:
-    return set(cache.absolute().glob("*-" + "[0-9a-f]" * 12)) if path == cache.absolute() else set()
+def _parts(cache: Path) -> Iterator[Path]:
+    return cache.absolute().glob("*-" + "[0-9a-f]" * 12)
+
+
+def _way(*paths: Path) -> set[Path]:
+    """What is there of folders, of those above them, and of what each link on the way leads to."""
+    found, left = set[Path](), [*paths]
+    while left:
+        for part in {part for path in [left.pop()] for part in (path, *path.parents)} - found:
+            if part.is_symlink():
+                left.append(Path(os.path.normpath(part.parent.resolve() / part.readlink())))
+            if os.path.lexists(part):
+                found.add(part)
+    return found
 
 
 def _writable(status: os.stat_result) -> str:
     """Who besides root may change what is in a folder; "" for nobody. In a sticky one nobody changes what is root's."""
     if status.st_uid != 0:
         return f"its owner (uid {status.st_uid})"
+    if stat.S_ISLNK(status.st_mode):
+        return ""
     foreign = status.st_mode & (0o002 if status.st_gid == 0 else 0o022)
     return "its group or everybody (chmod go-w)" if foreign and not status.st_mode & stat.S_ISVTX else ""
 
 
-def _resources(cache: Path, state: Path, building: bool, running: bool) -> Iterator[str]:
-    needs = [(state, RUN_DISK_BYTES, "cluster_state_dir")]
+def _resources(cache: Path, state: Path, building: bool, running: bool, new_nodes: int) -> Iterator[str]:
+    apart = _existing(cache).stat().st_dev != _existing(state).stat().st_dev
+    needs = [(state, RUN_DISK_BYTES + apart * new_nodes * COPY_DISK_BYTES, "cluster_state_dir")]
     if building:
         needs.append((cache, BUILD_DISK_BYTES, "embedded_cache_dir"))
     for folder, need, variable in needs:
@@ -207,13 +224,21 @@ def check_basics() -> None:
 
 
 def check(
-    cache: Path, state: Path, forwards: tuple[tuple[str, int, int], ...], *, building: bool, running: bool = False
+    cache: Path,
+    state: Path,
+    forwards: tuple[tuple[str, int, int], ...],
+    *,
+    building: bool,
+    running: bool = False,
+    new_nodes: int = 0,
 ) -> None:
     """Raise :class:`LabError` that lists every problem; ``forwards`` are ports that must still be free.
 
     :param running: the lab is, and is to be restarted.
+    :param new_nodes: how many nodes the lab is to be given.
     """
-    _raise([*_resources(cache, state, building, running), *_cgroups(), *_kernel(state), *_ports(forwards)])
+    resources = _resources(cache, state, building, running, new_nodes)
+    _raise([*resources, *_cgroups(), *_kernel(state), *_ports(forwards)])
 
 
 def check_owners(cache: Path, state: Path) -> None:

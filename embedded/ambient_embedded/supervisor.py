@@ -34,8 +34,9 @@ STABLE_SECONDS = 30.0  # a component that ran this long starts again with the fi
 
 
 def log(message: str) -> None:
-    """One line to the supervisor's own log (its standard output)."""
-    print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
+    """One line to the supervisor's own log (its standard output). On a full disk it comes later, or never."""
+    with contextlib.suppress(OSError):
+        print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), message, flush=True)
 
 
 def bound(file: Path) -> None:

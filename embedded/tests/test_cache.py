@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -225,7 +226,7 @@ def test_the_lock_holds_when_the_cache_was_emptied_meanwhile(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("environment", "folder"),
     [
-        ({"HOME": "/u/me"}, "/u/me/.cache/ambient-lab"),
+        ({"HOME": "/u/me"}, f"{pwd.getpwuid(0).pw_dir}/.cache/ambient-lab"),
         ({"HOME": "/u/me", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/ambient-lab"),
         ({"XDG_CACHE_HOME": "/var/cache", "AMBIENT_LAB_CACHE": "/srv/built"}, "/srv/built"),
     ],
@@ -253,7 +254,7 @@ def test_prune_keeps_this_version_the_one_before_and_what_labs_use(tmp_path: Pat
     made = versions(tmp_path, 5)
     other = part("one-more")
     cache.build(tmp_path, [other], quiet)
-    cache.prune(tmp_path, [made[-1]], [f'{{"enter": ["{made[1].folder(tmp_path)}/tree"]}}'])
+    cache.prune(tmp_path, [made[-1]], [made[1].folder(tmp_path) / "tree"])
     kept = [made[1], made[3], made[4], other]
     assert whole(tmp_path) == sorted(version.folder(tmp_path).name for version in kept)
 

@@ -131,6 +131,7 @@ def lab_on(folder: Path) -> None:
     forwards = [["127.0.0.1", 1, "10.87.200.2", 6443]]
     settings = {"address": "10.87.200.1/24", "forwards": forwards, "nodes": [node]}
     (busy / "launcher.json").write_text(json.dumps(settings))
+    (busy / "owner").write_text(str(folder / "lab"))
     (busy / "launcher.pid").write_text(f"{os.getpid()} {launcher.start_time(os.getpid())}")
 
 
@@ -172,36 +173,148 @@ def test_the_time_that_is_given_reaches_the_start_of_the_nodes(tmp_path: Path) -
     assert command._settings(request(tmp_path, "present", timeout=1200), Bill(tmp_path / "cache")).timeout == 1200
 
 
-def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cache", "link", "cache/../cache"])
+def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path, name: str) -> None:
+    """By whatever name; what json.dumps writes of this folder's is not what it is called."""
+    tmp_path = tmp_path / "büro"
     lab_on(tmp_path)
     (tmp_path / "cache").mkdir()
-    status, answer = ask(request(tmp_path, "clean"))
+    (tmp_path / "link").symlink_to("cache")
+    status, answer = ask(request(tmp_path, "clean", cache_dir=str(tmp_path / name)))
     assert (status, answer["failed"]) == (1, True)
     assert "The lab busy runs on what is in" in answer["msg"]
     assert "make down" in answer["msg"]
     assert (tmp_path / "cache").is_dir()
 
 
+def test_the_cache_of_a_lab_of_another_state_folder_is_not_emptied(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab_on(tmp_path)
+    (tmp_path / "cache").mkdir()
+    busy, procs = tmp_path / "state/busy", tmp_path / "cgroup/ambient-lab/busy-0/launcher/cgroup.procs"
+    monkeypatch.setattr(lab, "cgroup_hierarchies", lambda: [tmp_path / "cgroup"])
+    script = "print(flush=True); input()"
+    (busy / "runtime").mkdir()
+    (busy / "runtime/launcher.py").write_text(script)
+    command_line = [sys.executable, "-I", str(busy / "runtime/launcher.py"), str(busy)]
+    with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        procs.parent.mkdir(parents=True)
+        procs.write_text(f"{os.getpid()}\n{process.pid}\n")
+        _, answer = ask(request(tmp_path, "clean", state_dir=str(tmp_path / "elsewhere")))
+        process.kill()
+    assert "The lab busy runs on what is in" in answer["msg"]
+
+
 def test_emptying_the_cache_says_so_in_check_mode_and_does_it_once(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
+    (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
     (tmp_path / "cache/work").mkdir()
+    (tmp_path / "cache/.lock").touch()
     assert ask(request(tmp_path, "clean", check=True)) == (0, {"changed": True})
-    assert (tmp_path / "cache/part-0123456789ab").is_dir()
+    assert (tmp_path / "cache/programs-0123456789ab").is_dir()
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_builds_have_left_is_a_change_too(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/.part-0123456789ab.draft").mkdir(parents=True)
+    (tmp_path / "cache/.programs-0123456789ab.draft").mkdir(parents=True)
     assert [ask(request(tmp_path, "clean"))[1]["changed"] for _ in range(2)] == [True, False]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "cache/part-0123456789ab").mkdir(parents=True)
-    (tmp_path / "cache/letters").write_text("mine")
+def test_another_cache_whose_name_begins_alike_is_emptied(ask: Ask, tmp_path: Path) -> None:
+    lab_on(tmp_path)
+    (tmp_path / "cac/programs-0123456789ab").mkdir(parents=True)
+    assert ask(request(tmp_path, "clean", cache_dir=str(tmp_path / "cac"))) == (0, {"changed": True})
+
+
+def test_what_a_link_in_the_cache_leads_to_stays(ask: Ask, tmp_path: Path) -> None:
+    """A part on another disk, or a lock that somebody else has laid there."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("programs-0123456789ab", ".images-0123456789ab.draft", "envoy-0123456789ab", ".lock"):
+        (tmp_path / "other" / name).write_text("theirs")
+        (tmp_path / "cache" / name).symlink_to(tmp_path / "other" / name)
+    (tmp_path / "cache/envoy-0123456789ab").unlink()
+    (tmp_path / "cache/envoy-0123456789ab").symlink_to(tmp_path / "other")
     assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["letters"]
+    assert {file.read_text() for file in (tmp_path / "other").iterdir()} == {"theirs"}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_emptying_the_cache_leaves_what_is_not_its_own(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "cache/programs-0123456789ab").mkdir(parents=True)
+    cache.claim(tmp_path / "cache")
+    for name in ("work/thesis", "work/npm", "backup-202401011200", ".notes.draft"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
+    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert left == [".notes.draft", cache.TAG, "backup-202401011200", "work"]
+    assert [path.name for path in (tmp_path / "cache/work").iterdir()] == ["thesis"]
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": False})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("state", ["present", "built", "clean"])
+@pytest.mark.parametrize("foreign", ["work/thesis", "backup-202401011200/letters", "work/go-mod"])
+def test_a_folder_that_is_no_cache_is_refused_as_it_is(
+    ask: Ask, tmp_path: Path, state: str, foreign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one whose ``work`` has nothing but downloads in it: of somebody who builds Go, and never held our lock."""
+    monkeypatch.setattr(Bill, "parts", lambda _: [])
+    monkeypatch.setattr(lab, "present", lambda *_, **__: pytest.fail("a lab was started"))
+    (tmp_path / "cache" / foreign).mkdir(parents=True)
+    status, answer = ask(request(tmp_path, state))
+    assert (status, answer["failed"]) == (1, True)
+    assert f"set embedded_cache_dir to a folder of its own, {tmp_path}/cache/ambient-lab" in answer["msg"]
+    assert [str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").glob("*/*")] == [foreign]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.root
+def test_a_cache_of_an_earlier_version_is_taken_over(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no tag, and its downloads lie in ``work``."""
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "missing_tools", list)
+    bill, made = Bill(tmp_path / "cache"), [Part("envoy", "envoy", lambda target, report: None)]
+    monkeypatch.setattr(Bill, "parts", lambda _: made)
+    (tmp_path / "cache/work/go-mod").mkdir(parents=True)
+    (tmp_path / "cache/work/kept").touch()
+    (tmp_path / "cache/programs-0123456789ab").mkdir()
+    (tmp_path / "cache/.lock").touch()
+    asked = request(tmp_path, "built", keep_build_files=True)
+    assert [ask(asked)[1] for _ in range(2)] == [{"changed": True}, {"changed": False}]
+    assert (bill.work / "go-mod").is_dir()
+    assert (tmp_path / "cache" / cache.TAG).is_file()
+    assert ask(request(tmp_path, "clean")) == (0, {"changed": True})
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mask", [0o077, 0])
+def test_what_is_built_has_its_modes_whatever_the_shells_mask(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int
+) -> None:
+    """Containers have users that must read it, and nobody else may write it."""
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "missing_tools", list)
+    part = Part("envoy", "envoy", lambda target, report: (target / "file").touch())
+    monkeypatch.setattr(Bill, "parts", lambda _: [part])
+    folder = part.folder(tmp_path / "cache")
+    before = os.umask(mask)
+    try:
+        assert ask(request(tmp_path, "built")) == (0, {"changed": True})
+    finally:
+        os.umask(before)
+    modes = [oct(path.stat().st_mode & 0o777) for path in (tmp_path / "cache", folder, folder / "file")]
+    assert modes == ["0o755", "0o755", "0o644"]
+
+
+def test_what_is_built_is_known_by_its_name(tmp_path: Path) -> None:
+    folders = [part.folder(tmp_path).name for part in Bill(tmp_path).parts()]
+    assert [name for name in folders if not cache.PART.fullmatch(name)] == []
 
 
 def test_emptying_the_cache_half_way_leaves_no_part_half(

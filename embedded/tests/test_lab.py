@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ambient_embedded import lab, slots, waiting
+from ambient_embedded import lab, ownership, pki, slots, tools, waiting
 from ambient_embedded.cache import Progress
 from ambient_embedded.errors import LabError
 from ambient_embedded.launcher import alive, cgroup_hierarchies, start_time
@@ -225,8 +225,49 @@ def test_a_lab_whose_file_was_cut_off_stops_no_other_and_goes(wanted: lab.Settin
 
 def test_a_lab_of_an_older_version_is_not_started_over(wanted: lab.Settings) -> None:
     (wanted.folder / "data").mkdir(parents=True)
+    (wanted.folder / "launcher.json").touch()
     with pytest.raises(LabError, match="was made by an older version: remove it first"):
         lab.refuse_loss(wanted)
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_a_folder_that_is_no_labs_is_left_as_it_is(wanted: lab.Settings, owner: bool) -> None:
+    """cluster_state_dir=/var/lib, and a lab by the name of docker."""
+    (wanted.folder / "containers").mkdir(parents=True)
+    wanted.folder.chmod(0o711)
+    mine = wanted.owner if owner else None
+    for run in (
+        lambda: lab.refuse_loss(wanted),
+        lambda: lab.present(wanted, quiet),
+        lambda: lab.absent(wanted.state_dir, "one", owner=mine, check=True),
+        lambda: lab.absent(wanted.state_dir, "one", owner=mine),
+    ):
+        with pytest.raises(LabError, match=r"/one is not a lab's folder, .* set cluster_state_dir"):
+            run()
+    assert (wanted.folder / "containers").is_dir()
+    assert wanted.folder.stat().st_mode & 0o777 == 0o711
+    (wanted.folder / "containers").rename(wanted.state_dir / "theirs")
+    (wanted.folder / "owner").write_text(str(wanted.owner))
+    (wanted.folder / "link").symlink_to(wanted.state_dir / "theirs")
+    assert lab.absent(wanted.state_dir, "one", owner=mine)
+    assert [entry.name for entry in wanted.state_dir.iterdir()] == ["theirs"]
+
+
+def test_a_removal_that_was_interrupted_goes_on(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aaa", "zzz"):
+        (wanted.folder / name).mkdir(parents=True)
+    (wanted.folder / "owner").write_text(str(wanted.owner))
+
+    def interrupted(path: Path) -> None:
+        tools.remove(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ownership, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lab.absent(wanted.state_dir, "one")
+    assert lab.absent(wanted.state_dir, "one", owner=wanted.owner)
+    assert not wanted.folder.exists()
 
 
 def slotted(folder: Path, number: int, port: int, interface: str = "") -> None:
@@ -282,6 +323,49 @@ def test_a_lab_of_another_checkout_is_neither_changed_nor_removed(wanted: lab.Se
             run()
     assert wanted.folder.exists()
     assert lab.absent(wanted.state_dir, "one", owner=theirs)
+
+
+def test_a_running_lab_of_somebody_else_is_not_taken_over(
+    wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkout may be on a disk that is not mounted now. Whose kubeconfig is the lab's has moved his checkout."""
+    keys = wanted.folder / "nodes/one-control-plane/kubernetes/pki"
+    pki.ensure(keys, "one-control-plane", "10.87.200.2", "10.96.0.1")
+    (wanted.folder / "launcher.json").touch()
+    (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+    wanted.owner.mkdir()
+    for owner in ("a checkout that is not written down", "/net/theirs"):
+        if owner.startswith("/"):
+            (wanted.folder / "owner").write_text(f"{owner}\n")
+        for kubeconfig in ("", "{}", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one").replace("LS0", "LS1")):
+            (wanted.owner / "kubeconfig").write_text(kubeconfig)
+            with pytest.raises(LabError, match=rf"belongs to {owner}, .*remove that lab first \(make down\)"):
+                lab.refuse_loss(wanted)
+        pki.write_kubeconfig(wanted.owner / "kubeconfig", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one"))
+        lab.refuse_loss(wanted)
+    (wanted.owner / "kubeconfig").unlink()
+    (wanted.folder / "launcher.pid").unlink()
+    lab.refuse_loss(wanted)
+    stat = Path.stat
+
+    def denied(path: Path, **rest: bool) -> os.stat_result:
+        if str(path) == "/net/theirs":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **rest)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(LabError, match="belongs to /net/theirs"):
+        lab.absent(wanted.state_dir, "one", owner=wanted.owner)
+
+
+def test_a_lab_whose_certificates_end_is_not_as_asked(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that all that would keep it from coming back is checked before it is stopped."""
+    slotted(wanted.folder, 200, 16443)
+    (wanted.folder / "launcher.pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+    monkeypatch.setattr(lab, "_differing", lambda _: [])
+    assert lab.is_as_asked(wanted)
+    monkeypatch.setattr(pki, "is_over", lambda _: True)
+    assert not lab.is_as_asked(wanted)
 
 
 def test_the_launcher_takes_no_variable_of_a_job_along(wanted: lab.Settings, monkeypatch: pytest.MonkeyPatch) -> None:

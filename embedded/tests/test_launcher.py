@@ -162,6 +162,17 @@ def test_the_launchers_log_begins_anew_when_it_is_long(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().endswith(f"{199:040}\n")
 
 
+@pytest.mark.parametrize("module", ["launcher", "supervisor"])
+def test_a_full_disk_ends_nobody_who_writes_a_log(module: str) -> None:
+    """With the first process of a node all of the node would end, and with the launcher the lab."""
+    script = (
+        f"import os, sys; sys.path.insert(0, sys.argv[1])\nfrom ambient_embedded import {module}\n"
+        f"for number in range(1000): {module}.log(f'{{number:040}}')\nos._exit(3)"
+    )
+    with Path("/dev/full").open("ab") as full:
+        assert subprocess.run([sys.executable, "-c", script, EMBEDDED], stdout=full).returncode == 3
+
+
 def test_the_nodes_may_open_as_many_files_as_the_machine_allows() -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\nimport resource\nfrom ambient_embedded import launcher\n"
@@ -344,6 +355,22 @@ def node(folder: Path, role: str, program: list[str]) -> dict[str, Any]:
     mac = "02:57:00:00:00:01" if role == "one" else "02:57:00:00:00:02"
     paths = {"folder": str(folder / role), "log": str(folder / f"{role}.log")}
     return {"role": role, **paths, "enter": enter, "mac": mac, "cgroup": cgroup}
+
+
+@pytest.mark.root
+def test_a_node_that_cannot_be_written_down_is_ended(tmp_path: Path, group: str) -> None:
+    """Else each attempt on a full disk would leave one that waits for its interface."""
+    asked, me = node(tmp_path, "one", ["sleep", "1000"]), os.getpid()
+    (tmp_path / "one/node.pid").mkdir()
+
+    async def run() -> None:
+        with pytest.raises(OSError, match="Is a directory"):
+            await launcher._start(asked, me)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while Path(f"/proc/{me}/task/{me}/children").read_text():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
 
 
 @pytest.fixture

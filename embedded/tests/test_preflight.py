@@ -294,6 +294,30 @@ def test_a_part_of_the_cache_that_somebody_else_has_restored_is_refused(tmp_path
     assert problem.endswith("set embedded_cache_dir to ~root/.cache/ambient-lab")
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("whose", ["the link", "what is on the way"])
+def test_a_link_that_somebody_else_may_turn_round_is_refused(tmp_path: Path, whose: str) -> None:
+    (tmp_path / "house").mkdir()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    (tmp_path / "cache").mkdir()
+    link = tmp_path / "tmp/link"
+    link.symlink_to("../house/second")
+    (tmp_path / "house/second").symlink_to(tmp_path / "cache")
+    assert list(preflight._owners(link, tmp_path / "state")) == []
+    changed = link if whose == "the link" else tmp_path / "house"
+    os.lchown(changed, 1000, 0)
+    (problem,) = preflight._owners(link / "sub", tmp_path / "state")
+    assert problem.startswith(f"{changed} and with it {link}/sub can be changed by its owner (uid 1000)")
+
+
+def test_a_place_that_is_no_better_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a container's / belongs to somebody else than root."""
+    monkeypatch.setattr(preflight, "_writable", lambda _: "its owner (uid 1000)")
+    problems = list(preflight._owners(Path("/srv/cache"), Path("/srv/state")))
+    assert [line.endswith(": chown root:root /; chmod go-w /") for line in problems] == [True, True]
+
+
 def test_a_threaded_cgroup_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu cpuset memory pids")
     monkeypatch.setattr(preflight, "CGROUPS", tmp_path)
@@ -303,8 +327,18 @@ def test_a_threaded_cgroup_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "threaded cgroup" in next(iter(preflight._cgroups()))
 
 
+def test_on_another_disk_than_the_caches_each_new_node_needs_room_for_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 4 << 30))
+    monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 40)
+    asked = [(Path("/proc"), 2), (Path("/proc"), 0), (tmp_path, 2)]
+    told = [list(preflight._resources(tmp_path, state, False, False, nodes)) for state, nodes in asked]
+    assert told == [["4.0 GiB are free for /proc, 7 GiB are needed: make room or set cluster_state_dir"], [], []]
+
+
 def test_a_restart_needs_no_memory_that_the_lab_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 29)
-    told = [list(preflight._resources(tmp_path, tmp_path, False, running)) for running in (False, True)]
+    told = [list(preflight._resources(tmp_path, tmp_path, False, running, 0)) for running in (False, True)]
     assert ["memory" in line for line in told[0]] == [True]
     assert told[1] == []

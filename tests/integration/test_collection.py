@@ -8,7 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from installed import build, install, used
+from programs import output
 from project import COLLECTION, ROOT, tracked
 
 # What tools leave in a folder that they have worked in.
@@ -75,3 +77,10 @@ def test_what_is_wrong_is_one_line(
     (line,) = [line for line in (ran.stdout + ran.stderr).splitlines() if line.startswith("fatal: ")]
     assert words in line
     assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_an_execution_environment_gets_what_the_modules_import(tmp_path: Path) -> None:
+    found = yaml.safe_load(output(["ansible-builder", "introspect", ROOT / "collections"]))
+    assert {line.partition(" ")[0] for line in found["python"]} == {"kubernetes", "jmespath"}
+    output(["ansible-builder", "create", "-f", ROOT / "execution-environment.yml", "-c", tmp_path])
+    assert (tmp_path / "_build/requirements.txt").is_file()

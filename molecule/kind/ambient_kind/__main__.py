@@ -28,7 +28,7 @@ from . import engine
 from .node_image import KindBill, pack
 
 STATE = Path("/var/lib/ambient-lab")
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ambient-lab"
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~root/.cache")) / "ambient-lab"
 
 
 def _progress(line: str) -> None:

@@ -55,12 +55,12 @@ def state(lab: Lab) -> dict[str, str]:
 
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
-    """The cluster would be made; the rest is left out, and said so. Nothing is made."""
+    """The cluster would be made; what comes after it can't be looked at, and that is said. Nothing is made."""
     bare = ["-e", "cluster_name=bare", "-e", f"lab_dir={tmp_path}/lab", "-e", f"cluster_state_dir={tmp_path}/state"]
     ports = {"cluster_node_ports": {"30080": free_port(), "32766": free_port()}, "cluster_provider": "embedded"}
     ran = play("site.yml", "--check", "--diff", *bare, "-e", json.dumps(ports))
     assert recap(ran) == (0, 1), ran.stdout
-    assert "Left out in check mode: No lab in" in " ".join(ran.stdout.split())
+    assert "Check mode can't look further: the cluster of" in " ".join(ran.stdout.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -72,13 +72,14 @@ def test_what_was_changed_by_hand_is_shown_and_nothing_else(lab: Lab) -> None:
     changed = state(lab)
     try:
         planned = run("site.yml", "--check", "--diff", "-e", NO_GRAPH)
-        # One task each: sample_app, l4_authz, and the application behind the waypoint.
-        assert recap(planned) == (0, 3), planned.stdout
+        # The application, L4's clients, its policy, and the application behind the waypoint.
+        assert recap(planned) == (0, 4), planned.stdout
+        assert "checks no claim" in planned.stdout
         assert differences(changed, state(lab)) == []
     finally:
         done = run("site.yml", "--diff", "-e", NO_GRAPH)
-    assert recap(done) == (0, 3), done.stdout
-    # The role left that to the end of the run, because the policy kept the application's client out.
+    assert recap(done) == (0, 4), done.stdout
+    # At the end of the run, because the policy kept the application's client out.
     assert done.stdout.find(ANSWERS) > done.stdout.find("TASK [l7_waypoint : ") > 0
     for ran in (planned, done):
         shown = diffs(ran)
@@ -86,6 +87,18 @@ def test_what_was_changed_by_hand_is_shown_and_nothing_else(lab: Lab) -> None:
         assert created[0] == "+apiVersion: v1"
         assert all(line.startswith("+") for line in created)
         assert shown == SHOWN, ran.stdout
+    assert differences(before, state(lab)) == []
+
+
+def test_what_is_to_come_into_a_namespace_that_is_not_there_is_shown(lab: Lab) -> None:
+    """As it is written, because the cluster can't be asked about it; and that is said."""
+    before = state(lab)
+    ran = run("site.yml", "--check", "--diff", "--tags", "l7", "-e", NO_GRAPH, "-e", "l7_waypoint_namespace=elsewhere")
+    # The application, the waypoint and the policy.
+    assert recap(ran) == (0, 3), ran.stdout
+    shown = {*diffs(ran)}
+    assert {"Namespace elsewhere", "Gateway elsewhere/waypoint", "AuthorizationPolicy elsewhere/layer7-authz"} <= shown
+    assert "Check mode takes as new:" in ran.stdout
     assert differences(before, state(lab)) == []
 
 

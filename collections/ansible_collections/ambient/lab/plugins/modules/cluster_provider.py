@@ -53,6 +53,15 @@ options:
     description: The program kubectl.
     type: str
     default: kubectl
+  node_ports:
+    description:
+      - Ports of this machine by the NodePort they lead to.
+      - Left out, those of the lab; for a new lab V({"30080":18080,"32766":28080}).
+    type: dict
+  listen_address:
+    description: Address of this machine for these ports. Empty, that of the lab; for a new lab V(127.0.0.1).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -70,15 +79,20 @@ provider:
   type: str
   sample: kind
 listen_address:
-  description: Address of this machine on which the ports of a lab that is there listen; empty for a new one.
+  description: Address of this machine on which the lab's ports listen.
   returned: success
   type: str
   sample: 127.0.0.1
 node_ports:
-  description: Ports of this machine that lead into a lab that is there, by their NodePort; empty for a new one.
+  description: Ports of this machine that lead into the lab, by their NodePort.
   returned: success
   type: dict
   sample: {"30080": 18080}
+node_urls:
+  description: Addresses of the same ports, by their NodePort.
+  returned: success
+  type: dict
+  sample: {"30080": "http://127.0.0.1:18080"}
 """
 
 import os
@@ -87,14 +101,13 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose, own_ports
+from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose, ports
 
 
 def run(call: Call) -> dict[str, t.Any]:
     """Choose the provider for this machine."""
     machine = Machine(Programs(lambda line: None), os.environ, platform.system(), os.geteuid() == 0)
-    address, ports = own_ports(call.params)
-    return {"provider": choose(call.params, machine), "listen_address": address, "node_ports": ports}
+    return {"provider": choose(call.params, machine), **ports(call.params)}
 
 
 WORK = Work(SPEC, run)

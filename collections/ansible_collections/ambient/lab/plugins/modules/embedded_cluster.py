@@ -24,7 +24,7 @@ options:
   state:
     description:
       - V(present) builds what is missing and starts the lab, V(absent) removes it and leaves the cache.
-      - V(built) only builds, V(clean) empties the cache, unless a lab runs on what is in it.
+      - V(built) only builds, V(clean) empties the cache, unless a lab runs on what is in it, of any state folder.
     type: str
     choices: [built, clean, present, absent]
     default: present
@@ -32,17 +32,23 @@ options:
     description: The lab's name; it separates labs on one machine. Required when O(state=present) or O(state=absent).
     type: str
   state_dir:
-    description: Folder of all labs' own state, on a file system that overlayfs can use.
+    description:
+      - Folder of all labs' own state, on a file system that overlayfs can use.
+      - A folder O(name) in it that is not a lab's is neither used nor removed.
     type: path
     required: true
   cache_dir:
-    description: Folder of what has been built. Required unless O(state=absent).
+    description:
+      - Folder of what has been built. It is tagged (C(CACHEDIR.TAG)); one that holds something else, and has no tag, is
+        neither used nor emptied.
+      - Required unless O(state=absent).
     type: path
   lab_dir:
     description:
       - The lab's folder for the user; gets C(kubeconfig) (mode 0600) and a link C(logs).
       - It tells whose the lab is. A lab of the same name that was made with another one, which is still there, is
-        neither changed nor removed; without it O(state=absent) removes anybody's.
+        neither changed nor removed. One that runs is not changed either where that folder is gone, unless the
+        kubeconfig here is that lab's. Without it O(state=absent) removes anybody's.
       - Required when O(state=present).
     type: path
   forwards:
@@ -93,7 +99,7 @@ EXAMPLES = r"""
     source: "{{ playbook_dir }}/embedded"
     name: my-lab
     state_dir: /var/lib/ambient-lab
-    cache_dir: ~/.cache/ambient-lab
+    cache_dir: ~root/.cache/ambient-lab
     lab_dir: "{{ playbook_dir }}/.lab/my-lab"
     forwards:
       - {host: 127.0.0.1, port: 18080, node_port: 30080}
@@ -129,18 +135,18 @@ programs:
   description: Folder of the programs, C(kubectl) and C(helm) among them.
   returned: O(state=present)
   type: str
-  sample: /home/me/.cache/ambient-lab/programs-8fde29bab7b3
+  sample: /root/.cache/ambient-lab/programs-8fde29bab7b3
 charts:
   description: Folders of Istio's Helm charts, by name.
   returned: O(state=present)
   type: dict
-  sample: {ztunnel: /home/me/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
+  sample: {ztunnel: /root/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
 gateway_api_crds:
   description: Files of the Gateway API's custom resource definitions.
   returned: O(state=present)
   type: list
   elements: str
-  sample: [/home/me/.cache/ambient-lab/sources-299c3184cb9f/crds/gateway.networking.k8s.io_gateways.yaml]
+  sample: [/root/.cache/ambient-lab/sources-299c3184cb9f/crds/gateway.networking.k8s.io_gateways.yaml]
 registry:
   description: What the names of the lab's images start with.
   returned: O(state=present)

@@ -146,6 +146,10 @@ options:
     description: Prometheus' Service, which is reached through the Kubernetes API. Asked about a missing edge only.
     type: dict
     suboptions:
+      url:
+        description: Its address as pods use it, such as C(http://prometheus.istio-system:9090), in place of the others.
+        type: str
+        version_added: 0.3.0
       namespace:
         description: Its namespace.
         type: str
@@ -332,6 +336,7 @@ KIALI_SPEC = {
     "web_root": {"type": "str", "default": "/kiali"},
 }
 PROMETHEUS_SPEC = {
+    "url": {"type": "str"},
     "namespace": {"type": "str", "default": "istio-system"},
     "service": {"type": "str", "default": "prometheus"},
     "port": {"type": "int", "default": 9090},

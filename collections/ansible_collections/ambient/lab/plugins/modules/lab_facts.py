@@ -35,7 +35,18 @@ EXAMPLES = r"""
     facts: {provider: existing, cluster_name: staging, kubeconfig: /etc/staging/kubeconfig}
 """
 
-RETURN = r""" # """
+RETURN = r"""
+ansible_facts:
+  description: The facts, in check mode those that would be written.
+  returned: success
+  type: dict
+  contains:
+    lab:
+      description: O(facts).
+      returned: success
+      type: dict
+      sample: {"provider": "existing", "cluster_name": "staging"}
+"""
 
 import json
 import os
@@ -55,7 +66,8 @@ def run(call: Call) -> dict[str, t.Any]:
     path = os.path.join(call.params["lab_dir"], "lab.json")
     content = json.dumps(call.params["facts"], indent=4, sort_keys=True) + "\n"
     before = put("lab_dir", path, content, call.check_mode, 0o600)
-    return {"changed": before != content, **({"diff": diff_of(path, before, content)} if call.diff else {})}
+    diff = {"diff": diff_of(path, before, content)} if call.diff else {}
+    return {"changed": before != content, "ansible_facts": {"lab": call.params["facts"]}, **diff}
 
 
 WORK = Work(SPEC, run)

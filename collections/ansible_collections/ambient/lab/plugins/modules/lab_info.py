@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads C(lab.json) of a lab, checks that its cluster answers and that the required objects exist.
   - Fails with one line that says what to run first.
-  - In check mode that is a warning and RV(foreseen=false), because an earlier task may be about to make it.
+  - In check mode that is a warning and RV(complete=false), because an earlier task may be about to make it.
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
@@ -25,6 +25,10 @@ options:
     description: Folder of the lab, as the role C(cluster) made it.
     type: path
     required: true
+  facts:
+    description: The facts that M(ambient.lab.lab_facts) of the same run gave; they are not read from the folder then.
+    type: dict
+    version_added: 0.3.0
   requires:
     description: Objects that must exist in the cluster.
     type: list
@@ -96,13 +100,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-foreseen:
+complete:
   description: Whether the lab and everything in O(requires) is there; false in check mode only.
   returned: success
   type: bool
 ansible_facts:
   description: The lab's facts, as the role C(cluster) wrote them.
-  returned: where RV(foreseen=true)
+  returned: where RV(complete=true)
   type: dict
   contains:
     lab:
@@ -140,6 +144,7 @@ LOOK_SPEC = {
 }
 SPEC: dict[str, dict[str, t.Any]] = {
     "lab_dir": {"type": "path", "required": True},
+    "facts": {"type": "dict"},
     "requires": {"type": "list", "elements": "dict", "default": [], "options": OBJECT_SPEC},
     "look_for": {"type": "list", "elements": "dict", "default": [], "options": LOOK_SPEC},
 }
@@ -148,13 +153,13 @@ SPEC: dict[str, dict[str, t.Any]] = {
 def run(call: Call) -> dict[str, t.Any]:
     """Read the lab's facts, and look for the objects."""
     try:
-        lab = read_lab(call.params["lab_dir"])
+        lab = read_lab(call.params["lab_dir"], call.params["facts"])
         found = require(lab, call.params["requires"], call.params["look_for"])
     except LabError as error:
         if not call.check_mode:
             raise
-        return {"foreseen": False, "found": [], "warnings": [f"Left out in check mode: {error.message}"]}
-    return {"foreseen": True, "ansible_facts": {"lab": lab}, "found": found}
+        return {"complete": False, "found": [], "warnings": [f"Check mode can't look further: {error.message}"]}
+    return {"complete": True, "ansible_facts": {"lab": lab}, "found": found}
 
 
 WORK = Work(SPEC, run, KUBERNETES_IMPORT_ERROR)

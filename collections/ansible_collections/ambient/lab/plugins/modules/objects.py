@@ -14,8 +14,8 @@ description:
     are not written.
   - With C(--diff) every object that changes is shown with what changes of it. Of a Secret the keys are shown, as by
     C(kubectl diff), not the values.
-  - In check mode the cluster itself is asked (server-side dry run). An object whose namespace or ServiceAccount is made
-    by the same task counts as one that would be made; the dry run alone would fail.
+  - In check mode the cluster itself is asked (server-side dry run). An object whose namespace or ServiceAccount does
+    not exist yet counts as one that would be made, with a warning that the cluster could not be asked.
   - With O(state=absent) a kind that the cluster does not know (any more) is an object that is not there. So is one that
     somebody else removes at the same time, as the API does with a Secret whose ServiceAccount is gone.
   - An object that the API refuses is one line, with what to do about a missing permission.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import pathlib
 import typing as t
 
 from .._common.errors import LabError
@@ -33,16 +34,15 @@ FACTS = (
 )
 
 
-def read_lab(lab_dir: str) -> dict[str, t.Any]:
-    """The facts that the role `cluster` wrote.
+def read_lab(lab_dir: str, facts: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+    """The facts that the role `cluster` wrote, or those that are given.
 
     Raises:
         LabError: when there is no lab, or its facts are incomplete.
     """
     path = os.path.join(lab_dir, "lab.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            lab = json.load(file)
+        lab = facts or json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LabError(f"No lab in {lab_dir}: run `ansible-playbook site.yml` first") from error
     except (OSError, ValueError) as error:

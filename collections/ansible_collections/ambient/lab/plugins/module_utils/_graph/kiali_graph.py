@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import re
 import typing as t
+import urllib.parse
 
 from .._check.curl_outcomes import KubeEdge, settings_of
 from .._check.stable import Verdict
@@ -81,7 +82,7 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     edge = KubeEdge(params["kubeconfig"], params["context"])
     kiali = Kiali(Web(url), "") if url else Kiali(edge, service_proxy(params["kiali"]))
     result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
-    places = Places(kubectl(params), params["kiali"], params["prometheus"], url)
+    places = Places(kubectl(params), params["kiali"], prometheus_place(params["prometheus"]), url)
     explain_graph(result, namespaces, edge, places)
     if path and not check_mode:
         write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
@@ -89,6 +90,15 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     if result.verdict != "pass":
         raise LabError(graph_failure(result, settings.phase, section or "", kubectl(params)), **returned)
     return returned
+
+
+def prometheus_place(given: t.Mapping[str, t.Any]) -> t.Mapping[str, t.Any]:
+    """Namespace, service and port of Prometheus; its address of a Service is service.namespace[.svc...], or service."""
+    if not given["url"]:
+        return given
+    parts = urllib.parse.urlsplit(given["url"])
+    service, *rest = (parts.hostname or "").split(".")
+    return {"service": service, "namespace": rest[0] if rest else given["namespace"], "port": parts.port or 80}
 
 
 def explain_graph(result: GraphResult, namespaces: t.Sequence[str], cluster: ProxyReader, places: Places) -> None:

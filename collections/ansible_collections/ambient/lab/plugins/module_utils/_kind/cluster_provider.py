@@ -24,9 +24,17 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "kind": {"type": "str", "default": "kind"},
     "helm": {"type": "str", "default": "helm"},
     "kubectl": {"type": "str", "default": "kubectl"},
+    "node_ports": {"type": "dict"},
+    "listen_address": {"type": "str", "default": ""},
 }
+# Of a new lab: where sample-app and Kiali are reached on this machine.
+NEW_PORTS = {"30080": 18080, "32766": 28080}
+NEW_ADDRESS = "127.0.0.1"
 # The major version that kubernetes.core, as requirements.txt brings it, works with.
 HELM_MAJOR = 3
+# What only a lab's folder has, and what it may have before: a kubeconfig alone may be the user's own.
+MARKS = {"lab.json", "kind.yaml"}
+EARLY = {"kube-cache"}
 
 
 class Machine(t.NamedTuple):
@@ -55,8 +63,10 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
         Its name; "" where there is nothing to remove.
 
     Raises:
-        LabError: with one line, when another one than the lab's own is asked for, or when something is missing.
+        LabError: with one line, when the folder is not a lab's, another provider than the lab's own is asked for,
+            or something is missing.
     """
+    _refuse_foreign(options)
     asked, own = options["provider"], own_provider(options)
     if own and asked not in {"auto", own}:
         name = options["name"]
@@ -80,6 +90,26 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
     )
 
 
+def _refuse_foreign(options: t.Mapping[str, t.Any]) -> None:
+    """A lab's folder is removed with all that is in it, so nothing else may be there before."""
+    lab_dir = options["lab_dir"]
+    there = set(os.listdir(lab_dir)) if os.path.isdir(lab_dir) else set()
+    if not there & MARKS and there - EARLY and not _is_owner(options):
+        raise LabError(
+            f"{lab_dir} is not a lab's folder, {min(there - EARLY)} is in it and none of {', '.join(sorted(MARKS))}: "
+            "set lab_dir to a folder of its own"
+        )
+
+
+def _is_owner(options: t.Mapping[str, t.Any]) -> bool:
+    """Whether an embedded lab was begun from the folder: it gets its kubeconfig before its lab.json."""
+    try:
+        with open(os.path.join(options["state_dir"], options["name"], "owner"), encoding="utf-8") as file:
+            return os.path.realpath(file.read().strip()) == os.path.realpath(str(options["lab_dir"]))
+    except OSError:
+        return False
+
+
 def own_provider(options: t.Mapping[str, t.Any]) -> str:
     """The provider a lab was made with, or was about to be: its folder tells, and the embedded cluster's state does."""
     lab_dir = options["lab_dir"]
@@ -93,6 +123,21 @@ def own_provider(options: t.Mapping[str, t.Any]) -> str:
     if os.path.exists(os.path.join(lab_dir, "kind.yaml")):
         return "kind"
     return "embedded" if os.path.isdir(os.path.join(options["state_dir"], options["name"])) else ""
+
+
+def ports(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Address, ports and URLs of a lab: as asked for, else as it has them (others would restart it), else new ones.
+
+    Returns:
+        listen_address, node_ports (port of this machine by NodePort) and node_urls (address by NodePort).
+    """
+    own_address, own = own_ports(options)
+    asked = options["node_ports"]
+    used = (own or NEW_PORTS) if asked is None else {str(node_port): port for node_port, port in asked.items()}
+    address = options["listen_address"] or own_address or NEW_ADDRESS
+    host = f"[{address}]" if ":" in address else address
+    urls = {node_port: f"http://{host}:{port}" for node_port, port in used.items()}
+    return {"listen_address": address, "node_ports": used, "node_urls": urls}
 
 
 def own_ports(options: t.Mapping[str, t.Any]) -> tuple[str, dict[str, int]]:

@@ -41,7 +41,7 @@ def test_a_lab_that_is_there(tmp_path: pathlib.Path, check: bool) -> None:
         look_for = [{**PODS, "label_selector": "app=curl"}, {**PODS, "label_selector": "app=other"}, PODS]
         options: dict[str, t.Any] = {"lab_dir": _lab(tmp_path, api), "requires": [NAMESPACE], "look_for": look_for}
         ok, told = _run(lab_info, check, **options)
-    assert (ok, told["foreseen"], told["found"], told["changed"]) == (True, True, [POD], False)
+    assert (ok, told["complete"], told["found"], told["changed"]) == (True, True, [POD], False)
     assert told["ansible_facts"]["lab"]["kubeconfig"] == f"{tmp_path}/kubeconfig"
     assert "warnings" not in told
     assert set(yaml.safe_load(lab_info.RETURN)) == set(told) - {"changed", "invocation"}
@@ -65,6 +65,6 @@ def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.
     assert (failed[0], failed[1]["failed"]) == (False, True)
     assert failed[1]["msg"].startswith(words)
     ok, told = planned
-    assert (ok, told["foreseen"], told["found"], told["changed"]) == (True, False, [], False)
+    assert (ok, told["complete"], told["found"], told["changed"]) == (True, False, [], False)
     assert "ansible_facts" not in told
-    assert f"Left out in check mode: {words}" in json.dumps(told["warnings"])
+    assert f"Check mode can't look further: {words}" in json.dumps(told["warnings"])

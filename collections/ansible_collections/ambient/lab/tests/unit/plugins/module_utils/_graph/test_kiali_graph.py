@@ -12,7 +12,11 @@ import typing as t
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import prove_graph, prove_graphs
+from ansible_collections.ambient.lab.plugins.module_utils._graph.kiali_graph import (
+    prometheus_place,
+    prove_graph,
+    prove_graphs,
+)
 from ansible_collections.ambient.lab.plugins.modules import kiali_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, graph_claim, raw_graph
@@ -66,9 +70,23 @@ def params(api: FakeApi, folder: pathlib.Path, **changed: t.Any) -> dict[str, t.
     defaults = {name: option.get("default") for name, option in kiali_graph.SPEC.items()}
     for name in ("kiali", "prometheus"):
         options: t.Any = kiali_graph.SPEC[name]["options"]
-        defaults[name] = {key: option["default"] for key, option in options.items()}
+        defaults[name] = {key: option.get("default") for key, option in options.items()}
     given = {"kubeconfig": api.kubeconfig(folder), "claims": CLAIMS, "interval": 0.2, "timeout": 10}
     return {**defaults, **given, **changed}
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (None, ("metrics", "istio-system", 1)),
+        ("http://prometheus.monitoring:9090", ("prometheus", "monitoring", 9090)),
+        ("http://prometheus.monitoring.svc.cluster.local/prefix", ("prometheus", "monitoring", 80)),
+        ("http://prometheus", ("prometheus", "istio-system", 80)),
+    ],
+)
+def test_prometheus_is_found_by_the_address_that_pods_use(url: str | None, place: tuple[str, str, int]) -> None:
+    found = prometheus_place({"url": url, "service": "metrics", "namespace": "istio-system", "port": 1})
+    assert (found["service"], found["namespace"], found["port"]) == place
 
 
 @needs_curl

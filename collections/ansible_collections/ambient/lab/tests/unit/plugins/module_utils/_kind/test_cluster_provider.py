@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -31,6 +32,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     choose,
     own_ports,
     own_provider,
+    ports,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
 from ansible_collections.ambient.lab.plugins.modules import cluster_provider, kind_cluster
@@ -94,6 +96,26 @@ def test_a_lab_keeps_the_ports_that_it_has(options: dict[str, t.Any]) -> None:
     assert own_ports(options) == ("127.0.0.1", {"30080": 18081})
 
 
+@pytest.mark.parametrize(
+    ("asked", "has", "urls"),
+    [
+        ({}, "", {"30080": "http://127.0.0.1:18080", "32766": "http://127.0.0.1:28080"}),
+        ({}, "http://[::1]:18081", {"30080": "http://[::1]:18081"}),
+        ({"node_ports": {}}, "http://127.0.0.1:18081", {}),
+        ({"listen_address": "10.0.0.1"}, "http://127.0.0.1:18081", {"30080": "http://10.0.0.1:18081"}),
+        ({"node_ports": {30080: 18082}}, "http://127.0.0.1:18081", {"30080": "http://127.0.0.1:18082"}),
+    ],
+)
+def test_a_lab_keeps_its_ports_unless_others_are_asked_for(
+    options: dict[str, t.Any], asked: dict[str, t.Any], has: str, urls: dict[str, str]
+) -> None:
+    if has:
+        folder = pathlib.Path(options["lab_dir"])
+        folder.mkdir()
+        (folder / "lab.json").write_text(json.dumps({"provider": "kind", "node_ports": {"30080": has}}))
+    assert ports({"node_ports": None, "listen_address": "", **options, **asked})["node_urls"] == urls
+
+
 def leave(options: dict[str, t.Any], provider: str) -> None:
     folder = pathlib.Path(options["lab_dir"])
     folder.mkdir()
@@ -155,6 +177,25 @@ def test_a_lab_that_was_not_finished_leaves_traces(options: dict[str, t.Any]) ->
     (lab_dir / "kind.yaml").touch()
     (lab_dir / "lab.json").write_text("{")
     assert own_provider(options) == "kind"
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_folder_that_is_no_labs_is_refused(options: dict[str, t.Any], state: str) -> None:
+    """Else clean-up would remove it with all that is in it, a kubeconfig of the user's own."""
+    folder = pathlib.Path(options["lab_dir"])
+    asked = {**options, "state": state, "provider": "embedded"}
+    for name in ("kube-cache", "kubeconfig"):
+        assert choose(asked, machine()) == "embedded"
+        (folder / name).mkdir(parents=True)
+    with pytest.raises(LabError, match=r"is not a lab's folder, kubeconfig is in it .*: set lab_dir to"):
+        choose(asked, machine())
+    begun = pathlib.Path(options["state_dir"], options["name"])
+    begun.mkdir(parents=True)
+    (begun / "owner").write_text(f"{folder}/../{folder.name}\n")
+    assert choose(asked, machine()) == "embedded"
+    shutil.rmtree(begun)
+    (folder / "lab.json").touch()
+    assert choose(asked, machine()) == "embedded"
 
 
 def test_nothing_is_to_be_removed_where_nothing_was_made(options: dict[str, t.Any]) -> None:

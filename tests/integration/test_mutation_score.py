@@ -1,4 +1,4 @@
-"""playbooks/tasks/strength.yml as the roles include it, on what they apply: scores, findings, and when they fail."""
+"""The roles' policies and claims, by the role policy_proof: mutation scores, findings, and when they fail."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from fleet import play
-from project import ROOT, load
+from project import ROOT
 from test_predictions import lab_objects
 
-LAB = {"ansible_connection": "local", "lab": {"disposable": True}, "lab_is_as_asked": True}
+LAB = {"ansible_connection": "local", "lab": {"disposable": True}}
 ONE = [{"name": "mine", "from": {"pod": "curl-allow"}, "to": "http://sample-app:8080/", "expect": "allowed"}]
 # By name one of the lab's own lists, which notices less.
 WEAK = [{**ONE[0], "name": name} for name in ("curl-allow reaches sample-app", "curl-deny is cut off by ztunnel")]
@@ -38,15 +38,16 @@ class Said:
 
 @pytest.fixture(scope="module", name="said")
 def fixture_said(tmp_path_factory: pytest.TempPathFactory) -> Said:
-    """A play of the roles' last task alone, in labs that are what the roles apply."""
-    path = tmp_path_factory.mktemp("strength")
+    """A play of that task file alone, in labs that are what the roles apply."""
+    path = tmp_path_factory.mktemp("score")
     for role in ("l4_authz", "l7_waypoint"):
         (path / "roles" / role / "tasks").mkdir(parents=True)
-        for part in ("defaults", "vars"):
+        for part in ("defaults", "vars", "templates"):
             (path / "roles" / role / part).symlink_to(ROOT / "roles" / role / part)
-        task = load(ROOT / f"roles/{role}/tasks/main.yml")[-1]
-        task["ansible.builtin.import_tasks"] = str(ROOT / "playbooks/tasks/strength.yml")
+        given = {"policy_proof_part": "{{ __" + role + "_part }}"}
+        task = {"ansible.builtin.include_role": {"name": "policy_proof", "tasks_from": "mutation"}, "vars": given}
         (path / "roles" / role / "tasks/main.yml").write_text(json.dumps([task]))
+    (path / "roles/policy_proof").symlink_to(ROOT / "roles/policy_proof")
     (path / "mesh").mkdir()
     (path / "mesh/lab.yaml").write_text(yaml.safe_dump_all(lab_objects()))
     hosts = {name: {**LAB, "lab_dir": str(path / name), **given} for name, given in HOSTS.items()}
