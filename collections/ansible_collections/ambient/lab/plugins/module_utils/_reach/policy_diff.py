@@ -15,7 +15,7 @@ from .._mesh.predictions import Prediction
 from .changes import KINDS, Change, changes_of
 from .reach import LAYERS, cells
 from .states import read_state
-from .told import WIDTH, by, few, within
+from .told import WIDTH, by, few, require_some, within
 
 Values = dict[str, t.Any]
 _MAX_ROWS = 200
@@ -38,9 +38,7 @@ def compare(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
     old, new = (read_state(params[name], params) for name in ("old", "new"))
     meshes, spaces = (old.mesh, new.mesh), params["namespaces"]
     found = cells(meshes, within(spaces, meshes))
-    if not found:
-        where = f" in namespaces {', '.join(spaces)}" if spaces else ""
-        raise LabError(f"{old.label} -> {new.label}: there is no destination{where}: add the Services and workloads")
+    require_some(found, f"{old.label} -> {new.label}", spaces, meshes)
     every, pairs = changes_of(found, *meshes, spaces), sum(len(cell.sources) for cell in found)
     refused = [left for change in every if change.opens and (left := change.without(allowed))]
     counts = collections.Counter(change.kind for change in every for _source in change.names)

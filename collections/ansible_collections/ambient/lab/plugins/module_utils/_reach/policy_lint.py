@@ -45,12 +45,15 @@ def lint(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t
         check_mode: write nothing.
 
     Raises:
-        LabError: on wrong input, as read_state, and on findings of the severity in fail_on.
+        LabError: on wrong input, as read_state, on policies that may not be read, and on findings of the severity
+            in fail_on.
     """
     path, section = params["results_file"], params["section"]
     require_writable(path, section)
     state = read_state(params, params)
     within(params["namespaces"], [state.mesh])
+    if why := state.mesh.why_unread("AuthorizationPolicy", *(params["namespaces"] or state.mesh.spaces)):
+        raise LabError(f"what can't be read can't be looked at: {why}")
     known = [*map(name_of, state.mesh.items("AuthorizationPolicy"))]
     if lost := [text for text in params["policies"] if not fnmatch.filter(known, text)]:
         raise LabError(f"policies: there is no {', '.join(lost)} in {state.label}")

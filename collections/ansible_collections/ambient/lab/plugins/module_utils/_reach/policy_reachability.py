@@ -21,7 +21,7 @@ from .._mesh.waypoints import gateway_account, is_waypoint_class
 from .reach import LAYERS, Cell, cells
 from .sources import OUTSIDE, outsider
 from .states import read_state
-from .told import WIDTH, claim_of, few, row, within
+from .told import WIDTH, claim_of, few, require_some, row, within
 
 _SAID = {"allowed": "Yes", "unknown": "Nobody can know from here whether"}
 _HEAD = """\
@@ -51,6 +51,7 @@ def reachability(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
         outcome, answer = _answer(state.mesh, question, params["question"]["from"] == OUTSIDE)
         return {**values, "answer": answer, "verdict": outcome}
     found = cells([state.mesh], within(params["namespaces"], [state.mesh]))
+    require_some(found, state.label, params["namespaces"], [state.mesh])
     rows = [row(cell, cell.found[0]) for cell in found]
     keys = ("to", "request", "verdict", "by")
     body = [[few(item["from"]), *(item[key] for key in keys)] for item in rows]

@@ -31,6 +31,16 @@ def within(namespaces: t.Collection[str], meshes: t.Iterable[Mesh]) -> t.Callabl
     return lambda door: not namespaces or door.namespace in namespaces
 
 
+def require_some(found: t.Sequence[Cell], label: str, namespaces: t.Sequence[str], meshes: t.Sequence[Mesh]) -> None:
+    """Raises LabError where there is nothing to call: that nobody may call it is no answer."""
+    if found:
+        return
+    where = f" in namespaces {', '.join(namespaces)}" if namespaces else ""
+    looks = ((mesh, kind) for mesh in meshes for kind in ("Service", "Pod"))
+    unread = next(filter(None, (mesh.why_unread(kind, *(namespaces or mesh.spaces)) for mesh, kind in looks)), "")
+    raise LabError(f"{label}: there is no destination{where}: {unread or 'add the Services and workloads'}")
+
+
 def row(cell: Cell, prediction: Prediction) -> dict[str, t.Any]:
     """A cell in a state as plain data."""
     return {

@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.errors import 
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import NAMESPACE_PATH, PATHS
 from ansible_collections.ambient.lab.plugins.module_utils._reach import states
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_diff import compare
+from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_lint import lint
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_reachability import reachability
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.junit import junit
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
@@ -214,9 +215,18 @@ def test_what_may_not_be_read_is_unknown_and_the_right_is_named(monkeypatch: Pat
     assert {item["verdict"] for item in found["reachability"]} == {"unknown"}
     assert all("authorizationpolicies is forbidden" in item["why"] for item in found["reachability"])
     assert any("AuthorizationPolicy objects of shop can't be read" in text for text in found["warnings"])
+    with pytest.raises(LabError, match=r"looked at: AuthorizationPolicy .*/authorizationpolicies is forbidden"):
+        lint({**options(), "policies": [], "ignore": [], "fail_on": "never"})
     monkeypatch.setattr(states, "Kube", Cluster(*objects, refused={NAMESPACE_PATH}))
     with pytest.raises(LabError, match="or name the namespaces to read"):
         reachability(options(), False)
+    monkeypatch.setattr(
+        states,
+        "Kube",
+        Cluster(*objects, refused={PATHS[kind].format("/namespaces/shop") for kind in ("Service", "Pod")}),
+    )
+    with pytest.raises(LabError, match=r"there is no destination in namespaces shop: Service .* is forbidden"):
+        reachability(options(namespaces=["shop"]), False)
 
 
 NONE = ("kubeconfig", "context", "markdown", "results_file", "section")
