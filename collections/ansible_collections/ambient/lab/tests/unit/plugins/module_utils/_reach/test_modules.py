@@ -220,11 +220,8 @@ def test_what_may_not_be_read_is_unknown_and_the_right_is_named(monkeypatch: Pat
     monkeypatch.setattr(states, "Kube", Cluster(*objects, refused={NAMESPACE_PATH}))
     with pytest.raises(LabError, match="or name the namespaces to read"):
         reachability(options(), False)
-    monkeypatch.setattr(
-        states,
-        "Kube",
-        Cluster(*objects, refused={PATHS[kind].format("/namespaces/shop") for kind in ("Service", "Pod")}),
-    )
+    gone = {PATHS[kind].format(space) for kind in ("Service", "Pod") for space in ("", "/namespaces/shop")}
+    monkeypatch.setattr(states, "Kube", Cluster(*objects, refused=gone))
     with pytest.raises(LabError, match=r"there is no destination in namespaces shop: Service .* is forbidden"):
         reachability(options(namespaces=["shop"]), False)
 
