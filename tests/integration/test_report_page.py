@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import page
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
+from ansible_collections.ambient.lab.tests.unit.fakes.reported import report
 from browser import browser
 from playwright.sync_api import Browser, Page
 
 CLUSTERS = {
     "one": {"istio-ambient": fakes.lab()},
     "broken": {"istio-ambient": fakes.lab(broken=True)},
-    "fleet": {"staging": fakes.lab(), "production": fakes.lab(broken=True), "edge": fakes.old()},
+    "fleet": {"staging": fakes.lab(), "production": fakes.lab(broken=True), "edge": {"l4_authz": fakes.l4()}},
     "many": {"shop": fakes.many(200)},
     "hostile": {"x": {fakes.HOSTILE: fakes.section(fakes.claim(fakes.HOSTILE, None, fakes.denial(fakes.HOSTILE)))}},
 }
@@ -75,9 +75,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("pages")
     addresses = {}
     for name, clusters in CLUSTERS.items():
-        given = [Given(cluster, "results.json", results) for cluster, results in clusters.items()]
         file = folder / f"{name}.html"
-        file.write_text(page(report_of("Who may call whom", given), given), encoding="utf-8")
+        file.write_text(page(report(**clusters)), encoding="utf-8")
         addresses[name] = file.as_uri()
     return addresses
 

@@ -92,10 +92,10 @@ def screen(head: str, where: str, rows: t.Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def shorten(reason: str, flapped: t.Sequence[dict[str, t.Any]]) -> str:
+def shorten(reason: str, flapped: t.Sequence[t.Any]) -> str:
     """A reason of a few lines at most; flapped: how the answer changed, where it did."""
     text = reason or "the answer changed before it was stable"
     if flapped:
-        changes = [f"{change['outcome']} at {change['at']:g} s" for change in flapped[-4:]]
+        changes = [f"{change.outcome} at {change.at:g} s" for change in flapped[-4:]]
         text += f"; it flapped: {', '.join(changes)}"
     return text if len(text) <= 4 * WIDTH else text[: 4 * WIDTH] + "..."

@@ -8,6 +8,7 @@ import dataclasses
 import typing as t
 
 from .._common.errors import LabError
+from .._results.model import EdgeSeen
 from .parse import End
 
 NO_RESPONSE = "-"
@@ -52,10 +53,10 @@ class Edge:
             parts.append("mTLS" if self.mtls == 100 else f"{self.mtls:.0f}% mTLS")
         return " ".join(parts)
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data for the module's result."""
-        values = {key: getattr(self, key) for key in ("protocol", "rate", "codes", "errors", "mtls")}
-        return {**values, "codes": list(self.codes)}
+    def kept(self) -> EdgeSeen:
+        """As results have it."""
+        values = {key: getattr(self, key) for key in ("protocol", "rate", "errors", "mtls")}
+        return EdgeSeen(**values, codes=list(self.codes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,12 @@ class End:
         name = f"{self.namespace}/{self.name}"
         return name if self.kind == "workload" else f"service {name}"
 
+    @classmethod
+    def read(cls, text: str) -> End:
+        """An end as it was written."""
+        kind, _space, name = text.rpartition(" ")
+        return cls(kind or "workload", *name.split("/", 1))
+
 
 @dataclasses.dataclass(frozen=True)
 class EdgeExpectation:

@@ -10,6 +10,7 @@ import typing as t
 from .._mesh.endpoints import Endpoint, endpoints
 from .._mesh.mesh import Mesh, Object, labels_of, name_of
 from .._mesh.waypoints import MANAGED
+from .._results.measured import Skipped
 
 _WAYPOINTS = "istio.io-mesh-controller"
 _HTTP = ("http", "http1", "http2", "ws", "web")
@@ -22,14 +23,6 @@ _OTHER = (
 _HTTPS_PORTS = (443, 6443, 8443, 9443)
 # Ports of databases, brokers and the like; some of them lock a client out that sends them nonsense.
 _OTHER_PORTS = (22, 25, 53, 389, 636, 1433, 1521, 3306, 5432, 5672, 6379, 9042, 9092, 11211, 15008, 15010, 27017)
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """What is not a part of the matrix, and why."""
-
-    what: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from .._claims.parse import Claim, Source, parse_claims
 from .._common.errors import LabError
 from .._mesh.destinations import Request, names_of
 from .._mesh.mesh import Mesh, account_of, namespace_of
-from .goals import Goal, Skipped, goals, is_waypoint
+from .._results.measured import Skipped
+from .goals import Goal, goals, is_waypoint
 
 MAX_PROBES = 20_000
 _ALIVE = ("Pending", "Running")

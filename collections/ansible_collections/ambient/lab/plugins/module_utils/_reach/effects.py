@@ -23,7 +23,8 @@ from .._mesh.policies import (
     written_rules,
 )
 from .._mesh.waypoints import bound_policies, waypoint_of
-from .findings import NEWEST, Bound, Finding, binding, fields, is_before
+from .._results.measured import Finding
+from .findings import NEWEST, Bound, binding, fields, is_before
 from .patterns import OTHER
 from .ports import ports_of
 

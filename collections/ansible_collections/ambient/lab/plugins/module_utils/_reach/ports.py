@@ -12,7 +12,8 @@ from .._mesh.mesh import Mesh, Object, labels_of, name_of, namespace_of
 from .._mesh.policies import Rule, action, is_dry_run, rules, targets
 from .._mesh.routes import reads_bytes
 from .._mesh.waypoints import WAYPOINT_FOR, waypoint_of
-from .findings import Bound, Finding, fields
+from .._results.measured import Finding
+from .findings import Bound, fields
 
 
 def ports_of(mesh: Mesh, pod: Object) -> set[int]:

@@ -15,7 +15,8 @@ from .._loaded.dump import waypoint_has, ztunnel_has
 from .._mesh.mesh import Mesh, Object, name_of, namespace_of
 from .._mesh.paths import Path, selects
 from .._mesh.policies import action, target_refs
-from .attribution import Attribution, Query, Statement
+from .._results.model import Statement
+from .attribution import Attribution, Query
 from .proxies import Proxy, config_dump
 
 # Set by istiod (pilot/pkg/model/service.go) for what ztunnel and waypoints enforce.

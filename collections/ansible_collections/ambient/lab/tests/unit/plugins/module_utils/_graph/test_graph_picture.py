@@ -17,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._graph.model import pa
 from ansible_collections.ambient.lab.plugins.module_utils._graph.parse import End
 from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import LINE, Box, draw
 from ansible_collections.ambient.lab.plugins.modules import graph_picture
+from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, raw_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 
@@ -194,20 +195,10 @@ def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:
 
 def kept(verdict: str = "pass") -> Object:
     """What kiali_graph keeps in a results file."""
-    absent = {
-        "from": {"workload": "curl-deny", "namespace": "default"},
-        "to": {"service": "sample-app", "namespace": "default"},
-        "before": {"outcome": "edge", "verdict": "pass"},
-        "after": {"outcome": "no_edge", "verdict": verdict},
-    }
-    there = {**absent, "from": {"workload": "curl-allow", "namespace": "default"}, "after": absent["before"]}
-    unchecked = {**absent, "before": None}
-    return {
-        "l4": {
-            "graph": {"claims": [absent, there, unchecked]},
-            "graphs": {"before": LAYER7, "after": LAYER4},
-        }
-    }
+    part = fakes.l4()["graph"]
+    part["after"]["claims"][0]["verdict"] = verdict
+    part["before"]["graph"], part["after"]["graph"] = LAYER7, LAYER4
+    return {"l4": {"graph": part}}
 
 
 @pytest.mark.parametrize(
@@ -251,25 +242,11 @@ def test_what_is_refused(tmp_path: pathlib.Path, changed: dict[str, t.Any], word
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"l4": []},
-        {"l4": {"graphs": ["after"]}},
-        {"l4": {"graphs": {"after": LAYER4}, "graph": {"claims": [{"name": "c"}]}}},
-    ],
-)
-def test_a_results_file_that_is_none(tmp_path: pathlib.Path, content: Object) -> None:
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps(content))
-    changed = {"answer": None, "results_file": str(results), "section": "l4"}
-    with pytest.raises(LabError, match=r"results_file: .*results\.json is no results file"):
-        picture(params(tmp_path, **changed), check_mode=False, diff=False)
-
-
 def test_a_phase_that_was_not_checked(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
-    results.write_text(json.dumps({"l4": {"graphs": {"before": LAYER4, "after": None}}}))
+    found = kept()
+    found["l4"]["graph"]["after"] = None
+    results.write_text(json.dumps(found))
     changed = {"answer": None, "results_file": str(results), "section": "l4"}
     with pytest.raises(LabError, match="has no graph of l4 after the policy: run kiali_graph with results_file first"):
         picture(params(tmp_path, **changed), check_mode=False, diff=False)

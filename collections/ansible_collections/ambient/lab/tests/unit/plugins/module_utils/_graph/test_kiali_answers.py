@@ -51,7 +51,7 @@ def test_a_kiali_that_comes_late() -> None:
     edge.sleep = start  # type: ignore[method-assign]
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
-    outcomes = dict.fromkeys(change["outcome"] for change in result.claims[0].history.changes)
+    outcomes = dict.fromkeys(change.outcome for change in result.claims[0].history.changes)
     assert list(outcomes) == ["no_answer", "no_edge", "edge tcp"]
 
 

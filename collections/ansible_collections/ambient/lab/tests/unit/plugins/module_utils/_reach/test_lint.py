@@ -15,8 +15,8 @@ import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, read_objects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
-from ansible_collections.ambient.lab.plugins.module_utils._reach.findings import Finding
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_lint import findings, lint
+from ansible_collections.ambient.lab.plugins.module_utils._results.measured import Finding
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._reach import corpus
 
 HEAD = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
 import os
 import typing as t
 
-from .errors import LabError
-from .files import replace_file
+from .._common.errors import LabError
+from .._common.files import replace_file
+from .codec import load, plain
+from .model import Check, GraphCheck, GraphPhases, Phase, Section
 
-Results = dict[str, t.Any]
+Results = dict[str, Section]
 # What to do where there are none yet.
 ADVICE = "check claims with ambient.lab.curl_outcomes first, for example by `ansible-playbook site.yml`"
 
@@ -36,48 +39,40 @@ def require_writable(path: str | None, section: str | None) -> None:
         read_results(path)
 
 
-def read_results(path: str) -> Results:
-    """What earlier checks wrote, a dict per section; empty where the file does not exist yet.
+def read_results(path: str, where: str = "") -> Results:
+    """What earlier checks wrote; empty where the file does not exist yet.
+
+    Args:
+        where: what to call the file.
 
     Raises:
         LabError: when it is there but no results file, or its folder is missing.
     """
+    where = where or f"results_file: {path}"
     if not os.path.isdir(os.path.dirname(path) or "."):
         raise LabError(f"results_file: the folder of {path} does not exist: create it first")
     try:
         with open(path, encoding="utf-8") as file:
-            results = json.load(file)
+            found = json.load(file)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise LabError(f"results_file: {path} can't be read ({error}); remove it and run again") from error
-    if not isinstance(results, dict) or not all(isinstance(section, dict) for section in results.values()):
-        raise LabError(f"results_file: {path} is no results file; remove it and run again")
-    return results
-
-
-@contextlib.contextmanager
-def understood(where: str) -> t.Iterator[None]:
-    """Look into what a results file (where: it, for people) holds.
-
-    Raises:
-        LabError: when it holds something else.
-    """
+        raise LabError(f"{where} can't be read ({error}); remove it and run again") from error
     try:
-        yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise LabError(f"{where} is no results file: {why}; remove it and check the claims again") from error
+        return load(dict[str, Section], found)
+    except ValueError as error:
+        raise LabError(f"{where} is no results file: {error}; remove it and check the claims again") from error
 
 
-def write_results(path: str, merge: t.Callable[[Results], Results]) -> None:
-    """Replace the results file at once, readable by its owner only.
+def keep(path: str, name: str, change: t.Callable[[Section], Section]) -> None:
+    """Replace a section of the results file at once, readable by its owner only.
 
     Args:
-        merge: gives what is to be in it, out of what is in it now: others may have written while claims were checked.
+        name: of the section.
+        change: gives what is to be in it, out of what is in it now: others may have written while claims were checked.
 
     Raises:
-        LabError: when it can't be read or written.
+        LabError: when the file can't be read or written.
     """
     try:
         folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
@@ -85,28 +80,30 @@ def write_results(path: str, merge: t.Callable[[Results], Results]) -> None:
             # Others wait here; a file system that can't lock a folder (NFS) does without.
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_EX)
-            with understood(f"results_file: {path}"):
-                results = merge(read_results(path))
-            replace_file(path, json.dumps(results, indent=2) + "\n", 0o600)
+            results = read_results(path)
+            results[name] = change(results.get(name, Section()))
+            replace_file(path, json.dumps(plain(results), indent=1) + "\n", 0o600)
         finally:
             os.close(folder)
     except OSError as error:
         raise LabError(f"results_file: {path} can't be written ({error})") from error
 
 
-def keep(path: str, section: str, key: str, values: t.Any) -> None:
-    """Keep what a module has found beside what others have found of the same section.
+def checked(section: Section, phase: Phase, check: Check) -> Section:
+    """A section after another check of its claims.
 
-    Args:
-        path: of the results file.
-        section: in it.
-        key: of the module in the section.
-        values: that replace those of an earlier run.
-
-    Raises:
-        LabError: as write_results.
+    What Kiali's graph showed before that is void, and all that was seen after an older policy is by a check before the
+    next one.
     """
-    write_results(path, lambda old: {**old, section: {**(old.get(section) or {}), key: values}})
+    graph = dataclasses.replace(section.graph, after=None)
+    before, after = (check, None) if phase == "before" else (section.before, check)
+    return dataclasses.replace(section, graph=graph, before=before, after=after)
+
+
+def drawn(section: Section, phase: Phase, check: GraphCheck) -> Section:
+    """A section after another check of Kiali's graph."""
+    before, after = (check, None) if phase == "before" else (section.graph.before, check)
+    return dataclasses.replace(section, graph=GraphPhases(before=before, after=after))
 
 
 def now() -> str:
