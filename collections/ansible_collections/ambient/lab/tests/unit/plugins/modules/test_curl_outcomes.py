@@ -71,7 +71,7 @@ def test_a_check_that_fails_says_why_and_is_kept(tmp_path: pathlib.Path) -> None
             prove(arguments, check_mode=False)
     assert "why:  AuthorizationPolicy default/p (the claim's `by`) does not exist" in caught.value.message
     assert caught.value.result["claims"][0]["likely_cause"].startswith("AuthorizationPolicy default/p")
-    assert json.loads(results.read_text())["role"]["verdict"] == "fail"
+    assert json.loads(results.read_text())["role"]["after"]["verdict"] == "fail"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_check_writes_it_nowhere(tmp_path: pathlib.Path, is_program: bool, exp
         asked = [path for path, _headers in api.asked]
     # What is no secret stays readable, though it is the value of a header.
     assert (returned["claims"][0]["from"], returned.get("failed", False)) == ("default/curl", expect != "allowed")
-    reports = {kind: str(tmp_path / kind) for kind in ("html", "junit", "json")}
+    reports = {kind: str(tmp_path / kind) for kind in ("html", "junit", "json", "schema")}
     write_report(
         {"results": [{"cluster": "lab", "path": str(results)}], "title": "t", "fail_on": "never", **reports},
         check_mode=False, diff=False,
