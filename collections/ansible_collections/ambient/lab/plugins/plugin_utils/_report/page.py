@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import pathlib
 import typing as t
@@ -34,6 +35,7 @@ from ansible_collections.ambient.lab.plugins.plugin_utils._report.view import (
     worst,
 )
 
+T = t.TypeVar("T")
 Values = dict[str, t.Any]
 FOLDER = pathlib.Path(__file__).parent
 # Clusters that are named in a row, at most.
@@ -101,6 +103,18 @@ def few(names: t.Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= NAMED else f"{len(names)} clusters"
 
 
+def together(found: t.Mapping[str, T]) -> list[tuple[T, list[str]]]:
+    """What is the same on several clusters once, with their names."""
+    listed: list[tuple[T, list[str]]] = []
+    for cluster, value in found.items():
+        known = next((clusters for other, clusters in listed if other == value), None)
+        if known is None:
+            listed.append((value, [cluster]))
+        else:
+            known.append(cluster)
+    return listed
+
+
 def effects_of(claims: t.Sequence[Claim]) -> dict[tuple[str, str | None], list[tuple[Claim, list[str]]]]:
     """By what the policy did, and which one: curl's claims, and on which clusters."""
     found: dict[tuple[str, str | None], dict[str, tuple[Claim, list[str]]]] = {}
@@ -137,15 +151,12 @@ def _section(number: int, name: str, report: Report, claims: t.Sequence[Claim], 
     mine = [claim for claim in claims if claim.section == name]
     parts = {cluster.name: cluster.sections[name] for cluster in report.clusters if name in cluster.sections}
     checks = [(cluster, part, part.after or part.before) for cluster, part in parts.items()]
-    grids: list[tuple[t.Any, list[str]]] = []
-    for cluster in parts:
-        rows = [(claim, row) for claim in mine if claim.kind == "curl" and (row := claim.on(cluster))]
-        grid = claims_grid(rows, ids)
-        known = next((clusters for other, clusters in grids if other == grid), None)
-        if known is not None:
-            known.append(cluster)
-        elif grid:
-            grids.append((grid, [cluster]))
+    rows = {cluster: [(claim, claim.on(cluster)) for claim in mine if claim.kind == "curl"] for cluster in parts}
+    grids = {
+        cluster: claims_grid([(claim, row) for claim, row in found if row], ids) for cluster, found in rows.items()
+    }
+    matrices = {cluster: part.matrix for cluster, part in parts.items() if part.matrix}
+    undated = {cluster: dataclasses.replace(matrix, at="") for cluster, matrix in matrices.items()}
     return {
         "name": name,
         "id": f"s{number}",
@@ -162,11 +173,9 @@ def _section(number: int, name: str, report: Report, claims: t.Sequence[Claim], 
             if check
         ],
         "effects": effects_of(mine),
-        "grids": grids,
+        "grids": [(grid, clusters) for grid, clusters in together(grids) if grid],
         "measured": [(cluster, part.convergence) for cluster, part in parts.items() if part.convergence],
-        "matrices": [
-            (cluster, part.matrix, matrix_grid(part.matrix)) for cluster, part in parts.items() if part.matrix
-        ],
+        "matrices": [(matrices[clusters[0]], matrix_grid(matrix), clusters) for matrix, clusters in together(undated)],
         "strength": [(cluster, part) for cluster, part in parts.items() if part.mutation],
         "pictures": [picture for cluster, part in parts.items() for picture in _pictures(name, cluster, part)],
     }
