@@ -19,7 +19,7 @@ from .parse import End
 INK, FAINT, PAPER = "#1f2328", "#59636e", "#ffffff"
 FILL = {"workload": "#eaf2fb", "service": "#eef7ee", "waypoint": "#f6effb", "outside": "#f6f8fa"}
 STROKE = {"workload": "#1f5fa8", "service": "#1a7f37", "waypoint": "#6639ba", "outside": "#59636e"}
-# A line's kind: its colour, its dashes and its width, which say the same without it, as the graph page of the lab has them
+# A line's kind: its colour, its dashes and its width, which say the same without it, as the lab's graph page has them
 # (embedded/kiali/console).
 LINE = {
     "tcp": ("#1f5fa8", "7 4", "2"),
