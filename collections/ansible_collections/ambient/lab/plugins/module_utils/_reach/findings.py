@@ -45,7 +45,6 @@ from .._results.measured import Finding
 # Values in which a star at one end stands for anything; in the middle it stands for itself.
 _STARRED = ("principals", "methods", "paths", "hosts", "trustDomains", "requestPrincipals")
 _SIGNS = re.compile(r"[.+?()\[\]{}|^$\\]")
-_BIND = "bind it to a waypoint with targetRefs"
 # Stands for a version that nobody says.
 NEWEST = (9, 9)
 _FALSE = ("0", "f", "F", "false", "FALSE", "False", "")
