@@ -1,5 +1,4 @@
 # Writes a check's result down: the return values, the failure table, its part of the results file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Checks claims round by round: one exec per source with its whole row, until the answers are stable.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

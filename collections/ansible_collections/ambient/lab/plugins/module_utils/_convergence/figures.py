@@ -1,5 +1,4 @@
 # Figures of a policy's convergence from the answers of probes that ran meanwhile. Pure: knows no cluster and no clock.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What the module graph_picture does: find Kiali's answer, draw it, and write the file if it differs.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Draws a traffic graph as an SVG picture that is readable on light and dark pages, and without colours.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

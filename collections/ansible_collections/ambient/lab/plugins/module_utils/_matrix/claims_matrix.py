@@ -1,5 +1,4 @@
 # What the module claims_matrix does: span the matrix, have it asked, and write it down or compare it with a file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Says how two states of a matrix differ: what opened, what closed, what changed, what came and what went.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

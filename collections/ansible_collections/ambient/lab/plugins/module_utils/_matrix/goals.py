@@ -1,5 +1,4 @@
 # Finds what can be called in a cluster: the ports of its Services, and a pod's own address beside them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Lays out a matrix from a cluster's objects: who can call, what can be called, and every pair of them as a claim.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Writes down what a matrix has shown: return values, the part of the results file, and the table of differences.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What a policy as written never does, or does more than it seems: by its own words and what it is bound to.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What the module policy_lint does: looks at each policy of a state, and says what is wrong with it.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

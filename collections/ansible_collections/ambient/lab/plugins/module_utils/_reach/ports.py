@@ -1,5 +1,4 @@
 # What policies say of ports: the Service's where ztunnel sees the workload's, and HTTP where a waypoint reads bytes.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What is measured or found beside the claims: how fast a policy takes hold, the matrix, the model's word on both.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Reads and writes the results file, which the modules share: one section per role, kept between runs.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Says who decided a probe's outcome, and by which policy, from what client, proxies and istiod say independently.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Asks the proxies on the claims' paths, once per round for all claims, and gives each claim its attribution.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

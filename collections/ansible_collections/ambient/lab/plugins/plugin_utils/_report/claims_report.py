@@ -1,5 +1,4 @@
 # What the action claims_report does: read every cluster's results, write the formats asked for, lay out the table.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Lays out who called whom as a grid of sources and destinations, for the report's page.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

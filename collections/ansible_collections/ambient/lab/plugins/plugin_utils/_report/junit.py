@@ -1,5 +1,4 @@
 # Writes the report as JUnit XML, which CI systems read: a suite per cluster and section, a test case per claim.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

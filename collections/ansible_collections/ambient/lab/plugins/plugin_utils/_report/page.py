@@ -1,6 +1,5 @@
 # Writes the report as one HTML page that needs nothing beside itself. For an action plugin: its template, styles and
 # script are files beside this one, which a module sent to a host would not carry along.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

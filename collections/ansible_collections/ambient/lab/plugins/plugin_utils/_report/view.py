@@ -1,5 +1,4 @@
 # Puts the results of one cluster or of many together for people: who agrees, who differs, what the policy did.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

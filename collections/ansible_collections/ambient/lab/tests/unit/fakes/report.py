@@ -1,5 +1,4 @@
 # Results as the modules keep them, for the tests of the report: with all that there can be in them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # A token in a claim's header or body is written down nowhere: not in a log, a result, a results file or a report.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Figures of a convergence from synthetic answers: a table of courses, and laws that hold for any course.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The measurement as a whole: a real loop, an API on the loopback whose policy switches what a server answers.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The picture: well-formed, the same for the same answer, everything in it that the graph says, and written with care.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # A Kiali that is late, silent, broken or slow, and what its answers do to the window.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import dataclasses

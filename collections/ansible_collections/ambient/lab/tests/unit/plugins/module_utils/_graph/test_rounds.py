@@ -1,5 +1,4 @@
 # Rounds on the graph: the window, its new beginning, controls, traffic, and a Kiali that does not answer.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import dataclasses

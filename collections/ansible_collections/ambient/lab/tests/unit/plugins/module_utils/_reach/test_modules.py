@@ -1,5 +1,4 @@
 # The modules of predictions, run as Ansible runs them: on folders, on revisions of them, and on a cluster's API.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

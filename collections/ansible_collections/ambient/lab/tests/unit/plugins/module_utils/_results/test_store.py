@@ -1,5 +1,4 @@
 # The results file, which several modules write: whole at once, nothing of another's is lost, nothing void stays.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Checks with witnesses in a mesh in memory: asked once per round, late lines, proxies that come and go, wrong policies.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

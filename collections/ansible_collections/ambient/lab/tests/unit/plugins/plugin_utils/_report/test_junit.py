@@ -1,5 +1,4 @@
 # JUnit XML: read back as CI systems do, with the counts that they show, and nothing in it that XML cannot hold.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The report as data: what is counted, what the policy did, where clusters differ, what its schema says.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
