@@ -14,7 +14,8 @@ _GAP = "  "
 
 def printable(text: str) -> str:
     """One line without control characters: what a cluster says must not drive the terminal."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    plain = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(plain.split())
 
 
 def printable_lines(text: str) -> str:

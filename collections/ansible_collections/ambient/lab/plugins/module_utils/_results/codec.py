@@ -29,31 +29,59 @@ def plain(value: t.Any) -> t.Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def load(kind: type[T], value: object, place: str = "it") -> T:
+class WrongForm(ValueError):
+    """Data that has another form than it should have. place: where, from the outside in."""
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(f"it{place} {text}")
+        self.text, self.place = text, place
+
+
+def load(kind: type[T], value: object) -> T:
     """Read plain data back. All texts become single lines without control characters: they are a cluster's words.
 
     Args:
         kind: a dataclass, or a type hint of one's fields.
         value: the data.
-        place: where it stands, for messages.
 
     Raises:
-        ValueError: where it has another form.
+        WrongForm: where it has another form.
     """
-    origin, inner = t.get_origin(kind), t.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return t.cast("T", _instance(kind, value, place))
-    if origin in (t.Union, types.UnionType):
-        chosen = type(None) if value is None else next(one for one in inner if one is not type(None))
-        return t.cast("T", load(chosen, value, place))
-    if origin is list and isinstance(value, list):
-        return t.cast("T", [load(inner[0], item, f"{place}[{number}]") for number, item in enumerate(value)])
-    if origin is dict and isinstance(value, dict):
-        found = {printable(str(key)): load(inner[1], item, f"{place}.{key}") for key, item in value.items()}
-        return t.cast("T", found)
-    if kind is t.Any or (origin is t.Literal and value in inner) or _is(value, kind):
-        return t.cast("T", _cleaned(value))
-    raise ValueError(f"{place} is no {' or '.join(map(str, inner)) or getattr(kind, '__name__', kind)}")
+    return t.cast("T", _load(kind, value))
+
+
+def _load(kind: t.Any, value: t.Any) -> t.Any:
+    if kind is str and isinstance(value, str):
+        return printable(value)
+    form = _form(kind)
+    if form.fields is not None:
+        return _instance(kind, form.fields, value)
+    if form.origin in (t.Union, types.UnionType):
+        return None if value is None else _load(form.inner[0], value)
+    if form.origin is list and isinstance(value, list):
+        return [_within(f"[{number}]", form.inner[0], item) for number, item in enumerate(value)]
+    if form.origin is dict and isinstance(value, dict):
+        return {printable(str(key)): _within(f".{key}", form.inner[1], item) for key, item in value.items()}
+    if kind is t.Any or (form.origin is t.Literal and value in form.inner) or _is(value, kind):
+        return _cleaned(value)
+    raise WrongForm(f"is no {' or '.join(map(str, form.inner)) or getattr(kind, '__name__', kind)}")
+
+
+def _within(place: str, kind: t.Any, value: t.Any) -> t.Any:
+    try:
+        return _load(kind, value)
+    except WrongForm as wrong:
+        raise WrongForm(wrong.text, place + wrong.place) from None
+
+
+def _instance(kind: t.Any, fields: t.Mapping[str, Field], value: t.Any) -> t.Any:
+    if not isinstance(value, dict):
+        raise WrongForm(f"is no {kind.__name__}")
+    for key in {key for key, field in fields.items() if field.needed} - value.keys():
+        raise WrongForm(f"has no {key}")
+    for key in value.keys() - fields.keys():
+        raise WrongForm(f"has an unknown {key}")
+    return kind(**{fields[key].name: _within(f".{key}", fields[key].hint, item) for key, item in value.items()})
 
 
 def _is(value: object, kind: t.Any) -> bool:
@@ -70,24 +98,33 @@ def _cleaned(value: t.Any) -> t.Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _instance(kind: t.Any, value: object, place: str) -> t.Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{place} is no {kind.__name__}")
-    fields = {key_of(field): field for field in dataclasses.fields(kind)}
-    needed = {key for key, field in fields.items() if _is_required(field)}
-    for key in [*(needed - value.keys()), *(value.keys() - fields.keys())]:
-        raise ValueError(f"{place} has {'no' if key in fields else 'an unknown'} {key}")
-    hints = _hints(kind)
-    return kind(**{fields[k].name: load(hints[fields[k].name], item, f"{place}.{k}") for k, item in value.items()})
+class Field(t.NamedTuple):
+    """A field of a dataclass: its name, its type, and whether it has no default."""
+
+    name: str
+    hint: t.Any
+    needed: bool
 
 
-def _is_required(field: dataclasses.Field[t.Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+class _Form(t.NamedTuple):
+    """What a type hint is made of. inner: of a union, the type that is not None comes first."""
+
+    fields: dict[str, Field] | None
+    origin: t.Any
+    inner: tuple[t.Any, ...]
 
 
 @functools.lru_cache
-def _hints(kind: t.Any) -> dict[str, t.Any]:
-    return t.get_type_hints(kind)
+def _form(kind: t.Any) -> _Form:
+    fields = None
+    if dataclasses.is_dataclass(kind):
+        hints = t.get_type_hints(kind)
+        missing = dataclasses.MISSING
+        fields = {
+            key_of(one): Field(one.name, hints[one.name], one.default is missing and one.default_factory is missing)
+            for one in dataclasses.fields(kind)
+        }
+    return _Form(fields, t.get_origin(kind), t.get_args(kind))
 
 
 def schema(kind: type) -> dict[str, t.Any]:
@@ -117,11 +154,11 @@ def _schema(kind: t.Any, found: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 def _object(kind: t.Any, found: dict[str, t.Any]) -> dict[str, t.Any]:
-    hints, (about, words) = _hints(kind), _told(kind)
+    about, words = _told(kind)
     properties = {}
-    for field in dataclasses.fields(kind):
+    for key, field in (_form(kind).fields or {}).items():
         word = words.get(field.name)
-        properties[key_of(field)] = {**_schema(hints[field.name], found), **({"description": word} if word else {})}
+        properties[key] = {**_schema(field.hint, found), **({"description": word} if word else {})}
     return {
         "description": about,
         "type": "object",
