@@ -56,8 +56,8 @@ options:
   junit:
     description:
       - JUnit XML file to write, with a suite per cluster and section, and a test case per claim and per measured pair.
-        A claim that does not hold is a C(failure), one without a proof an C(error), one that another cluster has and
-        this one has not is C(skipped).
+        A claim that does not hold is a C(failure), one without a proof an C(error), one that was not checked here and
+        now is C(skipped).
     type: path
   json:
     description: JSON file to write, with each cluster's results as O(results[].path) has them, and what they add up to.
@@ -111,7 +111,7 @@ verdict:
 counts:
   description:
     - How many claims and measured pairs pass, fail and are errors, counted once per cluster; how many sections were not
-      stable; how many claims were not checked on a cluster while they were on another.
+      stable; how many claims were not checked on a cluster while they were on another, or not after the policy.
   returned: success
   type: dict
   sample: {"pass": 37, "fail": 1, "error": 0, "unstable": 0, "unchecked": 0}
