@@ -118,10 +118,10 @@ def effects_of(claims: t.Sequence[Claim]) -> dict[tuple[str, str | None], list[t
     """By what the policy did, and which one: curl's claims, and on which clusters."""
     found: dict[tuple[str, str | None], dict[str, tuple[Claim, list[str]]]] = {}
     for claim in claims:
-        for one in claim.alike:
-            if one.row and one.row.change and claim.kind == "curl":
-                places = found.setdefault((one.row.change, one.row.decided[1]), {})
-                places.setdefault(claim.name, (claim, []))[1].extend(one.clusters)
+        for cluster, row in claim.rows.items():
+            if row.change and claim.kind == "curl":
+                places = found.setdefault((row.change, row.decided[1]), {})
+                places.setdefault(claim.name, (claim, []))[1].append(cluster)
     return {key: list(places.values()) for key, places in found.items()}
 
 

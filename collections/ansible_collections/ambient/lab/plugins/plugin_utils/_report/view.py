@@ -67,7 +67,7 @@ class Row:
     def state(self) -> tuple[t.Any, ...]:
         """What must be the same on every cluster."""
         seen = self.current.seen
-        return self.verdict, self.change, self.unchecked, seen.outcome, seen.http_code, self.decided
+        return self.verdict, self.change, self.unchecked, seen.outcome, seen.http_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +80,12 @@ class Alike:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim on all clusters, those that are alike together."""
+    """A claim on all clusters. rows: by cluster, where it was checked. alike: the same, in groups."""
 
     section: str
     kind: str
     name: str
+    rows: dict[str, Row]
     alike: list[Alike]
 
     @property
@@ -95,7 +96,7 @@ class Claim:
     @property
     def verdict(self) -> Verdict:
         """The worst of all clusters."""
-        return worst(one.row.verdict for one in self.alike if one.row)
+        return worst(row.verdict for row in self.rows.values())
 
     @property
     def differs(self) -> bool:
@@ -103,8 +104,8 @@ class Claim:
         return len(self.alike) > 1
 
     def on(self, cluster: str) -> Row | None:
-        """The claim on one cluster."""
-        return next(one.row for one in self.alike if cluster in one.clusters)
+        """The claim on one cluster; None where it was not checked there."""
+        return self.rows.get(cluster)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +166,12 @@ def claims_of(given: t.Mapping[str, dict[str, Section]]) -> list[Claim]:
     for name in names:
         all_rows = {cluster: rows(sections.get(name, Section())) for cluster, sections in given.items()}
         for key in dict.fromkeys(key for listed in all_rows.values() for key in listed):
+            mine = {cluster: listed[key] for cluster, listed in all_rows.items() if key in listed}
             alike: dict[t.Any, list[str]] = {}
-            for cluster, listed in all_rows.items():
-                alike.setdefault(listed[key].state if key in listed else None, []).append(cluster)
-            groups = [Alike(tuple(clusters), all_rows[clusters[0]].get(key)) for clusters in alike.values()]
-            found.append(Claim(name, *key, groups))
+            for cluster in given:
+                alike.setdefault(mine[cluster].state if cluster in mine else None, []).append(cluster)
+            groups = [Alike(tuple(clusters), mine.get(clusters[0])) for clusters in alike.values()]
+            found.append(Claim(name, *key, mine, groups))
     return found
 
 

@@ -124,6 +124,13 @@ def test_a_claim_of_another_cluster_is_skipped() -> None:
     assert properties(root[1]) == [("cluster", "b"), ("phase", "after")]
 
 
+def test_each_cluster_has_the_evidence_of_its_own() -> None:
+    """Also where clusters are alike."""
+    parts = {name: {"s": fakes.section(fakes.claim("c", None, fakes.denial(policy=f"{name}/p")))} for name in "ab"}
+    root = read(**parts)
+    assert [dict(properties(found))["policy"] for found in root.iter("testcase")] == ["a/p", "b/p"]
+
+
 def test_a_graph_that_nobody_has_looked_at_again_is_skipped() -> None:
     part = fakes.l4()
     part["graph"]["after"] = None

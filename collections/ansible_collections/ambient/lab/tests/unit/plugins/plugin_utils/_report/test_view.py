@@ -154,8 +154,8 @@ def test_clusters_that_differ() -> None:
     assert [claim.differs for claim in claims(report(a=usual, b=usual))] == [False] * 3
 
 
-def test_the_source_may_have_another_name_on_another_cluster() -> None:
-    rows = [fakes.claim("c", None, fakes.entry("allowed"), source=f"default/curl-{one}") for one in "xy"]
+def test_source_and_policy_may_have_other_names_on_another_cluster() -> None:
+    rows = [fakes.claim("c", None, fakes.denial(policy=f"{one}/p"), source=f"default/curl-{one}") for one in "xy"]
     assert not claims(report(a={"s": fakes.section(rows[0])}, b={"s": fakes.section(rows[1])}))[0].differs
 
 
