@@ -15,7 +15,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class ReachTrial(Trial):
                 self.note(number, str(item.mutant), str(fates), f"red: {sorted(red)}")
         return len(chosen)
 
-    def red(self, claims: tuple[Claim, ...], fates: dict[str, str]) -> set[str]:
+    def red(self, claims: tuple[Claim, ...], fates: Mapping[str, str]) -> set[str]:
         """Claims that do not hold; waits for them to be as predicted."""
         asked: list[Asking] = [((str(claim.source.pod), claim.source.namespace), claim.request) for claim in claims]
         red: set[str] = set()
@@ -139,7 +139,7 @@ class ReachTrial(Trial):
         )
 
 
-def differing(fates: dict[str, str], red: set[str]) -> bool:
+def differing(fates: Mapping[str, str], red: set[str]) -> bool:
     """Whether claims turned red otherwise than predicted; what can't be predicted may do as it likes."""
     return any((name in red) != (fate == "fail") for name, fate in fates.items() if fate != "error")
 

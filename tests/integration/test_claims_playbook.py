@@ -38,7 +38,7 @@ def test_each_cluster_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 def test_an_older_run_says_nothing_of_a_cluster_that_does_not_answer_now(tmp_path: Path) -> None:
     old = tmp_path / "claims/unreachable/results.json"
     old.parent.mkdir(parents=True)
-    old.write_text('{"fleet": {"claims": []}}')
+    old.write_text('{"fleet": {}}')
     ran = prove(tmp_path, {"unreachable": {"claims": [CLAIM], "cluster_kubeconfig": str(tmp_path / "none")}})
     assert ran.returncode == 2
     assert line_of(ran, LAST, "unreachable")

@@ -12,7 +12,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from fleet import Ran, play
 
 PICTURES = {f"{section}-{phase}.svg" for section in ("l4_authz",) for phase in ("before", "after")}
-FILES = {"index.html", "junit.xml", "report.json"}
+FILES = {"index.html", "junit.xml", "report.json", "report.schema.json"}
 
 
 def run(folder: Path, *labs: str, arguments: tuple[str, ...] = ()) -> Ran:

@@ -52,10 +52,10 @@ def test_a_playbook_of_ones_own(lab: Lab, folder: Path, tmp_path: Path, denied: 
     ran = used(folder, "ansible-playbook", "prove.yml", "--extra-vars", given, at=tmp_path)
     assert ran.returncode == code, ran.stdout + ran.stderr
     section = json.loads((tmp_path / "results.json").read_text())["mine"]
-    assert section["verdict"] == verdict
-    allowed, refused = section["claims"]
-    assert allowed["after"]["outcome"] == "allowed"
-    assert (refused["after"]["outcome"], refused["decided_by"], refused["policy"]) == (
+    assert section["after"]["verdict"] == verdict
+    allowed, refused = section["after"]["claims"]
+    assert allowed["seen"]["outcome"] == "allowed"
+    assert (refused["seen"]["outcome"], refused["decided_by"], refused["policy"]) == (
         "denied_l4",
         "ztunnel",
         "default/layer4-authz",

@@ -20,12 +20,14 @@ def test_convergence_is_measured_and_the_policies_are_back(lab: Lab) -> None:
     assert "changed=0" in again.stdout, again.stdout
     assert lab.kubectl("get", *policies) == before
     report = json.loads((lab.folder / "convergence.json").read_text(encoding="utf-8"))
-    measured = {section["name"]: section["convergence"][0] for section in report["sections"] if section["convergence"]}
+    (cluster,) = report["clusters"]
+    measured = {name: part["convergence"] for name, part in cluster["sections"].items() if part["convergence"]}
     assert {name: (item["verdict"], item["repeats"]) for name, item in measured.items()} == {
         "l4_authz": ("pass", 1),
         "l7_waypoint": ("pass", 1),
     }
-    leaking = [pair for item in measured.values() for pair in item["pairs"] if pair["leaks"]]
+    directions = [direction for item in measured.values() for direction in item["directions"].values()]
+    leaking = [pair for direction in directions for pair in direction["pairs"] if pair["leaks"]]
     assert leaking
     assert {pair["stale_after_ready"] for pair in leaking} == {0}
 

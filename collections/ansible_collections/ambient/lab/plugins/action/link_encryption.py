@@ -5,10 +5,6 @@
 from __future__ import annotations
 
 from ansible_collections.ambient.lab.plugins.modules.link_encryption import WORK
-from ansible_collections.ambient.lab.plugins.plugin_utils._here.action import Here
+from ansible_collections.ambient.lab.plugins.plugin_utils._here.action import here
 
-
-class ActionModule(Here):
-    """Action plugin of ambient.lab.link_encryption."""
-
-    work = WORK
+ActionModule = here(WORK)

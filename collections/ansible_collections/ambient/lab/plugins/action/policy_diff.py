@@ -5,10 +5,6 @@
 from __future__ import annotations
 
 from ansible_collections.ambient.lab.plugins.modules.policy_diff import WORK
-from ansible_collections.ambient.lab.plugins.plugin_utils._here.action import Here
+from ansible_collections.ambient.lab.plugins.plugin_utils._here.action import here
 
-
-class ActionModule(Here):
-    """Action plugin of ambient.lab.policy_diff."""
-
-    work = WORK
+ActionModule = here(WORK)

@@ -10,9 +10,10 @@ module: claims_report
 short_description: Prints what was proven, and writes it as a page, as JUnit XML and as JSON
 version_added: 0.1.0
 description:
-  - Prints a table of what the modules of this collection have kept of one cluster, or of a fleet with a column per
-    cluster. Of one cluster it shows what was seen before the policy and after it, which proxy decided by which policy,
-    and how long it took until all claims of the section held.
+  - Prints a table of what the modules of this collection have kept. Of one cluster it shows what was seen before the
+    policy and after it, which proxy decided by which policy, how long it took until all claims of the section held, and
+    how long ago that was where an earlier run has done it.
+  - Of a fleet it shows the claims of the clusters that are alike once, and of the others what differs from that.
   - Writes the same as a page, as JUnit XML and as JSON, as far as files are named.
   - The page is one HTML file that loads nothing. It shows who called whom before and after each policy as a grid,
     every witness of every claim, how fast a policy took hold, the generated matrix, and Kiali's graphs. It is complete
@@ -30,7 +31,7 @@ attributes:
     description: Shows the files' text.
 options:
   results:
-    description: One item per cluster, in the order of the columns.
+    description: One item per cluster.
     type: list
     elements: dict
     required: true
@@ -42,7 +43,7 @@ options:
       path:
         description:
           - JSON file that M(ambient.lab.curl_outcomes), M(ambient.lab.kiali_graph) and others have written for this
-            cluster. Files of older versions, without witnesses, are read too.
+            cluster.
         type: path
         required: true
   title:
@@ -55,11 +56,14 @@ options:
   junit:
     description:
       - JUnit XML file to write, with a suite per cluster and section, and a test case per claim and per measured pair.
-        A claim that does not hold is a C(failure), one without a proof an C(error), one that another cluster has and
-        this one has not is C(skipped).
+        A claim that does not hold is a C(failure), one without a proof an C(error), one that was not checked here and
+        now is C(skipped).
     type: path
   json:
-    description: JSON file to write, of the form that C(docs/report.schema.json) describes.
+    description: JSON file to write, with each cluster's results as O(results[].path) has them, and what they add up to.
+    type: path
+  schema:
+    description: JSON schema to write, of O(json) and of what O(results[].path) has.
     type: path
   fail_on:
     description:
@@ -107,7 +111,7 @@ verdict:
 counts:
   description:
     - How many claims and measured pairs pass, fail and are errors, counted once per cluster; how many sections were not
-      stable; how many claims were not checked on a cluster while they were on another.
+      stable; how many claims were not checked on a cluster while they were on another, or not after the policy.
   returned: success
   type: dict
   sample: {"pass": 37, "fail": 1, "error": 0, "unstable": 0, "unchecked": 0}

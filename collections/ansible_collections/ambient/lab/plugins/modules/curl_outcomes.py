@@ -173,6 +173,11 @@ verdict:
   returned: when something was checked
   type: str
   sample: pass
+at:
+  description: When the check ended, ISO 8601 in UTC.
+  returned: when something was checked
+  type: str
+  sample: "2026-11-23T16:18:31+00:00"
 rounds:
   description: How often everything was asked.
   returned: when something was checked
@@ -211,6 +216,11 @@ claims:
       type: str
       returned: always
       sample: GET http://sample-app:8080/
+    source:
+      description: Who calls, as the claim names it.
+      type: str
+      returned: always
+      sample: pod default/curl-deny
     path:
       description:
         - Whether the request stays on one node, by where the pods on its way run. V(same node), V(cross node), or
@@ -249,11 +259,13 @@ claims:
       sample: default/layer4-authz
     seen:
       description:
-        - The outcome, and curl's own report beside it (C(http_code), C(exit_code), C(errormsg), C(elapsed)
-          in seconds, some C(headers), the first bytes of the C(body)).
+        - The outcome, the same with its codes as C(text), and curl's own report (C(http_code), C(exit_code),
+          C(errormsg)).
+        - What is only returned, and never kept in O(results_file), is the answer (C(elapsed) in seconds, some
+          C(headers), the first bytes of the C(body)).
       type: dict
       returned: always
-      sample: {"outcome": "denied_l4", "http_code": 0, "exit_code": 56, "errormsg": "Recv failure: ..."}
+      sample: {"outcome": "denied_l4", "text": "denied_l4 000/56", "http_code": 0, "exit_code": 56}
     verdict:
       description: V(pass), V(fail) or V(error).
       type: str

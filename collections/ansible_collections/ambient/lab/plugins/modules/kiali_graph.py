@@ -221,6 +221,11 @@ verdict:
   returned: when something was checked
   type: str
   sample: pass
+at:
+  description: When the check ended, ISO 8601 in UTC.
+  returned: when something was checked
+  type: str
+  sample: "2026-11-23T16:18:31+00:00"
 rounds:
   description: How often everything was sent and asked.
   returned: when something was checked
@@ -253,66 +258,15 @@ graph:
   sample: {"nodes": 4, "edges": 3}
 claims:
   description:
-    - What was seen, per claim, in the last round.
+    - What was seen, per claim, in the last round, in the form of C(claims) of M(ambient.lab.curl_outcomes).
+    - In C(seen), C(outcome) is V(edge), V(no_edge) or V(no_answer), and C(edges) have C(protocol), C(rate),
+      C(codes), and C(errors) and C(mtls) in percent.
+    - For an edge that is not there, C(control) says what in the same window shows that such traffic is counted.
     - Ansible prints the whole result of a failed task. So a failure carries this only with C(-v); its message
       names the claims that matter, and O(results_file) has all of it.
   returned: success, and with C(-v) also on failure
   type: list
   elements: dict
-  contains:
-    name:
-      description: Name of the claim.
-      type: str
-      returned: always
-    from:
-      description: Where the traffic comes from.
-      type: str
-      returned: always
-      sample: default/curl-deny
-    to:
-      description: Where it goes.
-      type: str
-      returned: always
-      sample: service default/sample-app
-    expected:
-      description: What the claim expects in this phase.
-      type: str
-      returned: always
-      sample: edge tcp mTLS
-    seen:
-      description:
-        - The C(outcome) (V(edge), V(no_edge) or V(no_answer)), the C(edges) (C(protocol), C(rate), C(codes),
-          C(errors) and C(mtls) in percent), the same as C(text), and the C(problem) where Kiali gave no answer.
-      type: dict
-      returned: always
-      sample: {"outcome": "no_edge", "edges": [], "text": "no edge", "problem": ""}
-    verdict:
-      description: V(pass), V(fail) or V(error).
-      type: str
-      returned: always
-      sample: pass
-    reason:
-      description: Why the claim does not hold.
-      type: str
-      returned: always
-    control:
-      description: For an edge that is not there, what in the same window shows that such traffic is counted.
-      type: str
-      returned: always
-    likely_cause:
-      description: The first broken part on the way from the proxy's counter to the graph.
-      type: str
-      returned: always
-    flapped:
-      description: Whether the claim held once and then did not.
-      type: bool
-      returned: always
-    history:
-      description: Every change of what was seen, C(at) in seconds.
-      type: list
-      elements: dict
-      returned: always
-      sample: [{"at": 2.1, "outcome": "edge tcp", "verdict": "fail"}]
 traffic:
   description: What the requests saw in the last round, as C(claims) of M(ambient.lab.curl_outcomes).
   returned: success, and with C(-v) also on failure

@@ -92,46 +92,14 @@ elapsed:
   type: float
   sample: 0.8
 claims:
-  description: What was seen of each claim in the last round.
+  description:
+    - What was seen of each claim in the last round, in the form of C(claims) of M(ambient.lab.curl_outcomes).
+    - C(outcome) in C(seen) is V(encrypted), V(plain text) or V(not seen), and C(control) is the pod outside of the
+      mesh that sent the same. It is the verdict that says whether this proves anything.
   returned: always, when claims were checked
   type: list
   elements: dict
   contains:
-    name:
-      description: Of the claim.
-      type: str
-      returned: always
-    from:
-      description: The pod that called.
-      type: str
-      returned: always
-      sample: default/curl
-    to:
-      description: The request.
-      type: str
-      returned: always
-      sample: GET http://sample-app.default:8080/
-    control:
-      description: The pod outside of the mesh that sent the same.
-      type: str
-      returned: always
-      sample: default/curl-outside
-    verdict:
-      description: V(pass), V(fail) or V(error).
-      type: str
-      returned: always
-      sample: pass
-    reason:
-      description: Why it does not hold.
-      type: str
-      returned: always
-    outcome:
-      description: >-
-        What was seen of the request: V(encrypted), V(plain text) or V(not seen). It is the verdict that says whether
-        this proves anything.
-      type: str
-      returned: always
-      sample: encrypted
     flows:
       description: TLS from the pod to HBONE's port. Each has C(source), C(target) and C(bytes) of application data.
       type: list

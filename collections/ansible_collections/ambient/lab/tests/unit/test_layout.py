@@ -1,5 +1,4 @@
 # How the collection's code is laid out: short files that say what they are for, in packages that build on each other.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def test_files_are_short_and_say_what_they_are_for() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) < 400, path
         assert lines[0].startswith("#"), path
-        assert any("GNU General Public License v3.0+" in line for line in lines[:4]), path
+        assert "# SPDX-License-Identifier: GPL-3.0-or-later" in lines[:4], path
 
 
 def test_the_readme_lists_every_module() -> None:

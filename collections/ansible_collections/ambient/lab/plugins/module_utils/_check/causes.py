@@ -1,5 +1,4 @@
 # Names the likely cause of a claim that does not hold: a reason of the prediction, or why the answer is another one.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What the module curl_outcomes does: parse, check, explain, write down.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ import typing as t
 from .._claims.parse import parse_claims
 from .._cluster.kube import Kube, kubectl
 from .._common.errors import LabError
-from .._common.results import require_writable, write_results
 from .._common.rounds import require_seconds
 from .._mesh.folder import read_folder
 from .._mesh.load import Asked, Loader
 from .._mesh.mesh import Mesh
-from .report import as_result, failure, merge
+from .._results.store import checked, keep, require_writable
+from .report import as_result, failure, kept
 from .rounds import Settings, check, judge_predictions, read
 
 MAX_CONCURRENCY = 64
@@ -48,9 +47,10 @@ def prove(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         edge = KubeEdge(params["kubeconfig"], params["context"])
         predict = params["predict_only"]
         result = judge_predictions(claims, settings, read(claims, edge)) if predict else check(claims, settings, edge)
+    found = kept(result)
     if path and not check_mode and not params["predict_only"]:
-        write_results(path, lambda results: merge(results, section, settings.phase, result))
-    returned = as_result(result)
+        keep(path, section, lambda old: checked(old, settings.phase, found))
+    returned = as_result(result, found)
     if result.verdict != "pass":
         raise LabError(failure(result, settings, section or "", kubectl(params)), **returned)
     return returned

@@ -1,67 +1,72 @@
 # Writes a check's result down: the return values, the failure table, its part of the results file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import typing as t
 
-from .._common.results import now
 from .._common.rounds import Retry
 from .._common.text import Row, printable, screen, shorten
+from .._results.codec import plain
+from .._results.model import Check, ClaimResult
+from .._results.store import now
 from .._witness.attribution import Attribution
 from .rounds import CheckResult, Settings
 from .run import ClaimRun
 
-# What the module kiali_graph keeps in a section: its claims, and Kiali's answers by phase.
-GRAPH_KEYS = ("graph", "graphs")
-# What other modules keep in a section, and a check leaves there.
-OTHER_KEYS = ("convergence", "matrix", "mutation", "lint")
-ENTRY_KEYS = (
-    "expected", "predicted", "prediction", "surprise", "verdict", "reason",
-    "likely_cause", "history", "decided_by", "policy", "witnesses"
-)  # fmt: skip
+
+def kept(result: CheckResult) -> Check:
+    """A check as results have it."""
+    claims = [claim_result(run) for run in result.claims]
+    return Check(at=now(), claims=claims, proxies=list(result.proxies), **result.summary())
 
 
-def as_result(result: CheckResult) -> dict[str, t.Any]:
-    """The module's return values."""
+def as_result(result: CheckResult, check: Check) -> dict[str, t.Any]:
+    """The module's return values.
+
+    Args:
+        check: the same, as results have it.
+    """
     surprising = [run for run in result.claims if run.holds and run.surprise]
     surprises = [f"claim {run.claim.name!r} holds, yet {run.surprise}" for run in surprising]
-    return {
-        "changed": False,
-        **result.summary(),
-        "claims": [claim_values(run) for run in result.claims],
-        "proxies": list(result.proxies),
-        **({"warnings": surprises} if surprises else {}),
-    }
+    claims = [with_answer(run, claim) for run, claim in zip(result.claims, check.claims, strict=True)]
+    values = {**plain(check), "claims": claims}
+    return {"changed": False, **values, **({"warnings": surprises} if surprises else {})}
 
 
-def claim_values(run: ClaimRun) -> dict[str, t.Any]:
-    """One claim of the module's return values."""
+def with_answer(run: ClaimRun, claim: ClaimResult | None = None) -> dict[str, t.Any]:
+    """A claim, with the answer's headers and the begin of its body, which are returned, and never kept."""
+    values: dict[str, t.Any] = plain(claim or claim_result(run))
+    values["seen"] |= run.seen.answer()
+    return values
+
+
+def claim_result(run: ClaimRun) -> ClaimResult:
+    """One claim as results have it."""
     attribution = run.attribution or Attribution()
-    return {
-        "name": run.claim.name,
-        "from": _caller(run),
-        "to": str(run.claim.request),
-        "path": run.span,
-        "expected": str(run.expect),
-        "predicted": run.prediction.outcome,
-        "prediction": run.prediction.why,
-        "surprise": run.surprise,
-        "by": str(run.claim.by) if run.claim.by else None,
-        "seen": run.seen.as_dict(),
-        "verdict": run.verdict.verdict,
-        "reason": run.verdict.reason,
-        "control": run.control,
-        "decided_by": attribution.decided_by,
-        "policy": attribution.policy,
-        "witnesses": [dataclasses.asdict(statement) for statement in attribution.statements],
-        "likely_cause": run.cause,
-        "flapped": run.history.flapped,
-        "history": run.history.changes,
-    }
+    return ClaimResult(
+        name=run.claim.name,
+        from_=_caller(run),
+        source=str(run.claim.source),
+        to=str(run.claim.request),
+        path=run.span,
+        expected=str(run.expect),
+        predicted=run.prediction.outcome,
+        prediction=run.prediction.why,
+        surprise=run.surprise,
+        by=str(run.claim.by) if run.claim.by else None,
+        seen=run.seen.kept(),
+        verdict=run.verdict.verdict,
+        reason=run.verdict.reason,
+        control=run.control,
+        decided_by=attribution.decided_by,
+        policy=attribution.policy,
+        witnesses=list(attribution.statements),
+        likely_cause=run.cause,
+        flapped=run.history.flapped,
+        history=run.history.changes,
+    )
 
 
 def failure(result: CheckResult, settings: Settings, section: str, kubectl: str) -> str:
@@ -127,47 +132,3 @@ def _look(run: ClaimRun, kubectl: str) -> str:
     more += ["--data-raw '<as in the claim>'"] if request.body is not None else []
     where = f"-n {target.namespace} exec {target.pod} -c {target.container}"
     return " ".join([kubectl, where, "--", shlex.join(curl), *more])
-
-
-def merge(results: dict[str, t.Any], section: str, phase: str, result: CheckResult) -> dict[str, t.Any]:
-    """Put a check's outcome into the results, by the claims' names.
-
-    A check before the policy starts the section anew: what an older policy did says nothing of the next.
-    What Kiali's graph showed is kept beside it.
-    """
-    kept = results.get(section) or {}
-    old = {claim["name"]: claim for claim in kept.get("claims") or []}
-    rows = []
-    for run in result.claims:
-        claim = claim_values(run)
-        # What was claimed before of another source or request says nothing; a pod's name may be a new one.
-        earlier, source = old.get(claim["name"], {}), str(run.claim.source)
-        is_same = earlier.get("to") == claim["to"] and earlier.get("source", source) == source
-        before = earlier.get("before") if is_same else None
-        entry = {key: claim[key] for key in ENTRY_KEYS}
-        entry.update({key: claim["seen"][key] for key in ("outcome", "http_code", "exit_code", "errormsg")})
-        rows.append(
-            {
-                "name": claim["name"],
-                "from": claim["from"],
-                "source": source,
-                "to": claim["to"],
-                "path": claim["path"],
-                "expected": str(run.claim.after),
-                "by": claim["by"],
-                "decided_by": claim["decided_by"] if phase == "after" else "-",
-                "policy": claim["policy"] if phase == "after" else None,
-                "before": entry if phase == "before" else before,
-                "after": entry if phase == "after" else None,
-            }
-        )
-    graph = {key: kept[key] for key in GRAPH_KEYS if key in kept}
-    if phase == "before" and graph:
-        before = [{**claim, "after": None} for claim in graph["graph"]["claims"]]
-        graph = {
-            "graph": {**graph["graph"], "claims": before, "phase": "before"},
-            "graphs": {**graph["graphs"], "after": None},
-        }
-    other = {key: kept[key] for key in OTHER_KEYS if key in kept}
-    head = {"claims": rows, "phase": phase, **result.summary(), "at": now(), "proxies": list(result.proxies)}
-    return {**results, section: {**head, **graph, **other}}

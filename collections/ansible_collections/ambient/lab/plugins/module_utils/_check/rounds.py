@@ -1,5 +1,4 @@
 # Checks claims round by round: one exec per source with its whole row, until the answers are stable.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from .._curl.probing import Runner, probe_all
 from .._mesh.load import Asked
 from .._mesh.mesh import Mesh
 from .._mesh.paths import may_hide
+from .._results.model import Phase, ProxySeen
 from .._witness.configured import state_of
 from .._witness.witnesses import NONE, REQUIRED, Witnesses, World
 from .causes import likely_cause
@@ -32,7 +32,7 @@ class Settings:
     flaws: whether a policy on the way that is not enforced as written makes a claim an error.
     """
 
-    phase: str = "after"
+    phase: Phase = "after"
     stable: int = 3
     timeout: float = 30.0
     interval: float = 0.2
@@ -61,7 +61,7 @@ class CheckResult(Checked):
     """
 
     claims: list[ClaimRun]
-    proxies: t.Sequence[dict[str, str]] = ()
+    proxies: t.Sequence[ProxySeen] = ()
 
     @property
     def judged(self) -> list[ClaimRun]:
@@ -109,7 +109,7 @@ class ClaimRounds:
         self._judge()
         return self.runs
 
-    def close(self) -> list[dict[str, str]]:
+    def close(self) -> list[ProxySeen]:
         """Judge the last round once more, with what the proxies have said after it; the proxies that were asked."""
         if not self._witnesses:
             return []

@@ -1,5 +1,4 @@
 # One claim in a check: where its pod is, the way of its request, what was predicted, seen, said, and judged.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # When a check of claims stops, its result, and each claim's answers on the way.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -8,6 +7,8 @@ import dataclasses
 import typing as t
 
 from .._common.rounds import Retry
+from .._results.measured import Verdict as Word
+from .._results.model import Change
 
 MAX_HISTORY = 50
 # Rounds in a row in which waiting looks pointless, until it is taken for so.
@@ -18,7 +19,7 @@ PATIENCE = 5
 class Verdict:
     """pass, fail or error, why, and whether looking again is of use."""
 
-    verdict: str
+    verdict: Word
     reason: str = ""
     retry: Retry = Retry.USEFUL
 
@@ -43,18 +44,18 @@ class History:
     """Every change of one claim's answer. flapped: it passed once, and then did not."""
 
     def __init__(self) -> None:
-        self.changes: list[dict[str, t.Any]] = []
+        self.changes: list[Change] = []
         self.flapped = False
         self._passed_once = False
 
-    def add(self, at: float, verdict: Verdict, **answer: t.Any) -> None:
+    def add(self, at: float, verdict: Verdict, outcome: str, http_code: int | None = None) -> None:
         """Take in one round's answer; at: seconds since the start."""
         self.flapped |= self._passed_once and not verdict.passed
         self._passed_once |= verdict.passed
-        answer = {**answer, "verdict": verdict.verdict}
-        known = self.changes and all(self.changes[-1][key] == value for key, value in answer.items())
+        answer = Change(at=round(at, 2), outcome=outcome, http_code=http_code, verdict=verdict.verdict)
+        known = self.changes and dataclasses.replace(self.changes[-1], at=answer.at) == answer
         if not known and len(self.changes) < MAX_HISTORY:
-            self.changes.append({"at": round(at, 2), **answer})
+            self.changes.append(answer)
 
 
 class Stable:
@@ -106,7 +107,7 @@ class Checked:
         raise NotImplementedError
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Word:
         """The worst verdict of all."""
         if self.converged_after is not None:
             return "pass"

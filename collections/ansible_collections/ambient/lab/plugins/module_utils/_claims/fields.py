@@ -1,5 +1,4 @@
 # Reads the fields of claims of any kind. What is wrong is said without the value: a secret may stand at a wrong place.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Parses claims (who calls whom, and what must happen) strictly: whatever is wrong is said before any traffic.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

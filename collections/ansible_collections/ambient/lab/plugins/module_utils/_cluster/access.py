@@ -1,5 +1,4 @@
 # A way to an API: its address, what proves the user and the API to each other, and the proxy between them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Speaks to containers over websockets: exec, and GET through a port-forward. Both are bounded in time and size.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

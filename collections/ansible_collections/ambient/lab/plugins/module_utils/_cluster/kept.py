@@ -1,5 +1,4 @@
 # Keeps a user's object in a file from before it is changed until it is given back, whatever becomes of this process.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

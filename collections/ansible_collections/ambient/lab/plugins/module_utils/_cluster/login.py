@@ -1,5 +1,4 @@
 # Who a kubeconfig's user is for the API: a credential that stays, one that a file, a login plugin or a provider renews.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

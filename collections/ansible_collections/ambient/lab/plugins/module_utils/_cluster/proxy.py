@@ -1,5 +1,4 @@
 # The proxy on the way to a cluster's API, by Go's rules, so that kubectl and this collection take the same one.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Reads what Helm keeps of its releases, and compares it with what they are to be.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# What every package needs: errors, signals, files, results, rounds, text for a terminal.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# What every package needs: errors, signals, files, rounds, text for a terminal.
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to the collection: may change at any time.

@@ -1,5 +1,4 @@
 # Puts a text into a file where it differs: for check mode, for diff mode, and without ever leaving half a file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

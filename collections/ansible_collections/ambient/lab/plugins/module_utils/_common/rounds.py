@@ -1,5 +1,4 @@
 # Looks again and again until a stop rule says that it is enough; and whether looking again is of any use.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Lays out tables, and failures on one screen, for a terminal.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ _GAP = "  "
 
 def printable(text: str) -> str:
     """One line without control characters: what a cluster says must not drive the terminal."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    plain = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(plain.split())
 
 
 def printable_lines(text: str) -> str:
@@ -92,10 +92,10 @@ def screen(head: str, where: str, rows: t.Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def shorten(reason: str, flapped: t.Sequence[dict[str, t.Any]]) -> str:
+def shorten(reason: str, flapped: t.Sequence[t.Any]) -> str:
     """A reason of a few lines at most; flapped: how the answer changed, where it did."""
     text = reason or "the answer changed before it was stable"
     if flapped:
-        changes = [f"{change['outcome']} at {change['at']:g} s" for change in flapped[-4:]]
+        changes = [f"{change.outcome} at {change.at:g} s" for change in flapped[-4:]]
         text += f"; it flapped: {', '.join(changes)}"
     return text if len(text) <= 4 * WIDTH else text[: 4 * WIDTH] + "..."

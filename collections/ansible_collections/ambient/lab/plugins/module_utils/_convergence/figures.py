@@ -1,5 +1,4 @@
 # Figures of a policy's convergence from the answers of probes that ran meanwhile. Pure: knows no cluster and no clock.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from .._check.run import traffic_of
 from .._claims.parse import DENIALS, Expectation
 from .._curl.outcomes import Seen, classify
 from .._curl.script import TICK, Record, lacks, read_marks
+from .._results import measured as results
 
 # The clock of /proc/uptime goes in steps of a hundredth of a second (proc(5)).
 CLOCK_STEP = 0.01
@@ -110,10 +110,11 @@ class Run:
     problem: str = ""
     broken: bool = False
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """As results keep it."""
-        keys = ("first_new", "last_old", "stale_after_accepted", "stale_after_ready", "flaps", "ready", "changes")
-        return {key: _rounded(getattr(self, key)) for key in keys}
+    def kept(self) -> results.Run:
+        """As results have it."""
+        return results.Run(
+            **{field.name: _rounded(getattr(self, field.name)) for field in dataclasses.fields(results.Run)}
+        )
 
 
 def fits(expect: Expectation, seen: Seen) -> bool:
@@ -204,18 +205,22 @@ def _problem(
     return "", False
 
 
-def quantiles(values: t.Iterable[float | None]) -> dict[str, float] | None:
+def quantiles(values: t.Iterable[float | None]) -> results.Quantiles | None:
     """p50, p99 and the greatest of the values that are there (nearest rank), in seconds; None where none is."""
     ordered = sorted(value for value in values if value is not None)
     if not ordered:
         return None
     ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-    return {name: round(ordered[max(0, math.ceil(rank * len(ordered)) - 1)], 3) for name, rank in ranks.items()}
+    found = {name: round(ordered[max(0, math.ceil(rank * len(ordered)) - 1)], 3) for name, rank in ranks.items()}
+    return results.Quantiles(**found)
 
 
-def judge_runs(new: Expectation, old: Expectation, limits: Limits, runs: t.Sequence[Run]) -> tuple[str, str]:
+def judge_runs(
+    new: Expectation, old: Expectation, limits: Limits, runs: t.Sequence[Run]
+) -> tuple[results.Verdict, str]:
     """Verdict of a pair over all runs of a direction, and why: pass, fail (a demand broken), error (no proof)."""
-    for kind, broken in (("error", True), ("fail", False)):
+    kinds: tuple[tuple[results.Verdict, bool], ...] = (("error", True), ("fail", False))
+    for kind, broken in kinds:
         bad = [run for run in runs if run.problem and run.broken is broken]
         if bad:
             often = f" (in {len(bad)} of {len(runs)} runs)" if len(runs) > 1 else ""

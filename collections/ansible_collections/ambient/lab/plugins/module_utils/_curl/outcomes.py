@@ -1,5 +1,4 @@
 # Says in mesh words what a probe has seen, from curl's own report.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -7,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from .._results import model as results
 from .script import Record
 
 # curl(1), EXIT CODES.
@@ -61,12 +61,16 @@ class Seen:
             return f"probe_error ({self.errormsg})"
         return f"{self.outcome} {self.http_code:03d}/{self.exit_code}"
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data for the module's result."""
-        values = {**dataclasses.asdict(self), "headers": dict(self.headers)}
-        # The first bytes of the body are enough for people.
-        del values["document"]
-        return values
+    def kept(self) -> results.Seen:
+        """As results have it."""
+        text = self.outcome if self.exit_code is None else f"{self.outcome} {self.http_code:03d}/{self.exit_code}"
+        same = {key: getattr(self, key) for key in ("outcome", "http_code", "exit_code", "errormsg")}
+        return results.Seen(text=text, **same)
+
+    def answer(self) -> dict[str, t.Any]:
+        """What a module returns beside that; the first bytes of the body are enough for people."""
+        keys = ("elapsed", "body", "sender", "request_id", "writer", "unclear")
+        return {**{key: getattr(self, key) for key in keys}, "headers": dict(self.headers)}
 
 
 def probe_error(reason: str) -> Seen:

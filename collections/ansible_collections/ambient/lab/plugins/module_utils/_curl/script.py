@@ -1,5 +1,4 @@
 # Builds the shell script that sends requests with real curl, once or again and again, and reads what it prints.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Gathers what explains a missing edge, from Kiali back to the proxy that counts; each thing is asked once.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

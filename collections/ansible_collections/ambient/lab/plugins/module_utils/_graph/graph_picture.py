@@ -1,5 +1,4 @@
 # What the module graph_picture does: find Kiali's answer, draw it, and write the file if it differs.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -8,7 +7,8 @@ import typing as t
 
 from .._common.errors import LabError
 from .._common.files import diff_of, put
-from .._common.results import read_results, require_section, understood
+from .._results.model import GraphCheck, Section
+from .._results.store import read_results, require_section
 from .model import parse_graph
 from .parse import End, parse_pairs
 from .svg import draw
@@ -49,30 +49,13 @@ def _source(params: t.Mapping[str, t.Any]) -> tuple[t.Any, list[tuple[End, End]]
     if path is None:
         return params["answer"], []
     require_section(section)
-    results = read_results(path)
-    with understood(f"results_file: {path}"):
-        kept = kept_graph(results.get(section) or {}, phase)
-    if kept is None:
+    check = getattr(read_results(path).get(section or "", Section()).graph, phase)
+    if check is None or check.graph is None:
         raise LabError(f"{path} has no graph of {section} {phase} the policy: run kiali_graph with results_file first")
-    return kept
+    return check.graph, proven_absent(check)
 
 
-def kept_graph(section: t.Mapping[str, t.Any], phase: str) -> tuple[t.Any, list[tuple[End, End]]] | None:
-    """Kiali's answer that a section of a results file keeps, and the pairs proven to be absent; None where it has none.
-
-    Args:
-        phase: before or after.
-
-    Raises:
-        LabError: when a pair is none.
-    """
-    answer = (section.get("graphs") or {}).get(phase)
-    if answer is None:
-        return None
-    proven = [
-        {"from": claim["from"], "to": claim["to"]}
-        for claim in (section.get("graph") or {}).get("claims") or []
-        if claim[phase] and (claim[phase]["outcome"], claim[phase]["verdict"]) == ("no_edge", "pass")
-    ]
-    # Each end that was kept names its namespace.
-    return answer, parse_pairs(proven, "")
+def proven_absent(check: GraphCheck) -> list[tuple[End, End]]:
+    """The pairs of which a check has proven that there is no edge."""
+    proven = [one for one in check.claims if (one.seen.outcome, one.verdict) == ("no_edge", "pass")]
+    return [(End.read(claim.from_), End.read(claim.to)) for claim in proven]

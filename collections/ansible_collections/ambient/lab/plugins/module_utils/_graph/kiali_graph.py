@@ -1,5 +1,4 @@
 # What the module kiali_graph does: parse, send and look, explain, write down.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from .._claims.parse import Claim, parse_claims
 from .._cluster.api import ProxyReader
 from .._cluster.kube import Web, kubectl
 from .._common.errors import LabError
-from .._common.results import require_writable, write_results
+from .._results.store import drawn, keep, require_writable
 from .diagnose import Finding, Places, diagnose
 from .facts import Gatherer, Pair
 from .http import Kiali, graph_query, service_proxy
 from .parse import may_control, parse_graph_claims, reporters
-from .report import as_graph_result, graph_failure, merge_graph
+from .report import as_graph_result, graph_failure, kept_graph
 from .rounds import GraphResult, check_graph
 from .run import GraphRun
 from .traffic import nodes_of, routes
@@ -84,9 +83,10 @@ def prove_graph(params: t.Mapping[str, t.Any], check_mode: bool, verbose: bool) 
     result = check_graph(claims, traffic, namespaces, settings, edge, kiali)
     places = Places(kubectl(params), params["kiali"], prometheus_place(params["prometheus"]), url)
     explain_graph(result, namespaces, edge, places)
+    found = kept_graph(result)
     if path and not check_mode:
-        write_results(path, lambda results: merge_graph(results, section, settings.phase, result))
-    returned = as_graph_result(result, verbose)
+        keep(path, section, lambda old: drawn(old, settings.phase, found))
+    returned = as_graph_result(result, found, verbose)
     if result.verdict != "pass":
         raise LabError(graph_failure(result, settings.phase, section or "", kubectl(params)), **returned)
     return returned

@@ -1,5 +1,4 @@
 # Places the nodes of a graph in columns from left to right, and leads the lines between them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Reads Kiali's graph: nodes, and edges with protocol, rate, response codes and mTLS.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ import dataclasses
 import typing as t
 
 from .._common.errors import LabError
+from .._results.model import EdgeSeen
 from .parse import End
 
 NO_RESPONSE = "-"
@@ -52,10 +52,10 @@ class Edge:
             parts.append("mTLS" if self.mtls == 100 else f"{self.mtls:.0f}% mTLS")
         return " ".join(parts)
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data for the module's result."""
-        values = {key: getattr(self, key) for key in ("protocol", "rate", "codes", "errors", "mtls")}
-        return {**values, "codes": list(self.codes)}
+    def kept(self) -> EdgeSeen:
+        """As results have it."""
+        values = {key: getattr(self, key) for key in ("protocol", "rate", "errors", "mtls")}
+        return EdgeSeen(**values, codes=list(self.codes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
 # Parses claims about Kiali's traffic graph strictly: whatever is wrong is said before any traffic.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -35,6 +34,12 @@ class End:
     def __str__(self) -> str:
         name = f"{self.namespace}/{self.name}"
         return name if self.kind == "workload" else f"service {name}"
+
+    @classmethod
+    def read(cls, text: str) -> End:
+        """An end as it was written."""
+        kind, _space, name = text.rpartition(" ")
+        return cls(kind or "workload", *name.split("/", 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
 # Everything about one claim on the graph in a check: one object, from its parsing to its report.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ import dataclasses
 import typing as t
 
 from .._check.stable import History, Verdict
+from .._results.model import Seen
 from .model import Edge
 from .parse import EdgeExpectation, End, GraphClaim
 
@@ -39,14 +39,12 @@ class EdgesSeen:
             return "no answer" if self.problem else "no edge"
         return ", ".join(str(edge) for edge in self.edges)
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data for the module's result."""
-        return {
-            "outcome": self.outcome,
-            "edges": [edge.as_dict() for edge in self.edges],
-            "text": str(self),
-            "problem": self.problem,
-        }
+    def kept(self, protocol: str | None) -> Seen:
+        """As results have it; of a protocol that the claim names, its edges are shown, if there are any."""
+        shown = tuple(edge for edge in self.edges if edge.protocol == protocol) or self.edges
+        text = str(dataclasses.replace(self, edges=shown))
+        edges = [edge.kept() for edge in self.edges]
+        return Seen(outcome=self.outcome, text=text, edges=edges, problem=self.problem)
 
 
 @dataclasses.dataclass(frozen=True)

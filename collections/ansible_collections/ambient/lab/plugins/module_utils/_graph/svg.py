@@ -1,5 +1,4 @@
 # Draws a traffic graph as an SVG picture that is readable on light and dark pages, and without colours.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from .parse import End
 INK, FAINT, PAPER = "#1f2328", "#59636e", "#ffffff"
 FILL = {"workload": "#eaf2fb", "service": "#eef7ee", "waypoint": "#f6effb", "outside": "#f6f8fa"}
 STROKE = {"workload": "#1f5fa8", "service": "#1a7f37", "waypoint": "#6639ba", "outside": "#59636e"}
-# A line's kind: its colour, and its dashes, which say the same without it.
+# A line's kind: its colour, its dashes and its width, which say the same without it, as the lab's graph page has them
+# (embedded/kiali/console).
 LINE = {
-    "tcp": ("#1f5fa8", ""),
-    "http": ("#1a7f37", ""),
-    "refused": ("#b42318", "9 5"),
-    "absent": ("#59636e", "2 6"),
+    "tcp": ("#1f5fa8", "7 4", "2"),
+    "http": ("#1a7f37", "", "2"),
+    "refused": ("#b42318", "", "4"),
+    "absent": ("#59636e", "2 6", "2"),
 }
 MEANING = {
     "tcp": "bytes (ztunnel)",
@@ -188,8 +188,8 @@ def _polygon(parent: ET.Element, corners: t.Iterable[tuple[float, float]], style
 
 
 def _stroke(parent: ET.Element, path: str, kind: str) -> None:
-    colour, dashes = LINE[kind]
-    style = {"fill": "none", "stroke": colour, "stroke-width": "2"}
+    colour, dashes, width = LINE[kind]
+    style = {"fill": "none", "stroke": colour, "stroke-width": width}
     ET.SubElement(parent, "path", {"d": path, **style, **({"stroke-dasharray": dashes} if dashes else {})})
 
 

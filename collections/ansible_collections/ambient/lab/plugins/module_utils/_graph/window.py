@@ -1,5 +1,4 @@
 # The stretch of time that Kiali is asked about: it begins after all that happened before, on the server's own clock.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Makes a kind cluster be there or not: what is, what is missing, and the steps between the two.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What the module claims_matrix does: span the matrix, have it asked, and write it down or compare it with a file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from .._claims.parse import Claim, Source
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.files import diff_of, put, read_text
-from .._common.results import keep, require_writable
 from .._common.rounds import Clock
 from .._mesh.destinations import Request
 from .._mesh.load import Asked
 from .._mesh.mesh import Mesh, is_ip
+from .._results.store import keep, require_writable
 from .diff import Difference, State, difference, stated
 from .engine import Engine, unable, visible
 from .match import MatchResult, match, widened, within
 from .plan import Pair, Wanted, lay_out, require_few
 from .probe_pods import ProbePods, own_pod
-from .report import OWN_POD, Caller, Found, comments_of, failure, returned, section_values, warnings_of
+from .report import OWN_POD, Caller, Found, comments_of, failure, matrix_of, returned, warnings_of
 from .text import file_text, read_claims
 from .watch import Observed, watch
 
@@ -92,13 +91,14 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         watched = watch(asked, settings, engine, edge) if asked else Observed([], 0, 0.0)
     found = Found(watched, callers, plan.left)
     changes = compared(claims, found, matched) if compare else None
+    kept = matrix_of(found, wanted, changes)
     if params["results_file"] and not check_mode:
-        keep(params["results_file"], params["section"], "matrix", section_values(found, wanted, changes))
-    values = {"changed": bool(probe_pods.marked), "file": params["file"], **returned(found, changes)}
+        keep(params["results_file"], params["section"], lambda old: dataclasses.replace(old, matrix=kept))
+    values = {"changed": bool(probe_pods.marked), "file": params["file"], **returned(found, kept, changes)}
     waiting = [pair for pair in pairs if pair.origin in found.waiting]
     if changes is None:
-        kept = _kept(params["file"], pairs, mesh) if waiting else {}
-        written = _written(params, wanted, found, pairs, kept, check_mode)
+        stated_so_far = _kept(params["file"], pairs, mesh) if waiting else {}
+        written = _written(params, wanted, found, pairs, stated_so_far, check_mode)
         written["changed"] |= values["changed"]
         shown = {key: value for key, value in written.items() if diff or key != "diff"}
         return {**values, **shown, "warnings": warnings_of(found)}

@@ -1,5 +1,4 @@
 # Says how two states of a matrix differ: what opened, what closed, what changed, what came and what went.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ import typing as t
 
 from .._claims.parse import DENIALS, Claim
 from .._mesh.peers import CONVERTED, STATIC_STRICT
+from .._results import measured as results
 
 # A server's certificate that the client does not trust was shown to the client: nobody denied the call.
 REACHED = ("allowed", "tls")
@@ -57,15 +57,10 @@ class Change:
         order = (self.was, self.now) if self.kind == "opened" else (self.now, self.was)
         return next((state.policy for state in order if state and state.policy), None)
 
-    def as_dict(self) -> dict[str, t.Any]:
-        """The same as plain data; `reason` only where there is one."""
-        found: dict[str, t.Any] = {
-            "name": self.name,
-            "was": str(self.was) if self.was else None,
-            "now": str(self.now) if self.now else None,
-            "policy": self.policy,
-        }
-        return {**found, "reason": self.reason} if self.reason else found
+    def kept(self) -> results.Difference:
+        """As results have it."""
+        was, now = (str(state) if state else None for state in (self.was, self.now))
+        return results.Difference(name=self.name, was=was, now=now, policy=self.policy, reason=self.reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
 # Finds what can be called in a cluster: the ports of its Services, and a pod's own address beside them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import typing as t
 from .._mesh.endpoints import Endpoint, endpoints
 from .._mesh.mesh import Mesh, Object, labels_of, name_of
 from .._mesh.waypoints import MANAGED
+from .._results.measured import Skipped
 
 _WAYPOINTS = "istio.io-mesh-controller"
 _HTTP = ("http", "http1", "http2", "ws", "web")
@@ -22,14 +22,6 @@ _OTHER = (
 _HTTPS_PORTS = (443, 6443, 8443, 9443)
 # Ports of databases, brokers and the like; some of them lock a client out that sends them nonsense.
 _OTHER_PORTS = (22, 25, 53, 389, 636, 1433, 1521, 3306, 5432, 5672, 6379, 9042, 9092, 11211, 15008, 15010, 27017)
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """What is not a part of the matrix, and why."""
-
-    what: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)

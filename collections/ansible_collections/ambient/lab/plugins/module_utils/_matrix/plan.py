@@ -1,5 +1,4 @@
 # Lays out a matrix from a cluster's objects: who can call, what can be called, and every pair of them as a claim.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from .._claims.parse import Claim, Source, parse_claims
 from .._common.errors import LabError
 from .._mesh.destinations import Request, names_of
 from .._mesh.mesh import Mesh, account_of, namespace_of
-from .goals import Goal, Skipped, goals, is_waypoint
+from .._results.measured import Skipped
+from .goals import Goal, goals, is_waypoint
 
 MAX_PROBES = 20_000
 _ALIVE = ("Pending", "Running")

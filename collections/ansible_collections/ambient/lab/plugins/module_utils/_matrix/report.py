@@ -1,5 +1,4 @@
 # Writes down what a matrix has shown: return values, the part of the results file, and the table of differences.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -8,12 +7,13 @@ import dataclasses
 import os
 import typing as t
 
-from .._common.results import now
 from .._common.text import Row, screen
 from .._curl.control import BLOCKED
+from .._results.codec import plain
+from .._results.measured import Matrix, MatrixCell, Skipped, Unclear, Unprobed
+from .._results.store import now
 from .diff import KINDS, Change, Difference, State, command
 from .engine import Unavailable
-from .goals import Skipped
 from .plan import Pair, Wanted
 from .watch import Cell, Observed
 
@@ -67,33 +67,45 @@ class Found:
         return {name for name, unavailable in self.unprobed.items() if unavailable.waits}
 
 
-def _values(cell: Cell) -> dict[str, t.Any]:
-    """One cell as plain data."""
-    return {
-        "name": cell.pair.claim.name,
-        "from": cell.pair.origin,
-        "to": cell.pair.goal,
-        "method": cell.pair.claim.request.method,
-        "outcome": cell.seen.outcome,
-        "http_code": cell.seen.http_code,
-        "exit_code": cell.seen.exit_code,
-        "decided_by": cell.decided_by,
-        "policy": cell.state.policy,
-    }
-
-
-def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
-    """Return values that do not depend on the file."""
+def matrix_of(found: Found, wanted: Wanted, difference: Difference | None) -> Matrix:
+    """The matrix as results have it."""
     cells = found.watched.cells
+    changes = difference or Difference((), ())
+    return Matrix(
+        at=now(),
+        namespaces=wanted.namespaces,
+        methods=sorted(set(wanted.methods)),
+        cells=[
+            MatrixCell(
+                name=cell.pair.claim.name,
+                from_=cell.pair.origin,
+                to=cell.pair.goal,
+                method=cell.pair.claim.request.method,
+                outcome=cell.seen.outcome,
+                http_code=cell.seen.http_code,
+                exit_code=cell.seen.exit_code,
+                decided_by=cell.decided_by,
+                policy=cell.state.policy,
+            )
+            for cell in cells
+        ],
+        unprobed=[Unprobed(source=name, reason=str(unavailable)) for name, unavailable in found.unprobed.items()],
+        unclear=[Unclear(name=cell.pair.claim.name, reason=cell.state.unclear) for cell in cells if cell.state.unclear],
+        left_out=list(found.left),
+        **{kind: [change.kept() for change in changes.of(kind)] for kind in KINDS if kind != "unprobed"},
+    )
+
+
+def returned(found: Found, matrix: Matrix, difference: Difference | None) -> dict[str, t.Any]:
+    """Return values that do not depend on the file.
+
+    Args:
+        matrix: the same, as results have it.
+    """
     values: dict[str, t.Any] = {
         "rounds": found.watched.rounds,
         "elapsed": round(found.watched.elapsed, 2),
-        "cells": [_values(cell) for cell in cells],
-        "unclear": [
-            {"name": cell.pair.claim.name, "reason": cell.state.unclear} for cell in cells if cell.state.unclear
-        ],
-        "unprobed": [{"source": name, "reason": str(unavailable)} for name, unavailable in found.unprobed.items()],
-        "left_out": [dataclasses.asdict(item) for item in found.left],
+        **{key: plain(getattr(matrix, key)) for key in ("cells", "unclear", "unprobed", "left_out")},
         "sources": [
             {"name": caller.name, "mesh": caller.captured, "asked_from": caller.place}
             for caller in found.callers
@@ -103,25 +115,9 @@ def returned(found: Found, difference: Difference | None) -> dict[str, t.Any]:
     if difference:
         # A module's own `changed` says whether it has changed something.
         keys = {"altered" if kind == "changed" else kind: kind for kind in KINDS if kind != "unprobed"}
-        values |= {key: [change.as_dict() for change in difference.of(kind)] for key, kind in keys.items()}
+        values |= {key: plain([change.kept() for change in difference.of(kind)]) for key, kind in keys.items()}
         values["same"] = len(difference.same)
     return values
-
-
-def section_values(found: Found, wanted: Wanted, difference: Difference | None) -> dict[str, t.Any]:
-    """The part of a results file that is about the matrix."""
-    values = returned(found, None)
-    pairs = [cell.pair for cell in found.watched.cells]
-    changes = difference or Difference((), ())
-    return {
-        "at": now(),
-        "namespaces": wanted.namespaces,
-        "methods": sorted(set(wanted.methods)),
-        "sources": list(dict.fromkeys(pair.origin for pair in pairs)),
-        "destinations": list(dict.fromkeys(pair.goal for pair in pairs)),
-        **{key: values[key] for key in ("cells", "unprobed", "unclear", "left_out")},
-        **{kind: [change.as_dict() for change in changes.of(kind)] for kind in KINDS if kind != "unprobed"},
-    }
 
 
 def failure(path: str, difference: Difference, kubectl: str) -> str:

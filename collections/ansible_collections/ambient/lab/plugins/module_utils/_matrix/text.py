@@ -1,5 +1,4 @@
 # Writes a matrix as a claims file that people read, edit and commit, and reads such a file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

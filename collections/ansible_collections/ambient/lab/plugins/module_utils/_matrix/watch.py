@@ -1,5 +1,4 @@
 # Asks every cell of a matrix again and again until the answers stay the same, and then has each of them proven.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What istiod was told of the mesh: its ConfigMap, and the flags of its Deployment, where the user may read them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

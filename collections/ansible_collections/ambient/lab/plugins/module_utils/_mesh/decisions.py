@@ -1,5 +1,4 @@
 # What one proxy decides of a request: allow or deny, by which policy, or why nobody can know.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Order at both kinds of proxy: a DENY policy that matches denies; where there are ALLOW policies, one must match

@@ -1,5 +1,4 @@
 # Reads a mesh from a folder of YAML files, as it would be if a cluster had all of them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

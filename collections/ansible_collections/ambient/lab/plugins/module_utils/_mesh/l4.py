@@ -1,5 +1,4 @@
 # AuthorizationPolicies as ztunnel has them: istiod's conversion, and ztunnel's evaluation of a connection.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Sources: istio/istio pilot/pkg/serviceregistry/ambient/authorization.go (conversion),

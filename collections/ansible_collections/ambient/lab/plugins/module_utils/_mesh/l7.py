@@ -1,5 +1,4 @@
 # AuthorizationPolicies as a waypoint's Envoy enforces them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Source: istio/istio pilot/pkg/security/authz/model (generator.go, permission.go, principal.go, matcher) and

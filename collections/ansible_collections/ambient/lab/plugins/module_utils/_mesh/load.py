@@ -1,5 +1,4 @@
 # Reads the objects on the ways of some requests from a cluster, following what they name until nothing new appears.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

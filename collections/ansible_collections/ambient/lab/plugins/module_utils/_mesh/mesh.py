@@ -1,5 +1,4 @@
 # The objects of a mesh at one moment, indexed by kind, namespace and name.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Pure: nobody is asked here. `load.py` reads the objects of a cluster, or of a folder.

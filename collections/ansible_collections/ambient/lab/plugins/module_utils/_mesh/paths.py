@@ -1,5 +1,4 @@
 # The way of one request from a pod: which proxies it passes, and what each of them sees and enforces.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Source: istio/ztunnel src/proxy/outbound.rs (build_request), src/proxy/inbound.rs;

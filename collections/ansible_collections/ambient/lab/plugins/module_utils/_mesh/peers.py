@@ -1,5 +1,4 @@
 # Which PeerAuthentication makes a pod refuse plain text, and under which name ztunnel then says so.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # istiod makes a DENY policy of it, which is no object of the API

@@ -1,5 +1,4 @@
 # Where a waypoint sends what it lets pass: to the Service's own pods, or where routes and traffic policies say.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Sources: Gateway API, GAMMA (a route whose parentRef is a Service); istio/istio

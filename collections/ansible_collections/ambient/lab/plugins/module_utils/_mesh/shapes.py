@@ -1,5 +1,4 @@
 # The form of the objects that the mesh reads: what has another one is refused, and what is null is left out.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # A cluster's API refuses such objects itself; a folder of manifests has nobody that does. Fields that nobody here

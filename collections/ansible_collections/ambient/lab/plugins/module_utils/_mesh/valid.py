@@ -1,5 +1,4 @@
 # What Istio's webhook refuses of its policies, and the API of names: a folder of manifests has nobody else that does.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Sources: istio/istio pkg/config/validation/validation.go (ValidateAuthorizationPolicy, ValidatePeerAuthentication,

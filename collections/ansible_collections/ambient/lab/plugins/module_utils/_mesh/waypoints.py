@@ -1,5 +1,4 @@
 # Which waypoint serves a Service, a ServiceEntry or a pod, and which policies it enforces for it.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Sources: istio/istio pilot/pkg/serviceregistry/ambient/waypoints.go (selection),

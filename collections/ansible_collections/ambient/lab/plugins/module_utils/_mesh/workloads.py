@@ -1,5 +1,4 @@
 # Pods as a cluster would make them of a folder's objects: by controllers, Istio's injector, and istio-cni.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 # What the module claims_mutation does: weakens policies, and says whether a list of claims would notice.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 from .._check.rounds import predicted_verdict
 from .._check.run import ClaimRun
 from .._claims.parse import Claim, parse_claims
 from .._common.errors import LabError
-from .._common.results import keep, now, require_writable
 from .._matrix.text import claims_text
 from .._mesh.mesh import Object
+from .._results.measured import Mutation
+from .._results.store import keep, now, require_writable
 from .proof import prove, require_provable
 from .states import State, read_state
 from .verdicts import Verdict, judged
@@ -58,7 +59,8 @@ def mutate(params: t.Mapping[str, t.Any], check_mode: bool = False) -> Object:
         lines = error.message.splitlines()
         values = {"score": None, **_NOTHING, "summary": lines, "report": lines, "warnings": [*state.notes]}
     if path and not check_mode:
-        keep(path, section, "mutation", {"at": now(), "min_score": least, **{key: values[key] for key in _KEPT}})
+        told = Mutation(at=now(), min_score=least, **{key: values[key] for key in _KEPT})
+        keep(path, section, lambda old: dataclasses.replace(old, mutation=told))
     if params["prove"]:
         proof = prove(params, state.mesh, claims, found, check_mode)
         values |= {key: [*values.get(key, ()), *proof[key]] for key in proof}

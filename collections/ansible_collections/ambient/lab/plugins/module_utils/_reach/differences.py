@@ -1,5 +1,4 @@
 # Objects that differ between two states, and on which of them a way rests: what differs and was not evaluated is said.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What can be called: ports of Services and ServiceEntries, and the pods behind them by their own addresses.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # What policies do together and to whom: what they forget, what shadows them, and who walks around them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import typing as t
 
@@ -14,16 +14,19 @@ from .._mesh.l4 import Connection, Identity
 from .._mesh.mesh import Mesh, Object, name_of, namespace_of
 from .._mesh.paths import ZtunnelHop, pod_policies
 from .._mesh.policies import (
+    Condition,
+    Rule,
     action,
     decides,
     is_dry_run,
+    rules,
     selector,
     target_refs,
     targets,
-    written_rules,
 )
 from .._mesh.waypoints import bound_policies, waypoint_of
-from .findings import NEWEST, Bound, Finding, binding, fields, is_before
+from .._results.measured import Finding
+from .findings import NEWEST, Bound, binding, fields, is_before
 from .patterns import OTHER
 from .ports import ports_of
 
@@ -125,12 +128,12 @@ def without_identity(mesh: Mesh, item: Bound) -> t.Iterator[Finding]:
 def shadowed(mesh: Mesh, bounds: t.Sequence[Bound]) -> t.Iterator[Finding]:
     """Rules that change nothing, because a wider one of the same action, or a DENY, matches all that they match."""
     listed = [
-        (item, number, qualified(item.policy, rule))
+        (item, number, rule)
         for item in bounds
         # What is enforced nowhere shadows nothing.
         if len([*binding(mesh, item)]) < max(1, len(target_refs(item.policy)))
         if item.proxy and not is_dry_run(item.policy) and action(item.policy) in ("ALLOW", "DENY")
-        for number, rule in enumerate(written_rules(item.policy))
+        for number, rule in enumerate(qualified(item.policy))
         if item.proxy == "waypoint" or number not in (l4.convert(item.policy) or l4.L4Policy("", (), {})).lost
     ]
     for index, (item, number, rule) in enumerate(listed):
@@ -159,64 +162,51 @@ def _reaches(mesh: Mesh, wide: Bound, narrow: Bound) -> bool:
     return near and selector(one).items() <= selector(other).items()
 
 
-def _covers(wide: Object, narrow: Object) -> bool:
-    for key, inner in (("from", "source"), ("to", "operation")):
-        entries = [(item or {}).get(inner) or {} for item in narrow.get(key) or []]
-        others = [(item or {}).get(inner) or {} for item in wide.get(key) or []]
-        if others and not (entries and all(any(_contains(one, item) for one in others) for item in entries)):
+def _covers(wide: Rule, narrow: Rule) -> bool:
+    for mine, its in ((wide.operations, narrow.operations), (wide.sources, narrow.sources)):
+        if mine and not (its and all(any(_contains(one, item) for one in mine) for item in its)):
             return False
-    conditions = [{"key": [str(item.get("key"))], **item} for item in narrow.get("when") or []]
-    return all(
-        any(
-            item.get("key") == one.get("key") and _contains(_lists(one), _lists(item), str(one["key"]))
-            for item in conditions or []
+    return all(any(one.key == item.key and _contains([one], [item]) for item in narrow.when) for one in wide.when)
+
+
+def qualified(policy: Object) -> list[Rule]:
+    """A policy's rules with the namespaces of their ServiceAccounts: without one it is the policy's own."""
+
+    def full(one: Condition) -> Condition:
+        if one.attribute != "source.serviceAccount":
+            return one
+        wanted, unwanted = (
+            tuple(text if "/" in text else f"{namespace_of(policy)}/{text}" for text in values)
+            for values in (one.wanted, one.unwanted)
         )
-        for one in [{"key": [str(item.get("key"))], **item} for item in wide.get("when") or []]
-    )
+        return dataclasses.replace(one, wanted=wanted, unwanted=unwanted)
 
-
-def _lists(condition: Object) -> Object:
-    return {key: condition[key] for key in ("values", "notValues") if condition.get(key)}
-
-
-def qualified(policy: Object, rule: Object) -> Object:
-    """A rule with the namespaces of its ServiceAccounts: without one it is the policy's own."""
-
-    def full(values: t.Any) -> list[str]:
-        return [text if "/" in text else f"{namespace_of(policy)}/{text}" for text in map(str, values or [])]
-
-    def named(given: Object, keys: t.Collection[str]) -> Object:
-        return {key: full(values) if key in keys else values for key, values in given.items()}
-
-    accounts = ("serviceAccounts", "notServiceAccounts")
-    sources = [{"source": named((item or {}).get("source") or {}, accounts)} for item in rule.get("from") or []]
-    when = [
-        named(item, ("values", "notValues") if item.get("key") == "source.serviceAccount" else ())
-        for item in rule.get("when") or []
+    return [
+        Rule(rule.operations, [list(map(full, source)) for source in rule.sources], list(map(full, rule.when)))
+        for rule in rules(policy)
     ]
-    return {**rule, **({"from": sources} if sources else {}), **({"when": when} if when else {})}
 
 
-def _contains(wide: Object, narrow: Object, key: str = "") -> bool:
-    """Whether all that a source, an operation or a condition matches is matched by another one. key: of a condition."""
-    for field, values in wide.items():
-        own, what = narrow.get(field) or [], key or field
-        if field.startswith("not"):
-            if not all(any(_within(str(value), str(item), what) for item in own) for value in values):
-                return False
-        elif not own or not all(any(_within(str(item), str(value), what) for value in values) for item in own):
+def _contains(wide: t.Sequence[Condition], narrow: t.Sequence[Condition]) -> bool:
+    """Whether all that a source, an operation or a condition matches is matched by another one."""
+    there = {one.key: one for one in narrow}
+    for one in wide:
+        own = there.get(one.key, Condition(one.key, one.attribute, (), ()))
+        out = all(any(_within(value, item, one.attribute) for item in own.unwanted) for value in one.unwanted)
+        inside = all(any(_within(item, value, one.attribute) for value in one.wanted) for item in own.wanted)
+        if not out or (one.wanted and not (own.wanted and inside)):
             return False
     return True
 
 
-def _within(value: str, pattern: str, field: str) -> bool:
-    """Whether a pattern takes all that another one takes. field: of a rule, negated or not, or a condition's key."""
+def _within(value: str, pattern: str, attribute: str) -> bool:
+    """Whether a pattern of an attribute takes all that another one takes."""
     if value == pattern:
         return True
-    if field.lower().endswith(("ipblocks", ".ip")):
+    if attribute.endswith(".ip"):
         inner, outer = (ipaddress.ip_network(text, strict=False) for text in (value, pattern))
         return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # of one version
-    if field.lower().endswith(("ports", ".port", "serviceaccounts", ".serviceaccount")) or "{" in pattern + value:
+    if attribute.endswith((".port", ".serviceAccount")) or "{" in pattern + value:
         return False
     return pattern == "*" or (
         value.endswith(pattern[1:])

@@ -1,5 +1,4 @@
 # What a policy as written never does, or does more than it seems: by its own words and what it is bound to.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -40,40 +39,14 @@ from .._mesh.waypoints import (
     waypoint_of,
 )
 from .._mesh.workloads import is_set_by_cluster, membership_of_new
+from .._results.measured import Finding
 
 # Values in which a star at one end stands for anything; in the middle it stands for itself.
 _STARRED = ("principals", "methods", "paths", "hosts", "trustDomains", "requestPrincipals")
 _SIGNS = re.compile(r"[.+?()\[\]{}|^$\\]")
-_BIND = "bind it to a waypoint with targetRefs"
 # Stands for a version that nobody says.
 NEWEST = (9, 9)
 _FALSE = ("0", "f", "F", "false", "FALSE", "False", "")
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What is wrong with a policy.
-
-    Attributes:
-        rule: of the lint.
-        severity: "error" where it never does what it says, "warning" where it does more or less than it seems.
-        policy: namespace/name; "" for the mesh as a whole.
-        place: file:line, "" where it comes from no file.
-        effect: what it does, in words.
-        mend: what to write instead.
-    """
-
-    rule: str
-    severity: str
-    policy: str
-    place: str
-    effect: str
-    mend: str
-
-    def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
-        name = f"{self.policy}: " if self.policy else ""
-        return f"{where}{self.severity}: {name}{self.effect} [{self.rule}]\n  mend: {self.mend}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
 # Weakened copies of policies: every way to change one that leaves it valid, one change at a time.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

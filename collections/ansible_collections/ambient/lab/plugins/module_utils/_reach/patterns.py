@@ -1,5 +1,4 @@
 # Texts that stand for all others: one for each way in which the patterns of policies can match together.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

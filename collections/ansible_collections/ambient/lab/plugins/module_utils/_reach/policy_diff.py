@@ -1,5 +1,4 @@
 # What the module policy_diff does: says which pairs open and close between two states, by which policy and rule.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ import typing as t
 
 from .._common.errors import LabError
 from .._common.files import put
-from .._common.results import now, require_writable, write_results
 from .._common.text import table
 from .._mesh.predictions import Prediction
+from .._results.measured import Verdict
+from .._results.model import Check, ClaimResult, Section, Seen
+from .._results.store import keep, now, require_writable
 from .changes import KINDS, Change, changes_of
 from .reach import LAYERS, cells
 from .states import read_state
@@ -58,7 +59,7 @@ def compare(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
         values["changed"] = put("markdown", params["markdown"], text, check_mode) != text
     if path and not check_mode:
         kept = _section(every, refused, pairs)
-        write_results(path, lambda results: {**results, section: kept})
+        keep(path, section, lambda _old: kept)
     if refused and params["fail_on"] == "opened":
         raise LabError("\n".join([head, "", *_table(refused), "", _FIX]), **values)
     return values
@@ -109,42 +110,36 @@ def markdown(head: str, changes: t.Sequence[Change], bad: bool) -> str:
     return "\n".join([*lines, *_more(changes)]) + "\n"
 
 
-def _section(changes: t.Sequence[Change], refused: t.Sequence[Change], pairs: int) -> Values:
+def _section(changes: t.Sequence[Change], refused: t.Sequence[Change], pairs: int) -> Section:
     """The comparison as the report reads it: each change is a claim, before and after the policy."""
     bad = {(change.cell.door.name, change.cell.kind.label, name) for change in refused for name in change.names}
-    rows = []
+    before, after = [], []
     for change in changes:
         to, label = change.cell.door.name, change.cell.kind.label
         for name in change.names:
-            verdict = "fail" if (to, label, name) in bad else "pass"
-            ends = {"name": f"{name} -> {to} {label}", "from": name, "to": to}
-            rows.append(_claim(ends, change.met, verdict, change.because))
-    same = Prediction("allowed"), Prediction("allowed")
-    ends = {"name": f"{pairs - len(rows)} other pairs meet the same", "from": "all others", "to": "all destinations"}
-    rows.append(_claim(ends, same, "pass", ""))
-    verdict = "fail" if bad else "pass"
-    return {"claims": rows, "phase": "after", "verdict": verdict, "at": now(), "rounds": 0, "elapsed": 0.0}
+            verdict: Verdict = "fail" if (to, label, name) in bad else "pass"
+            ends = {"name": f"{name} -> {to} {label}", "from_": name, "source": name, "to": to}
+            expected = change.met[0].outcome
+            before.append(_claim(ends, expected, change.met[0], "pass"))
+            after.append(_claim(ends, expected, change.met[1], verdict, change.because))
+    same = Prediction("allowed")
+    ends = {"name": f"{pairs - len(after)} other pairs meet the same", "from_": "all others", "to": "all destinations"}
+    worst: Verdict = "fail" if bad else "pass"
+    head: Values = {"at": now(), "rounds": 0, "elapsed": 0.0, "converged_after": None}
+    return Section(
+        before=Check(verdict="pass", claims=[*before, _claim(ends, "allowed", same, "pass")], **head),
+        after=Check(verdict=worst, claims=[*after, _claim(ends, "allowed", same, "pass")], **head),
+    )
 
 
-def _claim(ends: Values, found: t.Sequence[Prediction], verdict: str, because: str) -> Values:
-    entries: list[Values] = [
-        {
-            "expected": found[0].outcome,
-            "verdict": word,
-            "outcome": prediction.outcome,
-            "http_code": None,
-            "exit_code": None,
-            "errormsg": "",
-            "reason": by(prediction),
-            "likely_cause": "",
-            "history": [],
-            "decided_by": LAYERS.get(prediction.outcome, "-"),
-            "policy": next(iter(prediction.among), None),
-            "witnesses": [],
-        }
-        for prediction, word in zip(found, ("pass", verdict), strict=True)
-    ]
-    before, after = entries
-    more = {"source": ends["from"], "expected": found[0].outcome, "by": None}
-    last = {key: after[key] for key in ("decided_by", "policy")}
-    return {**ends, **more, **last, "before": before, "after": {**after, "likely_cause": because}}
+def _claim(ends: Values, expected: str, found: Prediction, verdict: Verdict, because: str = "") -> ClaimResult:
+    return ClaimResult(
+        **ends,
+        expected=expected,
+        seen=Seen(outcome=found.outcome, text=found.outcome),
+        verdict=verdict,
+        reason=by(found),
+        likely_cause=because,
+        decided_by=LAYERS.get(found.outcome, "-"),
+        policy=next(iter(found.among), None),
+    )

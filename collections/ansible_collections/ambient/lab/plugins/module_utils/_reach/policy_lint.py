@@ -1,5 +1,4 @@
 # What the module policy_lint does: looks at each policy of a state, and says what is wrong with it.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -9,15 +8,16 @@ import fnmatch
 import typing as t
 
 from .._common.errors import LabError
-from .._common.results import keep, now, require_writable
 from .._mesh.mesh import Mesh, name_of
+from .._results.measured import Finding, Lint
+from .._results.store import keep, now, require_writable
 from .effects import (
     shadowed,
     through_waypoints,
     versions,
     without_identity,
 )
-from .findings import Finding, binding, bound, wording
+from .findings import binding, bound, wording
 from .ports import ports, protocols
 from .states import read_state
 from .told import within
@@ -70,7 +70,8 @@ def lint(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t
         "warnings": [*state.notes, *state.mesh.config.assumed, *(f"ignore names no finding: {text}" for text in idle)],
     }
     if path and not check_mode:
-        keep(path, section, "lint", {"at": now(), **{key: values[key] for key in ("policies", "findings")}})
+        told = Lint(at=now(), policies=len(wanted), findings=kept)
+        keep(path, section, lambda old: dataclasses.replace(old, lint=told))
     bad = [item for item in kept if params["fail_on"] in (item.severity, "warning")]
     if bad and params["fail_on"] != "never":
         raise LabError("\n".join([head, *map(str, bad)]), **values)

@@ -1,23 +1,24 @@
 # What the module policy_reachability does: says who may call whom, as a table, as claims, as an answer in words.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import typing as t
 
 from .._claims.parse import Claim, parse_claims
 from .._claims.sources import Target, target_in
 from .._common.errors import LabError
 from .._common.files import put
-from .._common.results import keep, now, require_writable
 from .._common.text import table
 from .._matrix.text import claims_text
 from .._mesh.mesh import Mesh, Object, name_of
 from .._mesh.paths import Path
 from .._mesh.predictions import predict
 from .._mesh.waypoints import gateway_account, is_waypoint_class
+from .._results.measured import Matrix, MatrixCell
+from .._results.store import keep, now, require_writable
 from .reach import LAYERS, Cell, cells
 from .sources import OUTSIDE, outsider
 from .states import read_state
@@ -58,7 +59,8 @@ def reachability(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     lines = table(["FROM", *map(str.upper, keys)], body, WIDTH)
     counts = collections.Counter(item["verdict"] for item in rows for _source in item["from"])
     if path and not check_mode:
-        keep(path, section, "matrix", _matrix(found))
+        kept = _matrix(found)
+        keep(path, section, lambda old: dataclasses.replace(old, matrix=kept))
     if params["claims_file"]:
         text = _HEAD.format(label=state.label) + "".join(claims_text(list(_claims(found))) or ["  []\n"])
         values["changed"] = put("claims_file", params["claims_file"], text, check_mode) != text
@@ -73,24 +75,22 @@ def _claims(found: t.Iterable[Cell]) -> t.Iterator[Object]:
                 yield claim
 
 
-def _matrix(found: t.Sequence[Cell]) -> dict[str, t.Any]:
+def _matrix(found: t.Sequence[Cell]) -> Matrix:
     """The part of a results file that the report shows as a grid."""
     listed = [
-        {
-            "name": f"{source.name} -> {cell.door.name} {cell.kind.label}",
-            "from": source.name,
-            "to": f"{cell.door.name} {cell.kind.label}",
-            "method": "",
-            "outcome": cell.found[0].outcome,
-            "http_code": None,
-            "exit_code": None,
-            "decided_by": LAYERS.get(cell.found[0].outcome, "-"),
-            "policy": next(iter(cell.found[0].among), None),
-        }
+        MatrixCell(
+            name=f"{source.name} -> {cell.door.name} {cell.kind.label}",
+            from_=source.name,
+            to=f"{cell.door.name} {cell.kind.label}",
+            method="",
+            outcome=cell.found[0].outcome,
+            decided_by=LAYERS.get(cell.found[0].outcome, "-"),
+            policy=next(iter(cell.found[0].among), None),
+        )
         for cell in found
         for source in cell.sources
     ]
-    return {"at": now(), "namespaces": sorted({cell.door.namespace for cell in found}), "cells": listed}
+    return Matrix(at=now(), namespaces=sorted({cell.door.namespace for cell in found}), cells=listed)
 
 
 def _question(raw: t.Mapping[str, t.Any]) -> Claim:

@@ -1,5 +1,4 @@
 # What policies say of ports: the Service's where ztunnel sees the workload's, and HTTP where a waypoint reads bytes.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from .._mesh.mesh import Mesh, Object, labels_of, name_of, namespace_of
 from .._mesh.policies import Rule, action, is_dry_run, rules, targets
 from .._mesh.routes import reads_bytes
 from .._mesh.waypoints import WAYPOINT_FOR, waypoint_of
-from .findings import Bound, Finding, fields
+from .._results.measured import Finding
+from .findings import Bound, fields
 
 
 def ports_of(mesh: Mesh, pod: Object) -> set[int]:

@@ -1,5 +1,4 @@
 # Tries mutants on a cluster: applies each, compares what the claims meet with what the model says, and puts it back.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Who may call whom in one state or several: every source, destination and class of requests, with what it meets.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

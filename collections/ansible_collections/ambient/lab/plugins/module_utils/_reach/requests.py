@@ -1,5 +1,4 @@
 # Requests to a destination: one for each way in which the rules of waypoints and routes can match together.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

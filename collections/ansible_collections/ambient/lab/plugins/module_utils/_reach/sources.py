@@ -1,5 +1,4 @@
 # Who can call: each workload's identity, identities that policies name and no workload has, any other one, and nobody.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The states of a mesh that the modules look at: a cluster, a folder of manifests, a revision of it, or both.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

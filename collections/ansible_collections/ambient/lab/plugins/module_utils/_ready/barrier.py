@@ -1,5 +1,4 @@
 # The policy barrier: waits until every proxy that must enforce the policies has them as they are written now.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

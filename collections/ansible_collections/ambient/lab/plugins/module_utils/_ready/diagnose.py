@@ -1,5 +1,4 @@
 # Says why pods are not ready: what their containers wait for, what the scheduler says, what a crash left in the log.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Says of a Kubernetes object whether it is ready, and if not, why: one pure predicate per kind.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What the module ready does: look at all objects at once, again and again, until they are ready.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Captures what passes an interface, also one in another network namespace, bounded in time and bytes.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Checks that what passes between nodes is encrypted: a probe's mark must not be seen there, a control's must.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

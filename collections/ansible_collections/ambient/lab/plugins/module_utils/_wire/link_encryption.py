@@ -1,5 +1,4 @@
 # What the module link_encryption does: parse, send, capture, judge, write down.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from .._check.curl_outcomes import KubeEdge
 from .._check.rounds import read
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
-from .._common.results import now, require_writable, write_results
 from .._common.rounds import Clock, Ended, Wait, repeat, require_seconds
 from .._common.text import Row, printable, screen
 from .._curl.script import row_seconds
+from .._results.codec import plain
+from .._results.measured import Verdict
+from .._results.model import Check, ClaimResult, Seen
+from .._results.store import checked, keep, now, require_writable
 from .capture import Capture
 from .check import WireRun, left, look, parse_wire_claims
 
@@ -44,9 +46,10 @@ def prove_encryption(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
         return look(claims, mesh, edge, capturing, seconds)
 
     ended = repeat(one_round, Wait(params["timeout"], left), Clock(), interval=0.5)
-    values = _values(ended)
+    check = _kept(ended)
+    values = _values(ended, check)
     if path and not check_mode:
-        write_results(path, lambda results: {**results, section: _section(values)})
+        keep(path, section, lambda old: checked(old, "after", check))
     bad = [run for run in ended.last if not run.verdict.passed]
     if bad:
         head = f"{len(bad)} of {len(claims)} claims on what passes between the nodes did not hold"
@@ -54,52 +57,42 @@ def prove_encryption(params: t.Mapping[str, t.Any], check_mode: bool) -> Values:
     return values
 
 
-def _values(ended: Ended[t.Sequence[WireRun]]) -> Values:
-    """The module's return values."""
-    verdicts = {run.verdict.verdict for run in ended.last}
-    return {
-        "verdict": next(verdict for verdict in ("error", "fail", "pass") if verdict in verdicts),
-        "rounds": ended.rounds,
-        "elapsed": round(ended.elapsed, 2),
-        "claims": [
-            {
-                "name": run.claim.name,
-                "from": str(run.own.found),
-                "to": str(run.claim.encrypted.request),
-                "control": str(run.control.found),
-                "verdict": run.verdict.verdict,
-                "reason": run.verdict.reason,
-                "outcome": run.outcome,
-                "flows": [
-                    {"source": flow.source, "target": f"{flow.target}:{flow.target_port}", "bytes": count}
-                    for flow, count in run.hbone.items()
-                ],
-                "identity": run.identity or None,
-            }
-            for run in ended.last
-        ],
-    }
-
-
-def _section(values: Values) -> Values:
-    """The check's part of the results file, in the form of other claims."""
-    entry: Values = {"expected": "encrypted", "http_code": None, "exit_code": None, "errormsg": "", "history": []}
-    rows = [
-        {
-            **{key: claim[key] for key in ("name", "from", "to")},
-            "expected": "encrypted",
-            "by": None,
+def _kept(ended: Ended[t.Sequence[WireRun]]) -> Check:
+    """The check as results have it."""
+    verdicts: set[Verdict] = {run.verdict.verdict for run in ended.last}
+    order: tuple[Verdict, ...] = ("error", "fail", "pass")
+    worst = next(verdict for verdict in order if verdict in verdicts)
+    elapsed = round(ended.elapsed, 2)
+    claims = [
+        ClaimResult(
+            name=run.claim.name,
+            from_=str(run.own.found),
+            source=str(run.claim.encrypted.source),
+            to=str(run.claim.encrypted.request),
             # Where nothing of it was seen, nobody knows that it went from node to node.
-            "path": None if claim["outcome"] == "not seen" else "cross node",
-            "decided_by": "-",
-            "policy": None,
-            "before": None,
-            "after": {**entry, **{key: claim[key] for key in ("verdict", "outcome", "reason")}},
-        }
-        for claim in values["claims"]
+            path=None if run.outcome == "not seen" else "cross node",
+            expected="encrypted",
+            seen=Seen(outcome=run.outcome, text=run.outcome),
+            control=str(run.control.found),
+            verdict=run.verdict.verdict,
+            reason=run.verdict.reason,
+        )
+        for run in ended.last
     ]
-    head = {key: values[key] for key in ("verdict", "rounds", "elapsed")}
-    return {**head, "claims": rows, "phase": "after", "at": now(), "proxies": []}
+    after = elapsed if worst == "pass" else None
+    return Check(at=now(), verdict=worst, rounds=ended.rounds, elapsed=elapsed, converged_after=after, claims=claims)
+
+
+def _values(ended: Ended[t.Sequence[WireRun]], check: Check) -> Values:
+    """The module's return values: the check, and of each claim what passed the link."""
+    values: Values = plain(check)
+    for run, claim in zip(ended.last, values["claims"], strict=True):
+        claim["identity"] = run.identity or None
+        claim["flows"] = [
+            {"source": flow.source, "target": f"{flow.target}:{flow.target_port}", "bytes": count}
+            for flow, count in run.hbone.items()
+        ]
+    return values
 
 
 def _row(run: WireRun, command: str) -> Row:

@@ -1,5 +1,4 @@
 # Says who decided a probe's outcome, and by which policy, from what client, proxies and istiod say independently.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -13,23 +12,11 @@ from .._mesh.endpoints import logged
 from .._mesh.mesh import Object, addresses_of, name_of, namespace_of, workload_name
 from .._mesh.paths import Path
 from .._mesh.policies import action, decides
+from .._results.model import Statement
 from .evidence import Evidence, Refusal, Said
 from .logs import BAD_CUSTOM, Connection, Request
 
 NOT_MET = "no proxy says that it refused this"
-
-
-@dataclasses.dataclass(frozen=True)
-class Statement:
-    """What one witness says of one probe. supports: it bears out what the client saw; None: it could not tell."""
-
-    witness: str
-    where: str
-    said: str
-    supports: bool | None
-
-    def __str__(self) -> str:
-        return f"{self.witness}{f' of {self.where}' if self.where else ''}: {self.said}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
 # Asks the proxies' own configuration and istiod's status about the policies that decided: two more witnesses.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from .._loaded.dump import waypoint_has, ztunnel_has
 from .._mesh.mesh import Mesh, Object, name_of, namespace_of
 from .._mesh.paths import Path, selects
 from .._mesh.policies import action, target_refs
-from .attribution import Attribution, Query, Statement
+from .._results.model import Statement
+from .attribution import Attribution, Query
 from .proxies import Proxy, config_dump
 
 # Set by istiod (pilot/pkg/model/service.go) for what ztunnel and waypoints enforce.

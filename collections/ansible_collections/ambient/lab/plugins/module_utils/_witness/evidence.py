@@ -1,5 +1,4 @@
 # What the proxies said in one round about who was refused, in a form in which it can be looked up.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

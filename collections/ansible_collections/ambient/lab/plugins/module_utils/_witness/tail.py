@@ -1,5 +1,4 @@
 # Follows what one proxy logs and counts from round to round, so that each round's evidence is its own.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

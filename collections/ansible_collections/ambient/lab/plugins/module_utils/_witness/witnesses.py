@@ -1,5 +1,4 @@
 # Asks the proxies on the claims' paths, once per round for all claims, and gives each claim its attribution.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from .._common.errors import LabError
 from .._curl.outcomes import Seen
 from .._mesh.mesh import Mesh
 from .._mesh.paths import Path
+from .._results.model import ProxySeen
 from .attribution import Attribution, Query, attribute, attributed
 from .configured import Configurations
 from .evidence import Evidence, Said
@@ -145,15 +145,15 @@ class Witnesses:
         points = [said.proxy for said in self.evidence.said if said.proxy.kind == "waypoint"]
         return any(configurations.writes_access_log(proxy) for proxy in points)
 
-    def described(self) -> list[dict[str, str]]:
+    def described(self) -> list[ProxySeen]:
         """The proxies that were asked, with the version that was recognised."""
         return [
-            {
-                "proxy": str(said.proxy),
-                "kind": said.proxy.kind,
-                "version": said.version or said.proxy.image.rpartition(":")[2],
-                "wording": WORDINGS.get(said.wording, ""),
-            }
+            ProxySeen(
+                proxy=str(said.proxy),
+                kind=said.proxy.kind,
+                version=said.version or said.proxy.image.rpartition(":")[2],
+                wording=WORDINGS.get(said.wording, ""),
+            )
             for said in self.evidence.said
         ]
 

@@ -1,5 +1,4 @@
 # Runs a module in Ansible's own process where its host is this machine: no Python is started, no library imported anew.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Lays out who called whom as a grid of sources and destinations, for the report's page.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -7,8 +6,12 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import OPEN, SHUT, Object
+from ansible_collections.ambient.lab.plugins.module_utils._results.measured import Matrix
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import ClaimResult
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.view import OPEN, SHUT, Claim, Row
 
+# What may stand in a cell of a matrix.
+CHANGES = ("opened", "closed", "changed")
 # A grid with more columns shows letters in place of words.
 WORDY = 5
 LETTERS = {
@@ -82,39 +85,38 @@ def mark(outcome: str, seen: str = "") -> Mark:
     return Mark(outcome, kind, LETTERS.get(outcome, outcome[:2].upper()), detail)
 
 
-def entry_mark(entry: Object | None) -> Mark | None:
+def claim_mark(claim: ClaimResult | None) -> Mark | None:
     """How what was seen in a phase is shown."""
-    return mark(entry["outcome"], entry["seen"]) if entry else None
+    return mark(claim.seen.outcome, claim.seen.text) if claim else None
 
 
-def claims_grid(section: Object, cluster: str, ids: t.Mapping[tuple[str, str], str]) -> Grid | None:
-    """The claims of a section on one cluster; None where it has none.
+def claims_grid(claims: t.Iterable[tuple[Claim, Row]], ids: t.Mapping[t.Any, str]) -> Grid | None:
+    """Claims on one cluster; None where there are none.
 
     Args:
-        ids: of the claims on the page, by kind and name.
+        ids: of the claims on the page, by their keys.
     """
     found = []
-    for claim in section["claims"]:
-        for row in claim["clusters"] if claim["kind"] == "curl" else []:
-            if row["cluster"] == cluster:
-                target = ids[(claim["kind"], claim["name"])]
-                marks = entry_mark(row["before"]), entry_mark(row["after"])
-                cell = Cell(claim["name"], *marks, row["verdict"], row["change"], target)
-                found.append((Label("", row["from"]), _destination(row["to"]), cell))
+    for claim, row in claims:
+        marks = claim_mark(row.before), claim_mark(row.after)
+        cell = Cell(claim.name, *marks, row.verdict, row.change, ids[claim.key])
+        found.append((Label("", row.current.from_), _destination(row.current.to), cell))
     return _grid(found)
 
 
-def matrix_grid(matrix: Object) -> Grid | None:
+def matrix_grid(matrix: Matrix) -> Grid | None:
     """A generated matrix; None where nothing could be probed. A cell that changed shows what was there before."""
+    changed = {one.name: (word, one.was) for word in CHANGES for one in getattr(matrix, word)}
     found = []
-    for cell in matrix["cells"]:
-        codes = f"{cell['http_code'] or 0:03d}/{cell['exit_code']}" if cell["exit_code"] is not None else ""
-        after = mark(cell["outcome"], f"{cell['outcome']} {codes}")
-        before = mark(cell["was"].split()[0]) if cell["change"] and cell["was"] else None
-        destination = _destination(cell["to"])
+    for cell in matrix.cells:
+        codes = f"{cell.http_code or 0:03d}/{cell.exit_code}" if cell.exit_code is not None else ""
+        word, was = changed.get(cell.name, (None, None))
+        before = mark(was.split()[0]) if was else None
+        destination = _destination(cell.to)
         if not destination.method:
-            destination = Label(cell["method"] or "", cell["to"])
-        found.append((Label("", cell["from"]), destination, Cell(cell["name"], before, after, change=cell["change"])))
+            destination = Label(cell.method, cell.to)
+        shown = Cell(cell.name, before, mark(cell.outcome, f"{cell.outcome} {codes}"), change=word)
+        found.append((Label("", cell.from_), destination, shown))
     return _grid(found)
 
 

@@ -22,6 +22,7 @@ find.addEventListener("input", () => {
     const text = one.firstElementChild.textContent.toLowerCase();
     one.hidden = !words.every((word) => text.includes(word));
   }
+  document.getElementById("none").hidden = claims.some((one) => !one.hidden);
 });
 const all = document.getElementById("all");
 all.addEventListener("click", () => {

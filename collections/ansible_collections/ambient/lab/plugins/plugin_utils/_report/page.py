@@ -1,11 +1,11 @@
 # Writes the report as one HTML page that needs nothing beside itself. For an action plugin: its template, styles and
 # script are files beside this one, which a module sent to a host would not carry along.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import pathlib
 import typing as t
@@ -13,33 +13,36 @@ import typing as t
 import jinja2
 import markupsafe
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import kept_graph
+from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import proven_absent
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import parse_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.svg import draw
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.chart import chart
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import PHASES, Report, Section
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.grid import (
+    claim_mark,
     claims_grid,
-    entry_mark,
     mark,
     matrix_grid,
 )
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.measured import DIRECTIONS
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import (
-    PHASES,
-    Given,
-    Object,
-    current,
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.view import (
+    Claim,
+    Group,
+    claims_of,
+    groups_of,
+    is_unstable,
+    phases_of,
+    verdict_of,
+    worst,
 )
 
+T = t.TypeVar("T")
+Values = dict[str, t.Any]
 FOLDER = pathlib.Path(__file__).parent
+# Clusters that are named in a row, at most.
+NAMED = 5
 
 
-def page(report: Object, given: t.Sequence[Given]) -> str:
+def page(report: Report) -> str:
     """The page. The same results give the same text.
-
-    Args:
-        report: as report_of made it.
-        given: the results themselves, for Kiali's answers in them.
 
     Raises:
         LabError: when an answer of Kiali that was kept is no graph.
@@ -54,12 +57,17 @@ def page(report: Object, given: t.Sequence[Given]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(moment=moment, said=said, seconds=seconds)
-    environment.globals.update(current=current, mark=mark, entry_mark=entry_mark)
+    environment.filters.update(moment=moment, said=said, seconds=seconds, few=few)
+    environment.globals.update(mark=mark, claim_mark=claim_mark, phases_of=phases_of)
+    claims = claims_of({cluster.name: cluster.sections for cluster in report.clusters})
+    ids = {claim.key: f"c{number}" for number, claim in enumerate(claims, 1)}
+    names = dict.fromkeys(name for cluster in report.clusters for name in cluster.sections)
     return environment.get_template("page.html.j2").render(
         report=report,
-        several=len(report["clusters"]) > 1,
-        sections=[_section(number, section, given) for number, section in enumerate(report["sections"], 1)],
+        several=len(report.clusters) > 1,
+        groups=[_group(group, report) for group in groups_of(report, claims)],
+        ids=ids,
+        sections=[_section(number, name, report, claims, ids) for number, name in enumerate(names, 1)],
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
         style_hash=_hash(style),
@@ -89,59 +97,100 @@ def moment(at: str) -> str:
     return at.replace("T", " ").replace("+00:00", " UTC") if at.endswith("+00:00") else at
 
 
-def effects_of(claims: t.Sequence[Object]) -> dict[tuple[str, str | None], list[tuple[str, str, list[str]]]]:
-    """By what the policy did, and which one: ids and names of curl's claims, and on which clusters."""
-    found: dict[tuple[str, str | None], dict[tuple[str, str], list[str]]] = {}
+def few(names: t.Sequence[str]) -> str:
+    """Names of clusters, or how many there are."""
+    return ", ".join(names) if len(names) <= NAMED else f"{len(names)} clusters"
+
+
+def together(found: t.Mapping[str, T]) -> list[tuple[T, list[str]]]:
+    """What is the same on several clusters once, with their names."""
+    listed: list[tuple[T, list[str]]] = []
+    for cluster, value in found.items():
+        known = next((clusters for other, clusters in listed if other == value), None)
+        if known is None:
+            listed.append((value, [cluster]))
+        else:
+            known.append(cluster)
+    return listed
+
+
+def effects_of(claims: t.Sequence[Claim]) -> dict[tuple[str, str | None], list[tuple[Claim, list[str]]]]:
+    """By what the policy did, and which one: curl's claims, and on which clusters."""
+    found: dict[tuple[str, str | None], dict[str, tuple[Claim, list[str]]]] = {}
     for claim in claims:
-        for row in claim["clusters"]:
-            if row["change"] and claim["kind"] == "curl":
-                places = found.setdefault((row["change"], row["policy"]), {})
-                places.setdefault((claim["id"], claim["name"]), []).append(row["cluster"])
-    return {key: [(*place, clusters) for place, clusters in places.items()] for key, places in found.items()}
+        for cluster, row in claim.rows.items():
+            if row.change and claim.kind == "curl":
+                places = found.setdefault((row.change, row.decided[1]), {})
+                places.setdefault(claim.name, (claim, []))[1].append(cluster)
+    return {key: list(places.values()) for key, places in found.items()}
 
 
-def _section(number: int, section: Object, given: t.Sequence[Given]) -> Object:
-    """A section with what only the page needs: ids of claims, grids, charts, pictures."""
-    ids = {(claim["kind"], claim["name"]): f"s{number}-c{place}" for place, claim in enumerate(section["claims"], 1)}
-    grids = [(one["cluster"], claims_grid(section, one["cluster"], ids)) for one in section["clusters"]]
-    claims = [{**claim, "id": ids[(claim["kind"], claim["name"])]} for claim in section["claims"]]
+def _group(group: Group, report: Report) -> Values:
+    """Clusters that are alike, with what only the page needs."""
+    members = [cluster for cluster in report.clusters if cluster.name in group.clusters]
+    proxies = {
+        (proxy.proxy, proxy.kind): proxy
+        for section in members[0].sections.values()
+        for phases in (section, section.graph)
+        for check in (phases.after or phases.before,)
+        for proxy in (check.proxies if check else ())
+    }
     return {
-        **section,
-        "id": f"s{number}",
-        "claims": claims,
-        "effects": effects_of(claims),
-        "grids": [{"cluster": cluster, "grid": grid} for cluster, grid in grids if grid],
-        "convergence": [_charted(one) for one in section["convergence"]],
-        "matrix": [{**one, "grid": matrix_grid(one)} for one in section["matrix"]],
-        "pictures": [picture for one in given for picture in _pictures(section["name"], one)],
+        "names": group.clusters,
+        "unlike": group.unlike,
+        "verdict": worst(cluster.verdict for cluster in members),
+        "counts": members[0].counts,
+        "at": sorted({min(cluster.at for cluster in members), max(cluster.at for cluster in members)}),
+        "proxies": list(proxies.values()),
     }
 
 
-def _charted(measured: Object) -> Object:
-    charts = [
-        {
-            "direction": direction,
-            # Made of the report's text by an XML writer, which escapes it.
-            "svg": markupsafe.Markup(chart(measured, direction)),
-            "pairs": [pair for pair in measured["pairs"] if pair["direction"] == direction],
-            "ready": measured["ready"].get(direction),
-        }
-        for direction in DIRECTIONS
-    ]
-    return {**measured, "charts": [one for one in charts if one["pairs"]]}
+def _section(number: int, name: str, report: Report, claims: t.Sequence[Claim], ids: t.Mapping[t.Any, str]) -> Values:
+    """A section with what only the page needs: grids, pictures, what the policy did."""
+    mine = [claim for claim in claims if claim.section == name]
+    parts = {cluster.name: cluster.sections[name] for cluster in report.clusters if name in cluster.sections}
+    checks = [(cluster, part, part.after or part.before) for cluster, part in parts.items()]
+    rows = {cluster: [(claim, claim.on(cluster)) for claim in mine if claim.kind == "curl"] for cluster in parts}
+    grids = {
+        cluster: claims_grid([(claim, row) for claim, row in found if row], ids) for cluster, found in rows.items()
+    }
+    matrices = {cluster: part.matrix for cluster, part in parts.items() if part.matrix}
+    undated = {cluster: dataclasses.replace(matrix, at="") for cluster, matrix in matrices.items()}
+    return {
+        "name": name,
+        "id": f"s{number}",
+        "verdict": worst(map(verdict_of, parts.values())),
+        "claims": mine,
+        "checks": [
+            {
+                "cluster": cluster,
+                "phase": "after" if part.after else "before",
+                "check": check,
+                "unstable": is_unstable(part),
+            }
+            for cluster, part, check in checks
+            if check
+        ],
+        "effects": effects_of(mine),
+        "grids": [(grid, clusters) for grid, clusters in together(grids) if grid],
+        "measured": [(cluster, part.convergence) for cluster, part in parts.items() if part.convergence],
+        "matrices": [(matrices[clusters[0]], matrix_grid(matrix), clusters) for matrix, clusters in together(undated)],
+        "strength": [(cluster, part) for cluster, part in parts.items() if part.mutation],
+        "pictures": [picture for cluster, part in parts.items() for picture in _pictures(name, cluster, part)],
+    }
 
 
-def _pictures(name: str, given: Given) -> list[Object]:
+def _pictures(name: str, cluster: str, section: Section) -> list[Values]:
     """Kiali's graphs of a section on one cluster, before and after."""
-    part = given.results.get(name) or {}
     pictures = []
     for phase in PHASES:
+        check = getattr(section.graph, phase)
+        if not check or check.graph is None:
+            continue
         try:
-            kept = kept_graph(part, phase)
-            svg = draw(parse_graph(kept[0]), kept[1], f"{name}, {phase} the policy") if kept else ""
+            svg = draw(parse_graph(check.graph), proven_absent(check), f"{name}, {phase} the policy")
         except (AttributeError, KeyError, TypeError, LabError) as error:
-            message = f"{given.path} (section {name}) has a damaged graph: {error}; run kiali_graph again"
+            message = f"results of {cluster} (section {name}) have a damaged graph: {error}; run kiali_graph again"
             raise LabError(message) from error
-        if svg:
-            pictures.append({"cluster": given.cluster, "phase": phase, "svg": markupsafe.Markup(svg)})
+        pictures.append({"cluster": cluster, "phase": phase, "svg": markupsafe.Markup(svg)})
     return pictures

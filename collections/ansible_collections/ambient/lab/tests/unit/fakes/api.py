@@ -1,5 +1,4 @@
 # A Kubernetes API on the loopback: objects from a dict, exec as a local shell and port-forward over real websockets.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # A small cluster behind a FakeApi: discovery, and objects that are applied (dry run too), refused and deleted.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

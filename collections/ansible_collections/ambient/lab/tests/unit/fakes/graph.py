@@ -1,5 +1,4 @@
 # A Kiali in memory: counters that requests raise, samples of them, and the graph that Prometheus' rate() would give.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Two claims on a fake lab, and how a check of Kiali's graph on it is run.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import typing as t

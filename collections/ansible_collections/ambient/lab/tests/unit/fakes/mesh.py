@@ -1,5 +1,4 @@
 # A mesh that exists only in memory: its ztunnels and its waypoint log and count what they did to the probes.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

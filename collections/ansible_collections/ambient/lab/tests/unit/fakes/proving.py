@@ -1,5 +1,4 @@
 # A cluster in memory whose objects can be changed, and which does to requests what the model says of them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

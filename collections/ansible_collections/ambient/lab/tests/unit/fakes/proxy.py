@@ -1,5 +1,4 @@
 # An HTTP proxy on the loopback: it tunnels (CONNECT), and may want a user and a password.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

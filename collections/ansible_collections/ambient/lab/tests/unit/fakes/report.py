@@ -1,11 +1,12 @@
-# Results as the modules keep them, for the tests of the report: with all that there can be in them, or as old ones are.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# Results as the modules keep them, for the tests of the report: with all that there can be in them.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.ambient.lab.plugins.module_utils._results.codec import plain
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import PHASES, Seen
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import Flow, raw_graph
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 
@@ -21,19 +22,15 @@ def entry(outcome: str, expected: str = "", verdict: str = "", **fields: t.Any) 
     """What was seen in a phase."""
     code, ended = CODES[outcome]
     expected = expected or outcome
+    error = "Recv failure: Connection reset by peer" if outcome == "denied_l4" else ""
+    text = outcome if ended is None else f"{outcome} {code:03d}/{ended}"
+    seen = Seen(outcome=outcome, text=text, http_code=code, exit_code=ended, errormsg=fields.pop("errormsg", error))
     return {
         "expected": expected,
         "verdict": verdict or ("pass" if expected.split()[0] == outcome else "fail"),
-        "reason": "",
-        "likely_cause": "",
         "history": [{"at": 0.11, "outcome": outcome, "http_code": code, "verdict": "pass"}],
-        "outcome": outcome,
-        "http_code": code,
-        "exit_code": ended,
-        "errormsg": "Recv failure: Connection reset by peer" if outcome == "denied_l4" else "",
+        "seen": plain(seen),
         "decided_by": DECIDED.get(outcome, "-"),
-        "policy": None,
-        "witnesses": [],
         **fields,
     }
 
@@ -63,34 +60,31 @@ def denial(source: str = "curl-deny", policy: str = "default/layer4-authz", **fi
     return entry("denied_l4", **{"policy": policy, "witnesses": heard, **fields})
 
 
-def claim(name: str, before: Object | None, after: Object | None, **fields: t.Any) -> Object:
-    """A claim of results.json; `source` stands for `from`."""
-    last = after or before or {}
-    return {
-        "name": name,
-        "from": fields.pop("source", "default/curl-allow"),
-        "to": fields.pop("to", APP),
-        "path": "cross node",
-        "expected": last.get("expected", "allowed"),
-        "by": None,
-        "decided_by": last.get("decided_by", "-"),
-        "policy": last.get("policy"),
-        "before": before,
-        "after": after,
-        **fields,
-    }
+def claim(name: str, before: Object | None, after: Object | None, **fields: t.Any) -> list[Object | None]:
+    """A claim of results.json, in both phases; `source` stands for `from`."""
+    source = fields.pop("source", "default/curl-allow")
+    ends = {"name": name, "from": source, "source": source, "to": APP, "path": "cross node", **fields}
+    return [one and {**ends, **one} for one in (before, after)]
 
 
-def section(*claims: Object, **fields: t.Any) -> Object:
-    """A part of results.json, whose verdict is the worst of its claims'."""
-    found = [one["verdict"] for each in claims for one in (each["before"], each["after"]) if one]
-    verdict = max(found, key=("pass", "fail", "error").index, default="pass")
-    return {
-        "claims": list(claims), "phase": "after", "verdict": verdict, "converged_after": 0.21, "rounds": 4,
-        "elapsed": 1.42, "at": AT,
-        "proxies": [{"proxy": "istio-system/ztunnel-x7k2p", "kind": "ztunnel", "version": "1.29.1", "wording": "1.24"}],
-        **fields,
-    }  # fmt: skip
+def section(*claims: list[Object | None], checks: Object | None = None, **fields: t.Any) -> Object:
+    """A part of results.json, in which the verdict of a phase is the worst of its claims'.
+
+    Args:
+        checks: what is else in the phase after the policy.
+    """
+    phases: Object = {}
+    for number, phase in enumerate(PHASES):
+        found = [one for each in claims if (one := each[number])]
+        verdict = max((one["verdict"] for one in found), key=("pass", "fail", "error").index, default="pass")
+        proxy = {"proxy": "istio-system/ztunnel-x7k2p", "kind": "ztunnel", "version": "1.29.1", "wording": "1.24"}
+        check = {
+            "claims": found, "verdict": verdict, "converged_after": 0.21, "rounds": 4, "elapsed": 1.42, "at": AT,
+            "proxies": [proxy],
+        }  # fmt: skip
+        phases[phase] = check if found or phase == "after" else None
+    phases["after"] |= checks or {}
+    return {**phases, **fields}
 
 
 def l4() -> Object:
@@ -106,18 +100,21 @@ def l4() -> Object:
         Flow("curl-allow", "service:sample-app", mtls=100), Flow("curl-deny", "service:sample-app", mtls=100)
     )
     after = raw_graph(Flow("curl-allow", "service:sample-app", mtls=100))
-    edge = {"expected": "edge tcp", "verdict": "pass", "reason": "", "likely_cause": "", "history": []}
-    graph_claim = {
-        "name": "curl-deny is not in the graph",
-        "from": {"workload": "curl-deny", "namespace": "default"},
-        "to": {"service": "sample-app", "namespace": "default"},
-        "expected": "no_edge",
+    ends: Object = {
+        "source": "default/curl-deny",
+        "to": "service default/sample-app",
+        "path": None,
         "decided_by": "kiali",
-        "before": {**edge, "outcome": "edge", "edges": [], "seen": "tcp 118 B/s mTLS"},
-        "after": {**edge, "expected": "no_edge", "outcome": "no_edge", "edges": [], "seen": "no edge"},
     }
-    graph = {"claims": [graph_claim], "phase": "after", "verdict": "pass", "converged_after": 5.4, "at": AT}
-    return section(*rows, graph=graph, graphs={"before": before, "after": after}, convergence=convergence())
+    seen = {"edge": "tcp 118 B/s mTLS", "no_edge": "no edge"}
+    shown = [
+        {"expected": outcome, "verdict": "pass", "seen": {"outcome": outcome, "text": text}, "decided_by": "kiali"}
+        for outcome, text in seen.items()
+    ]
+    graph = section(claim("curl-deny is not in the graph", *shown, **ends))
+    for phase, answer in (("before", before), ("after", after)):
+        graph[phase] |= {"graph": answer, "converged_after": 5.4, "proxies": [], "window": 5, "restarts": 0}
+    return section(*rows, graph=graph, convergence=convergence())
 
 
 def l7(broken: bool = False) -> Object:
@@ -170,7 +167,7 @@ def pair(name: str, slowest: float = 0.12, stale: tuple[int, int] = (4, 0), **fi
         "name": name, "from": "default/curl-deny", "to": APP, "old": "allowed", "new": "denied_l4",
         "first_new": quantiles(slowest * 0.8 + 0.01, slowest + 0.01), "last_old": quantiles(slowest * 0.8, slowest),
         "stale_after_accepted": stale[0], "stale_after_ready": stale[1], "flaps": 0, "requests": 600,
-        "limits": {"leaks_after_ready": 0}, "verdict": "fail" if stale[1] else "pass",
+        "limits": {"leaks_after_ready": 0}, "leaks": True, "verdict": "fail" if stale[1] else "pass",
         "reason": f"{stale[1]} requests got through after every proxy had the policy" if stale[1] else "", "runs": runs,
         **fields,
     }  # fmt: skip
@@ -179,7 +176,7 @@ def pair(name: str, slowest: float = 0.12, stale: tuple[int, int] = (4, 0), **fi
 def convergence(*pairs: Object, **fields: t.Any) -> Object:
     """A measurement of policy_convergence, both directions."""
     apply = list(pairs) or [pair("curl-deny to sample-app"), pair("curl-deny to the pod's IP", 0.31)]
-    remove = [pair(one["name"], 0.2, old=one["new"], new=one["old"]) for one in apply]
+    remove = [pair(one["name"], 0.2, old=one["new"], new=one["old"], leaks=False) for one in apply]
     worst = max((one["verdict"] for one in apply), key=("pass", "fail", "error").index)
     return {
         "policy": "default/layer4-authz", "at": AT, "verdict": worst, "reason": "", "repeats": 3, "rate": 50.0,
@@ -211,7 +208,7 @@ def matrix(sources: int = 3, destinations: int = 2) -> Object:
         "policy": "shop/no-client-1",
     }
     return {
-        "at": AT, "namespaces": ["shop"], "methods": ["GET"], "sources": [], "destinations": [], "cells": cells,
+        "at": AT, "namespaces": ["shop"], "methods": ["GET"], "cells": cells,
         "unprobed": [{"source": "shop/distroless", "reason": "its container has no curl"}],
         "opened": [], "closed": [change], "changed": [],
         "added": [{"name": "client-2 GET service-1", "was": None, "now": "allowed", "policy": None, "reason": "new"}],
@@ -231,7 +228,7 @@ def strength(word: str = "shop/get: removed", score: int | None = 50) -> Object:
 
 def lab(broken: bool = False) -> Object:
     """results.json of a whole lab."""
-    return {"l4_authz": l4(), "l7_waypoint": l7(broken), "everything": {"matrix": matrix(), "at": AT}}
+    return {"l4_authz": l4(), "l7_waypoint": l7(broken), "everything": {"matrix": matrix()}}
 
 
 def many(count: int = 1000, sources: int = 10) -> Object:
@@ -247,16 +244,3 @@ def many(count: int = 1000, sources: int = 10) -> Object:
             claim(f"client {number % sources} to service {place}", entry("allowed"), after, source=source, to=to)
         )
     return {"matrix_of_the_shop": section(*rows)}
-
-
-def old() -> Object:
-    """results.json as version 0.1.0 wrote it: no witnesses, no policy, no proxies, no convergence."""
-    part = l4()
-    for key in ("convergence", "proxies"):
-        del part[key]
-    for row in part["claims"]:
-        del row["policy"]
-        for phase in ("before", "after"):
-            for key in ("decided_by", "policy", "witnesses"):
-                del row[phase][key]
-    return {"l4_authz": part}

@@ -1,18 +1,19 @@
-# The report of results, and its sections.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# The report of results.
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
 
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.module_utils._results.codec import load
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import Report, Section
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.view import Claim, claims_of, report_of
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
 
 
-def report(**clusters: Object) -> Object:
+def report(**clusters: Object) -> Report:
     """The report of these clusters."""
-    return report_of("A title", [Given(name, f"{name}.json", results) for name, results in clusters.items()])
+    return report_of("A title", {name: load(dict[str, Section], results) for name, results in clusters.items()})
 
 
-def section(found: Object, name: str = "s") -> Object:
-    """A section of the report."""
-    return next(one for one in found["sections"] if one["name"] == name)
+def claims(found: Report) -> list[Claim]:
+    """The claims of a report, those that are alike together."""
+    return claims_of({cluster.name: cluster.sections for cluster in found.clusters})

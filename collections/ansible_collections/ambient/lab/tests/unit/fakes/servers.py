@@ -1,5 +1,4 @@
 # A TCP server that does to its clients what proxies, applications and broken things do.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What an interrupted play leaves of the embedded provider: the lab, and nothing of the command and what it started.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The module curl_outcomes as a whole: from parameters to results, with real curl.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ def test_a_check_from_parameters_to_results(tmp_path: pathlib.Path) -> None:
     documented = yaml.safe_load(curl_outcomes.RETURN)
     assert set(documented) >= set(returned) - {"changed"}
     assert set(documented["claims"]["contains"]) == set(returned["claims"][0])
-    assert [item["before"] for item in json.loads(results.read_text())["role"]["claims"]] == [None] * 3
+    kept = json.loads(results.read_text())["role"]
+    assert (kept["before"], [item["name"] for item in kept["after"]["claims"]]) == (None, ["GET", "POST", "cut off"])
     assert len(server.requests) == 18
 
 
@@ -52,7 +52,7 @@ def test_what_others_keep_meanwhile_stays(tmp_path: pathlib.Path) -> None:
     results = tmp_path / "results.json"
 
     def pods(_query: object) -> Object:
-        results.write_text(json.dumps({"other": {"claims": []}}))
+        results.write_text(json.dumps({"other": {}}))
         return {"items": [pod("curl")]}
 
     with ScriptedServer() as server, FakeApi({PODS: pods}) as api:
@@ -70,7 +70,7 @@ def test_a_check_that_fails_says_why_and_is_kept(tmp_path: pathlib.Path) -> None
             prove(arguments, check_mode=False)
     assert "why:  AuthorizationPolicy default/p (the claim's `by`) does not exist" in caught.value.message
     assert caught.value.result["claims"][0]["likely_cause"].startswith("AuthorizationPolicy default/p")
-    assert json.loads(results.read_text())["role"]["verdict"] == "fail"
+    assert json.loads(results.read_text())["role"]["after"]["verdict"] == "fail"
 
 
 @pytest.mark.parametrize(

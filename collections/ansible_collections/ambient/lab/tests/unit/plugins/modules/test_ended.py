@@ -1,5 +1,4 @@
 # Modules that are ended while they work: no key of the kubeconfig is in a file, neither meanwhile nor afterwards.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

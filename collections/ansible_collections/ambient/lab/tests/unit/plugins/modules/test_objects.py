@@ -1,5 +1,4 @@
 # ambient.lab.objects against a small cluster: what is applied, what check mode foresees, what is refused, what goes.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

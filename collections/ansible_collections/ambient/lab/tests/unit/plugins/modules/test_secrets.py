@@ -1,5 +1,4 @@
 # A token in a claim's header or body is written down nowhere: not in a log, a result, a results file or a report.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def test_a_check_writes_it_nowhere(tmp_path: pathlib.Path, is_program: bool, exp
         asked = [path for path, _headers in api.asked]
     # What is no secret stays readable, though it is the value of a header.
     assert (returned["claims"][0]["from"], returned.get("failed", False)) == ("default/curl", expect != "allowed")
-    reports = {kind: str(tmp_path / kind) for kind in ("html", "junit", "json")}
+    reports = {kind: str(tmp_path / kind) for kind in ("html", "junit", "json", "schema")}
     write_report(
         {"results": [{"cluster": "lab", "path": str(results)}], "title": "t", "fail_on": "never", **reports},
         check_mode=False, diff=False,

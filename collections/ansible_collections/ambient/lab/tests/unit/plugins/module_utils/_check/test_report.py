@@ -1,5 +1,4 @@
 # What is told: the failure on one screen, the results file, the closing table.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -7,8 +6,11 @@ from __future__ import annotations
 import json
 import typing as t
 
-from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, merge
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import as_result, failure, kept
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._results.codec import plain
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import Phase, Section
+from ansible_collections.ambient.lab.plugins.module_utils._results.store import checked
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     OK,
@@ -28,7 +30,7 @@ CLAIMS = claims(
 )
 
 
-def run(phase: str, deny: Answer = RESET, pods: t.Sequence[dict[str, t.Any]] = tuple(PODS)) -> CheckResult:
+def run(phase: Phase, deny: Answer = RESET, pods: t.Sequence[dict[str, t.Any]] = tuple(PODS)) -> CheckResult:
     """Check two claims."""
     edge = FakeEdge(list(pods), lambda name, *_: deny if name == "curl-deny" else OK)
     edge.authorization = [policy("p", action="DENY")]
@@ -68,62 +70,33 @@ def test_failure_of_a_missing_source() -> None:
     assert "look: kubectl -n default get pods -o wide --show-labels" in text
 
 
-def test_before_and_after_are_merged_by_name() -> None:
-    results = merge({"other": {"kept": True}}, "l4_authz", "before", run("before", OK))
-    results = merge(results, "l4_authz", "after", run("after"))
-    assert results["other"] == {"kept": True}
-    section = results["l4_authz"]
-    assert (section["verdict"], section["phase"], section["rounds"]) == ("pass", "after", 3)
-    allow, deny = section["claims"]
-    assert (allow["before"]["outcome"], allow["after"]["outcome"], allow["decided_by"]) == (
-        "allowed",
-        "allowed",
-        "-",
-    )
-    assert (deny["before"]["outcome"], deny["after"]["exit_code"], deny["decided_by"]) == (
-        "allowed",
-        56,
-        "-",
-    )
-    assert (deny["expected"], deny["by"], deny["from"]) == ("denied_l4", "default/p", "default/curl-deny")
-    others = {key: {"at": "now"} for key in ("convergence", "matrix", "mutation", "lint")}
-    results["l4_authz"] |= others
-    again = merge(results, "l4_authz", "after", run("after"))
-    assert others.items() <= again["l4_authz"].items()
-    assert again["l4_authz"]["claims"][1]["before"] == deny["before"]
-    anew = merge(results, "l4_authz", "before", run("before", OK))
-    assert anew["l4_authz"]["claims"][1]["after"] is None
+def test_a_check_as_results_have_it() -> None:
+    check = kept(run("after"))
+    assert (check.verdict, check.rounds) == ("pass", 3)
+    allow, deny = check.claims
+    assert (allow.seen.outcome, allow.decided_by, deny.seen.text) == ("allowed", "-", "denied_l4 000/56")
+    assert (deny.expected, deny.by, deny.from_) == ("denied_l4", "default/p", "default/curl-deny")
+    assert kept(run("after", OK)).converged_after is None
 
 
-def test_where_nobody_was_asked_nobody_decided() -> None:
-    results = merge({}, "s", "after", run("after", OK))
-    assert [item["decided_by"] for item in results["s"]["claims"]] == ["-", "-"]
-    assert results["s"]["converged_after"] is None
+def test_the_answer_is_returned_and_never_kept() -> None:
+    result = run("after")
+    returned, check = json.loads(json.dumps(as_result(result, kept(result)))), plain(kept(result))
+    for mine, its in zip(returned["claims"], check["claims"], strict=True):
+        more = {key for key in mine["seen"] if key not in its["seen"]}
+        assert more == {"elapsed", "headers", "body", "sender", "request_id", "writer", "unclear"}
+        assert mine | {"seen": 0} == its | {"seen": 0}
 
 
 def test_the_table_fits_a_terminal() -> None:
-    results = merge({}, "l4_authz", "before", run("before", OK))
-    results = merge(results, "l4_authz", "after", run("after"))
-    results = merge(results, "failed", "after", run("after", pods=PODS[:1]))
-    results["l4_authz"]["claims"][1]["path"] = "cross node"
+    l4 = checked(checked(Section(), "before", kept(run("before", OK))), "after", kept(run("after")))
+    results = {"l4_authz": l4, "failed": Section(after=kept(run("after", pods=PODS[:1])))}
     lines = results_table(results)
     assert lines[0].split("  ")[0] == "CLAIM"
     assert max(len(line) for line in lines) <= 100
-    row = "curl-deny is cut off by ztunnel  cross  allowed 200/0  denied_l4 000/56  -  0.1 s"
+    row = "curl-deny is cut off by ztunnel  -  allowed 200/0  denied_l4 000/56  -  0.1 s"
     assert lines[3].split() == row.split()
     assert "ERROR" in "\n".join(lines[4:])
-
-
-def test_the_result_is_plain_data() -> None:
-    json.dumps(as_result(run("after")))
-
-
-def test_what_was_claimed_before_of_another_request_is_not_kept() -> None:
-    results = merge({}, "s", "before", run("before", OK))
-    elsewhere = claims(claim("curl-allow reaches sample-app", source={"pod": "curl-allow"}, to="http://other/"))
-    edge = FakeEdge(list(PODS), lambda *_: OK)
-    again = merge(results, "s", "after", check(elsewhere, Settings(timeout=0), edge))
-    assert again["s"]["claims"][0]["before"] is None
 
 
 def test_what_a_pod_says_does_not_drive_the_terminal() -> None:

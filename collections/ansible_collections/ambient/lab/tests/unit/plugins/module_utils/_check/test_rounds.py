@@ -1,5 +1,4 @@
 # Rounds: convergence, positive control, sources that come and go, policies that claims name.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ import typing as t
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import PATIENCE
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import Phase
 from ansible_collections.ambient.lab.tests.unit.fakes.mesh import SERVED, MeshEdge
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import (
     APP_403,
@@ -59,7 +59,7 @@ def test_converges() -> None:
     assert (result.verdict, result.rounds) == ("pass", 7)
     assert result.converged_after is not None
     assert 0 < result.converged_after < result.elapsed
-    assert [change["outcome"] for change in result.claims[1].history.changes] == ["allowed", "denied_l4"]
+    assert [change.outcome for change in result.claims[1].history.changes] == ["allowed", "denied_l4"]
     assert not result.claims[1].history.flapped
 
 
@@ -191,7 +191,7 @@ def test_a_source_that_is_starting_is_waited_for() -> None:
     edge.sleep = wake  # type: ignore[method-assign]
     result = check(claims(ALLOW, DENY), Settings(), edge)
     assert result.verdict == "pass"
-    assert [change["outcome"] for change in result.claims[1].history.changes] == ["probe_error", "denied_l4"]
+    assert [change.outcome for change in result.claims[1].history.changes] == ["probe_error", "denied_l4"]
 
 
 def test_a_source_that_never_gets_ready_is_an_error_not_a_denial() -> None:
@@ -300,7 +300,7 @@ UNSUPPORTED = [condition("UnsupportedValue")]
     ],
 )
 @pytest.mark.parametrize("phase", ["before", "after"])
-def test_a_policy_on_the_path_that_is_not_enforced(other: Object, verdict: str, phase: str) -> None:
+def test_a_policy_on_the_path_that_is_not_enforced(other: Object, verdict: str, phase: Phase) -> None:
     edge = FakeEdge([*PODS, pod("sample-app")], steady({"curl-allow": OK}))
     edge.authorization = [other]
     result = check(claims(ALLOW), Settings(phase=phase, timeout=2), edge)

@@ -1,5 +1,4 @@
 # Whether a request stays on a node, by where the pods on its way run.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

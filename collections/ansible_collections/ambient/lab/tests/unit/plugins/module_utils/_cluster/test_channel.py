@@ -1,5 +1,4 @@
 # Channels into containers: an exec that is heard while it runs, GET through a forwarded port, what ends them early.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The edge to a Kubernetes API: one line for every failure, and an exec that is bounded.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # A kubeconfig as kubectl reads it: which of several files counts, as whom to ask, whom the API may be, and in a pod.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

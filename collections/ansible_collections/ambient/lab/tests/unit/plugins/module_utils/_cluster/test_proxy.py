@@ -1,5 +1,4 @@
 # The proxy on the way to an API: which one it is, and that reads and execs go through the same one.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

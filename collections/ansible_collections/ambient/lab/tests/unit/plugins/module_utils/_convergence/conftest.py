@@ -1,5 +1,4 @@
 # What all tests of a convergence have: a folder of their own for a policy that is away.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The user's policy while it is away: whatever ends the module, it is given back or named with its file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

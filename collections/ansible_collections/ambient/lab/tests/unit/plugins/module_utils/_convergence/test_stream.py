@@ -1,5 +1,4 @@
 # The probing loop with a real shell and a real curl: what it says, how fast it goes, and that it always ends.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Whatever a container prints, and whatever a server answers: no exception, and never a denial that nobody saw.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Who wrote an answer: by what it looks like, by what is on the way, by what a proxy's access log says of it.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The script's output: whatever is cut, missing or odd is an error of the probe.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

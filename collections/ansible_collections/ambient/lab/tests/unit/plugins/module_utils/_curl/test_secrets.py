@@ -1,5 +1,4 @@
 # Where a token goes that a request has in its headers and its body: to the server, and nowhere else on the way there.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Why an edge is missing: facts from a server that plays Kubernetes and Prometheus, and the first broken part of them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

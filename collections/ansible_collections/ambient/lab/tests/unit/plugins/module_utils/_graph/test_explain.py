@@ -1,5 +1,4 @@
 # What explains a claim on the graph that does not hold, and when it is the telemetry's fault rather than the traffic's.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

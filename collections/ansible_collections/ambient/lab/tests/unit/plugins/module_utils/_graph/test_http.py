@@ -1,5 +1,4 @@
 # Kiali over HTTP: through the Kubernetes API or at its own address, and what every bad answer means.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

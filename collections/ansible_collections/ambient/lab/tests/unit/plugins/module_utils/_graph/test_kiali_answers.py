@@ -1,5 +1,4 @@
 # A Kiali that is late, silent, broken or slow, and what its answers do to the window.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import dataclasses
@@ -51,7 +50,7 @@ def test_a_kiali_that_comes_late() -> None:
     edge.sleep = start  # type: ignore[method-assign]
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
-    outcomes = dict.fromkeys(change["outcome"] for change in result.claims[0].history.changes)
+    outcomes = dict.fromkeys(change.outcome for change in result.claims[0].history.changes)
     assert list(outcomes) == ["no_answer", "no_edge", "edge tcp"]
 
 

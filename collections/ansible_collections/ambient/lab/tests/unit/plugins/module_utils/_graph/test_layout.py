@@ -1,5 +1,4 @@
 # The picture's layout: columns by who calls whom, lines that end at their nodes, circles, and long ways round.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

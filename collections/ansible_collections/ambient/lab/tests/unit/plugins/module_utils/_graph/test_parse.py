@@ -1,5 +1,4 @@
 # Claims about the graph: what is accepted, what is refused, and which claim may be another one's control.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

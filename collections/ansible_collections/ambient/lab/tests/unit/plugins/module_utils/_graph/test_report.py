@@ -1,5 +1,4 @@
 # What is told of the graph: the failure on one screen, the results file beside curl's, the closing table.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -9,17 +8,20 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._check.report import merge
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import kept
 from ansible_collections.ambient.lab.plugins.module_utils._check.rounds import CheckResult, Settings, check
+from ansible_collections.ambient.lab.plugins.module_utils._graph.graph_picture import proven_absent
 from ansible_collections.ambient.lab.plugins.module_utils._graph.http import Reply
 from ansible_collections.ambient.lab.plugins.module_utils._graph.model import Edge, Node
 from ansible_collections.ambient.lab.plugins.module_utils._graph.report import (
     as_graph_result,
     graph_failure,
-    merge_graph,
+    kept_graph,
 )
 from ansible_collections.ambient.lab.plugins.module_utils._graph.rounds import GraphResult, check_graph
 from ansible_collections.ambient.lab.plugins.module_utils._graph.run import EdgesSeen, GraphRun
+from ansible_collections.ambient.lab.plugins.module_utils._results.model import GraphPhases, Phase, Section
+from ansible_collections.ambient.lab.plugins.module_utils._results.store import checked, drawn
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.claims_report import results_table
 from ansible_collections.ambient.lab.tests.unit.fakes.graph import (
     FakeKiali,
@@ -40,8 +42,10 @@ TRAFFIC = claims(
     claim("curl-deny is cut off by ztunnel", source={"pod": "curl-deny"}, expect="denied_l4"),
 )
 
+PHASES: tuple[tuple[Phase, bool], ...] = (("before", False), ("after", True))
 
-def run(phase: str, denied: bool, settings: t.Mapping[str, t.Any] | None = None) -> GraphResult:
+
+def run(phase: Phase, denied: bool, settings: t.Mapping[str, t.Any] | None = None) -> GraphResult:
     """Two claims on the graph; whether curl-deny is cut off."""
 
     def answer(kiali: FakeKiali, name: str, _number: int, _method: str) -> Answer:
@@ -56,7 +60,7 @@ def run(phase: str, denied: bool, settings: t.Mapping[str, t.Any] | None = None)
     )
 
 
-def curl(phase: str, denied: bool) -> CheckResult:
+def curl(phase: Phase, denied: bool) -> CheckResult:
     """The same claims as curl sees them."""
     answer = {"curl-allow": OK, "curl-deny": RESET if denied else OK}
     edge = FakeEdge([pod("curl-allow"), pod("curl-deny")], lambda name, *_: answer[name])
@@ -89,7 +93,7 @@ def test_the_failure_of_a_kiali_that_never_answered() -> None:
     assert "no answer of Kiali)" in text
     assert "edge tcp  no answer  default/curl-allow -> " in text
     assert "why:  no endpoints" in text
-    assert as_graph_result(result, verbose=True)["window"] is None
+    assert as_graph_result(result, kept_graph(result), verbose=True)["window"] is None
 
 
 def test_what_was_seen_as_expected_but_proves_nothing_says_so() -> None:
@@ -117,30 +121,21 @@ def test_claims_that_hold_now_and_then() -> None:
 
 def test_values_are_plain_data() -> None:
     result = run("after", denied=True)
-    values = as_graph_result(result, verbose=False)
+    values = as_graph_result(result, kept_graph(result), verbose=False)
     json.dumps(values)
     assert (values["verdict"], values["graph"], values["restarts"]) == ("pass", {"nodes": 2, "edges": 1}, 0)
     assert values["window"] >= 3
-    whole = as_graph_result(result, verbose=True)["graph"]
+    whole = as_graph_result(result, kept_graph(result), verbose=True)["graph"]
     assert whole["elements"]["edges"][0]["data"]["traffic"]["protocol"] == "tcp"
 
 
-def test_before_and_after_stand_side_by_side() -> None:
-    results = merge_graph({"other": {"kept": True}}, "l4_authz", "before", run("before", denied=False))
-    results = merge_graph(results, "l4_authz", "after", run("after", denied=True))
-    assert results["other"] == {"kept": True}
-    graph = results["l4_authz"]["graph"]
-    assert (graph["verdict"], graph["phase"]) == ("pass", "after")
-    allowed, denied = graph["claims"]
-    assert (denied["before"]["outcome"], denied["after"]["outcome"]) == ("edge", "no_edge")
-    assert denied["before"]["edges"][0]["protocol"] == "tcp"
-    assert denied["after"]["seen"] == "no edge"
-    assert (denied["from"], denied["decided_by"]) == ({"workload": "curl-deny", "namespace": "default"}, "kiali")
-    assert allowed["after"]["edges"]
-    graphs = results["l4_authz"]["graphs"]
-    assert [len(graphs[phase]["elements"]["edges"]) for phase in ("before", "after")] == [2, 1]
-    anew = merge_graph(results, "l4_authz", "before", run("before", denied=False))["l4_authz"]
-    assert (anew["graph"]["claims"][1]["after"], anew["graphs"]["after"]) == (None, None)
+def test_a_check_of_the_graph_as_results_have_it() -> None:
+    check = kept_graph(run("after", denied=True))
+    assert (check.verdict, len((check.graph or {})["elements"]["edges"])) == ("pass", 1)
+    allowed, denied = check.claims
+    assert (denied.from_, denied.to, denied.decided_by) == ("default/curl-deny", "default/sample-app-blue", "kiali")
+    assert (denied.seen.outcome, denied.seen.text, allowed.seen.edges[0].protocol) == ("no_edge", "no edge", "tcp")
+    assert proven_absent(check) == [(CLAIMS[1].source, CLAIMS[1].target)]
 
 
 @pytest.mark.parametrize(("protocol", "shown"), [("http", "http 1/s 200"), ("grpc", "http 1/s 200, tcp 50 B/s")])
@@ -150,37 +145,16 @@ def test_the_table_shows_the_edges_of_the_protocol_that_is_claimed(protocol: str
     result = run("after", denied=True)
     (claim,) = graph_claims(graph_claim("a", expect={"outcome": "edge", "protocol": protocol}))
     result.claims = [GraphRun(claim, "after", dataclasses.replace(result.claims[0].judged, seen=EdgesSeen(edges)))]
-    results = merge_graph({}, "s", "after", result)
-    assert results["s"]["graph"]["claims"][0]["after"]["seen"] == shown
-
-
-@pytest.mark.parametrize("graph_first", [True, False])
-def test_curl_and_kiali_share_a_section(graph_first: bool) -> None:
-    results: dict[str, t.Any] = {}
-    for phase, denied in (("before", False), ("after", True)):
-        for kind in (graph_first, not graph_first):
-            if kind:
-                results = merge_graph(results, "s", phase, run(phase, denied))
-            else:
-                results = merge(results, "s", phase, curl(phase, denied))
-    section = results["s"]
-    assert [item["decided_by"] for item in section["claims"]] == ["-", "-"]
-    assert [item["before"]["outcome"] for item in section["graph"]["claims"]] == ["edge", "edge"]
-    assert all(section["graphs"].values())
-    # curl's look before a new policy does not let Kiali's look after the old one stand.
-    anew = merge(results, "s", "before", curl("before", False))["s"]
-    assert [item["after"] for item in anew["graph"]["claims"]] == [None, None]
-    assert [item["before"]["outcome"] for item in anew["graph"]["claims"]] == ["edge", "edge"]
-    assert (anew["graph"]["phase"], anew["graphs"]["after"]) == ("before", None)
+    assert kept_graph(result).claims[0].seen.text == shown
 
 
 def test_the_closing_table() -> None:
-    results = merge({}, "s", "before", curl("before", False))
-    results = merge_graph(results, "s", "before", run("before", denied=False))
-    results = merge(results, "s", "after", curl("after", True))
-    results = merge_graph(results, "s", "after", run("after", denied=True))
-    results = merge_graph(results, "graph only", "after", run("after", denied=False))
-    lines = results_table(results)
+    section = Section()
+    for phase, denied in PHASES:
+        section = checked(section, phase, kept(curl(phase, denied)))
+        section = drawn(section, phase, kept_graph(run(phase, denied)))
+    only = Section(graph=GraphPhases(after=kept_graph(run("after", denied=False))))
+    lines = results_table({"s": section, "graph only": only})
     assert max(len(line) for line in lines) <= 100
     text = "\n".join(lines)
     row = next(line for line in lines if line.startswith("no byte of curl-deny's")).split()

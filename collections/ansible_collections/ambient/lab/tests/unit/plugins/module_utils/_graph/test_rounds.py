@@ -1,5 +1,4 @@
 # Rounds on the graph: the window, its new beginning, controls, traffic, and a Kiali that does not answer.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import dataclasses
@@ -65,13 +64,13 @@ def test_times_are_counted_from_the_start() -> None:
     result, kiali = run(prepare=lambda edge, _kiali: setattr(edge, "clock", 5000.0))
     assert result.converged_after is not None
     assert 4 < result.converged_after < result.elapsed < 12
-    assert result.claims[1].history.changes[-1]["at"] == pytest.approx(result.converged_after, abs=0.01)
+    assert result.claims[1].history.changes[-1].at == pytest.approx(result.converged_after, abs=0.01)
     assert min(start for start, _end, _inject in kiali.windows) > SERVER_START + 5000
 
 
 def test_the_first_rounds_are_not_yet() -> None:
     result, _kiali = run()
-    changes = [(change["outcome"], change["verdict"]) for change in result.claims[0].history.changes]
+    changes = [(change.outcome, change.verdict) for change in result.claims[0].history.changes]
     # Seen in a window that is still short, it counts only when the window is long enough.
     assert changes == [("no_edge", "error"), ("edge tcp", "error"), ("edge tcp", "pass")]
     assert result.rounds > 4
@@ -84,7 +83,7 @@ def test_traffic_from_before_is_never_in_the_window() -> None:
 
     result, _kiali = run(prepare=before)
     assert (result.verdict, result.restarts) == ("pass", 0)
-    assert "edge tcp" not in [change["outcome"] for change in result.claims[1].history.changes]
+    assert "edge tcp" not in [change.outcome for change in result.claims[1].history.changes]
 
 
 def test_a_late_trace_of_the_past_begins_the_window_anew() -> None:
@@ -98,10 +97,10 @@ def test_a_late_trace_of_the_past_begins_the_window_anew() -> None:
     # It is seen, and the window begun anew, long before the window could prove anything.
     first = kiali.windows[0][0]
     assert max(end - start for start, end, _inject in kiali.windows if start == first) < 3
-    changes = [(change["outcome"], change["verdict"]) for change in result.claims[1].history.changes]
+    changes = [(change.outcome, change.verdict) for change in result.claims[1].history.changes]
     assert changes[-3:] == [("edge tcp", "fail"), ("no_edge", "error"), ("no_edge", "pass")]
     # What the old window has shown of the others still stands while the new one is too short.
-    assert [change["verdict"] for change in result.claims[0].history.changes][-2:] == ["error", "pass"]
+    assert [change.verdict for change in result.claims[0].history.changes][-2:] == ["error", "pass"]
     assert not result.claims[0].history.flapped
 
 
@@ -220,7 +219,7 @@ def test_a_waypoint_that_is_starting_is_waited_for() -> None:
 
     edge.sleep = start  # type: ignore[method-assign]
     result = check_graph(graph_claims(control, absent), TRAFFIC, ["default"], SETTINGS, edge, kiali)
-    assert (result.verdict, result.claims[1].history.changes[-2]["verdict"]) == ("pass", "error")
+    assert (result.verdict, result.claims[1].history.changes[-2].verdict) == ("pass", "error")
 
 
 def test_a_source_that_is_starting_is_waited_for() -> None:
@@ -236,7 +235,7 @@ def test_a_source_that_is_starting_is_waited_for() -> None:
     edge.sleep = wake  # type: ignore[method-assign]
     result = check_graph(graph_claims(ALLOWED, DENIED), TRAFFIC, ["default"], SETTINGS, edge, kiali)
     assert result.verdict == "pass"
-    assert result.claims[1].history.changes[-2]["verdict"] == "error"
+    assert result.claims[1].history.changes[-2].verdict == "error"
 
 
 def test_behind_a_waypoint_no_edge_at_all_has_two_controls() -> None:

@@ -1,5 +1,4 @@
 # Which routes requests take: the workload of a pod as istiod names it, and what a missing edge's traffic needs.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The window's arithmetic: the server's clock, what stays out, how long it must be, which requests it covers.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

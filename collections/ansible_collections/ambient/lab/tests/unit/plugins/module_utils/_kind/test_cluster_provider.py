@@ -1,5 +1,4 @@
 # Which provider a lab gets: by its own traces, by what is asked for, by what the machine has.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 # What kind_cluster does with each state of an engine. That the real kind and a real engine take it is shown by the
 # scenario `kind`.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

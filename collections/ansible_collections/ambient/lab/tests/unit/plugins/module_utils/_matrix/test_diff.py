@@ -1,5 +1,4 @@
 # The difference of two matrices: by table, and for whatever two matrices there may be.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._matrix.diff import (
     difference,
     stated,
 )
+from ansible_collections.ambient.lab.plugins.module_utils._results.codec import plain
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import claim, claims
 from hypothesis import given
 from hypothesis import strategies as some
@@ -63,11 +63,12 @@ def test_a_difference_names_the_policy_that_it_is_about() -> None:
         ("added", "g", "default/p", "the file does not have it"),
         ("gone", "d", None, "its Service is gone"),
     ]
-    assert found.of("closed")[0].as_dict() == {
+    assert plain(found.of("closed")[0].kept()) == {
         "name": "b",
         "was": "allowed HTTP 200",
         "now": "denied_l4 by default/p",
         "policy": "default/p",
+        "reason": "",
     }
 
 

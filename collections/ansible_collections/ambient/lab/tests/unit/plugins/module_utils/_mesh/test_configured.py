@@ -1,5 +1,4 @@
 # What istiod was told, and which istiod it is, may leave open what is enforced; and what a policy is bound to.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

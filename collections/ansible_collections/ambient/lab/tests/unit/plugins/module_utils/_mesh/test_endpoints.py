@@ -1,5 +1,4 @@
 # Where a connection may end: which pods and ports of a Service, and whether ztunnel is before them.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

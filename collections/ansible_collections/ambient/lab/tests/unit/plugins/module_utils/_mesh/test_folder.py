@@ -1,5 +1,4 @@
 # A folder of manifests as a mesh: what a cluster would make of it, and what is wrong with a file.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # How a waypoint's Envoy evaluates a policy: one row per fact of istiod's generators.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Reading a mesh: what the objects on the ways name is followed, and what may not be read is said.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

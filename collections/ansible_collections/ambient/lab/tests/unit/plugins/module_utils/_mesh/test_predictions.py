@@ -1,5 +1,4 @@
 # What a request meets, said from the objects alone: the way, who decides on it, and what nobody can know.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

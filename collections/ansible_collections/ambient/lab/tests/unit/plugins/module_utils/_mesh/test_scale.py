@@ -1,5 +1,4 @@
 # What a large cluster costs more than a small one: pages of lists, and one look at each object. No clock is needed.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What Istio's own tests say, as rows of our own.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What Istio's own tests say, as rows of our own: each row is one upstream case, and the decision in it.

@@ -1,5 +1,4 @@
 # What Istio's own tests say of a waypoint's Envoy.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What Istio's own tests say of a waypoint's Envoy; test_upstream_cases.py counts them and says what is left out."""

@@ -1,5 +1,4 @@
 # Pods that a cluster would make of a folder's objects: who is injected, who is captured, and by which labels.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Policies, valid and broken, in a small mesh, each with what the lint must find; written after Istio's documentation.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

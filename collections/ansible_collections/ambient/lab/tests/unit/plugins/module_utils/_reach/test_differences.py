@@ -1,5 +1,4 @@
 # An object that differs is silent only where it was evaluated, or where it can mean nothing.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # The lint: nothing is found where nothing is wrong, and everything where something is.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.folder import assembled, read_objects
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.mesh import Object
-from ansible_collections.ambient.lab.plugins.module_utils._reach.findings import Finding
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_lint import findings, lint
+from ansible_collections.ambient.lab.plugins.module_utils._results.measured import Finding
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._reach import corpus
 
 HEAD = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}

@@ -1,5 +1,4 @@
 # The modules of predictions, run as Ansible runs them: on folders, on revisions of them, and on a cluster's API.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from ansible_collections.ambient.lab.plugins.module_utils._reach import states
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_diff import compare
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_lint import lint
 from ansible_collections.ambient.lab.plugins.module_utils._reach.policy_reachability import reachability
+from ansible_collections.ambient.lab.plugins.module_utils._results.store import read_results
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.junit import junit
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
+from ansible_collections.ambient.lab.plugins.plugin_utils._report.view import report_of
 from ansible_collections.ambient.lab.tests.unit.fakes.meshes import pod, policy, service
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import (
     GATEWAY,
@@ -319,8 +319,7 @@ def test_a_change_is_a_comment_and_a_report(tmp_path: pathlib.Path) -> None:
     text = comment.read_text(encoding="utf-8")
     assert "**Something opens that `allow_new` does not name.**" in text
     assert "| opened | shop/app, shop/client, shop/any other and 1 more | Service shop/app:80 | POST |" in text
-    given = Given("what-if", str(results), json.loads(results.read_text(encoding="utf-8")))
-    written = junit(report_of("Who may call whom", [given]))
+    written = junit(report_of("Who may call whom", {"what-if": read_results(str(results))}))
     assert 'name="shop/client -&gt; Service shop/app:80 POST"' in written
     assert 'failures="4"' in written
 

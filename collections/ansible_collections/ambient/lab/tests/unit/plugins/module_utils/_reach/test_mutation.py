@@ -1,5 +1,4 @@
 # Mutants of policies: each change is made once and is valid, and claims notice what they should.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from ansible_collections.ambient.lab.plugins.module_utils._mesh.valid import pro
 from ansible_collections.ambient.lab.plugins.module_utils._reach.claims_mutation import mutate
 from ansible_collections.ambient.lab.plugins.module_utils._reach.mutants import mutants
 from ansible_collections.ambient.lab.plugins.module_utils._reach.verdicts import Verdict, judged
+from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.plugins.module_utils._mesh.test_folder import L4, PLAIN, SHOP, WAYPOINT
 
 CLIENT = {"from": {"pod": "client", "namespace": "shop"}}
@@ -350,7 +350,7 @@ def test_what_is_somebody_elses_does_not_count(tmp_path: pathlib.Path) -> None:
 
 def test_without_a_least_score_nothing_fails_and_all_is_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "results.json"
-    path.write_text('{"shop": {"claims": []}}', encoding="utf-8")
+    path.write_text(json.dumps({"shop": fakes.l7()}), encoding="utf-8")
     kept: dict[str, t.Any] = {"min_score": 0, "results_file": str(path), "section": "shop"}
     (tmp_path / "mesh").mkdir()
     red = scored(tmp_path / "mesh", SHOP, WAYPOINT, claims=[{**GET, "expect": "denied_l7"}], **kept)
@@ -358,5 +358,5 @@ def test_without_a_least_score_nothing_fails_and_all_is_kept(tmp_path: pathlib.P
     scored(tmp_path / "mesh", claims=[GET], **kept)
     section = json.loads(path.read_text(encoding="utf-8"))["shop"]
     kept = section["mutation"]
-    assert (section["claims"], kept["score"] < 100, bool(kept["missing_claims"])) == ([], True, True)
+    assert (len(section["after"]["claims"]), kept["score"] < 100, bool(kept["missing_claims"])) == (5, True, True)
     assert "survives: AuthorizationPolicy shop/get: removed" in kept["summary"]

@@ -1,5 +1,4 @@
 # Samples: each way in which patterns can match together has one, and there are not too many to look at.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

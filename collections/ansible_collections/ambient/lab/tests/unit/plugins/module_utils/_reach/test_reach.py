@@ -1,5 +1,4 @@
 # Classes of sources and requests: whoever is in one meets the same, nothing falls between them, and there are few.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # What ztunnel and a waypoint log: every wording from Istio 1.21 to 1.31, hostile fields, lines about something else.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 # Checks with witnesses in a mesh in memory: asked once per round, late lines, proxies that come and go, wrong policies.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -64,11 +63,11 @@ def test_log_and_counter_bear_a_denial_out() -> None:
         ("ztunnel log", "istio-system/z2", True),
         ("ztunnel counter", "istio-system/z2", True),
     ]
-    assert [(item["proxy"], item["kind"], item["version"]) for item in result.proxies] == [
+    assert [(item.proxy, item.kind, item.version) for item in result.proxies] == [
         ("istio-system/z1", "ztunnel", "1.29.1"),
         ("istio-system/z2", "ztunnel", "1.29.1"),
     ]
-    assert [item["wording"] for item in result.proxies] == ["", "as of Istio 1.24 to 1.31, which name the policy"]
+    assert [item.wording for item in result.proxies] == ["", "as of Istio 1.24 to 1.31, which name the policy"]
 
 
 def calls(edge: MeshEdge) -> dict[str, int]:
@@ -241,7 +240,7 @@ def test_a_ztunnel_is_replaced_between_rounds() -> None:
     edge = Replaced(SOURCES, only("curl-deny", BY_POLICY))
     result = checked(edge)
     assert (result.verdict, decided(result)[1]) == ("pass", ("ztunnel", "default/layer4-authz"))
-    assert [item["proxy"] for item in result.proxies] == ["istio-system/z1", "istio-system/z5"]
+    assert [item.proxy for item in result.proxies] == ["istio-system/z1", "istio-system/z5"]
 
 
 class Starting(MeshEdge):
@@ -280,7 +279,7 @@ def test_a_version_without_the_counter() -> None:
     edge.counts = "1.28.3"
     result = checked(edge)
     assert (result.verdict, decided(result)[1]) == ("pass", ("ztunnel", "default/layer4-authz"))
-    assert result.proxies[1]["version"] == "1.28.3"
+    assert result.proxies[1].version == "1.28.3"
 
 
 def test_a_version_that_names_no_policy() -> None:
@@ -288,7 +287,7 @@ def test_a_version_that_names_no_policy() -> None:
     edge.counts = "1.23.3"
     result = checked(edge)
     assert (result.verdict, decided(result)[1]) == ("pass", ("ztunnel", None))
-    assert "1.22 and 1.23" in result.proxies[1]["wording"]
+    assert "1.22 and 1.23" in result.proxies[1].wording
 
 
 class Ancient(MeshEdge):
@@ -307,7 +306,7 @@ def test_a_version_that_is_too_old() -> None:
     assert (result.verdict, decided(result)[1]) == ("error", ("-", None))
     assert "1.21 or older, which is not understood" in reason(result)
     assert reason(result).endswith(SILENT_HINT)
-    assert "1.21" in result.proxies[1]["wording"]
+    assert "1.21" in result.proxies[1].wording
 
 
 @pytest.mark.parametrize(("witnesses", "verdict"), [(REQUIRED, "error"), ("available", "pass")])

@@ -1,5 +1,4 @@
 # JUnit XML: read back as CI systems do, with the counts that they show, and nothing in it that XML cannot hold.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -47,7 +46,11 @@ def properties(element: ET.Element) -> list[tuple[str | None, str | None]]:
 
 @pytest.mark.parametrize(
     "clusters",
-    [{"a": fakes.lab()}, {"a": fakes.lab(True), "b": fakes.lab(), "c": fakes.old()}, {"a": fakes.many(30)}],
+    [
+        {"a": fakes.lab()},
+        {"a": fakes.lab(True), "b": fakes.lab(), "c": {"l4_authz": fakes.l4()}},
+        {"a": fakes.many(30)},
+    ],
 )
 def test_the_shape_is_the_common_one(clusters: dict[str, Object]) -> None:
     for element in read(**clusters).iter():
@@ -61,7 +64,7 @@ def test_the_shape_is_the_common_one(clusters: dict[str, Object]) -> None:
 
 
 def test_counts_are_those_of_the_test_cases() -> None:
-    root = read(a=fakes.lab(True), b=fakes.old())
+    root = read(a=fakes.lab(True), b={"l4_authz": fakes.l4()})
     for element in [root, *root]:
         found = list(element.iter("testcase"))
         assert int(element.attrib["tests"]) == len(found)
@@ -121,6 +124,21 @@ def test_a_claim_of_another_cluster_is_skipped() -> None:
     assert properties(root[1]) == [("cluster", "b"), ("phase", "after")]
 
 
+def test_each_cluster_has_the_evidence_of_its_own() -> None:
+    """Also where clusters are alike."""
+    parts = {name: {"s": fakes.section(fakes.claim("c", None, fakes.denial(policy=f"{name}/p")))} for name in "ab"}
+    root = read(**parts)
+    assert [dict(properties(found))["policy"] for found in root.iter("testcase")] == ["a/p", "b/p"]
+
+
+def test_a_graph_that_nobody_has_looked_at_again_is_skipped() -> None:
+    part = fakes.l4()
+    part["graph"]["after"] = None
+    found = case(read(a={"s": part}), "curl-deny is not in the graph").find("skipped")
+    assert found is not None
+    assert found.attrib["message"] == "not checked after the policy"
+
+
 def test_leaks_fail() -> None:
     root = read(a={"s": {"convergence": fakes.convergence(fakes.pair("p", 0.4, (12, 3)))}})
     failed = case(root, "default/layer4-authz apply: p").find("failure")
@@ -132,7 +150,7 @@ def test_leaks_fail() -> None:
 
 
 def test_a_section_that_was_not_stable_is_a_case_of_its_own() -> None:
-    part = fakes.section(fakes.claim("c", None, fakes.entry("allowed")), verdict="fail")
+    part = fakes.section(fakes.claim("c", None, fakes.entry("allowed")), checks={"verdict": "fail"})
     assert case(read(a={"s": part}), "all claims hold together").find("failure") is not None
 
 

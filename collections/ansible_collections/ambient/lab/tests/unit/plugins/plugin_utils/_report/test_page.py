@@ -1,5 +1,4 @@
 # The report's page as text: complete, escaped, self-contained, and the same each time.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import re
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
-from ansible_collections.ambient.lab.plugins.plugin_utils._report.model import Given, report_of
 from ansible_collections.ambient.lab.plugins.plugin_utils._report.page import effects_of, moment, page, said, seconds
 from ansible_collections.ambient.lab.tests.unit.fakes import report as fakes
 from ansible_collections.ambient.lab.tests.unit.fakes.objects import Object
+from ansible_collections.ambient.lab.tests.unit.fakes.reported import claims, report
 
 VOID = {"meta", "link", "input", "br"}
 
@@ -51,8 +50,7 @@ class Reader(html.parser.HTMLParser):
 
 def written(**clusters: Object) -> str:
     """The page of these clusters."""
-    given = [Given(name, f"{name}.json", results) for name, results in clusters.items()]
-    return page(report_of("Who may call whom", given), given)
+    return page(report(**clusters))
 
 
 def read(text: str) -> Reader:
@@ -67,7 +65,7 @@ def read(text: str) -> Reader:
 PAGES = {
     "one": {"lab": fakes.lab()},
     "broken": {"lab": fakes.lab(True)},
-    "fleet": {"a": fakes.lab(), "b": fakes.lab(True), "c": fakes.old()},
+    "fleet": {"a": fakes.lab(), "b": fakes.lab(True), "c": {"l4_authz": fakes.l4()}},
     "many": {"shop": fakes.many(200)},
     "matrix": {"lab": {"everything": {"matrix": fakes.matrix(12, 9)}}},
     "hostile": {
@@ -80,7 +78,7 @@ PAGES = {
                 ),
                 convergence=fakes.convergence(fakes.pair(fakes.HOSTILE, reason=fakes.HOSTILE), policy=fakes.HOSTILE),
                 matrix={**fakes.matrix(), "unprobed": [{"source": fakes.HOSTILE, "reason": fakes.HOSTILE}]},
-                proxies=[{"proxy": fakes.HOSTILE, "kind": "ztunnel", "version": fakes.HOSTILE, "wording": None}],
+                checks={"proxies": [dict.fromkeys(("proxy", "kind", "version", "wording"), fakes.HOSTILE)]},
             )
         }
     },
@@ -148,21 +146,24 @@ def test_everything_is_told() -> None:
         assert words in text, words
 
 
-def test_clusters_stand_side_by_side_and_what_differs_is_marked() -> None:
+def test_clusters_that_are_alike_are_one_and_what_differs_is_marked() -> None:
     text = written(**PAGES["fleet"])
     told = read(text).text
     assert "POST is refused by the waypoint \u2260 clusters differ a: denied_l7 403/0 b: allowed 200/0 fail" in told
     assert "c: not checked" in told
-    assert "curl-allow reaches sample-app \u2260" not in told
+    assert "curl-allow reaches sample-app all: allowed 200/0" in told
     assert "only where clusters differ" in told
     assert "only where clusters differ" not in written(**PAGES["one"])
 
 
-def test_old_results_are_shown() -> None:
-    text = read(written(lab=fakes.old())).text
-    assert "All 3 checks hold." in text
-    assert "No witness was asked." in text
-    assert "not asked" in text
+def test_thirty_clusters_are_no_thirty_pages() -> None:
+    one, many = len(written(a=fakes.lab())), {f"c{number}": fakes.lab() for number in range(30)}
+    text = written(**many)
+    assert len(text) < 2 * one + 30 * 15_000, "but for the pictures and figures of each"
+    told = read(text).text
+    assert "30 clusters" in told
+    assert told.count("Claims and their witnesses") == 2
+    assert text.count('<table class="grid') == 3
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_old_results_are_shown() -> None:
     [
         (fakes.section(fakes.claim("c", None, fakes.entry("timeout", "allowed"))), "1 of 1 checks does not hold."),
         (
-            fakes.section(fakes.claim("c", None, fakes.entry("allowed")), verdict="fail"),
+            fakes.section(fakes.claim("c", None, fakes.entry("allowed")), checks={"verdict": "fail"}),
             "All 1 checks hold in the last round, but not for long enough.",
         ),
         ({"matrix": fakes.matrix()}, "Nothing was claimed; this is what was observed."),
@@ -182,29 +183,24 @@ def test_the_head_says_what_counts(part: Object, words: str) -> None:
 
 def test_a_damaged_graph_is_named() -> None:
     results = fakes.lab()
-    results["l4_authz"]["graphs"]["after"] = {"elements": 1}
+    results["l4_authz"]["graph"]["after"]["graph"] = {"elements": 1}
     with pytest.raises(
-        LabError, match=r"^lab\.json \(section l4_authz\) has a damaged graph: .*; run kiali_graph again$"
+        LabError, match=r"^results of lab \(section l4_authz\) have a damaged graph: .*; run kiali_graph again$"
     ):
         written(lab=results)
 
 
 def test_effects_are_put_together_by_policy() -> None:
-    rows = [{"cluster": name, "change": "closed", "policy": "ns/p"} for name in "ab"]
-    claims = [
-        {"kind": "curl", "id": "c1", "name": "one", "clusters": rows},
-        {
-            "kind": "curl",
-            "id": "c2",
-            "name": "two",
-            "clusters": [{**rows[0], "change": None}, {**rows[1], "policy": None}],
-        },
-        {"kind": "graph", "id": "c3", "name": "three", "clusters": rows},
+    names = [fakes.claim(name, fakes.entry("allowed"), fakes.denial(policy="ns/p")) for name in ("one", "two")]
+    nameless = fakes.claim("two", fakes.entry("allowed"), fakes.denial())
+    open_ = fakes.claim("one", fakes.entry("allowed"), fakes.entry("allowed"))
+    found = report(a={"s": fakes.section(*names)}, b={"s": fakes.section(open_, nameless)}, c={"s": fakes.l4()})
+    told = {key: [(claim.name, on) for claim, on in places] for key, places in effects_of(claims(found)).items()}
+    assert told[("closed", "ns/p")] == [("one", ["a"]), ("two", ["a"])]
+    assert told[("closed", "default/layer4-authz")] == [
+        ("two", ["b"]),
+        ("curl-deny is cut off by ztunnel", ["c"]),
     ]
-    assert effects_of(claims) == {
-        ("closed", "ns/p"): [("c1", "one", ["a", "b"])],
-        ("closed", None): [("c2", "two", ["b"])],
-    }
 
 
 @pytest.mark.parametrize(
