@@ -102,7 +102,9 @@ def test_the_verdict(passed: Passed, verdict: str, words: str, monkeypatch: pyte
     (run,) = check(passed, monkeypatch)
     assert (run.verdict.verdict, words in run.verdict.reason) == (verdict, True), run.verdict
     # What was read once was read: no later round makes it good.
-    assert left([run]) == {"pass": [], "fail": [Retry.POINTLESS], "error": [Retry.USEFUL]}[verdict]
+    assert [reason.retry for reason in left([run])] == {"pass": [], "fail": [Retry.POINTLESS], "error": [Retry.USEFUL]}[
+        verdict
+    ]
 
 
 def test_behind_a_waypoint_the_way_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
