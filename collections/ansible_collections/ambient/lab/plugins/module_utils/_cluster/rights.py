@@ -36,7 +36,4 @@ class Right:
 
 def missing_rights(text: str) -> list[Right]:
     """The rights that messages of the API say are missing, each once."""
-    found = (
-        Right(**{key: value or "" for key, value in item.groupdict().items()}) for item in _FORBIDDEN.finditer(text)
-    )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(Right(**item.groupdict(default="")) for item in _FORBIDDEN.finditer(text)))
