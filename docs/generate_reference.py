@@ -1,13 +1,15 @@
-"""Writes docs/reference/roles.md and modules.md from what the roles and the collection say of themselves.
+"""Writes docs/reference/roles.md, modules.md and the schema of a claims file from what the code says of itself.
 
 Run `python docs/generate_reference.py` after a change of an argument specification or of a module's documentation.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,11 @@ def _option(name: str, option: Spec) -> tuple[str, ...]:
 
 def pages() -> dict[Path, str]:
     """The generated pages by their paths."""
-    return {REFERENCE / "roles.md": role_page(), REFERENCE / "modules.md": module_page()}
+    sys.path.insert(0, str(ROOT / "collections"))
+    schemas = importlib.import_module("ansible_collections.ambient.lab.plugins.module_utils._claims.schema")
+    schema = PLUGINS.parent / "docs/claims.schema.json"
+    written = json.dumps(schemas.claims_schema(), indent=1) + "\n"
+    return {REFERENCE / "roles.md": role_page(), REFERENCE / "modules.md": module_page(), schema: written}
 
 
 if __name__ == "__main__":
