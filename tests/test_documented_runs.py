@@ -15,7 +15,8 @@ import yaml
 from ansible_collections.ambient.lab.plugins.plugin_utils._run.validate_run import Known, problems
 from project import ROOT, tracked
 
-COMMAND = re.compile(r"ansible-playbook ((?:-i \S+ )?(?:site|playbooks/\w+)\.yml[^`#\n|;]*)")
+# After a prompt stands a run that is shown with how it ends.
+COMMAND = re.compile(r"(?<!\$ )ansible-playbook ((?:-i \S+ )?(?:site|playbooks/\w+)\.yml[^`#\n|;]*)")
 VARIABLES = ("lab", "kind", "existing")
 # In a process of its own, because Ansible changes how collections are imported.
 KNOWN = """

@@ -9,9 +9,11 @@ import json
 import pathlib
 import typing as t
 
+import jsonschema
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims.schema import claims_schema
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.progress import told
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import StandingEdge, matrix
@@ -107,6 +109,11 @@ def test_a_run_says_what_it_has_come_to(lab: Lab) -> None:
         f"4 of 4 pairs compared with {lab.file}",
     ]
     assert "app.default:53 (" in lines[0]
+
+
+def test_the_file_is_one_that_editors_and_ci_take(lab: Lab) -> None:
+    lab.run(state="observe")
+    jsonschema.validate(yaml.safe_load(lab.file.read_text(encoding="utf-8")), claims_schema())
 
 
 def test_what_has_changed_since_is_shown_and_kept(lab: Lab) -> None:
