@@ -61,7 +61,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
 
     def _is_check(self, task: t.Any) -> bool:
         """Whether a task is Ansible's own check of a role's arguments, and `-v` does not ask for it."""
-        return self._display.verbosity == 0 and task.action == "ansible.builtin.validate_argument_spec"
+        return not self._display.verbosity and bool(task.action == "ansible.builtin.validate_argument_spec")
 
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
         message = result.result.get("msg")
