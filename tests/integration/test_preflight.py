@@ -47,6 +47,15 @@ def test_what_nobody_knows_is_refused(arguments: tuple[str, ...], words: str) ->
     assert (ran.returncode, words in ran.stdout) == (2, True), ran.stdout
 
 
+def test_what_the_inventory_uses_is_known(tmp_path: Path) -> None:
+    inventory = tmp_path / "labs.yml"
+    inventory.write_text(
+        'lab: {hosts: {one: {ansible_connection: local, lab_dir: "/none/{{ stage }}", cluster_name: x}}}\n'
+    )
+    ran = play("-i", str(inventory), "playbooks/verify.yml", "-e", "stage=docs")
+    assert (ran.returncode, "No lab in /none/docs" in ran.stdout) == (2, True), ran.stdout
+
+
 def test_a_limit_to_other_hosts_does_not_switch_it_off(tmp_path: Path) -> None:
     inventory = tmp_path / "labs.yml"
     inventory.write_text("lab: {hosts: {one: {ansible_connection: local}, two: {}}}\n")

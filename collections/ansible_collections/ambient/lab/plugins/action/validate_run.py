@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.collection_loader._collection_finder import _get_collection_playbook_path
 from ansible_collections.ambient.lab.plugins.plugin_utils._run.validate_run import (
     known_of,
+    mentioned,
     playbook_plays,
     problems,
     specified,
@@ -48,11 +49,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
         )
 
     def _inventory_names(self, manager: t.Any, variables: dict[str, t.Any]) -> set[str]:
-        """Names of all variables of the inventory, with those of its group_vars and host_vars."""
+        """Variables of the inventory, its group_vars and host_vars, and those that their templates use."""
         without = copy.copy(manager)
         without._extra_vars = {}
         inventory = variables["hostvars"]._inventory
-        return {name for host in inventory.get_hosts() for name in without.get_vars(host=host, include_hostvars=False)}
+        found = [without.get_vars(host=host, include_hostvars=False) for host in inventory.get_hosts()]
+        return {name for given in found for name in given} | mentioned(found)
 
 
 def _refused(message: str) -> dict[str, t.Any]:
