@@ -16,7 +16,7 @@ description:
     and in the plays. So are those that begin with C(ansible_), C(awx_), C(tower_) or C(molecule_), and those that
     another extra variable uses.
   - It belongs into the first play of a playbook, with the tag C(always).
-version_added: 0.4.0
+version_added: 0.3.0
 author:
   - The ambient lab's authors (@ambient-lab)
 extends_documentation_fragment:
