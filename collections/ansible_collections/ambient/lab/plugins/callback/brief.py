@@ -56,7 +56,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
             super().v2_playbook_on_task_start(task, is_conditional)
 
     def v2_runner_on_ok(self, result: t.Any) -> None:
-        if not self._is_check(result.task):
+        # ansible-core before 2.19 has no other name for it.
+        if not self._is_check(getattr(result, "task", None) or result._task):
             super().v2_runner_on_ok(result)
 
     def _is_check(self, task: t.Any) -> bool:
