@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 APT := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+# pip says nothing while it works, and little when it can't reach the index.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NO_PIP := { echo "pip could not install the packages. Behind a proxy set HTTPS_PROXY; for an index of your own set PIP_INDEX_URL" >&2; exit 1; }
 # Extra arguments for ansible-playbook, for example: make up ARGS='-e cluster_provider=existing'
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -12,10 +15,12 @@ export PYTHONUNBUFFERED := 1
 
 help: ## Say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
+	@echo "More arguments for ansible-playbook: make up ARGS='-e cluster_provider=kind'. A scenario alone: molecule test -s l7"
 
 install: .venv/test ## Install Ansible and the test tools into .venv, and the packages they need
 
-up: .venv/up ## Build the lab and prove its claims
+up: .venv/up ## Build the lab and prove its claims: a minute or two, the first time half an hour
+	@echo "A new lab takes a minute or two. The first one on a machine compiles its parts before: half an hour on two cores"
 	ansible-playbook site.yml $(ARGS)
 
 verify: .venv/up ## Prove the claims of a running lab again
@@ -47,12 +52,14 @@ clean-images: .venv/up ## Remove what was built; running labs need it, so none m
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { $(APT) python3-venv; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "Installing Ansible and its libraries into .venv: about a minute"
+	@$(PIP) -r requirements.txt || $(NO_PIP)
 	@touch $@
 
 .venv/test: Makefile .venv/up requirements-dev.txt embedded/ztunnel/requirements.txt embedded/waypoint/requirements.txt
 	@command -v curl >/dev/null || { $(APT) curl; }
 	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null || { $(APT) chromium; }
 	@$(BIN)/python -c 'import ctypes; ctypes.CDLL("libatomic.so.1")' 2>/dev/null || { $(APT) libatomic1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@echo "Installing the test tools into .venv: about a minute"
+	@$(PIP) -r requirements-dev.txt || $(NO_PIP)
 	@touch $@

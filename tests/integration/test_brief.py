@@ -63,3 +63,12 @@ def test_a_message_does_not_drive_the_terminal(tmp_path: Path) -> None:
 
 def test_the_last_line_is_the_time(tmp_path: Path) -> None:
     assert re.search(r"^PLAY RECAP .*\n\nTook \d+ s\n\Z", shown(tmp_path, WAITING), re.M | re.S)
+
+
+@pytest.mark.parametrize(("value", "is_shown"), [("1", False), ("9", True)])
+def test_a_check_of_arguments_is_shown_where_it_fails(tmp_path: Path, value: str, is_shown: bool) -> None:
+    task = {"ansible.builtin.import_role": {"name": "cluster", "tasks_from": "verify"}}
+    facts = "cluster_name=none lab_dir=/none embedded_cache_dir=/none istio_namespace=istio-system"
+    printed = shown(tmp_path, task, "-e", f"{facts} cluster_workers={value}")
+    assert ("Validating arguments" in printed) is is_shown, printed
+    assert ("value of cluster_workers must be one of" in printed) is is_shown

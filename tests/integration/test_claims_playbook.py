@@ -60,7 +60,7 @@ def test_an_inventory_without_clusters_is_an_error(tmp_path: Path, content: str)
     inventory.write_text(content)
     ran = play("-i", str(inventory), "playbooks/claims.yml")
     assert ran.returncode == 2, ran.stdout
-    assert line_of(ran, "Look for clusters", "localhost").endswith(
-        "There is no cluster in the inventory, so nothing would be proven; each host of it is one"
+    assert line_of(ran, "Refuse tags and variables that nobody knows", "localhost").endswith(
+        "The inventory has no host in the group `all`, so this run would do nothing"
     )
     assert "Check the cluster" not in ran.stdout

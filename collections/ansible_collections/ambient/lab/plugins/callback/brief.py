@@ -14,6 +14,7 @@ author:
 description:
   - Like M(ansible.builtin.default), but a failed task prints its message once, without the result's other fields.
   - A task that tries again is silent meanwhile.
+  - Roles check the arguments of all their entry points; that is shown where it fails.
   - After the recap stands how long the run took.
   - With C(-v) the output is the default one, with everything in it.
 extends_documentation_fragment:
@@ -50,12 +51,27 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
         super().v2_playbook_on_stats(stats)
         self._display.display(f"Took {duration(time.monotonic() - self._began)}\n")
 
+    def v2_playbook_on_task_start(self, task: t.Any, is_conditional: bool) -> None:
+        if not self._is_check(task):
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_runner_on_ok(self, result: t.Any) -> None:
+        # ansible-core before 2.19 has no other name for it.
+        if not self._is_check(getattr(result, "task", None) or result._task):
+            super().v2_runner_on_ok(result)
+
+    def _is_check(self, task: t.Any) -> bool:
+        """Whether a task is Ansible's own check of a role's arguments, and `-v` does not ask for it."""
+        return not self._display.verbosity and bool(task.action == "ansible.builtin.validate_argument_spec")
+
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
         message = result.result.get("msg")
         is_whole_story = isinstance(message, str) and not result.task.loop and "module_stderr" not in result.result
         if self._display.verbosity > 0 or ignore_errors or not is_whole_story:
             super().v2_runner_on_failed(result, ignore_errors)
             return
+        if self._is_check(result.task):
+            self._task_start(result.task, prefix="TASK")
         if self._last_task_banner != result.task._uuid:
             self._print_task_banner(result.task)
         self._handle_warnings(result.result)

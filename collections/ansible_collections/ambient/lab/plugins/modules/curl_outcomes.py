@@ -54,7 +54,8 @@ options:
         V(probe_error) can be seen, but not expected.
       - V(refused), V(timeout) and V(unroutable) count only where the destination answers another source in the same
         round, for a V(timeout) at the same path. A destination that is down or slow looks the same.
-      - Each claim is a dict. C(name) is unique in the list.
+      - Each claim is a dict. C(name) is unique in the list. The collection has a JSON schema of it for editors and CI,
+        C(docs/claims.schema.json).
       - C(from) is the pod that calls, a dict of exactly one of C(pod) (name), C(labels) (dict) or
         C(service_account) (name), and optionally C(namespace) and C(container).
       - C(to) is a URL, or a dict of C(url), C(method), C(headers) (dict) and C(body). A URL has at most 8192 bytes and

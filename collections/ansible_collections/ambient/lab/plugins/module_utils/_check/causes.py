@@ -6,6 +6,7 @@ from __future__ import annotations
 import typing as t
 
 from .._claims.parse import DENIALS
+from .._cluster.rights import Right, missing_rights
 from .._common.rounds import Reason, Retry
 from .._curl.control import BLOCKED
 from .._mesh.decisions import lost_in
@@ -13,6 +14,7 @@ from .._mesh.l4 import convert
 from .._mesh.mesh import Mesh, Object, labels_of, name_of, namespace_of
 from .._mesh.policies import action, selector, target_refs
 from .._mesh.waypoints import USE_WAYPOINT
+from .._witness.attribution import Attribution
 from .._witness.configured import state_of
 from .run import ClaimRun
 
@@ -21,12 +23,24 @@ _MAX_NEAR = 3
 
 def likely_cause(run: ClaimRun, mesh: Mesh) -> Reason:
     """Why a claim does not hold, by the mesh as it is now; an empty text where it holds, or nothing is known."""
+    if rights := refused_rights(run):
+        lacks = f"the kubeconfig's user may not {'; '.join(map(str, rights))}"
+        return Reason(f"{lacks}: give these rights, or use another kubeconfig", Retry.POINTLESS)
     if run.holds or run.target is None or run.seen.outcome == "probe_error":
         # A probe that failed says why; what it was to reach is not to blame.
         return Reason()
     # Where the client saw what it was to see, the verdict itself says what is missing.
     rules = _RULES if run.seen.outcome != run.expect.outcome else _AS_EXPECTED
     return next((cause for rule in rules for cause in [rule(run, mesh)] if cause), Reason())
+
+
+def refused_rights(run: ClaimRun) -> list[Right]:
+    """The rights without which nothing can be proven, whatever the cluster does."""
+    if run.seen.outcome == "probe_error":
+        return missing_rights(run.seen.errormsg)
+    # Where something else was seen than expected, that may still change.
+    is_silent = run.attribution and run.attribution.silent and run.seen.outcome == run.expect.outcome
+    return missing_rights(run.verdict.reason) if is_silent and not run.holds else []
 
 
 def _missing(run: ClaimRun, mesh: Mesh) -> Reason | None:
@@ -45,6 +59,16 @@ def _policies(run: ClaimRun, mesh: Mesh) -> Reason | None:
         sure = run.expect.outcome == "allowed" or bool(notes.get(run.by))
         return Reason("; ".join(said), Retry.unless(sure))
     return state_of(mesh, run.path, run.by)
+
+
+def _too_late(run: ClaimRun, mesh: Mesh) -> Reason | None:
+    """The state without the policy was to be shown, and the policy is there."""
+    named = {*run.prediction.among, (run.attribution or Attribution()).policy or ""}
+    there = sorted(name for name in named - {""} if mesh.get("AuthorizationPolicy", *name.split("/", 1)))
+    if run.phase != "before" or run.seen.outcome not in DENIALS or not there:
+        return None
+    advice = "phase before is the state without it: delete it first, or check phase after"
+    return Reason(f"AuthorizationPolicy {' or '.join(there)} refuses it already; {advice}", Retry.POINTLESS)
 
 
 def _unresolved(run: ClaimRun, _mesh: Mesh) -> Reason | None:
@@ -166,4 +190,4 @@ def _unknown(run: ClaimRun, _mesh: Mesh) -> Reason | None:
 
 
 _AS_EXPECTED = (_missing, _around, _policies, _own_refusal)
-_RULES = (_missing, _own_refusal, _around, _policies, _unresolved, _refused, _predicted, _slow, _unknown)
+_RULES = (_too_late, _missing, _own_refusal, _around, _policies, _unresolved, _refused, _predicted, _slow, _unknown)

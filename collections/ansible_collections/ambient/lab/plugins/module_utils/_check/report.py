@@ -12,6 +12,7 @@ from .._results.codec import plain
 from .._results.model import Check, ClaimResult
 from .._results.store import now
 from .._witness.attribution import Attribution
+from .causes import refused_rights
 from .rounds import CheckResult, Settings
 from .run import ClaimRun
 
@@ -116,12 +117,16 @@ def _caller(run: ClaimRun) -> str:
 
 def _look(run: ClaimRun, kubectl: str) -> str:
     claim, target = run.claim, run.target
+    if rights := refused_rights(run):
+        return f"{kubectl} {rights[0].question}"
     if target is None and claim.source.pod and run.verdict.retry is Retry.USEFUL:
         return f"{kubectl} -n {claim.source.namespace} describe pod {claim.source.pod}"
     if target is None:
         return f"{kubectl} -n {claim.source.namespace} get pods -o wide --show-labels"
-    if claim.by:
-        return f"{kubectl} -n {claim.by.namespace} get authorizationpolicy {claim.by.name} -o yaml"
+    named = str(claim.by or "") or (run.attribution or Attribution()).policy
+    if named:
+        namespace, _slash, name = named.partition("/")
+        return f"{kubectl} -n {namespace} get authorizationpolicy {name} -o yaml"
     spaces = {str(policy["metadata"]["namespace"]) for policy in run.path.policies}
     if run.verdict.verdict == "error" and spaces:
         return f"{kubectl} -n {sorted(spaces)[0]} get authorizationpolicies -o yaml"

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .._common.rounds import Retry
+from .._claims.fields import Named
+from .._common.rounds import Retry, first_of
 from .._results.measured import Verdict as Word
 from .._results.model import Change
 
@@ -31,6 +32,14 @@ class Verdict:
 
 class Judged(t.Protocol):
     """A claim of any kind in a check."""
+
+    @property
+    def claim(self) -> Named:
+        """What must hold."""
+
+    @property
+    def cause(self) -> str:
+        """What probably explains that it does not hold; "" where nothing is known."""
 
     @property
     def verdict(self) -> Verdict:
@@ -72,6 +81,7 @@ class Stable:
     def __init__(self, stable: int, timeout: float) -> None:
         self.timeout = timeout
         self.converged_after: float | None = None
+        self.waits_for = ""
         self._stable = stable
         self._held = self._pointless = 0
         self._since = 0.0
@@ -80,8 +90,9 @@ class Stable:
         """Take in one round, and say whether it was the last one; at: seconds since the start."""
         for run in look:
             run.remember(at)
-        failing = [run.verdict for run in look if not run.verdict.passed]
-        pointless = bool(failing) and all(verdict.retry is Retry.POINTLESS for verdict in failing)
+        failing = [run for run in look if not run.verdict.passed]
+        self.waits_for = first_of([f"{run.claim.name}: {run.cause or run.verdict.reason}" for run in failing])
+        pointless = bool(failing) and all(run.verdict.retry is Retry.POINTLESS for run in failing)
         self._pointless = self._pointless + 1 if pointless else 0
         self._held = 0 if failing else self._held + 1
         if self._held == 1:

@@ -10,7 +10,7 @@ import typing as t
 from .._common.errors import LabError
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 class Named(t.Protocol):
@@ -126,7 +126,7 @@ def text_of(value: object, label: str, key: str) -> str:
 def dns_name(value: object, label: str, key: str) -> str:
     """The name of a Kubernetes object. Raises Problem."""
     text = text_of(value, label, key)
-    if len(text) > 253 or not _DNS_NAME.fullmatch(text):
+    if len(text) > 253 or not DNS_NAME.fullmatch(text):
         raise Problem(label, key, f"{text!r} is not a Kubernetes name (lower case letters, digits, '-' and '.')")
     return text
 

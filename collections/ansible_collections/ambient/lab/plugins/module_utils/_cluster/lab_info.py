@@ -43,7 +43,7 @@ def read_lab(lab_dir: str, facts: dict[str, t.Any] | None = None) -> dict[str, t
     try:
         lab = facts or json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise LabError(f"No lab in {lab_dir}: run `ansible-playbook site.yml` first") from error
+        raise LabError(f"No lab in {lab_dir}{_beside(lab_dir)}: run `ansible-playbook site.yml` first") from error
     except (OSError, ValueError) as error:
         raise LabError(
             f"{path} can't be read ({error}): run `ansible-playbook site.yml --tags cluster` again"
@@ -56,6 +56,13 @@ def read_lab(lab_dir: str, facts: dict[str, t.Any] | None = None) -> dict[str, t
             f"The lab's kubeconfig {lab['kubeconfig']} does not exist: run `ansible-playbook site.yml --tags cluster`"
         )
     return t.cast("dict[str, t.Any]", lab)
+
+
+def _beside(lab_dir: str) -> str:
+    """The labs beside a folder, for whoever has mistyped its name."""
+    parent = pathlib.Path(lab_dir).parent
+    names = sorted(path.parent.name for path in parent.glob("*/lab.json"))
+    return f" (there are {', '.join(names)})" if names else ""
 
 
 def require(

@@ -9,7 +9,7 @@ import re
 import typing as t
 
 from .._common.errors import LabError
-from .._common.rounds import Clock, Retry, Wait, repeat
+from .._common.rounds import Clock, Reason, Wait, repeat
 from .._common.text import place_of
 from .channel import Answer, status_message
 from .finder import Finder, Wanted
@@ -185,7 +185,7 @@ class Changer:
         return answer
 
     def _wait_until_gone(self, wanted: t.Sequence[Object], timeout: float) -> None:
-        rule = Wait[dict[str, Object]](timeout, lambda left: [Retry.USEFUL] * len(left))
+        rule = Wait[dict[str, Object]](timeout, lambda left: [Reason(f"{name} is still there") for name in left])
         for name, item in repeat(lambda: self.there(wanted), rule, Clock(), POLL_SECONDS).last.items():
             held = ", ".join(item["metadata"].get("finalizers") or []) or "no finalizer"
             raise LabError(f"{name} is still there after {timeout:g} s ({held} holds it): see what its events say")

@@ -9,6 +9,7 @@ import time
 import typing as t
 
 from .errors import LabError, Slow
+from .progress import Progress
 
 Look = t.TypeVar("Look")
 LookIn = t.TypeVar("LookIn", contravariant=True)
@@ -58,9 +59,10 @@ class Clock:
 
 
 class Rule(t.Protocol[LookIn]):
-    """When to stop looking."""
+    """When to stop looking. waits_for: what was not as it is to be in the last round, for people; "" for nothing."""
 
     timeout: float
+    waits_for: str
 
     def ends(self, look: LookIn, at: float) -> bool:
         """Take in one round, and say whether it was the last one; at: seconds since the start."""
@@ -85,6 +87,7 @@ def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: 
     """
     start = clock.now()
     rounds = 0
+    progress = Progress()
     while True:
         try:
             seen = look()
@@ -92,8 +95,10 @@ def repeat(look: t.Callable[[], Look], rule: Rule[Look], clock: Time, interval: 
             at = clock.now() - start
             if rule.ends(seen, at):
                 return Ended(seen, rounds, at)
-        except Slow:
+            progress.note(rule.waits_for, at, rule.timeout)
+        except Slow as slow:
             at = clock.now() - start
+            progress.note(slow.message, at, rule.timeout)
             if at >= rule.timeout:
                 raise
         left = rule.timeout - at
@@ -110,13 +115,20 @@ def require_seconds(params: t.Mapping[str, t.Any], **least: float) -> None:
 class Wait(t.Generic[Look]):
     """The rule of a plain wait: until nothing is left to wait for, waiting is pointless, or time is up.
 
-    left: of what is still waited for, whether that is of use.
+    left: what is still waited for, and whether that is of use.
     """
 
-    def __init__(self, timeout: float, left: t.Callable[[Look], t.Collection[Retry]]) -> None:
+    def __init__(self, timeout: float, left: t.Callable[[Look], t.Sequence[Reason]]) -> None:
         self.timeout, self._left = timeout, left
+        self.waits_for = ""
 
     def ends(self, look: Look, at: float) -> bool:
         """Whether this round was the last one."""
         left = self._left(look)
-        return not left or Retry.POINTLESS in left or at >= self.timeout
+        self.waits_for = first_of([reason.text for reason in left])
+        return not left or any(reason.retry is Retry.POINTLESS for reason in left) or at >= self.timeout
+
+
+def first_of(lines: t.Sequence[str]) -> str:
+    """The first of some lines, and how many more there are."""
+    return lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "") if lines else ""

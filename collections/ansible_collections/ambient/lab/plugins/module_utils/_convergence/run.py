@@ -16,6 +16,7 @@ from .._cluster.channel import Answer, status_message
 from .._cluster.kept import Kept, as_new, differs
 from .._cluster.kube import APPLY, Kube
 from .._common.errors import LabError
+from .._common.progress import Progress
 from .._common.rounds import Clock
 from .._curl.script import TICK, Loop, build_script
 from .._mesh.mesh import Object
@@ -129,7 +130,10 @@ class Runner:
                 if passed.gaps:
                     gone = f"is not gone after it was removed: {passed.why_not}"
                     raise LabError(f"The policy was there already, and {gone}")
-            for direction in DIRECTIONS * self._plan.repeats:
+            runs = DIRECTIONS * self._plan.repeats
+            progress, start = Progress(), self._clock.now()
+            for number, direction in enumerate(runs, 1):
+                progress.note(f"{self._plan.policy}: run {number} of {len(runs)}", self._clock.now() - start)
                 measured.append(self._run(direction, targets))
                 if measured[-1].passed.gaps:
                     break

@@ -62,7 +62,7 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
         Its name; "" where there is nothing to remove.
 
     Raises:
-        LabError: with one line, when the folder is not a lab's, another provider than the lab's own is asked for,
+        LabError: when the folder is not a lab's, another provider than the lab's own is asked for,
             or something is missing.
     """
     _refuse_foreign(options)
@@ -83,10 +83,11 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
     missing = {"kind": _kind(options, machine), "embedded": _embedded(machine)}
     if possible := [provider for provider, lacks in missing.items() if not lacks]:
         return possible[0]
-    listed = ". ".join(f"For {provider}: {'; '.join(lacks)}" for provider, lacks in missing.items())
-    raise LabError(
-        f"No cluster can be made here. {listed}. Or use cluster_provider=existing with a cluster of your own"
-    )
+    # What needs the least comes first.
+    listed = sorted((len(lacks), provider, "; ".join(lacks)) for provider, lacks in missing.items())
+    lines = [f"cluster_provider={provider}: {lacks}" for _count, provider, lacks in listed]
+    lines.append("cluster_provider=existing takes a cluster of your own (cluster_kubeconfig)")
+    raise LabError("\n  ".join(["No cluster can be made here, unless one of these can be mended:", *lines]))
 
 
 def _refuse_foreign(options: t.Mapping[str, t.Any]) -> None:

@@ -13,6 +13,7 @@ from .._claims.parse import Claim, Source
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
 from .._common.files import diff_of, put, read_text
+from .._common.progress import say
 from .._common.rounds import Clock
 from .._mesh.destinations import Request
 from .._mesh.load import Asked
@@ -23,7 +24,7 @@ from .engine import Engine, unable, visible
 from .match import MatchResult, match, widened, within
 from .plan import Pair, Wanted, lay_out, require_few
 from .probe_pods import ProbePods, own_pod
-from .report import OWN_POD, Caller, Found, comments_of, failure, matrix_of, returned, warnings_of
+from .report import OWN_POD, SHOWN, Caller, Found, comments_of, failure, matrix_of, returned, warnings_of
 from .text import file_text, read_claims
 from .watch import Observed, watch
 
@@ -100,12 +101,22 @@ def matrix(params: t.Mapping[str, t.Any], check_mode: bool, diff: bool) -> dict[
         stated_so_far = _kept(params["file"], pairs, mesh) if waiting else {}
         written = _written(params, wanted, found, pairs, stated_so_far, check_mode)
         written["changed"] |= values["changed"]
+        say(summary(found, f"observed, and written to {params['file']}" if not check_mode else "observed"))
         shown = {key: value for key, value in written.items() if diff or key != "diff"}
         return {**values, **shown, "warnings": warnings_of(found)}
     values["verdict"] = "fail" if changes.changes else "unknown" if waiting else "pass"
     if changes.changes and params["fail_on_difference"]:
         raise LabError(failure(params["file"], changes, kubectl(params)), **values)
+    say(summary(found, f"compared with {params['file']}"))
     return {**values, "warnings": warnings_of(found)}
+
+
+def summary(found: Found, what: str) -> str:
+    """What a run has come to, and what is no part of it; what could not be asked is a warning."""
+    why = [f"{item.what} ({item.reason})" for item in found.left]
+    more = [f"{len(why) - SHOWN} more"] if len(why) > SHOWN else []
+    left = f"; left out: {'; '.join(why[:SHOWN] + more)}" if why else ""
+    return f"{len(found.clear)} of {len(found.watched.cells)} pairs {what}{left}"
 
 
 def _callers(

@@ -15,7 +15,7 @@ from .._claims.sources import Target, Unusable, find_target, target_in
 from .._cluster.api import Getter, Lister
 from .._cluster.channel import Answer, status_message
 from .._common.errors import LabError
-from .._common.rounds import Clock, Retry, Wait, repeat
+from .._common.rounds import Clock, Reason, Retry, Wait, repeat
 from .._mesh.mesh import DATAPLANE_MODE, Mesh, Object, annotations_of, has_ended, labels_of, name_of
 
 NAME = "ambient-lab-probe"
@@ -286,7 +286,7 @@ class ProbePods:
                 refused.append(f"{name}: {error.message}")
         if refused:
             raise LabError(f"a pod that stood in for a source can't be removed, do it by hand: {'; '.join(refused)}")
-        there = Wait[list[str]](_GONE_SECONDS, lambda left: [Retry.USEFUL for _name in left])
+        there = Wait[list[str]](_GONE_SECONDS, lambda left: [Reason(f"pod {name} is still there") for name in left])
         repeat(lambda: [name for name in names if self._api.get(_path(name))], there, self._clock, _POLL_SECONDS)
 
 
@@ -321,9 +321,9 @@ def _ephemeral(source: Source, pod: Object | None) -> Unusable | None:
     return Unusable("it did not start in time")
 
 
-def _waited_for(found: Unusable) -> Retry:
-    """Whether waiting is of use; an image that can't be pulled now is not waited for."""
-    return Retry.POINTLESS if "ImagePull" in found.reason else found.retry
+def _waited_for(found: Unusable) -> Reason:
+    """What is waited for, and whether that is of use; an image that can't be pulled now is not waited for."""
+    return Reason(found.reason, Retry.POINTLESS if "ImagePull" in found.reason else found.retry)
 
 
 def _why(answer: Answer) -> str:

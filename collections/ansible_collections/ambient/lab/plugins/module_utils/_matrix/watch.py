@@ -118,6 +118,7 @@ class _Settled:
         self.timeout = settings.timeout
         self.cells = [_Answers(pair, settings.stable) for pair in pairs]
         self.rounds = self._tried = 0
+        self.waits_for = ""
         self._stable, self._world = settings.stable, world
 
     def look(self, prove: bool = False) -> bool:
@@ -142,6 +143,8 @@ class _Settled:
         self._tried += look
         # A log may come late, but a destination that answers nobody goes on doing so.
         late = any(cell.proof.problem and cell.seen.outcome not in BLOCKED for cell in self.cells)
+        changing = sum(cell.streak < self._stable for cell in self.cells)
+        self.waits_for = f"{changing} of {len(self.cells)} answers still change, or wait for a proxy's word"
         proven = look and (self._tried >= MAX_PROOFS or not late)
         return at >= self.timeout or (proven and self._same(self._stable))
 

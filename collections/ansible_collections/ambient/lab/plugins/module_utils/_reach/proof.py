@@ -16,7 +16,7 @@ from .._claims.sources import Target, target_in
 from .._cluster.kept import Kept, folder_of, identity, require_none_left
 from .._cluster.kube import kubectl
 from .._common.errors import LabError
-from .._common.rounds import Clock, Retry, Wait, repeat, require_seconds
+from .._common.rounds import Clock, Reason, Wait, repeat, require_seconds
 from .._curl.control import SAFE
 from .._loaded.dump import tells_apart
 from .._mesh.mesh import Mesh, Object, name_of, namespace_of
@@ -179,9 +179,8 @@ class Prover:
             self._live.forget()
             return check(claims, settings, self._live)
 
-        rule: Wait[CheckResult] = Wait(
-            self._settings.timeout, lambda result: [] if result.verdict == "pass" else [Retry.USEFUL]
-        )
+        unmet = [Reason("the claims do not hold")]
+        rule = Wait[CheckResult](self._settings.timeout, lambda result: [] if result.verdict == "pass" else unmet)
         return repeat(look, rule, self._live, self._settings.interval).last
 
     def _require_claims(self, when: str) -> None:

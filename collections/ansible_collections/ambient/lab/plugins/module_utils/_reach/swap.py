@@ -10,7 +10,7 @@ from .._cluster.channel import Answer, status_message
 from .._cluster.kept import Kept, as_new, differs
 from .._cluster.kube import missing_right
 from .._common.errors import LabError
-from .._common.rounds import Retry, Time, Wait, repeat
+from .._common.rounds import Reason, Retry, Time, Wait, repeat
 from .._mesh.mesh import NAMESPACE_PATH, PATHS, Object, namespace_of
 from .mutants import Mutant
 
@@ -189,7 +189,7 @@ class Swap:
 
     def _repeated(self, step: t.Callable[[], tuple[str, Retry]], seconds: float) -> str:
         """Do a step until nothing is left to say, or trying again is of no use; what is left."""
-        rule: Wait[tuple[str, Retry]] = Wait(seconds, lambda said: [said[1]] if said[0] else [])
+        rule: Wait[tuple[str, Retry]] = Wait(seconds, lambda said: [Reason(*said)] if said[0] else [])
         return repeat(step, rule, self._writer, _INTERVAL).last[0]
 
 

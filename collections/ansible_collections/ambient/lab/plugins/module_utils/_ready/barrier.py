@@ -9,7 +9,7 @@ import typing as t
 
 from .._claims.parse import PolicyRef
 from .._common.errors import LabError
-from .._common.rounds import Clock, Retry, Wait, repeat
+from .._common.rounds import Clock, Reason, Retry, Wait, repeat
 from .._common.threads import threads
 from .._loaded.dump import Loaded, waypoint_has, ztunnel_has
 from .._mesh.mesh import Object, name_of
@@ -97,7 +97,7 @@ class Barrier:
         with threads(PARALLEL) as pool:
             ended = repeat(
                 lambda: [gap for policy in self._policies for gap in self._look(policy, pool)],
-                Wait(timeout, lambda gaps: [gap.retry for gap in gaps]),
+                Wait(timeout, lambda gaps: [Reason(f"{gap.policy}: {gap.who}: {gap.why}", gap.retry) for gap in gaps]),
                 self._clock,
                 interval,
             )

@@ -26,6 +26,12 @@ class Look:
     found: list[Object]
     problems: list[tuple[Object | None, Reason]]
 
+    @property
+    def reasons(self) -> list[Reason]:
+        """What is not ready, and why."""
+        named = [(_named(self.wanted, item), reason) for item, reason in self.problems]
+        return [Reason(f"{name}: {reason.text}", reason.retry) for name, reason in named]
+
 
 def ready(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Wait until the objects in the module's parameters are ready.
@@ -67,7 +73,7 @@ def wait(
     with concurrent.futures.ThreadPoolExecutor(min(PARALLEL, len(wanted))) as pool:
         return repeat(
             lambda: list(pool.map(lambda item: _look(item, finder), wanted)),
-            Wait(timeout, lambda looks: [problem.retry for look in looks for _item, problem in look.problems]),
+            Wait(timeout, lambda looks: [reason for look in looks for reason in look.reasons]),
             clock,
             interval,
         )
@@ -95,7 +101,7 @@ def failure(looks: t.Sequence[Look], elapsed: float, finder: Finder, command: st
     lines = [f"{len(bad)} of {total} objects are not ready after {elapsed:.1f} s"]
     further: list[str] = []
     for wanted, item, problem in bad[:MAX_SHOWN]:
-        name = str(wanted if item is None else dataclasses.replace(wanted, name=item["metadata"]["name"]))
+        name = _named(wanted, item)
         # A CRD may still have come while it waited.
         known = item is not None or finder.resource(wanted)
         unknown = f"the API knows no kind {wanted.kind} in {wanted.api_version}: correct it, or install its CRD first"
@@ -106,6 +112,10 @@ def failure(looks: t.Sequence[Look], elapsed: float, finder: Finder, command: st
     if len(bad) > MAX_SHOWN:
         lines.append(f"  ({len(bad) - MAX_SHOWN} more)")
     return "\n".join([*lines, *(f"look: {command} {text}" for text in list(dict.fromkeys(further))[:2])])
+
+
+def _named(wanted: Wanted, item: Object | None) -> str:
+    return str(wanted if item is None else dataclasses.replace(wanted, name=item["metadata"]["name"]))
 
 
 def _further(wanted: Wanted, item: Object | None, pods: t.Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from .._check.stable import Verdict
 from .._claims.fields import label_of, mapping, parse_list
 from .._claims.parse import Claim, parse_claim
 from .._claims.sources import Target, Unusable, target_in
-from .._common.rounds import Retry
+from .._common.rounds import Reason, Retry
 from .._curl.control import Probe
 from .._curl.outcomes import Seen
 from .._curl.probing import Runner, probe_all
@@ -199,6 +199,7 @@ def look(
     return runs
 
 
-def left(runs: t.Sequence[WireRun]) -> list[Retry]:
-    """Of the claims that do not hold, whether looking again is of use."""
-    return [run.verdict.retry for run in runs if not run.verdict.passed]
+def left(runs: t.Sequence[WireRun]) -> list[Reason]:
+    """Of the claims that do not hold, why, and whether looking again is of use."""
+    failing = [run for run in runs if not run.verdict.passed]
+    return [Reason(f"{run.claim.name}: {run.verdict.reason}", run.verdict.retry) for run in failing]

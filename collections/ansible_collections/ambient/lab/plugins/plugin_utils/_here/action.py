@@ -11,6 +11,7 @@ import typing as t
 from ansible import constants
 from ansible.plugins.action.normal import ActionModule as Normal
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
+from ansible_collections.ambient.lab.plugins.module_utils._common.progress import told
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 
 
@@ -39,7 +40,8 @@ class Here(Normal):  # type: ignore[misc]  # ansible-core's base class is untype
         try:
             self._task.args = plain(self._task.args)
             _validation, params = self.validate_argument_spec(argument_spec=self.work.spec)
-            with ended_politely():
+            host = variables.get("inventory_hostname")
+            with ended_politely(), told(lambda line: self._display.display(f"  [{host}] {line}")):
                 return self.work.answer(Call(params, self._task.check_mode, self._task.diff, self._display.verbosity))
         finally:
             os.environ.clear()

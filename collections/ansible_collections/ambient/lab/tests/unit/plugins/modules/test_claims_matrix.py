@@ -8,10 +8,13 @@ import json
 import pathlib
 import typing as t
 
+import jsonschema
 import pytest
 import yaml
 from ansible_collections.ambient.lab.plugins.module_utils._claims.parse import parse_claims
+from ansible_collections.ambient.lab.plugins.module_utils._claims.schema import claims_schema
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._common.progress import told
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.claims_matrix import StandingEdge, matrix
 from ansible_collections.ambient.lab.plugins.module_utils._matrix.engine import Unavailable, unable
 from ansible_collections.ambient.lab.plugins.module_utils._mesh.destinations import resolve
@@ -94,6 +97,23 @@ def test_from_parameters_to_a_file_and_back(lab: Lab) -> None:
     same = lab.run(state="compare", **keep)
     assert (same["verdict"], same["same"], same["changed"]) == ("pass", 4, False)
     assert set(same) - {"changed", "warnings"} <= set(documented)
+
+
+def test_a_run_says_what_it_has_come_to(lab: Lab) -> None:
+    lines: list[str] = []
+    with told(lines.append):
+        lab.run(state="observe")
+        lab.run(state="compare")
+    assert [line.partition("; left out: ")[0] for line in lines] == [
+        f"4 of 4 pairs observed, and written to {lab.file}",
+        f"4 of 4 pairs compared with {lab.file}",
+    ]
+    assert "app.default:53 (" in lines[0]
+
+
+def test_the_file_is_one_that_editors_and_ci_take(lab: Lab) -> None:
+    lab.run(state="observe")
+    jsonschema.validate(yaml.safe_load(lab.file.read_text(encoding="utf-8")), claims_schema())
 
 
 def test_what_has_changed_since_is_shown_and_kept(lab: Lab) -> None:

@@ -67,3 +67,11 @@ def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.
     assert (ok, told["complete"], told["found"], told["changed"]) == (True, False, [], False)
     assert "ansible_facts" not in told
     assert f"Check mode can't look further: {words}" in json.dumps(told["warnings"])
+
+
+def test_whoever_mistypes_a_labs_name_is_told_which_there_are(tmp_path: pathlib.Path) -> None:
+    for name in ("docs", "default"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lab.json").touch()
+    _changed, told = _run(lab_info, lab_dir=str(tmp_path / "dosc"))
+    assert "dosc (there are default, docs): run `ansible-playbook site.yml` first" in told["msg"]

@@ -7,6 +7,7 @@ import typing as t
 
 import pytest
 from ansible_collections.ambient.lab.plugins.module_utils._check.causes import likely_cause
+from ansible_collections.ambient.lab.plugins.module_utils._check.report import failed_row
 from ansible_collections.ambient.lab.plugins.module_utils._check.run import ClaimRun
 from ansible_collections.ambient.lab.plugins.module_utils._check.stable import Verdict
 from ansible_collections.ambient.lab.plugins.module_utils._common.rounds import Reason, Retry
@@ -260,3 +261,55 @@ def test_what_nobody_can_know_is_said() -> None:
     found = why("denied_l4", "allowed", mesh_of(CURL, APP, service("sample-app"), AuthorizationPolicy="forbidden"))
     assert "AuthorizationPolicy objects of namespace default can't be read: forbidden" in found.text
     assert found.retry is Retry.USEFUL
+
+
+LOGS = (
+    'HTTP 403: pods "z" is forbidden: User "me" cannot get resource "pods/log" in API group "" in the namespace '
+    '"istio-system"'
+)
+LISTS = 'User "me" cannot list resource "gateways" in API group "gateway.networking.k8s.io" at the cluster scope'
+
+
+def unproven(phase: str, seen: str, mesh: Mesh, message: str = "", attribution: Attribution | None = None) -> ClaimRun:
+    """A claim on curl-deny, in its last round."""
+    (parsed,) = claims(claim(expect="denied_l4"))
+    run = ClaimRun.of(parsed, phase, mesh)
+    run.seen, run.attribution = Seen(seen, 0, 56, message), attribution
+    run.verdict = Verdict("error", attribution.problem if attribution else message)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "lacks"),
+    [
+        (
+            unproven("after", "denied_l4", world(), "", Attribution(problem=f"{LOGS}; {LOGS}; {LISTS}", silent=True)),
+            "get pods/log in istio-system; list gateways in all namespaces",
+        ),
+        (unproven("after", "probe_error", world(), LOGS.replace("get", "create")), "create pods/log in istio-system"),
+        # It may still come out as expected; a proxy that could be asked denies it.
+        (unproven("after", "allowed", world(), "", Attribution(problem=LOGS, silent=True)), ""),
+        (unproven("after", "denied_l4", world(), "", Attribution(problem=LOGS)), ""),
+    ],
+)
+def test_no_wait_gives_a_right(run: ClaimRun, lacks: str) -> None:
+    found = likely_cause(run, world())
+    assert (f"may not {lacks}: give these rights" in found.text, found.retry is Retry.POINTLESS) == (bool(lacks),) * 2
+
+
+def test_kubectl_is_asked_for_the_right_that_is_missing() -> None:
+    run = unproven("after", "denied_l4", world(), "", Attribution(problem=f"{LISTS}; {LOGS}", silent=True))
+    assert failed_row(run, "kubectl").look == "kubectl auth can-i list gateways.gateway.networking.k8s.io -A"
+    run.verdict = Verdict("error", LOGS)
+    assert failed_row(run, "kubectl").look == "kubectl auth can-i get pods/log -n istio-system"
+
+
+def test_a_policy_that_is_there_already_is_named_and_not_waited_for() -> None:
+    run = unproven("before", "denied_l4", world(denying()), "", Attribution("ztunnel", "default/p"))
+    found = likely_cause(run, world(denying()))
+    assert found.text.startswith("AuthorizationPolicy default/p refuses it already; ")
+    assert found.retry is Retry.POINTLESS
+    assert "delete it first" in found.text
+    assert failed_row(run, "kubectl").look == "kubectl -n default get authorizationpolicy p -o yaml"
+    # One that was deleted a moment ago is waited for.
+    assert likely_cause(run, world()).retry is Retry.USEFUL

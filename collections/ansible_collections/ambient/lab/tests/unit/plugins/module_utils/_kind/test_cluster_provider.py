@@ -143,11 +143,12 @@ def test_where_nothing_can_be_one_line_lists_what_is_missing(options: dict[str, 
     with pytest.raises(LabError) as raised:
         choose(options, mac(docker=DOWN, kubectl=UP, helm=HELM["helm"]))
     message = raised.value.message
-    for text in ("For kind: no container engine answers (docker: Cannot connect", "the program kind is missing",
-                 "For embedded: Linux (this is Darwin); root", "cluster_provider=existing"):  # fmt: skip
+    for text in ("=kind: no container engine answers (docker: Cannot connect", "the program kind is missing",
+                 "=embedded: Linux (this is Darwin); root", "cluster_provider=existing"):  # fmt: skip
         assert text in message
     assert "helm" not in message
-    assert "\n" not in message
+    # Each on a line of its own.
+    assert message.count("\n  cluster_provider=") == 3
 
 
 @pytest.mark.parametrize("own", ["kind", "embedded", "existing"])
