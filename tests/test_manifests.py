@@ -147,7 +147,7 @@ L7_FORMS = {
 
 @pytest.mark.parametrize("form", L7_FORMS)
 def test_l7_policy_binds_to_the_service(form: str) -> None:
-    """The policy names the Service, so the waypoint enforces it; only GET passes, or only what curl changes does not."""
+    """It names the Service, so the waypoint enforces it; only GET passes, or only what curl changes does not."""
     (policy,) = render("l7_waypoint", "policy.yaml.j2", l7_waypoint_policy_form=form)
     assert (policy["metadata"]["name"], policy["metadata"]["namespace"]) == ("layer7-authz", "layer7")
     targets = [{"group": "", "kind": "Service", "name": "sample-app"}]
