@@ -9,7 +9,7 @@ from project import defaults
 
 
 def outcome(expectation: Any) -> str:
-    """Return the outcome of an expectation in its short or its long form."""
+    """Return the outcome of an expectation in its short or its long form, or the template that decides."""
     return str(expectation["outcome"] if isinstance(expectation, dict) else expectation)
 
 
@@ -24,9 +24,12 @@ def test_every_claim_says_what_was_before(role: str) -> None:
 
 
 def test_l7_claims_cover_every_method() -> None:
-    """GET passes, and everything else that changes something is refused with 403."""
-    claims = {c["to"]["method"]: c["expect"] for c in defaults("l7_waypoint")["l7_waypoint_claims"]}
+    """GET passes, and everything else that changes something is refused with 403: with a body, below / as well."""
+    claims = [c for c in defaults("l7_waypoint")["l7_waypoint_claims"] if c["from"] == {"pod": "curl"}]
     refused = {"outcome": "denied_l7", "http_code": 403}
-    assert claims == {"GET": {"outcome": "allowed", "http_code": 200}} | dict.fromkeys(
-        ["POST", "PUT", "PATCH", "DELETE"], refused
-    )
+    assert {c["to"]["method"] for c in claims} == {"GET", "POST", "PUT", "PATCH", "DELETE"}
+    for claim in claims:
+        passes = claim["to"]["method"] == "GET"
+        assert claim["expect"] == ({"outcome": "allowed", "http_code": 200} if passes else refused)
+    posts = [c["to"] for c in claims if c["to"]["method"] == "POST"]
+    assert [("body" in to, to["url"].endswith(":8080/")) for to in posts] == [(0, 1), (1, 1), (0, 0)]

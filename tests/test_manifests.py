@@ -13,7 +13,14 @@ from project import ROOT, defaults, load
 
 LAB = {"images": {"app": "registry/app:1", "curl": "registry/curl:1"}}
 PLACEMENT = load(ROOT / "inventory/group_vars/all.yml")["lab_placement"]
-PLACE = {"namespace": "default", "node_port": 30080, "service_labels": {}, "link_clients": False}
+PLACE = {
+    "namespace": "default",
+    "node_port": 30080,
+    "namespace_labels": {},
+    "service_labels": {},
+    "clients": ["curl"],
+    "link_clients": False,
+}
 
 
 def render(role: str, template: str, **variables: Any) -> list[dict[str, Any]]:
@@ -73,19 +80,21 @@ def test_the_config_map_carries_the_app_unchanged() -> None:
 
 
 def test_sample_app_in_a_namespace_of_its_own() -> None:
-    """The copy behind the waypoint: a namespace in the mesh, an enrolled Service without a NodePort."""
-    objects = render(
-        "sample_app",
-        "app.yaml.j2",
-        sample_app_deployment={
-            "namespace": "layer7",
-            "node_port": 0,
-            "service_labels": {"istio.io/use-waypoint": "waypoint"},
-            "link_clients": True,
-        },
-    )
-    assert {("Pod", "curl-inside", "layer7"), ("Pod", "curl-outside", "layer7")} < identities(objects)
-    assert one(objects, "Namespace")["metadata"]["labels"]["istio.io/dataplane-mode"] == "ambient"
+    """The copy behind the waypoint: a namespace in the mesh, an enrolled Service without a NodePort, more clients."""
+    copy = {
+        "namespace": "layer7",
+        "node_port": 0,
+        "namespace_labels": {"of": "mine"},
+        "service_labels": {"istio.io/use-waypoint": "waypoint"},
+        "clients": ["curl", "curl-other"],
+        "link_clients": True,
+    }
+    objects = render("sample_app", "app.yaml.j2", sample_app_deployment=copy)
+    pods = {found["metadata"]["name"]: found["spec"] for found in objects if found["kind"] == "Pod"}
+    assert {*pods} == {"curl", "curl-other", "curl-inside", "curl-outside"}
+    assert pods["curl-other"]["serviceAccountName"] == "curl-other"
+    assert ("ServiceAccount", "curl-other", "layer7") in identities(objects)
+    assert one(objects, "Namespace")["metadata"]["labels"] == {"istio.io/dataplane-mode": "ambient", "of": "mine"}
     service = one(objects, "Service")
     assert service["metadata"]["labels"] == {"app": "sample-app", "istio.io/use-waypoint": "waypoint"}
     assert service["spec"]["type"] == "ClusterIP"
@@ -126,15 +135,23 @@ def test_l4_policy_denies_one_identity_on_the_workloads_port() -> None:
     }
 
 
-def test_l7_policy_binds_to_the_service() -> None:
-    """The policy names the Service, so the waypoint enforces it; only GET passes."""
-    (policy,) = render("l7_waypoint", "policy.yaml.j2")
+CURL = {"source": {"principals": ["cluster.local/ns/layer7/sa/curl"]}}
+L7_FORMS = {
+    "allow": {"action": "ALLOW", "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]},
+    "deny": {
+        "action": "DENY",
+        "rules": [{"from": [CURL], "to": [{"operation": {"methods": ["POST", "PUT", "PATCH", "DELETE"]}}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("form", L7_FORMS)
+def test_l7_policy_binds_to_the_service(form: str) -> None:
+    """It names the Service, so the waypoint enforces it; only GET passes, or only what curl changes does not."""
+    (policy,) = render("l7_waypoint", "policy.yaml.j2", l7_waypoint_policy_form=form)
     assert (policy["metadata"]["name"], policy["metadata"]["namespace"]) == ("layer7-authz", "layer7")
-    assert policy["spec"] == {
-        "targetRefs": [{"group": "", "kind": "Service", "name": "sample-app"}],
-        "action": "ALLOW",
-        "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}],
-    }
+    targets = [{"group": "", "kind": "Service", "name": "sample-app"}]
+    assert policy["spec"] == {"targetRefs": targets, **L7_FORMS[form]}
 
 
 def test_what_closes_the_ways_around_the_waypoint_admits_only_its_identity() -> None:

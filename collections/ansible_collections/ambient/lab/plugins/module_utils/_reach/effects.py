@@ -39,8 +39,8 @@ HOLES = (
         "1.28.7 1.29.3",
         "istio#59992",
     ),
-    ("istio-cni may give a pod another's network, and so a wrong identity", "1.30.4", "istio#61211"),
-    ("traffic of a multi-cluster ingress may go around a waypoint", "1.30.4", "istio#61092"),
+    ("istio-cni may give a pod another's network, and so a wrong identity", "1.29.7 1.30.4", "istio#61211"),
+    ("traffic of a multi-cluster ingress may go around a waypoint", "1.29.7 1.30.4", "istio#61092"),
     ("negative matches of headers and path parameters may be circumvented in Envoy", "1.29.7 1.30.4", "CVE-2026-73552"),
 )
 _IDENTITIES = {"principals", "namespaces", "serviceAccounts"}

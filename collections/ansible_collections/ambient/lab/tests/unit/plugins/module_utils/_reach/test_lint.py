@@ -156,6 +156,7 @@ def test_a_dry_run_is_said(value: str, rules: list[str]) -> None:
         # The patch counts, and older minor versions have patches of their own.
         ("1.30.9", 0, False),
         ("1.29.3", 3, False),
+        ("1.29.7", 0, False),
         ("1.28.7", 3, False),
         ("1.27.9", 4, True),
         ("v1.30", 3, False),
