@@ -1,4 +1,4 @@
-"""Where the two projects meet: the collection documents what the program of embedded/ takes and answers."""
+"""The collection knows nothing of this repository, and documents the contract of the program in embedded/."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible_collections.ambient.lab.plugins.action.embedded_cluster import _contract
 from ansible_collections.ambient.lab.plugins.modules import embedded_cluster
-from project import ROOT
+from project import COLLECTION, ROOT
 
 CONTRACT = json.loads((ROOT / "embedded/ambient_embedded/contract.json").read_text(encoding="utf-8"))
+# Playbooks, roles, their variables and tags, and the docs of this repository.
+OURS = re.compile(
+    r"site\.yml|playbooks/|docs/(?!report\.schema\.json)[a-z-]+[./]|--tags|\bmake (up|down|build|clean)"
+    r"|\brole(s\b|'s| C\(| `)|\b(cluster|embedded|istio_ambient|l4_authz|l7_waypoint)_(provider=|istio|\w+_dir)"
+)
+
+
+def test_the_collection_says_nothing_of_this_repository() -> None:
+    """Whoever has installed it alone has neither its playbooks nor its roles."""
+    files = [path for path in (COLLECTION / "plugins").rglob("*") if path.suffix in (".py", ".j2")]
+    text = {path: re.sub(r"https?://\S+", "", path.read_text(encoding="utf-8")) for path in files}
+    assert [(path.name, found[0]) for path, words in text.items() for found in OURS.finditer(words)] == []
 
 
 def without_words(options: dict[str, Any]) -> dict[str, Any]:

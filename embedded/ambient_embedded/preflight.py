@@ -175,7 +175,7 @@ def _probe(scratch: str) -> list[str]:
         if result.returncode == 0:
             return list(json.loads(result.stdout))
         reason = result.stderr.strip()
-    remedy = f"give the container the right to (Docker: --privileged) or <otherwise>"
+    remedy = "give the container the right to (Docker: --privileged) or <otherwise>"
     return [f"namespaces cannot be made ({reason}): {remedy}"]
 
 

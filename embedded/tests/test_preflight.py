@@ -57,7 +57,7 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
         f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set <state_dir>",
         f"1.0 GiB are free for {tmp_path}/cache, 15 GiB are needed: make room or set <cache_dir>",
         "0.5 GiB of memory are available, 4 GiB are needed: end other programs or give the machine more",
-        f"the kernel has no cgroup controllers cpu, cpuset, pids: enable them or <otherwise>",
+        "the kernel has no cgroup controllers cpu, cpuset, pids: enable them or <otherwise>",
         f"no cgroup can be made in {cgroups}/gone (No such file or directory): "
         f"give the container its cgroups writable (Docker: --privileged) or <otherwise>",
         "overlayfs cannot be mounted: set <state_dir>",

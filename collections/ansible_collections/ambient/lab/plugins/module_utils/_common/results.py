@@ -1,4 +1,4 @@
-# Reads and writes the results file, which the modules share: one section per role, kept between runs.
+# Reads and writes the results file, which the modules share: one section per part, kept between runs.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -16,7 +16,7 @@ from .files import replace_file
 
 Results = dict[str, t.Any]
 # What to do where there are none yet.
-ADVICE = "check claims with ambient.lab.curl_outcomes first, for example by `ansible-playbook site.yml`"
+ADVICE = "check claims with ambient.lab.curl_outcomes first"
 
 
 def require_section(section: str | None) -> None:
