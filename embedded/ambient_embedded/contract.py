@@ -79,4 +79,4 @@ def _value(value: Any, option: dict[str, Any], where: str) -> Any:
         raise LabError(f"{where} must be of the type {option['type']}, not {value!r}")
     if "options" in option:
         return [_object(item, option["options"], where) for item in value]
-    return os.path.expanduser(value) if option["type"] == "path" else value
+    return os.path.expanduser(str(value)) if option["type"] == "path" else value
