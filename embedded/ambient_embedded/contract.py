@@ -75,8 +75,9 @@ def _object(given: Any, options: dict[str, Any], where: str, required_if: Iterab
 def _value(value: Any, option: dict[str, Any], where: str) -> Any:
     if value not in option.get("choices", [value]):
         raise LabError(f"{where} must be one of {', '.join(map(str, option['choices']))}, not {value!r}")
-    if type(value) is not TYPES[option["type"]]:
+    kind = type(value)
+    if kind is not TYPES[option["type"]]:  # True is an int as well
         raise LabError(f"{where} must be of the type {option['type']}, not {value!r}")
     if "options" in option:
         return [_object(item, option["options"], where) for item in value]
-    return os.path.expanduser(str(value)) if option["type"] == "path" else value
+    return os.path.expanduser(value) if option["type"] == "path" else value

@@ -77,9 +77,9 @@ def test_what_is_no_request_is_refused(ask: Ask, text: str, words: str) -> None:
 
 
 def test_what_is_not_given_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/srv/me")
     told = contract.request(json.dumps({"state": "absent", "name": "unit", "state_dir": "~/state"}))
-    assert (told["state_dir"], told["lab_dir"]) == ("/home/me/state", None)
+    assert (told["state_dir"], told["lab_dir"]) == ("/srv/me/state", None)
     assert (told["check"], told["forwards"], told["workers"], told["timeout"]) == (False, [], 1, 180)
 
 

@@ -151,7 +151,7 @@ kiali_chart:
   description: Folder of Kiali's Helm chart.
   returned: O(state=present)
   type: str
-  sample: /home/me/embedded/kiali/chart
+  sample: /opt/ambient/embedded/kiali/chart
 gateway_api_crds:
   description: Files of the Gateway API's custom resource definitions.
   returned: O(state=present)
