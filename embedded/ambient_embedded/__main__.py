@@ -1,25 +1,25 @@
 """The embedded provider's command: builds what is missing, starts or removes a lab.
 
-Reads one JSON object from standard input, reports progress on standard error, and writes one JSON object to
-standard output; exit status 1 and ``{"failed": true, "msg": str}`` when something must be mended first.
+Reads one JSON object from standard input, as contract.json has it, reports progress on standard error, and writes one
+JSON object to standard output: ``changed``, and where a lab is present contract.json's ``answer``. Exit status 1 and
+``{"failed": true, "msg": str}`` when something must be mended first.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from . import cache, lab, oci, pki, preflight
+from . import cache, contract, lab, oci, pki, preflight
 from .cache import Progress
 from .errors import LabError
 from .parts import IMAGE_REGISTRY, Bill
-from .tools import run
+from .tools import EMBEDDED, run
 
 APT_REMEDY = "Are apt's sources (/etc/apt/sources.list*) within reach? Or install the package yourself, then run again."
 
@@ -98,7 +98,7 @@ def _hand_over(folder: Path, kubeconfig: str, logs: Path) -> bool:
 def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Preflight, build, start; with ``check`` only say whether that would change anything."""
     preflight.check_basics()
-    bill = Bill(Path(request["cache_dir"]).expanduser())
+    bill = Bill(Path(request["cache_dir"]))
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
     cache.refuse_foreign(bill.cache)
     settings = _settings(request, bill)
@@ -131,6 +131,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         "changed": result["changed"] or built or installed,
         "programs": str(settings.programs),
         "charts": {chart.name: str(chart) for chart in sorted((sources / "charts").iterdir())},
+        "kiali_chart": str(EMBEDDED / "kiali/chart"),
         "gateway_api_crds": [str(file) for file in sorted((sources / "crds").iterdir())],
         "registry": IMAGE_REGISTRY,
         "tag": bill.image_tag,
@@ -140,7 +141,7 @@ def present(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None) -> dict[str, Any]:
     """Only build what is missing, of another bill where one is given."""
     preflight.check_basics()
-    bill = bill or Bill(Path(request["cache_dir"]).expanduser())
+    bill = bill or Bill(Path(request["cache_dir"]))
     preflight.check_owners(bill.cache, Path(request["state_dir"]))
     cache.refuse_foreign(bill.cache)
     if all(part.folder(bill.cache).is_dir() for part in bill.parts()):
@@ -154,10 +155,10 @@ def built(request: dict[str, Any], progress: Progress, bill: Bill | None = None)
 
 def clean(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove what was built and nothing else. Raises :class:`LabError` while a lab runs on programs that are in it."""
-    folder = Path(request["cache_dir"]).expanduser()
+    folder = Path(request["cache_dir"])
     for one in filter(lab.is_running, _labs(Path(request["state_dir"]))):
         if any(path.is_relative_to(folder.resolve()) for path in lab.needed_by(one)):
-            raise LabError(f"The lab {one.name} runs on what is in {folder}: remove the lab first (make down)")
+            raise LabError(f"The lab {one.name} runs on what is in {folder}: remove the lab first (<absent>)")
     cache.refuse_foreign(folder)
     changed = not cache.is_empty(folder)
     if changed and not request["check"]:
@@ -170,47 +171,22 @@ def absent(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove the lab: its processes, cgroups and files. The cache stays."""
     if os.geteuid() != 0:
         raise LabError("not root: the lab's processes and mounts are root's, run it as root or with sudo")
-    owner = Path(request["lab_dir"]).absolute() if request.get("lab_dir") else None
+    owner = Path(request["lab_dir"]).absolute() if request["lab_dir"] else None
     changed = lab.absent(Path(request["state_dir"]), request["name"], progress, owner=owner, check=request["check"])
     return {"changed": changed}
 
 
 STATES = {"built": built, "clean": clean, "present": present, "absent": absent}
-NEEDED = {
-    "built": {"check", "cache_dir", "state_dir", "keep_build_files"},
-    "clean": {"check", "cache_dir", "state_dir"},
-    "present": {
-        "check", "cache_dir", "state_dir", "keep_build_files", "name", "lab_dir", "forwards", "workers", "timeout",
-    },
-    "absent": {"check", "state_dir", "name"},
-}  # fmt: skip
-NAME = re.compile("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-
-
-def _request(text: str) -> dict[str, Any]:
-    """The request. Raises :class:`LabError` where a field is missing or the name cannot be a lab's."""
-    try:
-        request = json.loads(text)
-        missing = sorted(NEEDED[request["state"]] - {key for key, value in request.items() if value is not None})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LabError(f"The request must be a JSON object whose state is one of {', '.join(STATES)}") from error
-    if missing:
-        raise LabError(f"The request lacks {', '.join(missing)}")
-    if "name" in NEEDED[request["state"]] and not NAME.fullmatch(str(request["name"])):
-        raise LabError(
-            f"The lab's name {request['name']!r} must be at most 40 lower-case letters, digits and hyphens "
-            "(it becomes a host name): set cluster_name"
-        )
-    return dict(request)
 
 
 def main() -> int:
     os.umask(0o022)  # a hardened shell's would hide the images' files from the users of containers
+    text = sys.stdin.read()
     try:
-        request = _request(sys.stdin.read())
+        request = contract.request(text)
         result = STATES[request["state"]](request, _progress)
     except (LabError, OSError, subprocess.SubprocessError) as error:
-        print(json.dumps({"failed": True, "msg": str(error)}))
+        print(json.dumps({"failed": True, "msg": contract.named(str(error), text)}))
         return 1
     print(json.dumps(result))
     return 0

@@ -299,7 +299,7 @@ def refuse_foreign(cache: Path) -> None:
         known.add(WORK)
     if foreign := sorted({entry.name for entry in cache.iterdir()} - known):
         raise LabError(
-            f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set embedded_cache_dir to a folder of its "
+            f"{cache} is not the ambient lab's cache, {foreign[0]} is in it: set <cache_dir> to a folder of its "
             f"own, {cache / 'ambient-lab'} for example"
         )
 

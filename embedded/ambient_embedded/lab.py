@@ -264,13 +264,13 @@ def refuse_loss(settings: Settings) -> None:
     ownership.refuse_foreign(settings.folder)
     ownership.refuse_stranger(settings.folder, settings.owner, running=is_running(settings.folder))
     if (settings.folder / "data").exists():
-        raise LabError(f"The lab {settings.name} was made by an older version: remove it first (make down)")
+        raise LabError(f"The lab {settings.name} was made by an older version: remove it first (<absent>)")
     here = {folder.name for folder in settings.folder.glob("nodes/*")}
     asked = {node.name for node in Lab(settings.folder, 0, settings.workers, settings.pause_image).nodes}
     if lost := sorted(here - asked):
         raise LabError(
-            f"The lab {settings.name} has {', '.join(lost)} besides what cluster_workers={settings.workers} asks for: "
-            f"set cluster_workers={len(here) - 1}, or remove the lab first (make down)"
+            f"The lab {settings.name} has {', '.join(lost)} besides what <workers>={settings.workers} asks for: "
+            f"set <workers>={len(here) - 1}, or remove the lab first (<absent>)"
         )
 
 

@@ -22,8 +22,8 @@ def refuse_foreign(folder: Path) -> None:
     """Raise :class:`LabError` where something in the place of a lab's folder is not a lab's."""
     if folder.exists() and not is_lab(folder) and not _is_empty(folder):
         raise LabError(
-            f"{folder} is not a lab's folder, it has none of {', '.join(MARKS)}: set cluster_state_dir to a folder of "
-            "its own, or take another cluster_name"
+            f"{folder} is not a lab's folder, it has none of {', '.join(MARKS)}: set <state_dir> to a folder of "
+            "its own, or take another <name>"
         )
 
 
@@ -47,8 +47,8 @@ def refuse_stranger(folder: Path, owner: Path, *, running: bool = False) -> None
     if not same and not (gone and (not running or _has_its_key(owner, folder))):
         raise LabError(
             f"The lab {folder.name} in {folder.parent} belongs to {other or 'a checkout that is not written down'}, "
-            f"and this run's folder is {owner}: take another name for yours (cluster_name, and ports of its own in "
-            f"cluster_node_ports), or remove that lab first{'' if gone else ', from there'} (make down)"
+            f"and this run's folder is {owner}: take another name for yours (<name>, and ports of its own in "
+            f"<port>), or remove that lab first{'' if gone else ', from there'} (<absent>)"
         )
 
 

@@ -29,10 +29,6 @@ HOST_TOOLS = {"mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-lin
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_SECONDS = 30.0
 PROFILE = Path("/proc/self/attr/current")
-OTHER_PROVIDER = "set cluster_provider to kind or existing"
-WAY_OUT = (
-    "Other ways: cluster_provider=kind where Docker runs, or cluster_provider=existing with a cluster of your own."
-)
 
 
 def missing_tools() -> list[str]:
@@ -49,10 +45,10 @@ def _existing(path: Path) -> Path:
 
 def _basics() -> Iterator[str]:
     if platform.system() != "Linux":
-        yield f"{platform.system()} is not Linux, whose namespaces the embedded cluster needs: {OTHER_PROVIDER}"
+        yield f"{platform.system()} is not Linux, whose namespaces the embedded cluster needs: <otherwise>"
         return
     if platform.machine() not in ("x86_64", "aarch64"):
-        yield f"the processor {platform.machine()} is neither x86_64 nor aarch64: {OTHER_PROVIDER}"
+        yield f"the processor {platform.machine()} is neither x86_64 nor aarch64: <otherwise>"
     if os.geteuid() != 0:
         yield "not root: namespaces and mounts need it, run it as root or with sudo"
     if missing_tools() and not shutil.which("apt-get"):
@@ -62,8 +58,8 @@ def _basics() -> Iterator[str]:
 def _owners(cache: Path, state: Path) -> Iterator[str]:
     """Whoever may write where programs come from, or keys lie, is root here: nobody else may, in no folder above."""
     for folder, variable, place in (
-        (cache, "embedded_cache_dir", "~root/.cache/ambient-lab"),
-        (state, "cluster_state_dir", "/var/lib/ambient-lab"),
+        (cache, "<cache_dir>", "~root/.cache/ambient-lab"),
+        (state, "<state_dir>", "/var/lib/ambient-lab"),
     ):
         path = folder.absolute()
         for part in sorted(_way(path, *(_parts(cache) if path == cache.absolute() else ()))):
@@ -103,9 +99,9 @@ def _writable(status: os.stat_result) -> str:
 
 def _resources(cache: Path, state: Path, building: bool, running: bool, new_nodes: int) -> Iterator[str]:
     apart = _existing(cache).stat().st_dev != _existing(state).stat().st_dev
-    needs = [(state, RUN_DISK_BYTES + apart * new_nodes * COPY_DISK_BYTES, "cluster_state_dir")]
+    needs = [(state, RUN_DISK_BYTES + apart * new_nodes * COPY_DISK_BYTES, "<state_dir>")]
     if building:
-        needs.append((cache, BUILD_DISK_BYTES, "embedded_cache_dir"))
+        needs.append((cache, BUILD_DISK_BYTES, "<cache_dir>"))
     for folder, need, variable in needs:
         free = shutil.disk_usage(_existing(folder)).free
         if free < need:
@@ -128,10 +124,10 @@ def _cgroups() -> Iterator[str]:
         names = set((CGROUPS / "cgroup.controllers").read_text().split())
         kind = CGROUPS / "cgroup.type"  # of a container; a machine's root has none
         if kind.exists() and "threaded" in kind.read_text():
-            yield f"{CGROUPS} is a threaded cgroup, which has no memory controller: {OTHER_PROVIDER}"
+            yield f"{CGROUPS} is a threaded cgroup, which has no memory controller: <otherwise>"
     missing = {"cpu", "cpuset", "memory", "pids"} - {part for name in names for part in name.split(",")}
     if missing:
-        yield f"the kernel has no cgroup controllers {', '.join(sorted(missing))}: enable them or {OTHER_PROVIDER}"
+        yield f"the kernel has no cgroup controllers {', '.join(sorted(missing))}: enable them or <otherwise>"
     for hierarchy in hierarchies:
         group = hierarchy / f"ambient-lab-preflight-{os.getpid()}"
         try:
@@ -140,7 +136,7 @@ def _cgroups() -> Iterator[str]:
         except OSError as error:
             yield (
                 f"no cgroup can be made in {hierarchy} ({error.strerror}): "
-                f"give the container its cgroups writable (Docker: --privileged) or {OTHER_PROVIDER}"
+                f"give the container its cgroups writable (Docker: --privileged) or <otherwise>"
             )
 
 
@@ -148,7 +144,7 @@ def _kernel(state: Path) -> Iterator[str]:
     try:
         scratch = tempfile.TemporaryDirectory(dir=_existing(state), prefix=".preflight-")
     except OSError as error:
-        yield f"{state} cannot be written ({error.strerror}): set cluster_state_dir"
+        yield f"{state} cannot be written ({error.strerror}): set <state_dir>"
         return
     with scratch as folder:
         problems = _probe(folder)
@@ -156,7 +152,7 @@ def _kernel(state: Path) -> Iterator[str]:
     if problems and (profile := _confinement()):
         yield (
             f"AppArmor confines this process ({profile}), and may be the reason: run it unconfined "
-            f"(Docker: --security-opt apparmor=unconfined, or --privileged) or {OTHER_PROVIDER}"
+            f"(Docker: --security-opt apparmor=unconfined, or --privileged) or <otherwise>"
         )
 
 
@@ -179,7 +175,7 @@ def _probe(scratch: str) -> list[str]:
         if result.returncode == 0:
             return list(json.loads(result.stdout))
         reason = result.stderr.strip()
-    remedy = f"give the container the right to (Docker: --privileged) or {OTHER_PROVIDER}"
+    remedy = "give the container the right to (Docker: --privileged) or <otherwise>"
     return [f"namespaces cannot be made ({reason}): {remedy}"]
 
 
@@ -207,15 +203,15 @@ def _ports(forwards: tuple[tuple[str, int, int], ...]) -> Iterator[str]:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                yield f"port {host}:{port} is taken{_holder(port)}: set another one in cluster_node_ports"
+                yield f"port {host}:{port} is taken{_holder(port)}: set another one in <port>"
             else:
-                yield f"{error.strerror}: set cluster_listen_address"
+                yield f"{error.strerror}: set <host>"
 
 
 def _raise(problems: list[str]) -> None:
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise LabError(f"The embedded cluster cannot run on this machine:\n{listed}\n{WAY_OUT}")
+        raise LabError(f"The embedded cluster cannot run on this machine:\n{listed}\nAnother way: <otherwise>.")
 
 
 def check_basics() -> None:

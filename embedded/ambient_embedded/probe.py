@@ -49,7 +49,7 @@ def overlay(scratch: Path) -> str | None:
         reason = os.strerror(ctypes.get_errno())
         return (
             f"overlayfs cannot be mounted on {scratch.parent} ({reason}): "
-            "set cluster_state_dir to a folder on ext4, xfs or btrfs"
+            "set <state_dir> to a folder on ext4, xfs or btrfs"
         )
     libc.umount2(str(scratch / "merged").encode(), 0)
     return None

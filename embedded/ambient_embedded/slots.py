@@ -73,7 +73,7 @@ def choose(folder: Path) -> Slot:
         if (holder := interface_owner(own.interface)) not in (None, str(folder)):
             raise LabError(
                 f"The lab {folder.name} has the subnet {subnet(own.number)}, and {holder or 'something else'} uses it "
-                f"now ({own.interface}): end that, or remove this lab (make down)"
+                f"now ({own.interface}): end that, or remove this lab (<absent>)"
             )
         return own if is_free(own.api_port) else Slot(own.number, next(free_ports, own.api_port))
     numbers = {slot.number for slot in taken}

@@ -86,7 +86,7 @@ def wait(folder: Path, lab: Lab, api: Api, timeout: float, progress: Progress) -
         while not holds():
             late = time.monotonic() - started > timeout
             if late or alive(folder / "launcher.pid") is None:
-                reason = f"not after {timeout:g} s (cluster_wait_timeout)" if late else "its process ended"
+                reason = f"not after {timeout:g} s (<timeout>)" if late else "its process ended"
                 raise LabError(f"{what}: {reason}. Logs in {folder}/log:\n{last_words(folder)}")
             time.sleep(POLL_SECONDS)
         progress(f"{what} after {time.monotonic() - started:.1f} s")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from ambient_embedded import __main__ as command
-from ambient_embedded import cache, lab, launcher, preflight
+from ambient_embedded import cache, contract, lab, launcher, preflight
 from ambient_embedded.cache import Part, Report
 from ambient_embedded.parts import Bill
 
@@ -52,20 +52,48 @@ def request(folder: Path, state: str, **rest: object) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"state": "gone"}', '{"state": ["present"]}'])
-def test_what_is_no_request_is_refused(ask: Ask, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must be a JSON object: "),
+        ("{", "must be a JSON object: "),
+        ("[]", "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ("{}", "lacks cache_dir, lab_dir, name, state_dir"),
+        ('{"stat": "absent"}', "has stat: it takes state, check, name, "),
+        ('{"state": "gone"}', ": state must be one of built, clean, present, absent, not 'gone'"),
+        ('{"state": ["present"]}', ": state must be one of built, clean, present, absent, not ['present']"),
+        ('{"state_dir": 1}', ": state_dir must be of the type path, not 1"),
+        ('{"workers": true}', ": workers must be of the type int, not True"),
+        ('{"forwards": [{"host": "127.0.0.1", "port": 1}]}', ": forwards lacks node_port"),
+        ('{"forwards": [{"host": "127.0.0.1", "port": "1"}]}', ": forwards: port must be of the type int, not '1'"),
+    ],
+)
+def test_what_is_no_request_is_refused(ask: Ask, text: str, words: str) -> None:
     status, answer = ask(text)
     assert (status, answer["failed"]) == (1, True)
-    assert "built, clean, present, absent" in answer["msg"]
+    assert answer["msg"].startswith("The request")
+    assert words in answer["msg"]
+
+
+def test_what_is_not_given_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/me")
+    told = contract.request(json.dumps({"state": "absent", "name": "unit", "state_dir": "~/state"}))
+    assert (told["state_dir"], told["lab_dir"]) == ("/srv/me/state", None)
+    assert (told["check"], told["forwards"], told["workers"], told["timeout"]) == (False, [], 1, 180)
+
+
+def test_messages_call_an_option_what_its_caller_does() -> None:
+    told = "set <name>, <port> or <state_dir>, or <absent>; <none>"
+    asked = json.dumps({"names": {"name": "cluster_name", "absent": "make down"}})
+    assert contract.named(told, asked) == "set cluster_name, port or state_dir, or make down; <none>"
+    for broken in ("", "[]", '{"names": 1}'):
+        assert contract.named(told, broken) == "set name, port or state_dir, or state=absent; <none>"
 
 
 @pytest.mark.parametrize(
     ("state", "fields"),
-    [
-        ("present", "cache_dir, forwards, keep_build_files, lab_dir, name, timeout, workers"),
-        ("absent", "name"),
-        ("clean", "cache_dir"),
-    ],
+    [("present", "cache_dir, lab_dir, name"), ("absent", "name"), ("clean", "cache_dir"), ("built", "cache_dir")],
 )
 def test_missing_fields_are_named(ask: Ask, tmp_path: Path, state: str, fields: str) -> None:
     status, answer = ask({"state": state, "state_dir": str(tmp_path), "check": True, "cache_dir": None})
@@ -78,7 +106,7 @@ def test_a_name_that_is_no_label_touches_nothing(ask: Ask, tmp_path: Path, name:
     (tmp_path / "state/other").mkdir(parents=True)
     status, answer = ask(request(tmp_path, state, name=name))
     assert (status, answer["failed"]) == (1, True)
-    assert "set cluster_name" in answer["msg"]
+    assert "set name" in answer["msg"]
     assert (tmp_path / "state/other").is_dir()
 
 
@@ -183,7 +211,7 @@ def test_the_cache_of_a_running_lab_is_not_emptied(ask: Ask, tmp_path: Path, nam
     status, answer = ask(request(tmp_path, "clean", cache_dir=str(tmp_path / name)))
     assert (status, answer["failed"]) == (1, True)
     assert "The lab busy runs on what is in" in answer["msg"]
-    assert "make down" in answer["msg"]
+    assert "(state=absent)" in answer["msg"]
     assert (tmp_path / "cache").is_dir()
 
 
@@ -268,7 +296,7 @@ def test_a_folder_that_is_no_cache_is_refused_as_it_is(
     (tmp_path / "cache" / foreign).mkdir(parents=True)
     status, answer = ask(request(tmp_path, state))
     assert (status, answer["failed"]) == (1, True)
-    assert f"set embedded_cache_dir to a folder of its own, {tmp_path}/cache/ambient-lab" in answer["msg"]
+    assert f"set cache_dir to a folder of its own, {tmp_path}/cache/ambient-lab" in answer["msg"]
     assert [str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").glob("*/*")] == [foreign]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

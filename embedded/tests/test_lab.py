@@ -190,7 +190,7 @@ def test_a_lab_grows_loses_no_object_and_mends_a_dead_worker(
     assert cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.word}") == "from before"
     eventually(cluster.page, "the pod answers again")
 
-    with pytest.raises(LabError, match=rf"has {NAME}-worker besides .* set cluster_workers=1, or remove the lab"):
+    with pytest.raises(LabError, match=rf"has {NAME}-worker besides .* set <workers>=1, or remove the lab"):
         lab.present(alone, quiet)
     assert lab.is_running(settings.folder)
 
@@ -242,7 +242,7 @@ def test_a_folder_that_is_no_labs_is_left_as_it_is(wanted: lab.Settings, owner: 
         lambda: lab.absent(wanted.state_dir, "one", owner=mine, check=True),
         lambda: lab.absent(wanted.state_dir, "one", owner=mine),
     ):
-        with pytest.raises(LabError, match=r"/one is not a lab's folder, .* set cluster_state_dir"):
+        with pytest.raises(LabError, match=r"/one is not a lab's folder, .* set <state_dir>"):
             run()
     assert (wanted.folder / "containers").is_dir()
     assert wanted.folder.stat().st_mode & 0o777 == 0o711
@@ -319,7 +319,7 @@ def test_a_lab_of_another_checkout_is_neither_changed_nor_removed(wanted: lab.Se
     lab.refuse_loss(wanted)  # theirs is gone: somebody has to take care of it
     theirs.mkdir()
     for run in (lambda: lab.refuse_loss(wanted), lambda: lab.absent(wanted.state_dir, "one", owner=wanted.owner)):
-        with pytest.raises(LabError, match=rf"belongs to {theirs}, .* take another name for yours \(cluster_name"):
+        with pytest.raises(LabError, match=rf"belongs to {theirs}, .* take another name for yours \(<name>"):
             run()
     assert wanted.folder.exists()
     assert lab.absent(wanted.state_dir, "one", owner=theirs)
@@ -339,7 +339,7 @@ def test_a_running_lab_of_somebody_else_is_not_taken_over(
             (wanted.folder / "owner").write_text(f"{owner}\n")
         for kubeconfig in ("", "{}", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one").replace("LS0", "LS1")):
             (wanted.owner / "kubeconfig").write_text(kubeconfig)
-            with pytest.raises(LabError, match=rf"belongs to {owner}, .*remove that lab first \(make down\)"):
+            with pytest.raises(LabError, match=rf"belongs to {owner}, .*remove that lab first \(<absent>\)"):
                 lab.refuse_loss(wanted)
         pki.write_kubeconfig(wanted.owner / "kubeconfig", pki.kubeconfig(keys, "admin", "https://127.0.0.1:1", "one"))
         lab.refuse_loss(wanted)
@@ -396,7 +396,7 @@ def test_a_lab_that_does_not_come_up_is_told_after_the_time_that_was_given(wante
             return 0, None
 
     one = Lab(wanted.folder, 1, 0, "pause")
-    with pytest.raises(LabError, match=r"API answers: not after 0.3 s \(cluster_wait_timeout\)"):
+    with pytest.raises(LabError, match=r"API answers: not after 0.3 s \(<timeout>\)"):
         waiting.wait(wanted.folder, one, Silent(), 0.3, quiet)
 
 

@@ -27,7 +27,7 @@ def problems(error: pytest.ExceptionInfo[LabError]) -> list[str]:
     """The problems that a message lists, once its frame is proven."""
     first, *listed, last = str(error.value).splitlines()
     assert first == "The embedded cluster cannot run on this machine:"
-    assert last.startswith("Other ways: cluster_provider=kind where Docker runs")
+    assert last == "Another way: <otherwise>."
     return [line.removeprefix("  - ") for line in listed]
 
 
@@ -46,7 +46,7 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
     (cgroups / "memory").mkdir(parents=True)
     monkeypatch.setattr(preflight, "CGROUPS", cgroups)
     monkeypatch.setattr(preflight, "cgroup_hierarchies", lambda: [cgroups / "memory", cgroups / "gone"])
-    answer = subprocess.CompletedProcess([], 0, json.dumps(["overlayfs cannot be mounted: set cluster_state_dir"]), "")
+    answer = subprocess.CompletedProcess([], 0, json.dumps(["overlayfs cannot be mounted: set <state_dir>"]), "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -54,14 +54,14 @@ def test_every_problem_is_named_in_one_go(tmp_path: Path, monkeypatch: pytest.Mo
             preflight.check(tmp_path / "cache", tmp_path / "state", (("127.0.0.1", port, 30080),), building=True)
     name = Path("/proc/self/comm").read_text().strip()
     assert problems(error) == [
-        f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set cluster_state_dir",
-        f"1.0 GiB are free for {tmp_path}/cache, 15 GiB are needed: make room or set embedded_cache_dir",
+        f"1.0 GiB are free for {tmp_path}/state, 3 GiB are needed: make room or set <state_dir>",
+        f"1.0 GiB are free for {tmp_path}/cache, 15 GiB are needed: make room or set <cache_dir>",
         "0.5 GiB of memory are available, 4 GiB are needed: end other programs or give the machine more",
-        f"the kernel has no cgroup controllers cpu, cpuset, pids: enable them or {preflight.OTHER_PROVIDER}",
+        "the kernel has no cgroup controllers cpu, cpuset, pids: enable them or <otherwise>",
         f"no cgroup can be made in {cgroups}/gone (No such file or directory): "
-        f"give the container its cgroups writable (Docker: --privileged) or {preflight.OTHER_PROVIDER}",
-        "overlayfs cannot be mounted: set cluster_state_dir",
-        f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in cluster_node_ports",
+        f"give the container its cgroups writable (Docker: --privileged) or <otherwise>",
+        "overlayfs cannot be mounted: set <state_dir>",
+        f"port 127.0.0.1:{port} is taken by {name}, pid {os.getpid()}: set another one in <port>",
     ]
 
 
@@ -72,7 +72,7 @@ def test_what_the_machine_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LabError) as error:
         preflight.check_basics()
     assert problems(error) == [
-        "the processor riscv64 is neither x86_64 nor aarch64: set cluster_provider to kind or existing",
+        "the processor riscv64 is neither x86_64 nor aarch64: <otherwise>",
         "not root: namespaces and mounts need it, run it as root or with sudo",
         "missing, and no apt-get that could install them: install mmdebstrap, iproute2, util-linux",
     ]
@@ -82,9 +82,7 @@ def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     with pytest.raises(LabError) as error:
         preflight.check_basics()
-    assert problems(error) == [
-        "Darwin is not Linux, whose namespaces the embedded cluster needs: set cluster_provider to kind or existing"
-    ]
+    assert problems(error) == ["Darwin is not Linux, whose namespaces the embedded cluster needs: <otherwise>"]
 
 
 def test_nothing_is_installed_where_apt_can_do_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +106,7 @@ def test_an_address_that_is_not_this_machines_is_not_called_taken(address: str, 
     assert "taken" not in problem
     assert problem.startswith("Cannot assign requested address")
     assert f"'{address}', {free_port}" in problem
-    assert problem.endswith(": set cluster_listen_address")
+    assert problem.endswith(": set <host>")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the machine has no IPv6")
@@ -147,7 +145,7 @@ def test_a_probe_that_hangs_is_ended_and_told(
 def test_a_state_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert list(preflight._kernel(tmp_path / "file/state")) == [
-        f"{tmp_path}/file/state cannot be written (Not a directory): set cluster_state_dir"
+        f"{tmp_path}/file/state cannot be written (Not a directory): set <state_dir>"
     ]
 
 
@@ -173,7 +171,7 @@ def test_the_probe_names_a_file_system_that_overlayfs_refuses(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     (problem,) = json.loads(done.stdout)
     assert problem.startswith(f"overlayfs cannot be mounted on {tmp_path}/merged (")
-    assert problem.endswith("set cluster_state_dir to a folder on ext4, xfs or btrfs")
+    assert problem.endswith("set <state_dir> to a folder on ext4, xfs or btrfs")
 
 
 @pytest.mark.root
@@ -291,7 +289,7 @@ def test_a_part_of_the_cache_that_somebody_else_has_restored_is_refused(tmp_path
     assert list(preflight._owners(tmp_path, tmp_path / "state")) == []
     os.chown(tmp_path / "programs-0123456789ab", 1000, 0)
     (problem,) = preflight._owners(tmp_path, tmp_path / "state")
-    assert problem.endswith("set embedded_cache_dir to ~root/.cache/ambient-lab")
+    assert problem.endswith("set <cache_dir> to ~root/.cache/ambient-lab")
 
 
 @pytest.mark.root
@@ -334,7 +332,7 @@ def test_on_another_disk_than_the_caches_each_new_node_needs_room_for_the_images
     monkeypatch.setattr(preflight, "available_memory_bytes", lambda: 1 << 40)
     asked = [(Path("/proc"), 2), (Path("/proc"), 0), (tmp_path, 2)]
     told = [list(preflight._resources(tmp_path, state, False, False, nodes)) for state, nodes in asked]
-    assert told == [["4.0 GiB are free for /proc, 7 GiB are needed: make room or set cluster_state_dir"], [], []]
+    assert told == [["4.0 GiB are free for /proc, 7 GiB are needed: make room or set <state_dir>"], [], []]
 
 
 def test_a_restart_needs_no_memory_that_the_lab_itself_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

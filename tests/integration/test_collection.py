@@ -64,7 +64,7 @@ def test_ansible_doc_lists_every_plugin(folder: Path, elsewhere: Path, what: str
     [
         ("curl_outcomes", {"claims": []}, "claims is empty"),
         ("claims_report", {"results": []}, "results is empty"),
-        ("lab_info", {"lab_dir": "none"}, "run `ansible-playbook site.yml` first"),
+        ("lab_info", {"lab_dir": "none"}, "write its facts with ambient.lab.lab_facts first"),
         ("link_encryption", {"claims": [], "interface": "lo"}, "claims is empty"),
         ("policy_ready", {"policies": ["one"]}, "must be namespace/name of an AuthorizationPolicy"),
     ],

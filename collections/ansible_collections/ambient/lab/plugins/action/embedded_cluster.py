@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import sys
 import typing as t
 
@@ -16,53 +17,36 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.signals import
 
 display = Display()
 
-SPEC = {
-    "source": {"type": "path", "required": True},
-    "state": {
-        "type": "str",
-        "choices": ["built", "clean", "present", "absent"],
-        "default": "present",
-    },
-    "name": {"type": "str"},
-    "state_dir": {"type": "path", "required": True},
-    "cache_dir": {"type": "path"},
-    "lab_dir": {"type": "path"},
-    "forwards": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "host": {"type": "str", "required": True},
-            "port": {"type": "int", "required": True},
-            "node_port": {"type": "int", "required": True},
-        },
-    },
-    "workers": {"type": "int", "choices": [0, 1, 2, 3], "default": 1},
-    "timeout": {"type": "int", "default": 180},
-    "keep_build_files": {"type": "bool", "default": False},
-}
-
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base class is untyped
-    """An action plugin, because a module cannot say anything before it ends."""
+    """An action plugin, because a module cannot say anything before it ends.
+
+    The options are the program's: its contract.json has them in the form of an argument spec.
+    """
 
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Hand the options over to the program, and return its answer."""
         result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _validation, options = self.validate_argument_spec(
-            argument_spec=SPEC,
-            required_if=[
-                ("state", "built", ("cache_dir",)),
-                ("state", "clean", ("cache_dir",)),
-                ("state", "present", ("name", "cache_dir", "lab_dir")),
-                ("state", "absent", ("name",)),
-            ],
-        )
-        request = {key: value for key, value in options.items() if key != "source"}
-        request["check"] = self._task.check_mode
-        result.update(_command(options["source"], request))
+        source = str(self._task.args.get("source", ""))
+        contract = _contract(source)
+        spec = {"source": {"type": "path", "required": True}, **contract["options"]}
+        del spec["check"]
+        _validation, options = self.validate_argument_spec(argument_spec=spec, required_if=contract["required_if"])
+        source = options.pop("source")
+        result.update(_command(source, {**options, "check": self._task.check_mode}))
         return result
+
+
+def _contract(source: str) -> dict[str, t.Any]:
+    """What the program takes."""
+    path = pathlib.Path(source).expanduser() / "ambient_embedded/contract.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        what = f"source must be the folder of the project ambient-embedded, {source!r} is not ({error})"
+        raise AnsibleActionFail(what) from None
 
 
 def _command(source: str, request: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -30,6 +30,6 @@ options:
       - A check that fails is kept too. Not written in check mode. Its folder must exist.
     type: path
   section:
-    description: Name under which the results are kept, for example a role's name.
+    description: Name under which the results are kept, for example that of the policy.
     type: str
 """

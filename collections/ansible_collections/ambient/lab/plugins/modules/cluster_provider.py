@@ -62,6 +62,12 @@ options:
     description: Address of this machine for these ports. Empty, that of the lab; for a new lab V(127.0.0.1).
     type: str
     default: ""
+  names:
+    description:
+      - What messages call an option, by its name, for those who set it by a variable of another name; C(absent) names a
+        way to remove the lab.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -101,7 +107,7 @@ import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
 from ansible_collections.ambient.lab.plugins.module_utils._common.programs import Programs
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import SPEC, Machine, choose, ports
+from ansible_collections.ambient.lab.plugins.module_utils._lab.cluster_provider import SPEC, Machine, choose, ports
 
 
 def run(call: Call) -> dict[str, t.Any]:

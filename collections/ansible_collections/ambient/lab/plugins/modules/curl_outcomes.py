@@ -149,9 +149,9 @@ EXAMPLES = r"""
   ambient.lab.curl_outcomes:
     kubeconfig: "{{ lab.kubeconfig }}"
     phase: before
-    claims: "{{ l4_authz_claims }}"
+    claims: "{{ l4_claims }}"
     results_file: "{{ lab_dir }}/results.json"
-    section: l4_authz
+    section: l4
 
 - name: The waypoint lets only GET pass
   ambient.lab.curl_outcomes:

@@ -18,7 +18,7 @@ author:
   - The ambient lab's authors (@ambient-lab)
 options:
   source:
-    description: The folder that holds the package C(ambient_embedded), C(embedded/) of the project.
+    description: The folder of the project C(ambient-embedded), whose program does the work.
     type: path
     required: true
   state:
@@ -41,7 +41,7 @@ options:
     description:
       - Folder of what has been built. It is tagged (C(CACHEDIR.TAG)); one that holds something else, and has no tag, is
         neither used nor emptied.
-      - Required unless O(state=absent).
+      - Required when O(state=built), O(state=clean) or O(state=present).
     type: path
   lab_dir:
     description:
@@ -84,6 +84,12 @@ options:
     description: Keep downloads and the compiler's files after a build, about 7 GiB, for those who change the parts.
     type: bool
     default: false
+  names:
+    description:
+      - What messages call an option, by its name, for those who set it by a variable of another name; C(absent) names a
+        way to remove a lab, C(otherwise) to have another cluster.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Says whether anything would be built or started, and does neither.
@@ -141,6 +147,11 @@ charts:
   returned: O(state=present)
   type: dict
   sample: {ztunnel: /root/.cache/ambient-lab/sources-299c3184cb9f/charts/ztunnel}
+kiali_chart:
+  description: Folder of Kiali's Helm chart.
+  returned: O(state=present)
+  type: str
+  sample: /opt/ambient/embedded/kiali/chart
 gateway_api_crds:
   description: Files of the Gateway API's custom resource definitions.
   returned: O(state=present)

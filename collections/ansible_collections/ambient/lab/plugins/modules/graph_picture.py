@@ -68,9 +68,9 @@ EXAMPLES = r"""
 - name: Draw what the L4 policy has left
   ambient.lab.graph_picture:
     results_file: "{{ lab_dir }}/results.json"
-    section: l4_authz
+    section: l4
     phase: after
-    path: "{{ lab_dir }}/l4_authz-after.svg"
+    path: "{{ lab_dir }}/l4-after.svg"
     title: "L4 policy: curl-deny is cut off"
 
 - name: Draw an answer that was kept elsewhere

@@ -182,9 +182,9 @@ EXAMPLES = r"""
         to: sample-app-blue
         before: {outcome: edge, protocol: tcp}
         expect: no_edge
-    traffic: "{{ l4_authz_claims }}"
+    traffic: "{{ l4_claims }}"
     results_file: "{{ lab_dir }}/results.json"
-    section: l4_authz
+    section: l4
 
 - name: The waypoint's 403 are in the graph
   ambient.lab.kiali_graph:
@@ -196,17 +196,17 @@ EXAMPLES = r"""
         to: {service: sample-app}
         before: {outcome: edge, protocol: http, codes: [200]}
         expect: {outcome: edge, protocol: http, codes: [200, 403]}
-    traffic: "{{ l7_waypoint_claims }}"
+    traffic: "{{ l7_claims }}"
 
 - name: Both at the same time
   ambient.lab.kiali_graph:
     kubeconfig: "{{ lab.kubeconfig }}"
     checks:
-      - {section: l4_authz, claims: "{{ l4_authz_graph_claims }}", traffic: "{{ l4_authz_claims }}"}
-      - section: l7_waypoint
+      - {section: l4, claims: "{{ l4_graph_claims }}", traffic: "{{ l4_claims }}"}
+      - section: l7
         namespace: layer7
-        claims: "{{ l7_waypoint_graph_claims }}"
-        traffic: "{{ l7_waypoint_claims }}"
+        claims: "{{ l7_graph_claims }}"
+        traffic: "{{ l7_claims }}"
     results_file: "{{ lab_dir }}/results.json"
 """
 

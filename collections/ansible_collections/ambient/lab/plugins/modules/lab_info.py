@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# Hands over the facts of a lab, or says what to run first.
+# Hands over the facts of a lab, or says what is missing.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -11,7 +11,7 @@ short_description: Facts of a lab, and a check that what must be there is there
 version_added: 0.1.0
 description:
   - Reads C(lab.json) of a lab, checks that its cluster answers and that the required objects exist.
-  - Fails with one line that says what to run first.
+  - Fails with one line that says what is missing, and what its caller knows about that.
   - In check mode that is a warning and RV(complete=false), because an earlier task may be about to make it.
 author:
   - The ambient lab's authors (@ambient-lab)
@@ -22,13 +22,29 @@ requirements:
   - urllib3 >= 2.0 (comes with it)
 options:
   lab_dir:
-    description: Folder of the lab, as the role C(cluster) made it.
+    description: Folder of the lab, with the facts that M(ambient.lab.lab_facts) wrote.
     type: path
     required: true
   facts:
     description: The facts that M(ambient.lab.lab_facts) of the same run gave; they are not read from the folder then.
     type: dict
     version_added: 0.3.0
+  hints:
+    description: What messages advise on top, for those who know how the lab is made.
+    type: dict
+    default: {}
+    version_added: 0.3.0
+    suboptions:
+      lab:
+        description: Where the lab or a part of its facts is missing.
+        type: str
+        default: write its facts with ambient.lab.lab_facts first
+      cluster:
+        description: Where its cluster does not answer.
+        type: str
+      rights:
+        description: Where the kubeconfig's user lacks a right.
+        type: str
   requires:
     description: Objects that must exist in the cluster.
     type: list
@@ -50,10 +66,10 @@ options:
       namespace:
         description: Namespace of the object, where its kind has one.
         type: str
-      made_by:
-        description: Tag of C(site.yml) that makes the object.
+      hint:
+        description: What to say where it is missing, for example what to run first.
         type: str
-        required: true
+        version_added: 0.3.0
   look_for:
     description: Objects that may exist; those that do are returned in RV(found).
     type: list
@@ -88,13 +104,13 @@ EXAMPLES = r"""
   ambient.lab.lab_info:
     lab_dir: "{{ lab_dir }}"
     requires:
-      - {kind: Namespace, api_version: v1, name: istio-system, made_by: istio_ambient}
+      - {kind: Namespace, api_version: v1, name: istio-system, hint: install the mesh first}
 
 - name: Find the lab, with the sample app in it
   ambient.lab.lab_info:
     lab_dir: "{{ lab_dir }}"
     requires:
-      - {kind: Service, api_version: v1, name: sample-app, namespace: default, made_by: sample_app}
+      - {kind: Service, api_version: v1, name: sample-app, namespace: default}
     look_for:
       - {kind: AuthorizationPolicy, api_version: security.istio.io/v1, name: layer4-authz, namespace: default}
 """
@@ -105,7 +121,7 @@ complete:
   returned: success
   type: bool
 ansible_facts:
-  description: The lab's facts, as the role C(cluster) wrote them.
+  description: The lab's facts, as M(ambient.lab.lab_facts) wrote them.
   returned: where RV(complete=true)
   type: dict
   contains:
@@ -124,16 +140,21 @@ found:
 import typing as t
 
 from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import KUBERNETES_IMPORT_ERROR
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import read_lab, require
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
 from ansible_collections.ambient.lab.plugins.module_utils._common.module import Call, Work
+from ansible_collections.ambient.lab.plugins.module_utils._lab.lab_info import hinted, read_lab, require
 
 OBJECT_SPEC = {
     "kind": {"type": "str", "required": True},
     "api_version": {"type": "str", "required": True},
     "name": {"type": "str", "required": True},
     "namespace": {"type": "str"},
-    "made_by": {"type": "str", "required": True},
+    "hint": {"type": "str"},
+}
+HINTS_SPEC = {
+    "lab": {"type": "str", "default": "write its facts with ambient.lab.lab_facts first"},
+    "cluster": {"type": "str"},
+    "rights": {"type": "str"},
 }
 LOOK_SPEC = {
     "kind": {"type": "str", "required": True},
@@ -145,6 +166,7 @@ LOOK_SPEC = {
 SPEC: dict[str, dict[str, t.Any]] = {
     "lab_dir": {"type": "path", "required": True},
     "facts": {"type": "dict"},
+    "hints": {"type": "dict", "default": {}, "options": HINTS_SPEC},
     "requires": {"type": "list", "elements": "dict", "default": [], "options": OBJECT_SPEC},
     "look_for": {"type": "list", "elements": "dict", "default": [], "options": LOOK_SPEC},
 }
@@ -153,8 +175,10 @@ SPEC: dict[str, dict[str, t.Any]] = {
 def run(call: Call) -> dict[str, t.Any]:
     """Read the lab's facts, and look for the objects."""
     try:
-        lab = read_lab(call.params["lab_dir"], call.params["facts"])
-        found = require(lab, call.params["requires"], call.params["look_for"])
+        hints = call.params["hints"]
+        lab = read_lab(call.params["lab_dir"], hints["lab"], call.params["facts"])
+        with hinted(hints):
+            found = require(lab, call.params["requires"], call.params["look_for"])
     except LabError as error:
         if not call.check_mode:
             raise

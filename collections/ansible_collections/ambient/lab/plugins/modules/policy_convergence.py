@@ -102,7 +102,7 @@ options:
         M(ambient.lab.curl_outcomes) keeps there. Not written in check mode. Its folder must exist.
     type: path
   section:
-    description: Name under which the result is kept, for example a role's name.
+    description: Name under which the result is kept, for example that of the policy.
     type: str
 seealso:
   - module: ambient.lab.policy_ready
@@ -135,14 +135,14 @@ EXAMPLES = r"""
         expect: denied_l4
         limits: {leaks_after_ready: 0, converges_within: 5}
 
-- name: Keep the figures beside the role's claims, and the policy in force
+- name: Keep the figures beside the claims, and the policy in force
   ambient.lab.policy_convergence:
     kubeconfig: "{{ lab.kubeconfig }}"
     definition: "{{ lookup('ansible.builtin.template', 'policy.yaml.j2') | from_yaml }}"
-    claims: "{{ l4_authz_claims }}"
+    claims: "{{ l4_claims }}"
     final_state: present
     results_file: "{{ lab_dir }}/results.json"
-    section: l4_authz
+    section: l4
 """
 
 RETURN = r"""

@@ -55,7 +55,8 @@ def _same(documented: dict[str, dict[str, t.Any]], spec: t.Mapping[str, t.Mappin
             _same(documented[name]["suboptions"], option["options"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The options of embedded_cluster are not here, but in the contract of the program that it runs.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "embedded_cluster"])
 def test_documentation_and_specification_agree(name: str) -> None:
     doer = importlib.import_module(f"{PLUGINS}.action.{name}") if name in ACTIONS else _module(name)
     _same(_documented(_module(name)), doer.SPEC)

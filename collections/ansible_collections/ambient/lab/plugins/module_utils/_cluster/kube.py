@@ -48,7 +48,9 @@ READ_SECONDS = 15.0
 # Connections that are kept for the next requests; as many threads ask at once.
 _KEPT = 32
 APPLY = "application/apply-patch+yaml"
-START = "start it (a lab with `ansible-playbook site.yml --tags cluster`), or use another kubeconfig"
+# Ends of messages; who made the cluster knows more.
+START = "start it, or use another kubeconfig"
+RIGHT = "Give the kubeconfig's user this right, or use another kubeconfig"
 
 
 class Kube:
@@ -247,10 +249,7 @@ def refusal(answer: Answer, otherwise: str) -> str:
 
 def missing_right(said: str) -> str:
     """The API's words for a right that is missing, and what to do about it."""
-    return (
-        f"{said.rstrip('.')}. Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, "
-        "for the lab docs/how-to/rbac.yaml), or use another kubeconfig"
-    )
+    return f"{said.rstrip('.')}. {RIGHT}"
 
 
 def shell_input(script: str) -> bytes:

@@ -18,7 +18,7 @@ from .model import Check, GraphCheck, GraphPhases, Phase, Section
 
 Results = dict[str, Section]
 # What to do where there are none yet.
-ADVICE = "check claims with ambient.lab.curl_outcomes first, for example by `ansible-playbook site.yml`"
+ADVICE = "check claims with ambient.lab.curl_outcomes first"
 
 
 def require_section(section: str | None) -> None:

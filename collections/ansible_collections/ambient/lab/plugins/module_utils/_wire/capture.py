@@ -129,7 +129,8 @@ def _problem(error: OSError, interface: str, namespace: str | None) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"What passes {interface} ({where}) can't be seen: {error.strerror}; run it as root"
     if namespace and not os.path.exists(namespace):
-        return f"There is no {where}: of a lab that was started again, run `ansible-playbook site.yml --tags cluster`"
+        now = "a cluster that was started again has another one, which ambient.lab.embedded_cluster returns (link)"
+        return f"There is no {where}: {now}"
     return f"There is no interface {interface} in {where} ({error}): `ip link` there shows which it has"
 
 

@@ -10,12 +10,12 @@ import typing as t
 
 import pytest
 import yaml
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS
+from ansible_collections.ambient.lab.plugins.module_utils._lab.lab_info import FACTS
 from ansible_collections.ambient.lab.plugins.modules import lab_info
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 from ansible_collections.ambient.lab.tests.unit.fakes.program import returned, start
 
-NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "made_by": "istio_ambient"}
+NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "hint": "install the mesh"}
 PODS = {"kind": "Pod", "api_version": "v1", "namespace": "default"}
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "curl"}}
 
@@ -56,9 +56,8 @@ def test_what_is_missing_fails_and_is_a_warning_in_check_mode(tmp_path: pathlib.
     if missing == "cluster":
         failed, planned = _run(lab_info, **options), _run(lab_info, check=True, **options)
     words = {
-        "lab": f"No lab in {lab_dir}: run `ansible-playbook site.yml` first",
-        "object": "The mesh is not installed (Namespace istio-system is missing): "
-        "run `ansible-playbook site.yml --tags istio_ambient` first",
+        "lab": f"No lab in {lab_dir}: write its facts with ambient.lab.lab_facts first",
+        "object": "Namespace istio-system is missing: install the mesh",
         "cluster": f"The cluster does not answer at {api.url}: ",
     }[missing]
     assert (failed[0], failed[1]["failed"]) == (False, True)

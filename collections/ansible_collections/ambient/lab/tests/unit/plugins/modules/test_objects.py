@@ -17,10 +17,7 @@ from ansible_collections.ambient.lab.tests.unit.fakes.cluster import Cluster
 Object = dict[str, t.Any]
 LABEL = "app.kubernetes.io/managed-by"
 NAMESPACE: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-RIGHT = (
-    "Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, for the lab "
-    "docs/how-to/rbac.yaml), or use another kubeconfig"
-)
+RIGHT = "Give the kubeconfig's user this right, or use another kubeconfig"
 
 
 def thing(kind: str, name: str = "app", version: str = "v1", **content: t.Any) -> Object:

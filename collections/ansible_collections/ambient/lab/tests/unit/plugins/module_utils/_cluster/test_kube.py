@@ -71,10 +71,7 @@ def test_what_is_no_kubernetes_api(tmp_path: pathlib.Path, page: str) -> None:
     assert caught.value.message.endswith("correct the server in the kubeconfig")
 
 
-RIGHT = (
-    "Give the kubeconfig's user this right (for claims docs/how-to/own-policies.md#rights, for the lab "
-    "docs/how-to/rbac.yaml), or use another kubeconfig"
-)
+RIGHT = "Give the kubeconfig's user this right, or use another kubeconfig"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch, most: int, s
         (
             "nodes",
             "/proc/1/ns/none",
-            "There is no network namespace /proc/1/ns/none: of a lab that was",
+            "There is no network namespace /proc/1/ns/none: a cluster that was started again has another one",
         ),
     ],
 )

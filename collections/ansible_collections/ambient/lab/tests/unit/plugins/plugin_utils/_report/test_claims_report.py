@@ -112,7 +112,7 @@ def test_a_section_that_was_not_stable_is_named(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, r"^No results in .*lab\.json \(cluster lab\): check claims with .* by `ansible-playbook site\.yml`$"),
+        (None, r"^No results in .*lab\.json \(cluster lab\): check claims with ambient\.lab\.curl_outcomes first$"),
         ("", "can't be read .*; remove it and run again"),
         ("{", "can't be read .*; remove it and run again"),
         ("[]", r"lab\.json \(cluster lab\) is no results file: .*; remove it and check the claims again"),

@@ -4,23 +4,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
 import typing as t
 
+from .._cluster.finder import Finder, Object, Wanted
+from .._cluster.kube import RIGHT, START, Kube
 from .._common.errors import LabError
-from .finder import Finder, Object, Wanted
-from .kube import Kube
 
-# What it means that an object is missing, by the tag that makes it.
-MISSING = {
-    "istio_ambient": "The mesh is not installed",
-    "kiali": "Kiali is not installed",
-    "sample_app": "The sample app is not installed",
-    "l4_authz": "The L4 policy is not set up",
-    "l7_waypoint": "The L7 policy is not set up",
-}
 FACTS = (
     "provider",
     "cluster_name",
@@ -33,8 +26,11 @@ FACTS = (
 )
 
 
-def read_lab(lab_dir: str, facts: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-    """The facts that the role `cluster` wrote, or those that are given.
+def read_lab(lab_dir: str, hint: str, facts: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+    """The facts that lab_facts wrote, or those that are given.
+
+    Args:
+        hint: what makes the lab, for messages.
 
     Raises:
         LabError: when there is no lab, or its facts are incomplete.
@@ -43,18 +39,14 @@ def read_lab(lab_dir: str, facts: dict[str, t.Any] | None = None) -> dict[str, t
     try:
         lab = facts or json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise LabError(f"No lab in {lab_dir}{_beside(lab_dir)}: run `ansible-playbook site.yml` first") from error
+        raise LabError(f"No lab in {lab_dir}{_beside(lab_dir)}: {hint}") from error
     except (OSError, ValueError) as error:
-        raise LabError(
-            f"{path} can't be read ({error}): run `ansible-playbook site.yml --tags cluster` again"
-        ) from error
+        raise LabError(f"{path} can't be read ({error}): {hint}") from error
     missing = [key for key in FACTS if key not in lab] if isinstance(lab, dict) else list(FACTS)
     if missing:
-        raise LabError(f"{path} lacks {', '.join(missing)}: run `ansible-playbook site.yml --tags cluster` again")
+        raise LabError(f"{path} lacks {', '.join(missing)}: {hint}")
     if not os.path.isfile(lab["kubeconfig"]):
-        raise LabError(
-            f"The lab's kubeconfig {lab['kubeconfig']} does not exist: run `ansible-playbook site.yml --tags cluster`"
-        )
+        raise LabError(f"The lab's kubeconfig {lab['kubeconfig']} does not exist: {hint}")
     return t.cast("dict[str, t.Any]", lab)
 
 
@@ -71,14 +63,14 @@ def require(
     """Check that the cluster answers and has the objects; all of them are asked for at once.
 
     Args:
-        requires: kind, api_version, name, namespace (optional) and made_by (the tag to run) of each.
-        look_for: the same without made_by; these may be missing.
+        requires: kind, api_version, name, namespace (optional) and hint (what its absence means, and what to do).
+        look_for: the same without hint; these may be missing.
 
     Returns:
         What is there of look_for.
 
     Raises:
-        LabError: with one line that names the first object missing and what to run, or why the API gives no answer.
+        LabError: with one line that names the first object missing and its hint, or why the API gives no answer.
     """
     kube = Kube(lab["kubeconfig"], lab.get("context"))
     finder = Finder(kube)
@@ -89,7 +81,19 @@ def require(
     for item, there in zip(requires, found, strict=False):
         if not there:
             place = f" in namespace {item['namespace']}" if item.get("namespace") else ""
-            meaning = MISSING.get(item["made_by"], f"What the tag {item['made_by']} makes is not there")
-            missing = f"{item['kind']} {item['name']}{place} is missing"
-            raise LabError(f"{meaning} ({missing}): run `ansible-playbook site.yml --tags {item['made_by']}` first")
+            hint = f": {item['hint']}" if item["hint"] else ""
+            raise LabError(f"{item['kind']} {item['name']}{place} is missing{hint}")
     return [item for items in found[len(requires) :] for item in items]
+
+
+@contextlib.contextmanager
+def hinted(hints: t.Mapping[str, str | None]) -> t.Iterator[None]:
+    """Add what the caller knows of a cluster that does not answer, and of rights that a user lacks."""
+    try:
+        yield
+    except LabError as error:
+        known = {START: hints["cluster"], RIGHT: hints["rights"]}
+        hint = next((hint for end, hint in known.items() if hint and error.message.endswith(end)), None)
+        if not hint:
+            raise
+        raise LabError(f"{error.message}; {hint}") from error

@@ -8,22 +8,22 @@ import pathlib
 import typing as t
 
 import pytest
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import START, missing_right
-from ansible_collections.ambient.lab.plugins.module_utils._cluster.lab_info import FACTS, read_lab, require
+from ansible_collections.ambient.lab.plugins.module_utils._cluster.kube import RIGHT, START, missing_right
 from ansible_collections.ambient.lab.plugins.module_utils._common.errors import LabError
+from ansible_collections.ambient.lab.plugins.module_utils._lab.lab_info import FACTS, hinted, read_lab, require
 from ansible_collections.ambient.lab.tests.unit.fakes.api import FakeApi
 
 
 def _lab(folder: pathlib.Path, kubeconfig: str) -> dict[str, t.Any]:
     lab = {**dict.fromkeys(FACTS, ""), "kubeconfig": kubeconfig, "context": None}
     (folder / "lab.json").write_text(json.dumps(lab))
-    return read_lab(str(folder))
+    return read_lab(str(folder), "make it")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "run `ansible-playbook site.yml` first"),
+        (None, ": make it"),
         ("{", "can't be read"),
         ("[]", "lacks provider"),
         ('{"provider": "kind"}', "lacks cluster_name"),
@@ -37,18 +37,19 @@ def test_no_lab(tmp_path: pathlib.Path, content: str | None, words: str) -> None
     if content is not None:
         (tmp_path / "lab.json").write_text(content)
     with pytest.raises(LabError) as caught:
-        read_lab(str(tmp_path))
+        read_lab(str(tmp_path), "make it")
     assert words in caught.value.message
+    assert caught.value.message.endswith(": make it")
     assert "\n" not in caught.value.message
 
 
-NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "made_by": "istio_ambient"}
+NAMESPACE = {"kind": "Namespace", "api_version": "v1", "name": "istio-system", "hint": "install the mesh first"}
 POLICY = {
     "kind": "AuthorizationPolicy",
     "api_version": "security.istio.io/v1",
     "name": "p",
     "namespace": "default",
-    "made_by": "l4_authz",
+    "hint": None,
 }
 
 
@@ -57,13 +58,11 @@ POLICY = {
     [
         (
             {},
-            "The mesh is not installed (Namespace istio-system is missing): "
-            "run `ansible-playbook site.yml --tags istio_ambient` first",
+            "Namespace istio-system is missing: install the mesh first",
         ),
         (
             {"/api/v1/namespaces/istio-system": {}},
-            "The L4 policy is not set up (AuthorizationPolicy p in namespace default is missing): "
-            "run `ansible-playbook site.yml --tags l4_authz` first",
+            "AuthorizationPolicy p in namespace default is missing",
         ),
     ],
 )
@@ -106,3 +105,12 @@ def test_a_right_that_is_missing_needs_no_new_lab(tmp_path: pathlib.Path) -> Non
         with pytest.raises(LabError) as caught:
             require(lab, [NAMESPACE], [])
     assert caught.value.message == missing_right("namespaces is forbidden: you cannot get it")
+
+
+@pytest.mark.parametrize(("end", "hint"), [(START, "start.sh does"), (RIGHT, "see rights.md"), ("correct it", "")])
+def test_a_caller_knows_more_of_a_cluster_and_of_rights(end: str, hint: str) -> None:
+    known = {"lab": "make it", "cluster": "start.sh does", "rights": "see rights.md"}
+    for hints, added in ((known, f"; {hint}" if hint else ""), (dict.fromkeys(known), "")):
+        with pytest.raises(LabError) as caught, hinted(hints):
+            raise LabError(f"What is wrong; {end}")
+        assert caught.value.message == f"What is wrong; {end}{added}"

@@ -25,7 +25,8 @@ from ansible_collections.ambient.lab.plugins.module_utils._common.programs impor
 )
 from ansible_collections.ambient.lab.plugins.module_utils._common.signals import ended_politely
 from ansible_collections.ambient.lab.plugins.module_utils._kind import cluster
-from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider import (
+from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
+from ansible_collections.ambient.lab.plugins.module_utils._lab.cluster_provider import (
     SPEC,
     Machine,
     choose,
@@ -33,7 +34,6 @@ from ansible_collections.ambient.lab.plugins.module_utils._kind.cluster_provider
     own_provider,
     ports,
 )
-from ansible_collections.ambient.lab.plugins.module_utils._kind.engine import CHOICE, answering, engine_of
 from ansible_collections.ambient.lab.plugins.modules import cluster_provider, kind_cluster
 
 DOWN = Answer(
@@ -74,7 +74,7 @@ def chosen(engine: str, **programs: Answer) -> Machine:
 def options(tmp_path: pathlib.Path) -> dict[str, t.Any]:
     programs = {name: name for name in ("kind", "helm", "kubectl")}
     folders = {"lab_dir": str(tmp_path / "lab"), "state_dir": str(tmp_path / "state")}
-    return {"provider": "auto", "state": "present", "name": "lab", **folders, **programs}
+    return {"provider": "auto", "state": "present", "name": "lab", "names": {}, **folders, **programs}
 
 
 def test_a_lab_keeps_the_ports_that_it_has(options: dict[str, t.Any]) -> None:
@@ -144,11 +144,11 @@ def test_where_nothing_can_be_one_line_lists_what_is_missing(options: dict[str, 
         choose(options, mac(docker=DOWN, kubectl=UP, helm=HELM["helm"]))
     message = raised.value.message
     for text in ("=kind: no container engine answers (docker: Cannot connect", "the program kind is missing",
-                 "=embedded: Linux (this is Darwin); root", "cluster_provider=existing"):  # fmt: skip
+                 "=embedded: Linux (this is Darwin); root", "provider=existing"):  # fmt: skip
         assert text in message
     assert "helm" not in message
     # Each on a line of its own.
-    assert message.count("\n  cluster_provider=") == 3
+    assert message.count("\n  provider=") == 3
 
 
 @pytest.mark.parametrize("own", ["kind", "embedded", "existing"])
@@ -164,8 +164,12 @@ def test_another_provider_than_the_labs_own_is_an_error_that_says_how_to_remove_
 ) -> None:
     leave(options, "kind")
     assert choose({**options, "provider": "kind", "state": state}, machine(docker=UP, **HELM)) == "kind"
-    with pytest.raises(LabError, match=r"made with cluster_provider=kind.*cleanup.yml -e cluster_name=lab"):
-        choose({**options, "provider": "embedded", "state": state}, machine(docker=UP, **HELM))
+    asked = {**options, "provider": "embedded", "state": state}
+    with pytest.raises(LabError, match=r"made with provider=kind, .* remove it first, or take another name$"):
+        choose(asked, machine(docker=UP, **HELM))
+    asked["names"] = {"provider": "cluster_provider", "name": "cluster_name", "absent": "make down"}
+    with pytest.raises(LabError, match=r"cluster_provider=kind, .* first \(make down\), or take another cluster_name$"):
+        choose(asked, machine(docker=UP, **HELM))
 
 
 def test_a_lab_that_was_not_finished_leaves_traces(options: dict[str, t.Any]) -> None:

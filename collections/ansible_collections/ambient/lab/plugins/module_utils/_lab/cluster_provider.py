@@ -11,7 +11,7 @@ import urllib.parse
 
 from .._common.errors import LabError
 from .._common.programs import CANNOT_RUN, NOT_FOUND, Run
-from .engine import answering, last_line, no_engine
+from .._kind.engine import answering, last_line, no_engine
 
 PROVIDERS = ("embedded", "kind", "existing")
 SPEC: dict[str, dict[str, t.Any]] = {
@@ -25,7 +25,10 @@ SPEC: dict[str, dict[str, t.Any]] = {
     "kubectl": {"type": "str", "default": "kubectl"},
     "node_ports": {"type": "dict"},
     "listen_address": {"type": "str", "default": ""},
+    "names": {"type": "dict", "default": {}},
 }
+# What messages call an option, and how a lab is removed, where `names` says nothing else.
+NAMES = {"provider": "provider", "name": "name", "helm": "helm", "absent": ""}
 # Of a new lab: where sample-app and Kiali are reached on this machine.
 NEW_PORTS = {"30080": 18080, "32766": 28080}
 NEW_ADDRESS = "127.0.0.1"
@@ -66,27 +69,28 @@ def choose(options: t.Mapping[str, t.Any], machine: Machine) -> str:
             or something is missing.
     """
     _refuse_foreign(options)
+    names = {**NAMES, **options["names"]}
     asked, own = options["provider"], own_provider(options)
     if own and asked not in {"auto", own}:
-        name = options["name"]
+        how = f" ({names['absent']})" if names["absent"] else ""
         raise LabError(
-            f"The lab {name} was made with cluster_provider={own}, and {asked} is asked for: remove it first "
-            f"(ansible-playbook playbooks/cleanup.yml -e cluster_name={name}), or take another cluster_name"
+            f"The lab {options['name']} was made with {names['provider']}={own}, and {asked} is asked for: "
+            f"remove it first{how}, or take another {names['name']}"
         )
     if options["state"] == "absent":
         return own if asked == "auto" else str(asked)
     if own or asked != "auto":
         provider = own or str(asked)
         if lacks := NEEDS[provider](options, machine):
-            raise LabError(f"cluster_provider={provider} can't be used: {'; '.join(lacks)}")
+            raise LabError(f"{names['provider']}={provider} can't be used: {'; '.join(lacks)}")
         return provider
     missing = {"kind": _kind(options, machine), "embedded": _embedded(machine)}
     if possible := [provider for provider, lacks in missing.items() if not lacks]:
         return possible[0]
     # What needs the least comes first.
     listed = sorted((len(lacks), provider, "; ".join(lacks)) for provider, lacks in missing.items())
-    lines = [f"cluster_provider={provider}: {lacks}" for _count, provider, lacks in listed]
-    lines.append("cluster_provider=existing takes a cluster of your own (cluster_kubeconfig)")
+    lines = [f"{names['provider']}={provider}: {lacks}" for _count, provider, lacks in listed]
+    lines.append(f"{names['provider']}=existing takes a cluster of your own")
     raise LabError("\n  ".join(["No cluster can be made here, unless one of these can be mended:", *lines]))
 
 
@@ -189,13 +193,14 @@ def _program(run: Run, program: str, question: str, title: str) -> list[str]:
 
 def _helm(options: t.Mapping[str, t.Any], machine: Machine) -> list[str]:
     answer = machine.run(options["helm"], "version", "--short")
+    name = options["names"].get("helm", NAMES["helm"])
     if answer.code == NOT_FOUND:
-        return [f"the program {options['helm']} is missing, install helm {HELM_MAJOR} or name it in cluster_istio.helm"]
+        return [f"the program {options['helm']} is missing, install helm {HELM_MAJOR} or name it in {name}"]
     found = re.search(r"v(\d+)\.", answer.out)
     if found and int(found[1]) == HELM_MAJOR:
         return []
     said = last_line(answer.out + answer.err)
-    return [f"{options['helm']} is not helm {HELM_MAJOR} ({said}), name one in cluster_istio.helm"]
+    return [f"{options['helm']} is not helm {HELM_MAJOR} ({said}), name one in {name}"]
 
 
 NEEDS: dict[str, t.Callable[[t.Mapping[str, t.Any], Machine], list[str]]] = {
