@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 from .fields import DNS_NAME, TOKEN
@@ -111,3 +112,7 @@ def _text(description: str) -> Schema:
 def _mapping(description: str, fields: Schema, required: t.Sequence[str] = ()) -> Schema:
     found: Schema = {"description": description, "type": "object", "properties": fields, "additionalProperties": False}
     return {**found, "required": list(required)} if required else found
+
+
+if __name__ == "__main__":
+    print(json.dumps(claims_schema(), indent=1))

@@ -31,7 +31,11 @@ def is_valid(*claims: t.Any) -> bool:
 
 
 def test_the_file_is_as_the_parser_says() -> None:
-    """Whoever changes what a claim may hold writes it anew: python docs/generate_reference.py."""
+    """Whoever changes what a claim may hold writes it anew, in the folder of the collection:
+
+    PYTHONPATH=../../.. python -m ansible_collections.ambient.lab.plugins.module_utils._claims.schema \\
+      >docs/claims.schema.json
+    """
     written = pathlib.Path(__file__).parents[5] / "docs/claims.schema.json"
     jsonschema.Draft202012Validator.check_schema(claims_schema())
     assert json.loads(written.read_text(encoding="utf-8")) == claims_schema()
