@@ -56,8 +56,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
             super().v2_playbook_on_task_start(task, is_conditional)
 
     def v2_runner_on_ok(self, result: t.Any) -> None:
-        # ansible-core before 2.19 has no other name for it.
-        if not self._is_check(getattr(result, "task", None) or result._task):
+        if not self._is_check(_parts(result)[0]):
             super().v2_runner_on_ok(result)
 
     def _is_check(self, task: t.Any) -> bool:
@@ -65,16 +64,17 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
         return not self._display.verbosity and bool(task.action == "ansible.builtin.validate_argument_spec")
 
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
-        message = result.result.get("msg")
-        is_whole_story = isinstance(message, str) and not result.task.loop and "module_stderr" not in result.result
+        task, values = _parts(result)
+        message = values.get("msg")
+        is_whole_story = isinstance(message, str) and not task.loop and "module_stderr" not in values
         if self._display.verbosity > 0 or ignore_errors or not is_whole_story:
             super().v2_runner_on_failed(result, ignore_errors)
             return
-        if self._is_check(result.task):
-            self._task_start(result.task, prefix="TASK")
-        if self._last_task_banner != result.task._uuid:
-            self._print_task_banner(result.task)
-        self._handle_warnings(result.result)
+        if self._is_check(task):
+            self._task_start(task, prefix="TASK")
+        if self._last_task_banner != task._uuid:
+            self._print_task_banner(task)
+        self._handle_warnings(values)
         # It may have the words of any program, and is printed as it is.
         text = f"fatal: [{self.host_label(result)}]: {printable_lines(message)}"
         self._display.display(text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr"))
@@ -83,3 +83,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
         """A wait that goes on is no failure; with -v it is shown."""
         if self._display.verbosity > 0:
             super().v2_runner_retry(result)
+
+
+def _parts(result: t.Any) -> tuple[t.Any, dict[str, t.Any]]:
+    """Task and values of a result; ansible-core before 2.19 has no other names for them."""
+    return (result.task, result.result) if hasattr(result, "task") else (result._task, result._result)
