@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core's base cla
     def _inventory_names(self, manager: t.Any, variables: dict[str, t.Any]) -> set[str]:
         """Variables of the inventory, its group_vars and host_vars, and those that their templates use."""
         without = copy.copy(manager)
-        without._extra_vars = {}
+        without._extra_vars, without._loader = {}, self._loader
         inventory = variables["hostvars"]._inventory
         found = [without.get_vars(host=host, include_hostvars=False) for host in inventory.get_hosts()]
         return {name for given in found for name in given} | mentioned(found)

@@ -65,7 +65,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core's base clas
 
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
         task, values = _parts(result)
-        message = values.get("msg")
+        message: t.Any = values.get("msg")
         is_whole_story = isinstance(message, str) and not task.loop and "module_stderr" not in values
         if self._display.verbosity > 0 or ignore_errors or not is_whole_story:
             super().v2_runner_on_failed(result, ignore_errors)
