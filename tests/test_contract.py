@@ -16,8 +16,9 @@ from project import COLLECTION, ROOT
 CONTRACT = json.loads((ROOT / "embedded/ambient_embedded/contract.json").read_text(encoding="utf-8"))
 # Playbooks, roles, their variables and tags, and the docs of this repository.
 OURS = re.compile(
-    r"site\.yml|playbooks/|docs/(?!report\.schema\.json)[a-z-]+[./]|--tags|\bmake (up|down|build|clean)"
-    r"|\brole(s\b|'s| C\(| `)|\b(cluster|embedded|istio_ambient|l4_authz|l7_waypoint)_(provider=|istio|\w+_dir)"
+    r"site\.yml|playbooks/|docs/(?!\w+\.schema\.json)[a-z-]+[./]|\bmake (up|down|build|clean)"
+    r"|--tags [`<{]*\w|\brole( C\(| `|'s name)"
+    r"|\b(cluster|embedded|istio_ambient|l4_authz|l7_waypoint)_(provider=|istio|\w+_dir)"
 )
 
 

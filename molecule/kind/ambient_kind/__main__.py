@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_embedded.__main__ import built
+from ambient_embedded.contract import named
 from ambient_embedded.errors import LabError
 from ambient_embedded.parts import IMAGE_REGISTRY
 from ambient_embedded.tools import EMBEDDED, run
@@ -138,7 +139,7 @@ def main() -> int:
             up(folder, bill)
         return 0
     except (LabError, OSError, subprocess.SubprocessError) as error:
-        print(error, file=sys.stderr)
+        print(named(str(error), ""), file=sys.stderr)
         return 1
 
 
