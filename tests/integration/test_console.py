@@ -339,3 +339,17 @@ def test_colours_contrast_as_wcag_asks(visit: Open, scheme: Literal["light", "da
         for wanted, pairs in ((4.5, TEXTS), (3.0, LINES)):
             for pair in pairs:
                 assert page.page.evaluate(CONTRAST, pair) >= wanted, pair
+
+
+@pytest.mark.parametrize("size", [(390, 844), (640, 400)])
+def test_a_narrow_page_can_be_read(kiali: Kiali, visit: Open, size: tuple[int, int]) -> None:
+    """On a telephone, and at 200 %: every column is in sight, and the picture's words are not too small."""
+    kiali.graph = (200, lab())
+    with visit(size=size) as page:
+        asked = page.page.eval_on_selector_all
+        assert asked("html, .scroll", "all => all.every(one => one.scrollWidth <= innerWidth)")
+        titles = asked("#rows tr:first-child td", "all => all.map(one => one.dataset.title)")
+        assert titles == ["To", "Protocol", "Rate", "Errors", "Responses", "Mutual TLS"]
+        assert asked(".label.edge", "all => Math.min(...all.map(one => one.getBoundingClientRect().height))") > 10
+        # The traffic's beginning is in sight.
+        assert asked(".label", "all => Math.min(...all.map(one => one.getBoundingClientRect().left))") > 0

@@ -163,6 +163,9 @@ function row({ id, from, to }) {
   head.scope = "row";
   const cells = Array.from({ length: 5 }, () => element("td", ""));
   const made = element("tr", "", head, element("td", "", element("b", "", to.name), place(to)), ...cells);
+  // A narrow page shows them beside the cells.
+  const titles = document.querySelectorAll("thead th");
+  [...made.cells].forEach((cell, index) => { cell.dataset.title = titles[index].textContent; });
   made.dataset.id = id;
   return made;
 }

@@ -5,6 +5,7 @@ import { compare, isFailure, number } from "./kiali.js";
 import { arrange } from "./layout.js";
 
 const LARGEST = 1.3; // a graph of two nodes is not blown up to fill the stage
+const SMALLEST = 0.6; // what does not fit into a narrow stage is dragged into sight, rather than too small to read
 const PADDING = 20;
 const WORDS = { width: 170, height: 44 }; // of an edge, about: their real size would move them with every new rate
 const LOOP = 60; // how far a node's call to itself rises above it
@@ -78,6 +79,12 @@ export class Picture {
     this.#cy.fit(undefined, PADDING);
     if (this.#cy.zoom() > LARGEST) this.#cy.zoom(LARGEST);
     this.#cy.center();
+    if (this.#cy.zoom() >= SMALLEST || this.#cy.elements().empty()) return;
+    this.#cy.zoom(SMALLEST);
+    this.#cy.center();
+    // The traffic begins at the left, and the first lane's name stands at the top.
+    const { x1, y1 } = this.#cy.elements().renderedBoundingBox();
+    this.#cy.panBy({ x: Math.max(0, PADDING - x1), y: Math.max(0, PADDING - y1) });
   }
 
   /** Remove who has gone, add who has come. */
