@@ -43,4 +43,4 @@ def test_it_says_so_where_not(
     with pytest.raises(LabError) as caught:
         prove(lab, source, control, results)
     assert words in " ".join(caught.value.message.split())
-    assert json.loads(results.read_text())["link"]["claims"][0]["path"] == path
+    assert json.loads(results.read_text())["link"]["after"]["claims"][0]["path"] == path

@@ -73,4 +73,4 @@ def test_whoever_mistypes_a_labs_name_is_told_which_there_are(tmp_path: pathlib.
         (tmp_path / name).mkdir()
         (tmp_path / name / "lab.json").touch()
     _changed, told = _run(lab_info, lab_dir=str(tmp_path / "dosc"))
-    assert "dosc (there are default, docs): run `ansible-playbook site.yml` first" in told["msg"]
+    assert "dosc (there are default, docs): write its facts" in told["msg"]
