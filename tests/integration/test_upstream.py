@@ -93,12 +93,12 @@ def test_half_a_set_of_charts_is_refused(tmp_path: Path, programs: Path, monkeyp
     "place", [UPSTREAM["istio"]["repo_url"], UPSTREAM["kiali"]["repo_url"], "/gateway-api/releases/"]
 )
 def test_an_upstream_address_stands_in_one_place(place: str) -> None:
-    """In the defaults; the role's specification repeats them, and another test says that it does."""
+    """In the defaults."""
     files = [path for folder in ("roles", "playbooks", "collections") for path in (ROOT / folder).rglob("*.*")]
     found = {
         str(path.relative_to(ROOT)) for path in files if path.suffix in {".yml", ".py", ".j2"} and place in _text(path)
     }
-    assert found == {"roles/cluster/defaults/main.yml", "roles/cluster/meta/argument_specs.yml"}
+    assert found == {"roles/cluster/defaults/main.yml"}
 
 
 def _text(path: Path) -> str:

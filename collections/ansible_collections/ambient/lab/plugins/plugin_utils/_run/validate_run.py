@@ -17,6 +17,8 @@ from jinja2.nodes import Name
 
 # Tags with a meaning of their own (Ansible's "Special tags").
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
+# Molecule leaves these out of each of its runs (Molecule, "Ansible provisioner").
+MOLECULE_TAGS = frozenset({"molecule-notest", "notest"})
 # Ansible's own variables, those that AWX and Automation Platform add to every job, and those of test scenarios.
 FOREIGN = ("ansible_", "awx_", "tower_", "molecule_")
 # Keys of tasks whose value is an expression without braces.
@@ -98,7 +100,7 @@ def problems(known: Known, tags: t.Iterable[str], variables: t.Mapping[str, t.An
         tags: to run, and to skip.
         variables: extra variables.
     """
-    unknown_tags = sorted(set(tags) - known.tags - SPECIAL_TAGS)
+    unknown_tags = sorted(set(tags) - known.tags - SPECIAL_TAGS - MOLECULE_TAGS)
     lines = [f"tag {tag}{_instead(tag, known.tags)}" for tag in unknown_tags]
     if unknown_tags:
         lines[-1] += f" (there are {', '.join(sorted(known.tags))})" if known.tags else " (this playbook has none)"

@@ -21,7 +21,11 @@ KNOWN = Known({"l4", "l7", "kiali"}, {"cluster_name", "cluster_node_ports", "cla
         ([], {"cluster_nmae": "docs"}, "variable cluster_nmae: did you mean cluster_name?"),
         ([], {"colour": "blue"}, "variable colour"),
         # What is always there, in AWX or in a test scenario.
-        (["tagged"], {"ansible_host": "a", "awx_job_id": 1, "tower_job_id": 1, "molecule_each": 2}, ""),
+        (
+            ["tagged", "molecule-notest", "notest"],
+            {"ansible_host": "a", "awx_job_id": 1, "tower_job_id": 1, "molecule_each": 2},
+            "",
+        ),
         # A helper of another variable.
         ([], {"claims": "{{ shared[0] }}", "shared": [[]]}, ""),
         ([], {"shared": "{{ shared }}"}, "variable shared"),
