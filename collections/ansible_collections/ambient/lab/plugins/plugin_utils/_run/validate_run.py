@@ -17,8 +17,8 @@ from jinja2.nodes import Name
 
 # Tags with a meaning of their own (Ansible's "Special tags").
 SPECIAL_TAGS = frozenset({"all", "always", "never", "tagged", "untagged"})
-# Molecule leaves these out of each of its runs (Molecule, "Ansible provisioner").
-MOLECULE_TAGS = frozenset({"molecule-notest", "notest"})
+# Molecule leaves these out of its runs (Molecule, "Ansible provisioner").
+MOLECULE_TAGS = frozenset({"molecule-notest", "notest", "molecule-idempotence-notest"})
 # Ansible's own variables, those that AWX and Automation Platform add to every job, and those of test scenarios.
 FOREIGN = ("ansible_", "awx_", "tower_", "molecule_")
 # Keys of tasks whose value is an expression without braces.
