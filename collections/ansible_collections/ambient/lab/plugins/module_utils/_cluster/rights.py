@@ -1,5 +1,4 @@
 # Rights that the API has refused, by its own words (Kubernetes' authorization: "cannot get resource ...").
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations

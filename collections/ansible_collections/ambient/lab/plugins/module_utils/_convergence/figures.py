@@ -90,22 +90,15 @@ class Moments:
     ready: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Figures of one pair in one run. first_new is None where no new answer came.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(results.Run):
+    """Figures of one pair in one run, with what its judgement needs.
 
     failed: probes after the acceptance that nobody knows the answer of. problem: why the run does not hold; broken: it
     proves nothing.
     """
 
-    first_new: float | None
-    last_old: float
-    stale_after_accepted: int
-    stale_after_ready: int
-    flaps: int
-    ready: float | None
     requests: int
-    changes: list[list[t.Any]]
     failed: int = 0
     problem: str = ""
     broken: bool = False

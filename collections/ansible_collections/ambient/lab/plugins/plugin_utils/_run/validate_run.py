@@ -1,5 +1,4 @@
 # Compares a run's tags and extra variables with those that its playbook, the roles and the inventory know.
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
